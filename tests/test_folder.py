@@ -1,0 +1,140 @@
+"""A folder is whole, or absent, or refused: there is nothing in between."""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from deeprec import folder
+from deeprec.errors import ConfigError, IntegrityError
+
+
+def make(path: Path, text: str = "bread") -> Path:
+    with folder.writing(path, "prepared", {"seed": 3}) as draft:
+        (draft / "a.txt").write_text(text)
+        (draft / "deep").mkdir()
+        (draft / "deep" / "b.txt").write_text("milk")
+    return path
+
+
+def leftovers(parent: Path) -> list[str]:
+    return sorted(path.name for path in parent.iterdir())
+
+
+def test_a_finished_folder_verifies_and_keeps_what_was_said_of_it(tmp_path: Path) -> None:
+    manifest = folder.verify(make(tmp_path / "out"), "prepared")
+    assert manifest["seed"] == 3
+    assert sorted(manifest["files"]) == ["a.txt", "deep/b.txt"]
+    assert leftovers(tmp_path) == ["out"]
+
+
+def test_a_failure_while_writing_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), folder.writing(tmp_path / "out", "prepared", {}) as draft:
+        (draft / "a.txt").write_text("half")
+        raise RuntimeError
+    assert leftovers(tmp_path) == []
+
+
+def test_a_failure_keeps_the_folder_that_was_there(tmp_path: Path) -> None:
+    make(tmp_path / "out", "old")
+    with pytest.raises(RuntimeError), folder.writing(tmp_path / "out", "prepared", {}) as draft:
+        (draft / "a.txt").write_text("new")
+        raise RuntimeError
+    folder.verify(tmp_path / "out", "prepared")
+    assert (tmp_path / "out" / "a.txt").read_text() == "old"
+
+
+def test_a_folder_of_the_same_kind_is_replaced_and_nothing_else_is(tmp_path: Path) -> None:
+    make(tmp_path / "out", "old")
+    make(tmp_path / "out", "new")
+    assert (tmp_path / "out" / "a.txt").read_text() == "new"
+    assert leftovers(tmp_path) == ["out"]
+    with (
+        pytest.raises(ConfigError, match="holds a prepared folder"),
+        folder.writing(tmp_path / "out", "bundle", {}),
+    ):
+        pass
+    precious = tmp_path / "thesis"
+    precious.mkdir()
+    (precious / "chapter").write_text("ten years")
+    with pytest.raises(ConfigError, match="did not finish"), folder.writing(precious, "bundle", {}):
+        pass
+    assert (precious / "chapter").read_text() == "ten years"
+
+
+def test_a_damaged_folder_of_the_same_kind_may_be_made_again(tmp_path: Path) -> None:
+    manifest = make(tmp_path / "out", "old") / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"seed": 3', '"seed": 4'))
+    make(tmp_path / "out", "new")
+    folder.verify(tmp_path / "out", "prepared")
+
+
+def test_every_flipped_bit_of_a_file_is_found_and_named(tmp_path: Path) -> None:
+    path = make(tmp_path / "out") / "deep" / "b.txt"
+    sound = path.read_bytes()
+    draw = random.Random(0)
+    for _ in range(50):
+        damaged = bytearray(sound)
+        damaged[draw.randrange(len(sound))] ^= 1 << draw.randrange(8)
+        path.write_bytes(damaged)
+        with pytest.raises(IntegrityError, match=r"b\.txt"):
+            folder.verify(tmp_path / "out", "prepared")
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        (lambda out: (out / "a.txt").unlink(), "a.txt"),
+        (lambda out: (out / "a.txt").write_text("longer than it was"), "a.txt"),
+        (lambda out: (out / "manifest.json").unlink(), "manifest.json"),
+        (lambda out: (out / "manifest.json").write_text("{"), "manifest.json"),
+        (lambda out: (out / "manifest.json").write_text("[]"), "manifest.json"),
+        (lambda out: (out / "extra").write_text("x"), "extra"),
+    ],
+)
+def test_damage_is_named(tmp_path: Path, damage: object, named: str) -> None:
+    out = make(tmp_path / "out")
+    damage(out)  # type: ignore[operator]
+    with pytest.raises(IntegrityError, match=named):
+        folder.verify(out, "prepared")
+
+
+@pytest.mark.parametrize("edit", [("3", "4"), (" ", "\n"), ("kind", "kinb"), ("seal", "saal")])
+def test_an_edited_manifest_is_refused(tmp_path: Path, edit: tuple[str, str]) -> None:
+    path = make(tmp_path / "out") / "manifest.json"
+    path.write_text(path.read_text().replace(*edit, 1))
+    with pytest.raises(IntegrityError, match=r"manifest\.json"):
+        folder.read_manifest(tmp_path / "out", "prepared")
+
+
+def test_another_format_and_another_kind_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = make(tmp_path / "out")
+    with pytest.raises(ConfigError, match="expected a bundle folder"):
+        folder.read_manifest(out, "bundle")
+    with monkeypatch.context() as later:
+        later.setattr(folder, "FORMAT", 99)
+        make(out)
+    with pytest.raises(IntegrityError, match="format 99"):
+        folder.read_manifest(out, "prepared")
+    with pytest.raises(ConfigError, match="no such folder"):
+        folder.read_manifest(tmp_path / "nowhere", "prepared")
+
+
+def test_identity_follows_content_alone(tmp_path: Path) -> None:
+    first = folder.verify(make(tmp_path / "one"), "prepared")
+    second = folder.verify(make(tmp_path / "two"), "prepared")
+    other = folder.verify(make(tmp_path / "three", "cake"), "prepared")
+    assert folder.identity(first) == folder.identity(second) != folder.identity(other)
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "report.json"
+    with folder.writing_file(path) as draft:
+        draft.write_text("whole")
+    with pytest.raises(RuntimeError), folder.writing_file(path) as draft:
+        draft.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "whole"
+    assert leftovers(path.parent) == ["report.json"]
