@@ -1,0 +1,304 @@
+"""What a verb may be told: one dataclass per verb, and the check that a config keeps its rules.
+
+A config has two kinds of keys. A *part* (`model`, `loss`, ...) is a group under configs/: its keys
+are the arguments of its `_target_`. Every other key is a plain field of the verb's dataclass below;
+the comment beside a field is what `deeprec <verb> --help` says of it.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import MISSING as FACTORY_MISSING
+from dataclasses import Field, asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
+
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from deeprec import composition, override, part
+from deeprec.annotation import accepts
+from deeprec.composition import Composer
+from deeprec.errors import ConfigError, did_you_mean
+from deeprec.part import instantiate as instantiate
+
+Part = dict[str, Any]  # `_target_` and its constructor's arguments
+
+
+@dataclass
+class PrepareConfig:
+    """Event log -> prepared folder."""
+
+    data: Part = MISSING
+    split: Part = MISSING
+    output_dir: str = MISSING  # the prepared folder, new or empty; a finished one is replaced
+    seed: int = 0  # of every draw the split makes
+
+    def mistakes(self) -> Iterator[str]:
+        yield from ()
+
+
+@dataclass
+class TrainConfig:
+    """Prepared folder -> run folder."""
+
+    prepared: str | None = None  # the prepared folder; not needed with resume
+    output_dir: str | None = None  # the run folder, new or empty; not needed with resume
+    resume: str | None = None  # a run folder to go on with, under the config it has
+    seed: int = 1  # of initial weights, order of users, dropout and cuts
+    model: Part = MISSING
+    loss: Part = MISSING
+    optimizer: Part = MISSING
+    target: Part = MISSING
+    trainer: Part = MISSING
+    logger: Part = MISSING
+
+    def mistakes(self) -> Iterator[str]:
+        if self.resume is None:
+            for name in ("prepared", "output_dir"):
+                if not getattr(self, name):
+                    yield f"{name}: missing; give {name}=FOLDER, or resume=RUN to go on with a run"
+
+
+@dataclass
+class EvaluateConfig:
+    """Run, bundle or recommendation lists + holdout -> report.json."""
+
+    run: str | None = None  # a run folder to judge
+    bundle: str | None = None  # a bundle to judge
+    recommendations: str | None = None  # lists to judge, Parquet: user_id, item_ids, scores
+    prepared: str | None = None  # what to judge on; default: the folder the run was trained on
+    output_dir: str | None = None  # where the report goes; default: the run folder
+    part: Literal["holdout", "validation"] = "holdout"  # what is judged on
+    exclude_seen: bool | None = None  # default: what the prepared folder says of repeats
+    cutoffs: list[int] = field(default_factory=lambda: [10, 20, 50, 100])  # the k of recall@k, ...
+    baselines: list[Literal["popularity", "item_to_item", "own_frequency"]] = field(
+        default_factory=lambda: ["popularity", "item_to_item", "own_frequency"]
+    )  # systems judged beside it
+    batch_users: int = 256  # users ranked at once
+    bootstrap_samples: int = 1000  # draws behind each 95 % interval
+    seed: int = 0  # of the bootstrap
+
+    def mistakes(self) -> Iterator[str]:
+        if not (self.run or self.bundle or self.recommendations or self.baselines):
+            yield "run: nothing to judge; give run=, bundle=, recommendations= or baselines="
+        for name in ("prepared", "output_dir"):
+            if not (self.run or getattr(self, name)):
+                yield f"{name}: missing; give {name}=FOLDER, or run=RUN, which knows its own"
+        yield from _at_least(1, self, "batch_users", "bootstrap_samples")
+        cutoffs = self.cutoffs
+        if not cutoffs or min(cutoffs) < 1 or len(set(cutoffs)) < len(cutoffs):
+            yield f"cutoffs: expected different numbers from 1 on, got {cutoffs}"
+
+
+@dataclass
+class ExportConfig:
+    """Run -> bundle."""
+
+    run: str = MISSING  # a finished run folder
+    output_dir: str = MISSING  # the bundle, new or empty; a finished one is replaced
+    golden_users: int = 50  # users whose requests and answers are kept in the bundle
+    compare_users: int = 1000  # users whose exported lists must equal the evaluated ones
+
+    def mistakes(self) -> Iterator[str]:
+        yield from _at_least(1, self, "golden_users", "compare_users")
+
+
+@dataclass
+class RecommendConfig:
+    """Bundle + histories -> recommendation lists."""
+
+    bundle: str = MISSING  # a bundle that export wrote
+    histories: str = MISSING  # a prepared folder, or events: Parquet, CSV, TSV, folder or glob
+    output: str = MISSING  # Parquet: user_id, item_ids, scores; best first
+    k: int = 10  # recommendations for each user
+    exclude_seen: bool | None = None  # default: the bundle's policy
+    user: str = "user_id"  # column of an event file that holds the user id
+    item: str = "item_id"  # column that holds the item id
+    time: str | None = None  # column that holds the time; default: `time`, if there is one
+    now: str | None = None  # moment of prediction; default: the latest time of the histories
+    batch_users: int = 256  # users answered at once
+
+    def mistakes(self) -> Iterator[str]:
+        yield from _at_least(1, self, "k", "batch_users")
+
+
+VerbConfig = PrepareConfig | TrainConfig | EvaluateConfig | ExportConfig | RecommendConfig
+
+VERBS: dict[str, type[VerbConfig]] = {
+    "prepare": PrepareConfig,
+    "train": TrainConfig,
+    "evaluate": EvaluateConfig,
+    "export": ExportConfig,
+    "recommend": RecommendConfig,
+}
+
+
+def configs_dir() -> Path:
+    """Where the YAML files lie: in the installed package, or at the top of the checkout."""
+    installed = Path(__file__).parent / "configs"
+    return installed if installed.is_dir() else Path(__file__).parents[2] / "configs"
+
+
+def compose(verb: str, words: Sequence[str] = (), *, config_dir: Path | None = None) -> VerbConfig:
+    """The checked config of one run of a verb, its parts as plain dicts.
+
+    Args:
+        words: overrides as on the command line: `model=autoencoder`, `optimizer.lr=0.01`.
+        config_dir: a folder with further choices, such as `experiment/mine.yaml`.
+
+    Raises:
+        ConfigError: with every mistake in it.
+    """
+    with opened(verb, config_dir) as composer:
+        overrides, mistakes = translate(composer, words, multirun=False)
+        config, more = read(composer, overrides)
+    refuse(verb, [*mistakes, *more])
+    assert config is not None  # or there was a mistake
+    return config
+
+
+def check(config: Mapping[str, Any], verb: str) -> None:
+    """Refuses a composed config, naming every mistake in it.
+
+    Args:
+        config: plain values, nothing left to interpolate.
+
+    Raises:
+        ConfigError: each mistake with its path, the rule, the value and the nearest right key.
+    """
+    refuse(verb, find_mistakes(config, verb))
+
+
+def find_mistakes(config: Mapping[str, Any], verb: str) -> list[str]:
+    """What `check` refuses: unknown keys, wrong or missing values, what does not fit together."""
+    schema = VERBS[verb]
+    names = [one.name for one in fields(schema)]
+    mistakes = [_unknown_key(key, names) for key in config if key not in names]
+    wrong = []
+    for one in fields(schema):
+        if found := _field_mistakes(one, get_type_hints(schema)[one.name], config):
+            wrong.append(one.name)
+            mistakes += found
+    right = {key: value for key, value in config.items() if key in names and key not in wrong}
+    together = typed(right, verb).mistakes()
+    return [*mistakes, *(one for one in together if one.partition(":")[0] not in wrong)]
+
+
+def refuse(verb: str, mistakes: Sequence[str]) -> None:
+    """Raises if there are mistakes."""
+    if mistakes:
+        lines = "\n".join(f"  - {mistake}" for mistake in dict.fromkeys(mistakes))
+        raise ConfigError(f"deeprec {verb} cannot start:\n{lines}")
+
+
+def typed(config: Mapping[str, Any], verb: str) -> VerbConfig:
+    """A config without mistakes as the verb's dataclass."""
+    return VERBS[verb](**config)
+
+
+def to_dict(config: VerbConfig) -> dict[str, Any]:
+    """Plain values, as they would stand in a YAML file."""
+    return asdict(config)
+
+
+def to_yaml(config: VerbConfig) -> str:
+    """As it would stand in a YAML file."""
+    return OmegaConf.to_yaml(OmegaConf.create(to_dict(config)))
+
+
+@contextmanager
+def opened(verb: str, config_dir: Path | None = None) -> Iterator[Composer]:
+    """Hydra at work on the configs of a verb."""
+    if verb not in VERBS:
+        raise ConfigError(f"there is no verb {verb!r}; {did_you_mean(verb, VERBS)}")
+    defaults = {schema.__name__: _plain_defaults(schema) for schema in VERBS.values()}
+    with composition.opened(verb, configs_dir(), defaults, config_dir) as composer:
+        yield composer
+
+
+def translate(
+    composer: Composer, words: Sequence[str], *, multirun: bool
+) -> tuple[list[str], list[str]]:
+    """Overrides that Hydra takes, and the mistakes in the words left out of them."""
+    hints = plain_fields(VERBS[composer.name])
+    text = [name for name, hint in hints.items() if accepts("", hint)]
+    rules = override.Rules(composer.groups, composer.foreign, text, multirun)
+    overrides, mistakes = override.translate(words, rules)
+    return overrides, [*mistakes, *_idle_beside_resume(composer.name, overrides)]
+
+
+def _idle_beside_resume(verb: str, overrides: Sequence[str]) -> list[str]:
+    """A resumed run has its config already: whatever else is said would be silently ignored."""
+    keys = [override.key_of(one) for one in overrides]
+    if verb != "train" or "resume" not in keys or "++resume=null" in overrides:
+        return []
+    return [
+        f"{key}: a resumed run goes on under the config it has; leave {key} out"
+        for key in keys
+        if key != "resume" and not key.startswith("hydra")
+    ]
+
+
+def read(composer: Composer, overrides: Sequence[str]) -> tuple[VerbConfig | None, list[str]]:
+    """The config of these overrides, or every mistake in it."""
+    values, mistakes = composer.compose(overrides)
+    if values is None:
+        return None, mistakes
+    known = [f"{mistake.partition(':')[0]}: missing" for mistake in mistakes]
+    found = find_mistakes(values, composer.name)
+    mistakes += [one for one in found if not one.startswith(tuple(known))]
+    return (None, mistakes) if mistakes else (typed(values, composer.name), [])
+
+
+def of_composed(verb: str, composed: DictConfig) -> VerbConfig:
+    """The checked config of what Hydra composed for one job of a sweep."""
+    values, mistakes = composition.plain(composed)
+    refuse(verb, [*mistakes, *find_mistakes(values, verb)])
+    return typed(values, verb)
+
+
+def group_defaults(verb: str) -> dict[str, str | None]:
+    """The groups of a verb and the choice made where none is named."""
+    return composition.group_defaults(configs_dir() / f"{verb}.yaml")
+
+
+def plain_fields(schema: type[VerbConfig]) -> dict[str, Any]:
+    """The annotations of the fields that are no parts."""
+    return {name: hint for name, hint in get_type_hints(schema).items() if hint != Part}
+
+
+def default_of(one: Field[Any]) -> Any:
+    """The value of a field that is not given; `???` where it must be."""
+    return one.default if one.default_factory is FACTORY_MISSING else one.default_factory()
+
+
+def _plain_defaults(schema: type[VerbConfig]) -> dict[str, Any]:
+    plain = plain_fields(schema)
+    return {one.name: default_of(one) for one in fields(schema) if one.name in plain}
+
+
+def _unknown_key(key: str, names: Sequence[str]) -> str:
+    if key == "experiment":
+        return (
+            "experiment: its file must begin with the line '# @package _global_', "
+            "so that its keys are those of the whole config"
+        )
+    return f"{key}: unknown key; {did_you_mean(key, names)}"
+
+
+def _field_mistakes(one: Field[Any], annotation: Any, config: Mapping[str, Any]) -> list[str]:
+    name, value = one.name, config.get(one.name, default_of(one))
+    if annotation == Part:
+        if value is None or value == MISSING:
+            return [f"{name}: missing; choose it with {name}=CHOICE"]
+        return part.mistakes(name, value)
+    if value == MISSING or (value == "" and default_of(one) == MISSING):
+        return [f"{name}: missing; give it as {name}=..."]
+    if not accepts(value, annotation):
+        return [f"{name}: {part.mismatch(value, annotation)}"]
+    return []
+
+
+def _at_least(smallest: int, config: VerbConfig, *names: str) -> Iterator[str]:
+    for name in names:
+        if getattr(config, name) < smallest:
+            yield f"{name}: expected {smallest} or more, got {getattr(config, name)}"

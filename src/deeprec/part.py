@@ -1,0 +1,198 @@
+"""A part of a config: `_target_`, a dotted path, and the arguments of what it names.
+
+The signature of the target is the schema of the part; there is no second list of its keys.
+
+    _target_: deeprec.loss.marginal.Marginal
+    one_target: 0.9
+
+`_partial_: true` says that some arguments are known only when the program runs (the number of
+items), so that the config may leave them out.
+"""
+
+import importlib
+import inspect
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from inspect import Parameter
+from typing import Any
+
+from deeprec.annotation import accepts, describe
+from deeprec.errors import ConfigError, did_you_mean
+
+TRUSTED = "DEEPREC_TRUSTED_PACKAGES"  # further packages that a `_target_` may name: "shop,lab"
+MISSING = "???"  # as OmegaConf writes a value that must be given
+RESERVED = ("_target_", "_partial_")
+DOTTED = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)+")
+
+
+def instantiate(part: Mapping[str, Any], **runtime: Any) -> Any:
+    """Calls the target with the part's arguments and those known only now.
+
+    Args:
+        part: a part that `mistakes` finds nothing wrong with; parts inside it are made first.
+        runtime: what the config leaves out.
+
+    Raises:
+        ConfigError: the target refuses its values (ValueError), an argument comes from both
+            sides, or the target may not be named.
+
+    Example:
+        >>> instantiate({"_target_": "deeprec.catalog.Catalog"}, item_ids=["bread"]).ids_of([0])
+        ['bread']
+    """
+    name = part["_target_"]
+    given = {key: _build(value) for key, value in part.items() if key not in RESERVED}
+    if twice := sorted(given.keys() & runtime.keys()):
+        raise ConfigError(f"{name}: {', '.join(twice)} is known from the data; leave it out")
+    try:
+        return find(name)(**given, **runtime)
+    except ValueError as error:
+        raise ConfigError(f"{name}: {error}") from error
+
+
+def mistakes(path: str, part: object) -> list[str]:
+    """Everything that is wrong with the part at `path` of a config, without making it."""
+    if not isinstance(part, Mapping) or "_target_" not in part:
+        return [f"{path}: expected a part (_target_ and its arguments), got {shown(part)}"]
+    try:
+        target = find(part["_target_"])
+        parameters = _parameters(target)
+    except ConfigError as error:
+        return [f"{path}._target_: {error}"]
+    found = []
+    for name, value in part.items():
+        if name not in RESERVED:
+            found += _argument_mistakes(f"{path}.{name}", name, value, parameters, part["_target_"])
+    partial = part.get("_partial_", False)
+    if not isinstance(partial, bool):
+        found.append(f"{path}._partial_: expected true or false, got {shown(partial)}")
+    elif not partial:
+        found += [
+            f"{path}.{name}: missing; give it as {path}.{name}=..."
+            for name, parameter in parameters.items()
+            if parameter.default is Parameter.empty and name not in part
+        ]
+    return found
+
+
+def find(name: object) -> Callable[..., Any]:
+    """The class or function of that dotted path, from a trusted package only.
+
+    Raises:
+        ConfigError: the package is not trusted (it is not imported then), or there is nothing
+            of that name which the package itself defines.
+    """
+    if not isinstance(name, str) or not DOTTED.fullmatch(name):
+        raise ConfigError(
+            f"expected a dotted path such as deeprec.loss.softmax.Softmax, got {name!r}"
+        )
+    trusted = trusted_packages()
+    if name.split(".")[0] not in trusted:
+        raise ConfigError(
+            f"{name} is outside {', '.join(trusted)}, and a config may run nothing else; "
+            f"to trust a package of yours, name it in the environment: {TRUSTED}=PACKAGE"
+        )
+    module_name, _, attribute = name.rpartition(".")
+    module = _import(module_name)
+    # what a trusted module merely imported (os.system, shutil.rmtree) is not its own
+    own: dict[str, Callable[..., Any]] = {
+        key: one for key, one in vars(module).items() if _is_from(one, trusted)
+    }
+    if attribute not in own:
+        raise ConfigError(f"{module_name} defines no {attribute!r}; {did_you_mean(attribute, own)}")
+    return own[attribute]
+
+
+def trusted_packages() -> list[str]:
+    """The packages that a `_target_` may name."""
+    return ["deeprec", *re.findall(r"\w+", os.environ.get(TRUSTED, ""))]
+
+
+def mismatch(value: object, annotation: Any) -> str:
+    """What is wrong with a value that the annotation does not accept, and how to mend it."""
+    wrong = f"expected {describe(annotation)}, got {shown(value)}"
+    if isinstance(value, int | float) and accepts(str(value), annotation):
+        return f"{wrong}; a text that looks like a number needs quotes: '\"{shown(value)}\"'"
+    return wrong
+
+
+def shown(value: object) -> str:
+    """A value as an error shows it: short, and as a config would write it."""
+    words = {"None": "null", "True": "true", "False": "false"}
+    text = words.get(repr(value), repr(value))
+    return text if len(text) <= 80 else f"{text[:76]} ..."
+
+
+def _is_from(value: object, packages: Sequence[str]) -> bool:
+    home = str(getattr(value, "__module__", "")).split(".")[0]
+    return home in packages and (inspect.isclass(value) or inspect.isfunction(value))
+
+
+def _argument_mistakes(
+    path: str, name: str, value: object, parameters: Mapping[str, Parameter], target: str
+) -> list[str]:
+    if name not in parameters:
+        return [f"{path}: {target} has no such argument; {did_you_mean(name, parameters)}"]
+    if value == MISSING:
+        return [f"{path}: missing; give it as {path}=..."]
+    if inside := _parts(path, value):
+        return [mistake for where, part in inside for mistake in mistakes(where, part)]
+    annotation = parameters[name].annotation
+    if not accepts(value, annotation):
+        return [f"{path}: {mismatch(value, annotation)}"]
+    return []
+
+
+def _parameters(target: Callable[..., Any]) -> dict[str, Parameter]:
+    """The arguments that can be given by keyword, with their annotations evaluated."""
+    try:
+        parameters = inspect.signature(target, eval_str=True).parameters.values()
+    except NameError as error:
+        raise ConfigError(f"its annotations cannot be read: {error}") from error
+    if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters):
+        raise ConfigError(
+            f"{target.__qualname__} takes **kwargs, which would swallow a misspelt key; "
+            "name its arguments"
+        )
+    return {
+        one.name: one
+        for one in parameters
+        if one.kind in (Parameter.KEYWORD_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+    }
+
+
+def _import(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and f"{name}.".startswith(f"{error.name}."):
+            raise ConfigError(f"there is no module {name}") from error
+        raise ConfigError(f"{name} cannot be imported: {error}; run deeprec doctor") from error
+    except ImportError as error:
+        raise ConfigError(f"{name} cannot be imported: {error}; run deeprec doctor") from error
+
+
+def _is_part(value: object) -> bool:
+    return isinstance(value, Mapping) and "_target_" in value
+
+
+def _parts(path: str, value: object) -> list[tuple[str, object]]:
+    """The parts that an argument is or holds, with their paths."""
+    if _is_part(value):
+        return [(path, value)]
+    if isinstance(value, Mapping):
+        return [(f"{path}.{key}", one) for key, one in value.items() if _is_part(one)]
+    if isinstance(value, list | tuple):
+        return [(f"{path}[{index}]", one) for index, one in enumerate(value) if _is_part(one)]
+    return []
+
+
+def _build(value: Any) -> Any:
+    if _is_part(value):
+        return instantiate(value)
+    if isinstance(value, Mapping):
+        return {key: _build(one) for key, one in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_build(one) for one in value]
+    return value
