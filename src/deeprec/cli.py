@@ -1,0 +1,104 @@
+"""`deeprec <verb> [key=value ...]`: compose, check, call the verb of the same name."""
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from deeprec import __version__
+from deeprec.errors import ConfigError, DeeprecError, did_you_mean
+
+if TYPE_CHECKING:
+    from deeprec.config import VerbConfig
+
+VERBS = ("prepare", "train", "evaluate", "export", "recommend", "doctor")
+OPTIONS = ("--multirun", "--config-dir", "--cfg", "--help")
+INTERRUPTED, BROKEN_PIPE = 130, 141  # 128 + the signal, as a shell says it
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit code, after one message if a person can mend it."""
+    try:
+        code = _command(list(sys.argv[1:] if arguments is None else arguments))
+        sys.stdout.flush()
+        return code
+    except DeeprecError as error:
+        print("\n".join([str(error), *getattr(error, "__notes__", [])]), file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output has gone: | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+
+
+def _command(arguments: list[str]) -> int:
+    verb, *words = arguments or ["--help"]
+    if verb in ("-h", "--help", "help"):
+        return _show_help(words)
+    if verb in ("-V", "--version"):
+        print(f"deeprec {__version__}")
+        return 0
+    if verb not in VERBS:
+        raise ConfigError(f"deeprec has no verb {verb!r}; {did_you_mean(verb, VERBS)}")
+    if "-h" in words or "--help" in words:
+        return _show_help([verb])
+    return _doctor(words) if verb == "doctor" else _run(verb, words)
+
+
+def _show_help(words: Sequence[str]) -> int:
+    from deeprec import manual  # what only help needs
+
+    print(manual.page(words[0]) if words and words[0] in VERBS else manual.overview())
+    return 0
+
+
+def _doctor(words: Sequence[str]) -> int:
+    """Must run in an installation where nothing else does, so nothing else is imported."""
+    if words:
+        raise ConfigError(f"deeprec doctor takes no {' '.join(words)}")
+    code: int = importlib.import_module("deeprec.doctor").run()
+    return code
+
+
+def _run(verb: str, words: Sequence[str]) -> int:
+    options = _options(words)
+    if options.multirun:
+        from deeprec.sweep import sweep
+
+        sweep(verb, options.words, lambda config: _call(verb, config), options.config_dir)
+        return 0
+    from deeprec import config
+
+    one = config.compose(verb, options.words, config_dir=options.config_dir)
+    if options.cfg:
+        print(config.to_yaml(one), end="")
+        return 0
+    _call(verb, one)
+    return 0
+
+
+def _call(verb: str, config: "VerbConfig") -> None:
+    """Torch and the rest are imported here, once the config is known to be right."""
+    getattr(importlib.import_module(f"deeprec.{verb}"), verb)(config)
+
+
+def _options(words: Sequence[str]) -> argparse.Namespace:
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("-m", "--multirun", action="store_true")
+    parser.add_argument("--config-dir", type=Path)
+    parser.add_argument("--cfg", choices=["job"])
+    parser.add_argument("words", nargs="*")
+    options, unknown = parser.parse_known_intermixed_args(words)
+    if unknown:
+        raise ConfigError(f"{unknown[0]}: unknown option; {did_you_mean(unknown[0], OPTIONS)}")
+    return options
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message)

@@ -1,0 +1,160 @@
+"""What `deeprec --help` and `deeprec <verb> --help` say.
+
+Nothing is told twice: a field's meaning is the comment beside it in config.py, a choice's is the
+first comment of its file.
+"""
+
+import ast
+import inspect
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import Field, fields
+from itertools import takewhile
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from deeprec import __version__, composition, config
+from deeprec.annotation import describe
+from deeprec.config import VERBS, VerbConfig, configs_dir, default_of, plain_fields
+
+WIDTH = 100  # columns
+INDENT = 26
+
+
+DOCTOR = "Is this installation sound? Prints the line that mends it."
+EXAMPLES = {
+    "prepare": (
+        "deeprec prepare data=complete_journey output_dir=prepared/cj",
+        "deeprec prepare data=table data.events=events.csv data.user=user_id data.item=item_id "
+        "output_dir=prepared/mine",
+        "deeprec prepare data=complete_journey split=leave_last_out output_dir=prepared/last",
+    ),
+    "train": (
+        "deeprec train prepared=prepared/cj output_dir=runs/first",
+        "deeprec train prepared=prepared/cj output_dir=runs/second loss=marginal seed=2",
+        "deeprec train -m seed=1,2,3 prepared=prepared/cj output_dir='runs/s${seed}'",
+        "deeprec train resume=runs/first",
+    ),
+    "evaluate": (
+        "deeprec evaluate run=runs/first",
+        "deeprec evaluate run=runs/first part=validation cutoffs=[20]",
+        "deeprec evaluate recommendations=lists.parquet prepared=prepared/cj "
+        "output_dir=reports/mine",
+    ),
+    "export": ("deeprec export run=runs/first output_dir=bundles/first",),
+    "recommend": (
+        "deeprec recommend bundle=bundles/first histories=prepared/cj output=lists.parquet k=20",
+        "deeprec recommend bundle=bundles/first histories=events.csv output=lists.parquet "
+        "user=customer item=sku",
+    ),
+}
+
+
+def overview() -> str:
+    """All verbs, in the order of the road."""
+    verbs = "\n".join(_row(verb, summary(verb)) for verb in (*VERBS, "doctor"))
+    return f"""\
+deeprec {__version__}: trains sparse-embedding recommenders and hands them to production
+
+usage: deeprec <verb> [key=value ...]      deeprec <verb> --help      deeprec --version
+
+verbs, each reading what the one before it wrote
+{verbs}
+
+the whole road
+{_examples([lines[0] for lines in EXAMPLES.values()])}"""
+
+
+def page(verb: str, config_dir: Path | None = None) -> str:
+    """What one verb does and everything it may be told."""
+    head = f"deeprec {verb}: {summary(verb)}\n"
+    if verb not in VERBS:
+        return head
+    schema = VERBS[verb]
+    comments, hints = field_comments(schema), plain_fields(schema)
+    lines = [_field(one, hints[one.name], comments) for one in fields(schema) if one.name in hints]
+    return "\n".join(
+        [
+            head,
+            f"usage: deeprec {verb} [-m] [--config-dir DIR] [--cfg job] [key=value ...]\n",
+            "fields: key=value",
+            *lines,
+            "",
+            *_groups(verb, config_dir),
+            "examples",
+            _examples(EXAMPLES[verb]),
+            "options",
+            _row("-m, --multirun", "one run for each of the values in key=1,2,3"),
+            _row("--config-dir DIR", "a folder with further choices, as DIR/experiment/mine.yaml"),
+            _row("--cfg job", "check and print the whole config, and run nothing"),
+        ]
+    )
+
+
+def summary(verb: str) -> str:
+    """One line: what a verb reads and writes."""
+    return str(VERBS[verb].__doc__) if verb in VERBS else DOCTOR
+
+
+def field_comments(schema: type[VerbConfig]) -> dict[str, str]:
+    """The comment beside each field in the source of a dataclass."""
+    source = textwrap.dedent(inspect.getsource(schema))
+    lines = source.splitlines()
+    (definition,) = ast.parse(source).body
+    assert isinstance(definition, ast.ClassDef)
+    comments = {}
+    for node in definition.body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            last = lines[(node.end_lineno or node.lineno) - 1]
+            comments[node.target.id] = last.partition("  # ")[2]
+    return comments
+
+
+def choice_comment(path: Path) -> str:
+    """The first sentence of the comment that a config file begins with."""
+    head = takewhile(lambda line: line.startswith("#"), path.read_text().splitlines())
+    text = " ".join(line.strip("# ") for line in head if "@package" not in line)
+    sentence, dot, _ = text.partition(". ")
+    return sentence + dot.strip()
+
+
+def _field(one: Field[Any], hint: Any, comments: dict[str, str]) -> str:
+    choices = [kind for kind in (hint, *get_args(hint)) if get_origin(kind) is Literal]
+    meaning = "; ".join([comments[one.name], *map(describe, choices)])
+    default = default_of(one)
+    if default == "???":
+        return _row(f"{one.name}=...", f"{meaning} (must be given)")
+    return _row(f"{one.name}={_as_typed(default)}", meaning)
+
+
+def _as_typed(value: object) -> str:
+    """A value as one types it in an override."""
+    if isinstance(value, list):
+        return f"[{','.join(map(_as_typed, value))}]"
+    return {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value))
+
+
+def _groups(verb: str, config_dir: Path | None) -> Iterator[str]:
+    defaults = config.group_defaults(verb)
+    if not defaults:
+        return
+    yield "groups: group=choice, and group.key=value for a setting of that choice; * is the default"
+    folders = [configs_dir(), *([config_dir] if config_dir else [])]
+    for group, default in defaults.items():
+        for choice, file in composition.choices(group, folders).items():
+            star = "*" if choice == default else " "
+            yield _row(f"{star} {group}={choice}", choice_comment(file))
+    yield f"  The settings of a choice are in {configs_dir()}/<group>/<choice>.yaml\n"
+
+
+def _row(left: str, right: str) -> str:
+    """A name and its meaning, wrapped in a column of its own."""
+    head = f"  {left}"
+    wrapped = textwrap.wrap(right, WIDTH - INDENT) or [""]
+    if len(head) < INDENT:
+        return f"\n{' ' * INDENT}".join([f"{head:{INDENT}}{wrapped[0]}".rstrip(), *wrapped[1:]])
+    return f"\n{' ' * INDENT}".join([head, *filter(None, wrapped)])
+
+
+def _examples(lines: Sequence[str]) -> str:
+    return "\n".join(f"  {line}" for line in lines) + "\n"
