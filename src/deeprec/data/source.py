@@ -1,0 +1,191 @@
+"""Finding and opening files of events or attributes: Parquet, CSV, TSV; plain, gzip or zstd.
+
+Text is read as text: "007" stays "007". The header is read here and every line must fit it, because
+an engine that guesses the layout of a file skips what does not fit its guess.
+"""
+
+import csv
+import glob
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+import ibis.expr.types as ir
+import pyarrow as pa
+
+from deeprec.data.workspace import Workspace
+from deeprec.errors import DataError
+
+DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".txt": "\t"}
+COMPRESSIONS = (".gz", ".zst")
+FORMATS = (".parquet", *DELIMITERS)
+LONGEST_LINE = 2**26  # bytes; a text line of one user may hold a million items
+
+
+@dataclass(frozen=True)
+class Source:
+    """A table as its files hold it, and which files these are."""
+
+    table: ir.Table
+    files: tuple[Path, ...]
+
+    def column(self, name: str, use: str) -> ir.Column:
+        """The column `name`, which the config calls the `use` column.
+
+        Raises:
+            DataError: there is none; says which there are and which is nearest.
+        """
+        if name in self.table.columns:
+            return self.table[name]
+        near = get_close_matches(name, self.table.columns, n=1, cutoff=0.5)
+        raise DataError(
+            f"{self.files[0]}: no column {name!r} (wanted for data.{use}); it has "
+            f"{', '.join(map(repr, self.table.columns))}"
+            + (f"; did you mean {near[0]!r}?" if near else "")
+        )
+
+
+def find(location: str) -> tuple[Path, ...]:
+    """The files that a path, a folder or a glob names, in the order of their names.
+
+    Raises:
+        DataError: there are none, or they are of different formats.
+    """
+    exact = Path(location)
+    matches = [exact] if exact.exists() else map(Path, glob.glob(location, recursive=True))
+    files = sorted({file for match in matches for file in _inside(match)})
+    if not files:
+        raise DataError(
+            f"{location}: no such file, folder or glob with files of events ({', '.join(FORMATS)}, "
+            "text also with .gz or .zst)"
+        )
+    formats = {_format(file) for file in files}
+    if len(formats) > 1:
+        raise DataError(f"{location}: files of one format are needed, found {sorted(formats)}")
+    return tuple(files)
+
+
+def open_files(
+    workspace: Workspace,
+    location: str,
+    *,
+    delimiter: str | None = None,
+    encoding: str = "utf-8",
+) -> Source:
+    """Opens a table of one or more files; nothing but headers is read yet.
+
+    Args:
+        delimiter: between the columns of a text file; default: by its name, comma for .csv, tab for
+            .tsv.
+        encoding: of a text file: utf-8, utf-16 or latin-1.
+
+    Raises:
+        DataError: there is no such file, it is of no known format, or its header does not serve.
+    """
+    files = find(location)
+    if _format(files[0]) == ".parquet":
+        return Source(open_parquet(workspace, files), files)
+    return Source(open_text(workspace, files, delimiter=delimiter, encoding=encoding), files)
+
+
+def open_parquet(workspace: Workspace, files: Sequence[Path]) -> ir.Table:
+    """Opens Parquet files of one schema."""
+    with workspace.telling_errors():
+        table: ir.Table = workspace.con.read_parquet(
+            [str(file) for file in files], binary_as_string=True
+        )
+    return table
+
+
+def open_text(
+    workspace: Workspace,
+    files: Sequence[Path],
+    *,
+    delimiter: str | None = None,
+    encoding: str = "utf-8",
+    header: Sequence[str] | None = None,
+    quote: str = '"',
+) -> ir.Table:
+    """Opens text files as columns of strings; empty fields are null.
+
+    Args:
+        header: the names of the columns, for files without a header line.
+    """
+    delimiter = delimiter or DELIMITERS.get(_format(files[0]), ",")
+    names = header or _header(files, delimiter, encoding)
+    for file in files:
+        _refuse_cut_off(file)
+    with workspace.telling_errors():
+        table: ir.Table = workspace.con.read_csv(
+            [str(file) for file in files],
+            auto_detect=False,
+            header=header is None,
+            columns=dict.fromkeys(names, "VARCHAR"),
+            delim=delimiter,
+            quote=quote,
+            escape=quote,
+            encoding=encoding,
+            max_line_size=LONGEST_LINE,
+        )
+    return table
+
+
+def _header(files: Sequence[Path], delimiter: str, encoding: str) -> list[str]:
+    """The column names, which every file must have in the same order."""
+    headers = [_first_record(file, delimiter, encoding) for file in files]
+    for file, header in zip(files, headers, strict=True):
+        if header != headers[0]:
+            raise DataError(f"{file}: its columns are {header}, those of {files[0]} {headers[0]}")
+        twice = sorted({name for name in header if header.count(name) > 1})
+        if twice or "" in header:
+            raise DataError(f"{file}: each column needs a name of its own, found {header}")
+    return headers[0]
+
+
+def _first_record(file: Path, delimiter: str, encoding: str) -> list[str]:
+    try:
+        with pa.input_stream(str(file), compression="detect") as stream:
+            decoded = "utf-8-sig" if encoding.lower() == "utf-8" else encoding
+            text = io.TextIOWrapper(stream, decoded, newline="")
+            if len(delimiter) > 1:  # which csv.reader refuses
+                return text.readline().rstrip("\r\n").split(delimiter)
+            header = next(csv.reader(text, delimiter=delimiter), None)
+    except (UnicodeError, LookupError) as error:
+        raise DataError(
+            f"{file}: not readable as {encoding} ({error}); set data.encoding=latin-1"
+        ) from error
+    except OSError as error:
+        raise DataError(f"{file}: {error}; was it cut off? copy it again") from error
+    if not header:
+        raise DataError(f"{file}: the file is empty; its first line must name the columns")
+    return header
+
+
+def _refuse_cut_off(file: Path) -> None:
+    """Reads a compressed file to its end: the engine takes a cut-off one for a short one."""
+    if file.suffix not in COMPRESSIONS:
+        return
+    try:
+        with pa.input_stream(str(file), compression="detect") as stream:
+            while stream.read(2**24):
+                pass
+    except OSError as error:
+        raise DataError(f"{file}: {error}; was it cut off? copy it again") from error
+
+
+def _format(file: Path) -> str:
+    suffixes = [suffix.lower() for suffix in file.suffixes]
+    if suffixes and suffixes[-1] in COMPRESSIONS:
+        suffixes.pop()
+    return suffixes[-1] if suffixes else ""
+
+
+def _inside(path: Path) -> list[Path]:
+    """The file itself, or the files in a folder that are of a known format and not set aside."""
+    if path.is_file():
+        return [path]
+    found = [file for file in path.rglob("*") if file.is_file() and _format(file) in FORMATS]
+    aside = (".", "_")
+    return [f for f in found if not any(p.startswith(aside) for p in f.relative_to(path).parts)]

@@ -1,0 +1,92 @@
+"""Where events are worked on: a DuckDB database in a temporary folder, gone afterwards.
+
+Tables live on disk and are read in pieces, so events may be larger than memory. Everything is an
+Ibis expression; only this file and `source.py` know that the engine is DuckDB.
+"""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import ibis
+import ibis.expr.types as ir
+import pyarrow as pa
+
+from deeprec.errors import DataError, ResourceError
+
+
+class Workspace:
+    """Tables under way from event files to a prepared folder.
+
+    Args:
+        folder: holds the database and whatever spills out of memory.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.con: Any = ibis.duckdb.connect(folder / "events.duckdb", temp_directory=str(folder))
+        self._num_tables = 0
+
+    @staticmethod
+    @contextmanager
+    def telling_errors() -> Iterator[None]:
+        """What the engine finds wrong, as errors of ours."""
+        try:
+            yield
+        except duckdb.OutOfMemoryException as error:
+            raise ResourceError(
+                f"not enough memory or disk to prepare the events: {_first_lines(error)}; free "
+                "some, or keep fewer events (data.filters.first_time, data.filters.max_history)"
+            ) from error
+        except duckdb.Error as error:
+            raise DataError(f"the events cannot be read: {_first_lines(error)}") from error
+
+    def keep(self, name: str, expression: ir.Table) -> ir.Table:
+        """Computes a table once and keeps it on disk. Its rows stay in the order of the expression.
+
+        Raises:
+            DataError: a file cannot be read as it should.
+            ResourceError: memory or disk does not suffice.
+        """
+        self._num_tables += 1
+        with self.telling_errors():
+            return self.con.create_table(f"{name}_{self._num_tables}", expression)
+
+    def fetch(self, expression: ir.Table) -> pa.Table:
+        """Computes a table that fits memory."""
+        with self.telling_errors():
+            return self.con.to_pyarrow(expression)
+
+    def one(self, table: ir.Table, **aggregates: ir.Value) -> dict[str, Any]:
+        """Computes a few numbers over a table in one pass."""
+        row: dict[str, Any] = self.fetch(table.aggregate(**aggregates)).to_pylist()[0]
+        return row
+
+
+@contextmanager
+def workspace(beside: Path | None = None) -> Iterator[Workspace]:
+    """A workspace on the filesystem of `beside` (default: the system's temporary folder).
+
+    `beside` itself need not exist yet: a run that fails leaves no folder behind.
+    """
+    while beside is not None and not beside.is_dir():
+        beside = beside.parent
+    with tempfile.TemporaryDirectory(prefix=".deeprec-", dir=beside) as folder:
+        opened = Workspace(Path(folder))
+        try:
+            yield opened
+        finally:
+            opened.con.disconnect()
+
+
+def _first_lines(error: Exception) -> str:
+    """What happened and in which file, without the engine's advice on its own options."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = [line for line in lines[:4] if not line.startswith(("Possible", "*", "LINE"))]
+    said.extend(line for line in lines[4:] if line.startswith("file = "))
+    if "not utf-8" in str(error):
+        said.append("set data.encoding=latin-1, or convert the file")
+    return "; ".join(line[:200] for line in said if line != "^")

@@ -1,0 +1,122 @@
+"""Attributes are joined by id, and numbers become as many buckets as say something."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ibis
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from deeprec.data.attribute import join_attributes, read_attributes, vocabulary
+from deeprec.data.workspace import Workspace
+from deeprec.errors import ConfigError, DataError
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Callable[[str, str], str]:
+    def make(name: str, text: str) -> str:
+        (tmp_path / name).write_text(text)
+        return str(tmp_path / name)
+
+    return make
+
+
+def ids(space: Workspace, names: list[str]) -> Any:
+    table = pa.table({"user": names, "row": range(len(names))})
+    return space.keep("ids", ibis.memtable(table))
+
+
+def test_attributes_of_several_tables_are_joined_in_order(
+    space: Workspace, file: Callable[[str, str], str]
+) -> None:
+    specs = [
+        {"file": file("a.csv", "id,age,town\n07,30,Ulm\n7,,Bonn\n9,50,Rom\n"), "key": "id"},
+        {"file": file("b.csv", "x,who\ny,7\nz,nobody\n"), "key": "who", "columns": ["x"]},
+    ]
+    tables, files = read_attributes(space, specs, "user")
+    joined, checks = join_attributes(space, ids(space, ["07", "08", "7"]), tables, "user")
+    assert joined.to_pydict() == {
+        "age": ["30", None, None], "town": ["Ulm", None, "Bonn"], "x": [None, None, "y"]
+    }  # fmt: skip
+    assert [Path(file).name for file in files] == ["a.csv", "b.csv"]
+    assert [check.facts for check in checks] == [{"known": 2, "twice": 0}, {"known": 1, "twice": 0}]
+
+
+def test_an_id_that_stands_twice_is_counted_whatever_the_order(
+    space: Workspace, file: Callable[[str, str], str]
+) -> None:
+    found = []
+    for text in ("id,age\na,old\na,new\n", "id,age\na,new\na,old\n"):
+        tables, _ = read_attributes(space, {"file": file("a.csv", text), "key": "id"}, "user")
+        joined, checks = join_attributes(space, ids(space, ["a"]), tables, "user")
+        found.append((joined["age"].to_pylist(), checks[0].level, checks[0].facts["twice"]))
+    assert found == [(["new"], "warn", 1)] * 2
+
+
+def test_a_table_whose_ids_fit_none_is_a_warning(
+    space: Workspace, file: Callable[[str, str], str]
+) -> None:
+    spec = {"file": file("a.csv", "id,age\n1,old\n"), "key": "id"}
+    tables, _ = read_attributes(space, spec, "user")
+    joined, checks = join_attributes(space, ids(space, ["a"]), tables, "user")
+    assert joined["age"].to_pylist() == [None]
+    assert (checks[0].level, checks[0].facts["known"]) == ("warn", 0)
+
+
+def test_mistakes_are_named(space: Workspace, file: Callable[[str, str], str]) -> None:
+    path = file("a.csv", "id,role\na,x\n")
+    with pytest.raises(ConfigError, match="did you mean 'columns'"):
+        read_attributes(space, {"file": path, "key": "id", "colums": ["role"]}, "user")
+    with pytest.raises(ConfigError, match="needs a file"):
+        read_attributes(space, {"file": path}, "user")
+    with pytest.raises(DataError, match="no column 'user'"):
+        read_attributes(space, {"file": path, "key": "user"}, "user")
+    tables, _ = read_attributes(space, {"file": path, "key": "id"}, "user")
+    with pytest.raises(DataError, match="'role'"):
+        join_attributes(space, ids(space, ["a"]), tables, "user")
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        (pa.array(["b", None, "a", "b"]), ["a", "b"]),
+        (pa.array(["é", "z", "Z"]), ["Z", "z", "é"]),  # by their bytes
+        (pa.array([2.5, 1.0, None]), ["1", "2.5"]),
+        (pa.array([True, False]), ["false", "true"]),
+        (pa.array([f"0{n:02d}" for n in range(99)]), [f"0{n:02d}" for n in range(99)]),  # codes
+        (pa.array([None, None], pa.string()), []),
+    ],
+)
+def test_few_values_stay_as_they_are(column: pa.Array, values: list[str]) -> None:
+    text, found, _ = vocabulary("x", column)
+    assert found == values
+    assert text.null_count == column.null_count
+
+
+@pytest.mark.parametrize("as_text", [False, True])
+def test_many_numbers_become_buckets_of_equal_share_named_by_their_range(as_text: bool) -> None:
+    numbers = np.random.default_rng(0).normal(50, 20, 1600).round(2)
+    column = pa.array([None, *numbers.tolist()])
+    text, values, _ = vocabulary("x", column.cast(pa.string()) if as_text else column)
+    assert text[0].as_py() is None
+    assert len(values) == 16
+    for number, bucket in zip(numbers, text.to_pylist()[1:], strict=True):
+        low, high = map(float, bucket.split(" to "))
+        assert low <= number <= high
+    sizes = np.unique(text.to_pylist()[1:], return_counts=True)[1]
+    assert sizes.min() >= 95
+    assert sizes.max() <= 105
+
+
+def test_one_number_that_most_have_is_a_bucket_of_its_own() -> None:
+    column = pa.array([0] * 900 + list(range(1, 101)))
+    text, values, _ = vocabulary("x", column)
+    assert text[0].as_py() == "0 to 0"
+    assert len(values) == len(set(text.to_pylist())) >= 2
+
+
+def test_a_value_for_each_user_is_a_warning() -> None:
+    names = pa.array([f"name {n}" for n in range(5000)])
+    assert vocabulary("x", names)[2][0].level == "warn"

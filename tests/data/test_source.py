@@ -1,0 +1,167 @@
+"""Files are read whole and exactly, or refused by name; nothing is guessed."""
+
+import gzip
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from deeprec.data.source import find, open_files
+from deeprec.data.workspace import Workspace
+from deeprec.errors import DataError
+
+ROWS = [("007", "a,b"), ("7", 'say "x"'), ("NA", "café"), ("1e3", " blank "), ("0x1", "two\nlines")]
+QUOTED = ['007,"a,b"', '7,"say ""x"""', "NA,café", "1e3, blank ", '0x1,"two\nlines"']
+
+
+def write_csv(path: Path) -> None:
+    path.write_text("\n".join(["user_id,item_id", *QUOTED]) + "\n")
+
+
+def write_bom_and_crlf(path: Path) -> None:
+    text = "\r\n".join(["user_id,item_id", *QUOTED]) + "\r\n"
+    path.write_bytes(b"\xef\xbb\xbf" + text.encode())
+
+
+def write_latin(path: Path) -> None:
+    path.write_bytes("\n".join(["user_id,item_id", *QUOTED]).encode("latin-1"))
+
+
+def write_tsv(path: Path) -> None:
+    lines = [f"{user}\t{item}" for user, item in ROWS[:1] + ROWS[2:4]]
+    lines += ['7\t"say ""x"""', '0x1\t"two\nlines"']
+    path.write_text("\n".join(["user_id\titem_id", *lines]) + "\n")
+
+
+def write_gzip(path: Path) -> None:
+    with gzip.open(path, "wt") as file:
+        file.write("\n".join(["user_id,item_id", *QUOTED]) + "\n")
+
+
+def write_zstd(path: Path) -> None:
+    with pa.CompressedOutputStream(str(path), "zstd") as file:
+        file.write("\n".join(["user_id,item_id", *QUOTED]).encode())
+
+
+def write_parquet(path: Path) -> None:
+    users, items = zip(*ROWS, strict=True)
+    pq.write_table(
+        pa.table({"user_id": users, "item_id": pa.array(items).dictionary_encode()}), path
+    )
+
+
+def write_parquet_of_bytes(path: Path) -> None:
+    columns = zip(*[(user.encode(), item.encode()) for user, item in ROWS], strict=True)
+    pq.write_table(pa.table(dict(zip(["user_id", "item_id"], columns, strict=True))), path)
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "encoding"),
+    [
+        ("e.csv", write_csv, "utf-8"),
+        ("e.csv", write_bom_and_crlf, "utf-8"),
+        ("e.csv", write_latin, "latin-1"),
+        ("e.tsv", write_tsv, "utf-8"),
+        ("e.csv.gz", write_gzip, "utf-8"),
+        ("e.csv.zst", write_zstd, "utf-8"),
+        ("e.parquet", write_parquet, "utf-8"),
+        ("e.parquet", write_parquet_of_bytes, "utf-8"),
+    ],
+)
+def test_every_format_gives_the_same_rows(
+    space: Workspace, tmp_path: Path, name: str, write: Callable[[Path], None], encoding: str
+) -> None:
+    write(tmp_path / name)
+    table = space.fetch(open_files(space, str(tmp_path / name), encoding=encoding).table)
+    rows = zip(table["user_id"].to_pylist(), table["item_id"].to_pylist(), strict=True)
+    assert sorted(rows) == sorted(ROWS)
+
+
+def test_a_folder_and_a_glob_are_all_their_files(space: Workspace, tmp_path: Path) -> None:
+    for place in ("a/1.csv", "a/b/2.csv", "a/_SUCCESS.csv", "a/.hidden.csv"):
+        (tmp_path / place).parent.mkdir(exist_ok=True, parents=True)
+        write_csv(tmp_path / place)
+    for location in ("a", "a/**/[0-9].csv", "[a]"):
+        source = open_files(space, str(tmp_path / location))
+        assert [file.name for file in source.files] == ["1.csv", "2.csv"]
+        assert space.one(source.table, n=source.table.count())["n"] == 2 * len(ROWS)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("", "the file is empty"),
+        ("user_id,item_id\na,b\nc\n", "e.csv"),  # a line too short
+        ("user_id,item_id\na,b\nc,d,e\n", "e.csv"),  # too long
+        ('user_id,item_id\na,"b\n', "unterminated"),
+        ("user_id,user_id\na,b\n", "a name of its own"),
+        ("user_id,\na,b\n", "a name of its own"),
+    ],
+)
+def test_a_text_file_that_does_not_fit_its_header_is_refused(
+    space: Workspace, tmp_path: Path, content: str, says: str
+) -> None:
+    (tmp_path / "e.csv").write_text(content)
+    with pytest.raises(DataError, match=says):
+        space.fetch(open_files(space, str(tmp_path / "e.csv")).table)
+
+
+def test_text_that_is_not_utf8_is_refused(space: Workspace, tmp_path: Path) -> None:
+    write_latin(tmp_path / "near.csv")
+    (tmp_path / "far.csv").write_bytes(b"user,item\n" + 50_000 * b"a,b\n" + b"caf\xe9,b\n")
+    for name in ("near.csv", "far.csv"):
+        with pytest.raises(DataError, match=rf"{name}.*data\.encoding=latin-1"):
+            space.fetch(open_files(space, str(tmp_path / name)).table)
+
+
+def test_a_parquet_file_of_bytes_that_are_not_utf8_is_refused(
+    space: Workspace, tmp_path: Path
+) -> None:
+    pq.write_table(pa.table({"user_id": [b"caf\xe9"]}), tmp_path / "e.parquet")
+    with pytest.raises(DataError, match="UTF8"):
+        space.fetch(open_files(space, str(tmp_path / "e.parquet")).table)
+
+
+@pytest.mark.parametrize("write", [write_gzip, write_zstd])
+def test_a_compressed_file_that_is_cut_off_is_refused(
+    space: Workspace,
+    tmp_path: Path,
+    write: Callable[[Path], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = tmp_path / ("e.csv.gz" if write is write_gzip else "e.csv.zst")
+    monkeypatch.setattr(sys.modules[__name__], "QUOTED", [f"{n},{n**2}" for n in range(90_000)])
+    write(path)  # long, so that the header alone is whole
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(DataError, match="cut off"):
+        open_files(space, str(path))
+
+
+def test_a_damaged_parquet_file_is_refused_by_name(space: Workspace, tmp_path: Path) -> None:
+    write_parquet(tmp_path / "e.parquet")
+    whole = (tmp_path / "e.parquet").read_bytes()
+    (tmp_path / "e.parquet").write_bytes(whole[:-20])
+    with pytest.raises(DataError, match=r"e\.parquet"):
+        open_files(space, str(tmp_path / "e.parquet"))
+
+
+def test_files_of_other_columns_or_formats_are_refused(space: Workspace, tmp_path: Path) -> None:
+    write_csv(tmp_path / "1.csv")
+    (tmp_path / "2.csv").write_text("item_id,user_id\na,b\n")
+    with pytest.raises(DataError, match=r"2\.csv"):
+        open_files(space, str(tmp_path))
+    write_parquet(tmp_path / "3.parquet")
+    with pytest.raises(DataError, match="one format"):
+        find(str(tmp_path))
+    with pytest.raises(DataError, match="nowhere"):
+        find(str(tmp_path / "nowhere"))
+
+
+def test_a_missing_column_is_named_with_the_nearest(space: Workspace, tmp_path: Path) -> None:
+    write_csv(tmp_path / "e.csv")
+    source = open_files(space, str(tmp_path / "e.csv"))
+    with pytest.raises(DataError, match=r"'user'.*'user_id', 'item_id'.*did you mean 'user_id'"):
+        source.column("user", "user")
