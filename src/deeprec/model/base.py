@@ -1,0 +1,59 @@
+"""What every trained recommender provides, and the seam between it, the losses and the ranker.
+
+A model never makes `[users, catalog]` scores. It says what it thinks of a user before the catalog
+is looked at; losses and top-k score the catalog in blocks:
+
+    score[b, j] = repeat[b, j]                                  for items of the user's own history
+                  hidden[b] . item_weight[j] + item_bias[j]     for every other item
+
+Repeat scores say what a model knows of an item because this very user had it: how often, how long
+ago. They replace the product, which is about taste and would count popularity twice. A model
+without them leaves them empty, and the product scores every item.
+"""
+
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from deeprec.batch import Batch, Encoded, Task
+
+
+class Recommender(Protocol):
+    """The recommender contract; `tests/recommender_contract.py` holds every model to it."""
+
+    item_weight: nn.Parameter  # float32 [V, D]
+    item_bias: nn.Parameter  # float32 [V]
+
+    def encode(
+        self,
+        items_N: Tensor,
+        offsets_B1: Tensor,
+        ages_N: Tensor,
+        attributes: dict[str, tuple[Tensor, Tensor]],
+    ) -> Encoded:
+        """What the model says of each user.
+
+        Args:
+            items_N: int64 [N], item index of each event, oldest first inside a user.
+            offsets_B1: int64 [B + 1], user b owns `items[offsets[b]:offsets[b + 1]]`.
+            ages_N: float32 [N], days from each event to the moment of prediction; empty [0] where
+                times are unknown.
+            attributes: per user attribute, (values int64, offsets int64 [B + 1]).
+        """
+        ...
+
+    def tasks(self, batch: Batch) -> list[Task]:
+        """What the model is trained on in one step; `batch.target` is given.
+
+        Most models have one task: what they encode, with their catalog table, against the target.
+        """
+        ...
+
+    def serving_encoder(self) -> nn.Module:
+        """The same `encode` as a module of plain aten operations that TorchScript can script.
+
+        Its forward takes (items_N, offsets_B1, ages_N, attribute_values: List[Tensor],
+        attribute_offsets: List[Tensor]), attributes in the order of the model's `fields`, and
+        returns `Encoded`.
+        """
+        ...

@@ -1,0 +1,52 @@
+"""A trained model's lists for a batch: the one way from validation, evaluation and export."""
+
+import torch
+from torch import Tensor
+
+from deeprec.batch import Batch
+from deeprec.errors import NonFiniteError
+from deeprec.model.base import Recommender
+from deeprec.model.topk import BLOCK_ITEMS, top_k
+
+
+def rank(
+    model: Recommender, batch: Batch, k: int, exclude_seen: bool, *, block_items: int = BLOCK_ITEMS
+) -> tuple[Tensor, Tensor]:
+    """The k best items of each user, without gradients; the model is in eval mode already.
+
+    Args:
+        model: the trained recommender, on the device of the batch.
+        batch: B users.
+        k: items per user.
+        exclude_seen: whether items of the user's own history are left out.
+        block_items: catalog items scored at once.
+
+    Returns:
+        items int64 [B, K], best first, ties by lower index, -1 where there are no more candidates;
+        scores float32 [B, K], -inf beside -1.
+
+    Raises:
+        NonFiniteError: a score is NaN.
+    """
+    history = batch.history
+    ages_N = history.values.new_zeros(0).float() if batch.ages is None else batch.ages
+    attributes = {name: (rows.values, rows.offsets) for name, rows in batch.attributes.items()}
+    with torch.no_grad():
+        encoded = model.encode(history.values, history.offsets, ages_N, attributes)
+        seen = seen_if(exclude_seen, batch)
+        try:
+            return top_k(encoded, model.item_weight, model.item_bias, k, *seen, block_items)
+        except RuntimeError as error:  # what TorchScript can raise, as top_k must
+            if "NaN" not in str(error):
+                raise
+            raise NonFiniteError(
+                "the model scores an item NaN, which cannot be ranked; train it again with a lower "
+                "learning rate, or judge an earlier checkpoint"
+            ) from error
+
+
+def seen_if(exclude_seen: bool, batch: Batch) -> tuple[Tensor, Tensor]:
+    """What to leave out of each user's list, and its offsets: the history, or nothing."""
+    if exclude_seen:
+        return batch.history.values, batch.history.offsets
+    return batch.history.values[:0], torch.zeros_like(batch.history.offsets)
