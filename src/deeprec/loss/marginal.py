@@ -1,0 +1,114 @@
+"""Scaled marginal cross entropy, DSSTNE's loss for sparse multi-label targets."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from deeprec.batch import Encoded, Jagged
+from deeprec.loss.catalog_blocks import BLOCK_ITEMS, Blocks, catalog_loss
+
+
+class Marginal(nn.Module):
+    """Binary cross entropy of every item that stops pushing past its margin.
+
+    Args:
+        one_target: a target costs until its probability reaches this, in (0, 1]; 1: always.
+        zero_target: any other item costs until its probability falls to this, in [0, 1).
+        one_scale: weight of the targets.
+        zero_scale: weight of all other items.
+        block_items: items scored at once.
+
+    Raises:
+        ValueError: zero_target is not below one_target, or one lies outside [0, 1].
+    """
+
+    def __init__(
+        self,
+        *,
+        one_target: float = 1.0,
+        zero_target: float = 0.0,
+        one_scale: float = 1.0,
+        zero_scale: float = 1.0,
+        block_items: int = BLOCK_ITEMS,
+    ) -> None:
+        super().__init__()
+        if not 0.0 <= zero_target < one_target <= 1.0:
+            raise ValueError(
+                f"zero_target must lie below one_target, both in [0, 1]; "
+                f"got zero_target={zero_target}, one_target={one_target}"
+            )
+        self.one_logit, self.zero_logit = _logit(one_target), _logit(zero_target)
+        self.one_scale, self.zero_scale = one_scale, zero_scale
+        self.block_items = block_items
+
+    def forward(
+        self, encoded: Encoded, item_weight_VD: Tensor, item_bias_V: Tensor, target: Jagged
+    ) -> Tensor:
+        """Mean loss per user of scoring the whole catalog against each user's targets.
+
+        An item the user chose costs `-one_scale * log(p)` until p reaches `one_target`; any other
+        item costs `-zero_scale * log(1 - p)` until p falls to `zero_target`; past those margins
+        both the cost and its gradient are zero. Here `p = sigmoid(score)`.
+
+        Args:
+            encoded: hidden float [B, D] and the scores of own-history items.
+            item_weight_VD: float [V, D].
+            item_bias_V: float [V].
+            target: distinct item indices of each user in [0, V); a user may have none. Weights
+                multiply `one_scale`.
+
+        Returns:
+            float32 []. Sum over users and items, divided by B. Unit: nats per user.
+
+        Example:
+            >>> none = torch.zeros(0, dtype=torch.int64), torch.zeros(3, dtype=torch.int64)
+            >>> flat = Encoded(torch.zeros(2, 4), *none, torch.zeros(0))
+            >>> target = Jagged(torch.tensor([0, 2, 1]), torch.tensor([0, 2, 3]))
+            >>> Marginal()(flat, torch.zeros(3, 4), torch.zeros(3), target)  # 3 log 2
+            tensor(2.0794)
+
+        Reference:
+            DSSTNE, `engine/kLoss.cu`, kCalculateSparseNonZeroScaledMarginalCrossEntropyError.
+            Differs in two ways: p is kept in log space instead of clamped at 1e-12, and the sum is
+            divided by B here rather than in the optimizer.
+        """
+        total = catalog_loss(self, encoded, item_weight_VD, item_bias_V, target, self.block_items)
+        return total / encoded.hidden_BD.shape[0]
+
+    def prepare(self, blocks: Blocks) -> None:
+        """Nothing: every score costs on its own."""
+
+    def block(
+        self, scores_BC: Tensor, places: tuple[Tensor, Tensor], weights_P: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        target_P = scores_BC[places]
+        zeros_P, _ = self._zero(target_P)
+        ones_P, grad_P = self._one(target_P)
+        value_BC, grad_BC = self._zero(scores_BC)
+        value = value_BC.sum() - zeros_P.sum() + (weights_P * ones_P).sum()
+        grad_BC[places] = weights_P * grad_P
+        return value, grad_BC
+
+    def _zero(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """Cost and derivative of an item that is not a target."""
+        cost, slope = F.softplus(scores), torch.sigmoid(scores)
+        if self.zero_logit > -math.inf:
+            beyond = scores > self.zero_logit
+            cost, slope = cost.mul_(beyond), slope.mul_(beyond)
+        if self.zero_scale != 1.0:
+            cost, slope = cost.mul_(self.zero_scale), slope.mul_(self.zero_scale)
+        return cost, slope
+
+    def _one(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """Cost and derivative of a target."""
+        cost, slope = F.softplus(-scores), -torch.sigmoid(-scores)
+        beyond = scores < self.one_logit
+        return cost * beyond * self.one_scale, slope * beyond * self.one_scale
+
+
+def _logit(probability: float) -> float:
+    if probability in (0.0, 1.0):
+        return math.inf if probability else -math.inf
+    return math.log(probability) - math.log1p(-probability)

@@ -1,0 +1,158 @@
+"""Every catalog loss equals, in value and gradient, the same loss written densely with autograd."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import reference
+from deeprec.batch import Encoded, Jagged
+from deeprec.loss.marginal import Marginal
+from deeprec.loss.softmax import Softmax
+
+USERS, ITEMS, WIDTH = 6, 17, 3
+
+
+def jagged(draw: torch.Generator) -> tuple[Tensor, Tensor]:
+    lengths = torch.randint(0, 6, [USERS], generator=draw)
+    lengths[1] = 0
+    values = [torch.randperm(ITEMS, generator=draw)[:n].sort().values for n in lengths]
+    return torch.cat(values), torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+
+
+def problem(seed: int) -> tuple[list[Tensor], Callable[..., Encoded], Jagged]:
+    """Leaves (hidden, weight, bias, repeats), how to encode them, and a target."""
+    draw = torch.Generator().manual_seed(seed)
+    repeat_items, repeat_offsets = jagged(draw)
+    shapes = [[USERS, WIDTH], [ITEMS, WIDTH], [ITEMS], list(repeat_items.shape)]
+    leaves = [torch.randn(s, generator=draw, dtype=torch.float64) * 2 for s in shapes]
+    values, offsets = jagged(draw)
+
+    def encode(hidden: Tensor, repeats: Tensor) -> Encoded:
+        return Encoded(hidden, repeat_items, repeat_offsets, repeats)
+
+    return leaves, encode, Jagged(values, offsets)
+
+
+def is_target(target: Jagged) -> Tensor:
+    dense = torch.zeros(USERS, ITEMS, dtype=torch.float64)
+    for user, row in enumerate(reference.rows(target.values, target.offsets)):
+        dense[user, [int(item) for item in row]] = 1
+    return dense
+
+
+def dense_softmax(scores: Tensor, ones: Tensor) -> Tensor:
+    return -(scores.log_softmax(1) * ones).sum() / (ones.sum(1) > 0).sum()
+
+
+def dense_normalised(scores: Tensor, ones: Tensor) -> Tensor:
+    return dense_softmax(scores, ones / ones.sum(1, keepdim=True).clamp(min=1))
+
+
+def dense_cross_entropy(scores: Tensor, ones: Tensor) -> Tensor:
+    return F.binary_cross_entropy_with_logits(scores, ones, reduction="sum") / USERS
+
+
+def dense_marginal(scores: Tensor, ones: Tensor) -> Tensor:
+    p = torch.sigmoid(scores)
+    cost_one = torch.where(p < 0.8, -3.0 * p.log(), 0.0)
+    cost_zero = torch.where(p > 0.3, -0.5 * (1 - p).log(), 0.0)
+    return (ones * cost_one + (1 - ones) * cost_zero).sum() / USERS
+
+
+LOSSES = [
+    (Softmax, {}, dense_softmax),
+    (Softmax, {"normalise_targets": True}, dense_normalised),
+    (Marginal, {}, dense_cross_entropy),
+    (
+        Marginal,
+        {"one_target": 0.8, "zero_target": 0.3, "one_scale": 3.0, "zero_scale": 0.5},
+        dense_marginal,
+    ),
+]
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("block_items", [1, 5, 17, 100])
+@pytest.mark.parametrize(("make", "settings", "dense"), LOSSES)
+def test_value_and_gradients_equal_the_dense_form(
+    make: type[nn.Module], settings: dict, dense: Callable, block_items: int, seed: int
+) -> None:
+    leaves, encode, target = problem(seed)
+    ours, theirs = ([leaf.clone().requires_grad_() for leaf in leaves] for _ in range(2))
+    hidden, weight, bias, repeats = ours
+    value = make(**settings, block_items=block_items)(encode(hidden, repeats), weight, bias, target)
+    hidden, weight, bias, repeats = theirs
+    scores = reference.dense_scores(encode(hidden, repeats), weight, bias)
+    truth = dense(scores, is_target(target))
+    torch.testing.assert_close(value, truth, rtol=1e-8, atol=0)
+    (3 * value).backward()
+    (3 * truth).backward()
+    for our, their in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(our.grad, their.grad, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("loss", [Softmax(block_items=5), Marginal(block_items=5)])
+def test_numerical_gradient(loss: nn.Module) -> None:
+    leaves, encode, target = problem(9)
+
+    def value(hidden: Tensor, weight: Tensor, bias: Tensor, repeats: Tensor) -> Tensor:
+        return loss(encode(hidden, repeats), weight, bias, target)
+
+    assert torch.autograd.gradcheck(value, [leaf.requires_grad_() for leaf in leaves])
+
+
+@pytest.mark.parametrize("loss", [Softmax(), Marginal()])
+def test_extreme_scores_stay_finite(loss: nn.Module) -> None:
+    leaves, encode, target = problem(2)
+    hidden, weight, bias, repeats = (leaf.float() * 100 for leaf in leaves)
+    hidden.requires_grad_()
+    value = loss(encode(hidden, repeats), weight, bias, target)
+    value.backward()
+    assert math.isfinite(value.detach())
+    assert torch.isfinite(hidden.grad).all()
+
+
+def test_a_wrong_margin_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"got zero_target=0\.9, one_target=0\.1"):
+        Marginal(zero_target=0.9, one_target=0.1)
+
+
+def test_offsets_of_another_batch_are_refused() -> None:
+    (hidden, weight, bias, repeats), encode, _ = problem(0)
+    target = Jagged(torch.tensor([1]), torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match=r"B \+ 1 = 7 entries, got 2"):
+        Softmax()(encode(hidden, repeats), weight, bias, target)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Notes the largest tensor that any operation makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, tuple | list) else [out]:
+            if isinstance(tensor, Tensor):
+                self.elements = max(self.elements, tensor.numel())
+        return out
+
+
+@pytest.mark.parametrize("loss", [Softmax(block_items=50), Marginal(block_items=50)])
+def test_users_by_catalog_never_exists(loss: nn.Module) -> None:
+    users, items, width = 64, 2000, 4
+    none = torch.zeros(0, dtype=torch.int64), torch.zeros(users + 1, dtype=torch.int64)
+    weight = torch.randn(items, width, requires_grad=True)
+    hidden = torch.randn(users, width, requires_grad=True)
+    target = Jagged(torch.arange(users), torch.arange(users + 1))
+    with LargestTensor() as largest:
+        loss(Encoded(hidden, *none, torch.zeros(0)), weight, torch.zeros(items), target).backward()
+    assert (
+        largest.elements == items * width
+    )  # the table's own gradient; scores would be 16 times it
