@@ -1,0 +1,340 @@
+"""The network of DSSTNE: history -> summed item embeddings -> hidden layers -> catalog.
+
+With two additions: user attributes are further sparse inputs, and items of the user's own history
+may get a score for how often and how long ago they were had (`repeat`).
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from deeprec.batch import Batch, Encoded, Jagged, Task
+from deeprec.model.history import History, aggregate
+from deeprec.model.repeat import RepeatScores
+from deeprec.model.sparse_input import Backend, SparseInput
+
+NEVER = -1e4  # a score that takes the item out of any loss
+HISTORY = "history"  # the sparse field of the items
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+    "relu": nn.ReLU,
+    "elu": nn.ELU,
+    "gelu": nn.GELU,
+    "identity": nn.Identity,
+}
+HISTORY_WEIGHTINGS = ("binary", "log_count", "decayed")
+
+
+class Autoencoder(nn.Module):
+    """A user as the embedding of what it had, scored against every item of the catalog.
+
+    Args:
+        num_items: V, known from the data.
+        fields: user attribute -> size of its vocabulary, known from the data.
+        popularity: int64 [V], training users that had each item, known from the data. The output
+            bias starts at the log odds of an item being in a target; None: at 0.
+        num_users: training users, known from the data.
+        target_share: items in a target over items in a history, known from the data.
+        repeats: whether a target may hold items of the history that is shown, known from the data.
+        hidden_dims: units of each hidden layer; the first is the width of the input tables, the
+            last is D, the width of the catalog table.
+        activation: after every hidden layer, the last one too.
+        output_activation: after the last hidden layer instead; None: `activation`.
+        history_weighting: weight of each distinct item of a history: `binary` 1, `log_count`
+            log(1 + events), `decayed` the same with events fading by `fade_days`.
+        fade_days: days after which an event counts 1/e in `decayed`.
+        normalize: divide those weights by their root of summed squares.
+        input_dropout: chance of dropping each distinct item of a history in training; those kept
+            are scaled up (DSSTNE: Denoising.p).
+        dropout: chance of dropping each hidden unit in training.
+        init_std: standard deviation of the initial input rows.
+        output_init_std: the same of the catalog table.
+        repeat_scores: give items of the user's own history a score for how often and how long ago
+            they were had, where `repeats`.
+        reconstruction: above 0 and where `repeats`, the network and the catalog table learn from a
+            second task of this weight alone: to find the dropped items of the history from the
+            kept ones. The target then trains what is left: one scale of what the network says, the
+            output bias and the repeat scores. Predicting the next window from the same few
+            thousand users at every step makes a network remember them; finding dropped items does
+            not.
+        table_backend: what updates the input tables, see `SparseInput`.
+
+    Example:
+        >>> model = Autoencoder(3, hidden_dims=[4]).eval()
+        >>> none = torch.zeros(0)
+        >>> encoded = model.encode(torch.tensor([2, 0]), torch.tensor([0, 2, 2]), none, {})
+        >>> encoded.hidden_BD.shape
+        torch.Size([2, 4])
+    """
+
+    def __init__(
+        self,
+        num_items: int,
+        *,
+        fields: Mapping[str, int] | None = None,
+        popularity: Tensor | None = None,
+        num_users: int = 0,
+        target_share: float = 1.0,
+        repeats: bool = False,
+        hidden_dims: Sequence[int] = (128,),
+        activation: str = "tanh",
+        output_activation: str | None = None,
+        history_weighting: str = "log_count",
+        fade_days: float = 90.0,
+        normalize: bool = True,
+        input_dropout: float = 0.5,
+        dropout: float = 0.0,
+        init_std: float = 0.1,
+        output_init_std: float = 0.01,
+        repeat_scores: bool = True,
+        reconstruction: float = 0.3,
+        table_backend: Backend = "auto",
+    ) -> None:
+        super().__init__()
+        _check(hidden_dims, [activation, output_activation or activation], history_weighting)
+        self.reconstruction = reconstruction if repeats else 0.0
+        _check_shares(input_dropout, dropout, self.reconstruction)
+        self.num_items = num_items
+        self.fields = dict(fields or {})
+        self.history_weighting, self.fade_days = history_weighting, fade_days
+        self.normalize, self.input_dropout = normalize, input_dropout
+        first, last = hidden_dims[0], hidden_dims[-1]
+        tables = {HISTORY: num_items} | {field_of(name): n for name, n in self.fields.items()}
+        self.sparse_input = SparseInput(tables, first, backend=table_backend, init_std=init_std)
+        self.layers = _Layers(hidden_dims, activation, output_activation or activation, dropout)
+        log_odds_V = None if popularity is None else item_log_odds(popularity, num_users)
+        self.item_weight = nn.Parameter(torch.randn(num_items, last) * output_init_std)
+        self.item_bias = nn.Parameter(
+            torch.zeros(num_items)
+            if popularity is None
+            else item_log_odds(popularity * min(target_share, 1.0), num_users)
+        )
+        self.repeat = RepeatScores(num_items, log_odds_V) if repeats and repeat_scores else None
+        if self.reconstruction > 0.0:
+            bias_V = torch.zeros(num_items) if log_odds_V is None else log_odds_V.clone()
+            self.reconstruction_bias = nn.Parameter(bias_V)
+            self.scale = nn.Parameter(torch.tensor(0.3))  # learned: about 0.2 on daily purchases
+        else:
+            self.register_buffer("scale", torch.ones(()), persistent=False)
+
+    def encode(
+        self,
+        items_N: Tensor,
+        offsets_B1: Tensor,
+        ages_N: Tensor,
+        attributes: Mapping[str, tuple[Tensor, Tensor]],
+    ) -> Encoded:
+        """What the model says of each user; see `Recommender.encode`."""
+        history = aggregate(items_N, offsets_B1, ages_N, self.num_items, self.fade_days)
+        fields = {name: Jagged(*attributes[name]) for name in self.fields}
+        hidden_BD = self._hidden(self._weighted(history), fields)
+        return self._encoded(history, hidden_BD * self.scale)
+
+    def tasks(self, batch: Batch) -> list[Task]:
+        """The target from the history, and with `reconstruction` the history from a part of it."""
+        assert batch.target is not None
+        items, ages = batch.history, batch.ages
+        ages_N = torch.zeros(0, device=items.values.device) if ages is None else ages
+        history = aggregate(items.values, items.offsets, ages_N, self.num_items, self.fade_days)
+        kept, dropped = _divide(self._weighted(history), history.users_M, self.input_dropout)
+        hidden_BD = self._hidden(kept, batch.attributes)
+        if self.reconstruction == 0.0:
+            encoded = self._encoded(history, hidden_BD)
+            return [Task(1.0, encoded, self.item_weight, self.item_bias, batch.target)]
+        encoded = self._encoded(history, hidden_BD.detach() * self.scale)
+        never = torch.full_like(kept.values, NEVER, dtype=torch.float32)
+        rebuilt = Encoded(hidden_BD, kept.values, kept.offsets, never)
+        return [
+            Task(1.0, encoded, self.item_weight.detach(), self.item_bias, batch.target),
+            Task(self.reconstruction, rebuilt, self.item_weight, self.reconstruction_bias, dropped),
+        ]
+
+    def serving_encoder(self) -> nn.Module:
+        """`encode` as a scriptable module, sharing the parameters of this model."""
+        return ServingEncoder(self)
+
+    def _weighted(self, history: History) -> Jagged:
+        weights_M = history_weights(history, self.history_weighting)
+        return Jagged(history.items_M, history.offsets_B1, weights_M)
+
+    def _hidden(self, items: Jagged, fields: Mapping[str, Jagged]) -> Tensor:
+        if self.normalize:
+            assert items.weights is not None
+            users = torch.repeat_interleave(items.offsets.diff(), output_size=len(items.values))
+            weights = normalized(items.weights, users, len(items.offsets) - 1)
+            items = Jagged(items.values, items.offsets, weights)
+        rows = {field_of(name): fields[name] for name in self.fields}
+        hidden_BD: Tensor = self.layers(self.sparse_input({HISTORY: items, **rows}))
+        return hidden_BD
+
+    def _encoded(self, history: History, hidden_BD: Tensor) -> Encoded:
+        if self.repeat is None:
+            return _without_repeat(hidden_BD)
+        return Encoded(hidden_BD, history.items_M, history.offsets_B1, self.repeat(history))
+
+
+class ServingEncoder(nn.Module):
+    """The encoder of an `Autoencoder` in plain aten operations, for TorchScript.
+
+    Args:
+        model: whose parameters it shares.
+    """
+
+    def __init__(self, model: Autoencoder) -> None:
+        super().__init__()
+        tables = model.sparse_input.tables
+        self.num_items = model.num_items
+        self.history_weighting, self.fade_days = model.history_weighting, model.fade_days
+        self.normalize = model.normalize
+        self.history = _Bag(tables[HISTORY])
+        self.attributes = nn.ModuleList([_Bag(tables[field_of(name)]) for name in model.fields])
+        self.layers, self.scale = model.layers, model.scale
+        self.repeat = _NoRepeat() if model.repeat is None else model.repeat
+        self.has_repeat = model.repeat is not None
+
+    def forward(
+        self,
+        items_N: Tensor,
+        offsets_B1: Tensor,
+        ages_N: Tensor,
+        attribute_values: list[Tensor],
+        attribute_offsets: list[Tensor],
+    ) -> Encoded:
+        """As `Autoencoder.encode` in evaluation; attributes in the order of the model's fields."""
+        history = aggregate(items_N, offsets_B1, ages_N, self.num_items, self.fade_days)
+        weights_M = history_weights(history, self.history_weighting)
+        if self.normalize:
+            weights_M = normalized(weights_M, history.users_M, offsets_B1.shape[0] - 1)
+        sum_BH = self.history(history.items_M, history.offsets_B1, weights_M)
+        for i, bag in enumerate(self.attributes):
+            ones = torch.ones(attribute_values[i].shape[0], device=items_N.device)
+            sum_BH = sum_BH + bag(attribute_values[i], attribute_offsets[i], ones)
+        hidden_BD = self.layers(sum_BH) * self.scale
+        if self.has_repeat:
+            return Encoded(hidden_BD, history.items_M, history.offsets_B1, self.repeat(history))
+        return _without_repeat(hidden_BD)
+
+
+def field_of(attribute: str) -> str:
+    """The sparse field of a user attribute; parameter names cannot hold a dot."""
+    return "user:" + attribute.replace("%", "%25").replace(".", "%2E")
+
+
+def item_log_odds(popularity_V: Tensor, num_users: float) -> Tensor:
+    """float32 [V]: log odds that a training user has the item, half a user added to each side."""
+    having = popularity_V.double() + 0.5
+    return torch.log(
+        having / (float(num_users) - popularity_V.double() + 0.5).clamp(min=0.5)
+    ).float()
+
+
+def history_weights(history: History, weighting: str) -> Tensor:
+    """float32 [M]: the weight of each distinct item of a history."""
+    if weighting == "log_count":
+        return torch.log1p(history.counts_M)
+    if weighting == "decayed":
+        return torch.log1p(history.recent_M)
+    return torch.ones_like(history.counts_M)
+
+
+def normalized(weights_M: Tensor, users_M: Tensor, num_users: int) -> Tensor:
+    """The weights over the root of their user's summed squares; an empty user has none."""
+    zeros_B = torch.zeros(num_users, device=weights_M.device)
+    squares_B = zeros_B.index_add(0, users_M, weights_M * weights_M)
+    return weights_M / squares_B.clamp(min=1e-12).sqrt()[users_M]
+
+
+class _Layers(nn.Module):
+    """From the summed embeddings, which are the first layer but for its bias, to hidden."""
+
+    def __init__(
+        self, hidden_dims: Sequence[int], activation: str, output_activation: str, dropout: float
+    ) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(hidden_dims[0]))
+        layers: list[nn.Module] = []
+        for width, next_width in itertools.pairwise(hidden_dims):
+            layers += [ACTIVATIONS[activation](), nn.Dropout(dropout), nn.Linear(width, next_width)]
+        self.layers = nn.Sequential(*layers, ACTIVATIONS[output_activation](), nn.Dropout(dropout))
+
+    def forward(self, sum_BH: Tensor) -> Tensor:
+        hidden_BD: Tensor = self.layers(sum_BH + self.bias)
+        return hidden_BD
+
+
+class _Bag(nn.Module):
+    """A weighted sum of the rows of one table."""
+
+    def __init__(self, weight: nn.Parameter) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, values_N: Tensor, offsets_B1: Tensor, weights_N: Tensor) -> Tensor:
+        return F.embedding_bag(
+            values_N,
+            self.weight,
+            offsets_B1,
+            mode="sum",
+            per_sample_weights=weights_N,
+            include_last_offset=True,
+        )
+
+
+class _NoRepeat(nn.Module):
+    """Stands where a model has no repeat scores, so that scripting finds a module."""
+
+    def forward(self, history: History) -> Tensor:
+        return torch.zeros(0)
+
+
+def _without_repeat(hidden_BD: Tensor) -> Encoded:
+    device = hidden_BD.device
+    offsets_B1 = torch.zeros(hidden_BD.shape[0] + 1, dtype=torch.int64, device=device)
+    none = torch.zeros(0, dtype=torch.int64, device=device)
+    return Encoded(hidden_BD, none, offsets_B1, torch.zeros(0, device=device))
+
+
+def _divide(rows: Jagged, users_M: Tensor, share: float) -> tuple[Jagged, Jagged]:
+    """Values kept, their weights scaled up by 1 / (1 - share), and values dropped."""
+    assert rows.weights is not None
+    kept = torch.rand(len(rows.values), device=rows.values.device) >= share
+    users = torch.arange(len(rows.offsets), device=rows.values.device)
+    return (
+        Jagged(
+            rows.values[kept],
+            torch.searchsorted(users_M[kept], users),
+            rows.weights[kept] / (1.0 - share),
+        ),
+        Jagged(rows.values[~kept], torch.searchsorted(users_M[~kept], users)),
+    )
+
+
+def _check(hidden_dims: Sequence[int], activations: Sequence[str], weighting: str) -> None:
+    if not hidden_dims or min(hidden_dims) < 1:
+        raise ValueError(f"hidden_dims must be one or more positive numbers, got {hidden_dims}")
+    for activation in activations:
+        if activation not in ACTIVATIONS:
+            raise ValueError(
+                f"activation must be one of {', '.join(ACTIVATIONS)}; got {activation!r}"
+            )
+    if weighting not in HISTORY_WEIGHTINGS:
+        raise ValueError(
+            f"history_weighting must be one of {', '.join(HISTORY_WEIGHTINGS)}; got {weighting!r}"
+        )
+
+
+def _check_shares(input_dropout: float, dropout: float, reconstruction: float) -> None:
+    for name, share in (("input_dropout", input_dropout), ("dropout", dropout)):
+        if not 0.0 <= share < 1.0:
+            raise ValueError(f"{name} must be in [0, 1), got {share}")
+    if reconstruction < 0.0:
+        raise ValueError(f"reconstruction must be 0 or more, got {reconstruction}")
+    if reconstruction > 0.0 and input_dropout == 0.0:
+        raise ValueError(
+            "reconstruction finds the dropped items of a history, so input_dropout must be above "
+            "0, got 0; or set reconstruction to 0"
+        )

@@ -1,0 +1,71 @@
+"""What a model reads from the raw events of a user: its distinct items, how often, how long ago.
+
+Scriptable and of plain aten operations, so that training and serving run the same code.
+Shapes as in deeprec/batch.py.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class History(NamedTuple):
+    """The distinct (user, item) pairs of a batch, ascending, with what their events say."""
+
+    items_M: Tensor  # int64 [M], ascending inside a user
+    users_M: Tensor  # int64 [M], position of the user in the batch
+    offsets_B1: Tensor  # int64 [B + 1]
+    counts_M: Tensor  # float32 [M], events of the pair, >= 1
+    latest_M: Tensor  # float32 [M], days since the pair's last event; 0 where times are unknown
+    first_M: Tensor  # float32 [M], days since the pair's first event; 0 where times are unknown
+    recent_M: Tensor  # float32 [M], sum over the pair's events of exp(-age / fade_days)
+
+
+def aggregate(
+    items_N: Tensor,
+    offsets_B1: Tensor,
+    ages_N: Tensor,
+    num_items: int,
+    fade_days: float = 90.0,
+) -> History:
+    """Gathers the events of each (user, item) pair.
+
+    Args:
+        items_N: int64 [N], in [0, num_items), user after user.
+        offsets_B1: int64 [B + 1].
+        ages_N: float32 [N], days before the moment of prediction; empty [0] where unknown, which
+            makes every age 0.
+        num_items: V.
+        fade_days: days after which an event counts 1/e in `recent`.
+
+    Example:
+        >>> history = aggregate(
+        ...     torch.tensor([4, 2, 4]), torch.tensor([0, 3, 3]), torch.tensor([9.0, 5.0, 1.0]), 6
+        ... )
+        >>> history.items_M.tolist(), history.counts_M.tolist(), history.offsets_B1.tolist()
+        ([2, 4], [1.0, 2.0], [0, 2, 2])
+        >>> history.latest_M.tolist(), history.first_M.tolist()
+        ([5.0, 1.0], [5.0, 9.0])
+    """
+    num_users = offsets_B1.shape[0] - 1
+    users = torch.arange(num_users, device=items_N.device)
+    users_N = users.repeat_interleave(offsets_B1.diff())
+    pairs_N, order_N = torch.sort(users_N * num_items + items_N)
+    pairs_M, pair_N, counts_M = torch.unique_consecutive(
+        pairs_N, return_inverse=True, return_counts=True
+    )
+    users_M = torch.div(pairs_M, num_items, rounding_mode="floor")
+    if ages_N.shape[0] == 0:
+        ages_N = torch.zeros(items_N.shape[0], device=items_N.device)
+    ages = ages_N[order_N]
+    zeros_M = torch.zeros(pairs_M.shape[0], device=items_N.device)
+    return History(
+        items_M=pairs_M - users_M * num_items,
+        users_M=users_M,
+        offsets_B1=torch.searchsorted(users_M, torch.arange(num_users + 1, device=items_N.device)),
+        counts_M=counts_M.to(torch.float32),
+        latest_M=zeros_M.scatter_reduce(0, pair_N, ages, "amin", include_self=False),
+        first_M=zeros_M.scatter_reduce(0, pair_N, ages, "amax", include_self=False),
+        recent_M=zeros_M.index_add(0, pair_N, torch.exp(-ages / fade_days)),
+    )

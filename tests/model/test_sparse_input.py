@@ -1,0 +1,193 @@
+"""Tables updated in backward equal the same tables under an ordinary dense optimizer."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from deeprec.batch import Jagged
+from deeprec.errors import ConfigError
+from deeprec.model.sparse_input import LazyAdam, RowwiseAdagrad, SparseInput, TableRule
+
+FIELDS = {"history": 50, "age": 5}
+WIDTH = 8
+
+
+def draw_rows(num_users: int, num_rows: int, draw: torch.Generator, *, weighted: bool) -> Jagged:
+    lengths = torch.randint(0, 6, (num_users,), generator=draw)
+    total = int(lengths.sum())
+    return Jagged(
+        torch.randint(0, num_rows, (total,), generator=draw),
+        torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)]),
+        torch.rand(total, generator=draw) if weighted else None,
+    )
+
+
+def batches(count: int) -> list[tuple[dict[str, Jagged], Tensor]]:
+    draw = torch.Generator().manual_seed(1)
+    return [
+        (
+            {
+                "history": draw_rows(7, FIELDS["history"], draw, weighted=True),
+                "age": draw_rows(7, FIELDS["age"], draw, weighted=False),
+            },
+            torch.randn(7, WIDTH, generator=draw),
+        )
+        for _ in range(count)
+    ]
+
+
+def new_input(backend: str) -> SparseInput:
+    torch.manual_seed(0)
+    return SparseInput(FIELDS, WIDTH, backend=backend)  # type: ignore[arg-type]
+
+
+def multi_hot(rows: Jagged, num_rows: int) -> Tensor:
+    """float64 [B, rows]: the dense input that a sparse field stands for."""
+    dense = torch.zeros(len(rows.offsets) - 1, num_rows, dtype=torch.float64)
+    for user in range(len(dense)):
+        for n in range(int(rows.offsets[user]), int(rows.offsets[user + 1])):
+            dense[user, rows.values[n]] += 1.0 if rows.weights is None else rows.weights[n]
+    return dense
+
+
+def train(tables: SparseInput, rule: TableRule, steps: int) -> SparseInput:
+    tables.fuse(rule)
+    for step, (fields, wanted) in enumerate(batches(steps)):
+        if step == steps // 2:
+            tables.set_learning_rate(0.03)
+        ((tables(fields) - wanted) ** 2).sum().backward()
+    return tables
+
+
+def reference(update: Callable[[dict[str, Tensor], dict[str, Tensor], float], None]) -> SparseInput:
+    """The same training with dense multi-hot inputs in float64 and `update`."""
+    tables = new_input("torch")
+    weights = {name: t.detach().double().requires_grad_() for name, t in tables.tables.items()}
+    for step, (fields, wanted) in enumerate(batches(10)):
+        hidden = sum(multi_hot(fields[n], FIELDS[n]) @ weights[n] for n in FIELDS)
+        loss = ((hidden - wanted) ** 2).sum()
+        gradients = dict(zip(weights, torch.autograd.grad(loss, list(weights.values()))))
+        with torch.no_grad():
+            update(weights, gradients, 0.1 if step < 5 else 0.03)
+    for name, weight in weights.items():
+        tables.tables[name].data = weight.detach().float()
+    return tables
+
+
+def test_the_sum_over_fields_equals_a_dense_product() -> None:
+    tables = new_input("torch")
+    fields, _ = batches(1)[0]
+    truth = sum(multi_hot(fields[n], FIELDS[n]) @ tables.tables[n].double() for n in FIELDS)
+    torch.testing.assert_close(tables(fields), truth.float(), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("backend", ["torch", "torchrec"])
+def test_rowwise_adagrad_in_backward_equals_dense_updates(backend: str) -> None:
+    if backend == "torchrec":
+        pytest.importorskip("torchrec")
+    sums = {name: torch.zeros(rows, dtype=torch.float64) for name, rows in FIELDS.items()}
+
+    def update(tables: dict[str, Tensor], gradients: dict[str, Tensor], lr: float) -> None:
+        for name, gradient in gradients.items():
+            sums[name] += gradient.square().mean(1)
+            tables[name] -= lr * gradient / (sums[name].sqrt()[:, None] + 1e-8)
+
+    truth = reference(update)
+    tables = train(new_input(backend), RowwiseAdagrad(lr=0.1), 10)
+    assert tables.backend_in_use == backend
+    for name in FIELDS:
+        torch.testing.assert_close(tables.tables[name], truth.tables[name], atol=1e-6, rtol=0)
+        torch.testing.assert_close(
+            tables.optimizer_state[name]["sum"], sums[name].float(), atol=1e-5, rtol=1e-6
+        )
+
+
+def test_lazy_adam_equals_sparse_adam() -> None:
+    tables = train(new_input("torch"), LazyAdam(lr=0.1), 10)
+    start = new_input("torch")
+    bags = {
+        name: torch.nn.EmbeddingBag.from_pretrained(
+            table.detach().clone(), freeze=False, mode="sum", sparse=True, include_last_offset=True
+        )
+        for name, table in start.tables.items()
+    }
+    optimizer = torch.optim.SparseAdam([bag.weight for bag in bags.values()], lr=0.1)
+    for step, (fields, wanted) in enumerate(batches(10)):
+        optimizer.param_groups[0]["lr"] = 0.1 if step < 5 else 0.03
+        optimizer.zero_grad()
+        hidden = sum(
+            bags[n](fields[n].values, fields[n].offsets, fields[n].weights) for n in FIELDS
+        )
+        ((hidden - wanted) ** 2).sum().backward()
+        optimizer.step()
+    for name, bag in bags.items():
+        torch.testing.assert_close(tables.tables[name].data, bag.weight.data, atol=1e-6, rtol=0)
+
+
+def test_rows_that_no_user_holds_never_change() -> None:
+    tables = new_input("torch")
+    before = tables.tables["history"].detach().clone()
+    touched = torch.cat([fields["history"].values for fields, _ in batches(2)]).unique()
+    train(tables, RowwiseAdagrad(lr=0.1), 2)
+    changed = (tables.tables["history"] != before).any(1).nonzero().squeeze(1)
+    assert changed.tolist() == touched.tolist()
+    assert tables.tables["history"].grad is None
+
+
+def test_state_dicts_are_exchanged_between_backends() -> None:
+    pytest.importorskip("torchrec")
+    first = train(new_input("torchrec"), RowwiseAdagrad(lr=0.1), 4)
+    second = new_input("torch")
+    second.load_state_dict(first.state_dict())
+    assert sorted(first.state_dict()) == ["tables.age", "tables.history"]
+    fields, _ = batches(1)[0]
+    torch.testing.assert_close(second(fields), first.eval()(fields), atol=0, rtol=0)
+    third = new_input("torchrec")
+    third.fuse(RowwiseAdagrad(lr=0.1))
+    third.load_state_dict(first.state_dict())  # after fusing, TorchRec's memory must follow
+    torch.testing.assert_close(third(fields), first(fields), atol=1e-6, rtol=0)
+
+
+def test_no_user_and_no_value_are_fine() -> None:
+    empty = Jagged(torch.zeros(0, dtype=torch.int64), torch.zeros(4, dtype=torch.int64))
+    for backend in ("torch", "torchrec"):
+        if backend == "torchrec":
+            pytest.importorskip("torchrec")
+        tables = new_input(backend)
+        before = tables.tables["age"].detach().clone()
+        tables.fuse(RowwiseAdagrad(lr=0.1))
+        hidden = tables({"history": empty, "age": empty})
+        assert hidden.tolist() == [[0.0] * WIDTH] * 3
+        hidden.sum().backward()
+        assert torch.equal(tables.tables["age"], before)
+
+
+def test_auto_says_why_it_takes_plain_torch_and_torchrec_refuses() -> None:
+    tables = new_input("auto")
+    tables.fuse(LazyAdam(lr=0.1))
+    assert tables.backend_in_use == "torch"
+    with pytest.raises(ConfigError, match="does not fuse LazyAdam"):
+        new_input("torchrec").fuse(LazyAdam(lr=0.1))
+    with pytest.raises(ValueError, match="'auto', 'torchrec' or 'torch', got 'fbgemm'"):
+        new_input("fbgemm")
+
+
+def test_without_torchrec_the_tables_still_train() -> None:
+    script = """
+import sys
+sys.modules["torchrec"] = None
+import torch
+from deeprec.batch import Jagged
+from deeprec.model.sparse_input import RowwiseAdagrad, SparseInput
+tables = SparseInput({"history": 3}, 4)
+tables.fuse(RowwiseAdagrad(0.1))
+tables({"history": Jagged(torch.tensor([1]), torch.tensor([0, 1]))}).sum().backward()
+assert tables.backend_in_use == "torch"
+"""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", script], env=environment, check=True)
