@@ -1,0 +1,184 @@
+"""Histories to batches: a pure function of seed, epoch, rank and position, resumable anywhere."""
+
+from collections.abc import Iterator
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from deeprec.batch import Batch, Jagged
+from deeprec.data.judge import attributes_of, distinct, judged_batch, without_seen
+from deeprec.data.store import SECONDS_PER_DAY, Events, PartName, Prepared
+from deeprec.data.target import Examples, Target
+
+USERS_A_READ = 4096
+
+
+class Batches:
+    """The training batches of one epoch after the other.
+
+    Every pass over this object gives the rest of the epoch at hand. A user with nothing to be
+    shown or nothing to predict in an epoch is left out of its batch, which may so become smaller,
+    or empty.
+
+    Args:
+        prepared: the prepared folder.
+        target: what the model learns to predict.
+        batch_users: users in a batch of this rank, before some are left out.
+        seed: of the order of users and of what the target draws.
+        rank: this process, in [0, world).
+        world: processes that share the users.
+    """
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        target: Target,
+        *,
+        batch_users: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        if batch_users < 1:
+            raise ValueError(f"batch_users must be 1 or more, got {batch_users}")
+        self.prepared, self.target, self.batch_users = prepared, target, batch_users
+        self.seed, self.rank, self.world = seed, rank, world
+        self.users = prepared.training_users()
+        self.period = training_period(prepared)
+        self.epoch, self.position = 0, 0
+        self._plan = lru_cache(maxsize=1)(self._plan_epoch)
+
+    def __len__(self) -> int:
+        """Batches in an epoch, the same for every rank."""
+        return -(-len(self.users) // (self.batch_users * self.world))
+
+    def __iter__(self) -> Iterator[Batch]:
+        for position in range(self.position, len(self)):
+            epoch = self.epoch
+            # before the yield: whoever counts len(self) batches never comes back for the rest
+            self._advance(position)
+            yield self.batch(epoch, position)
+
+    def batch(self, epoch: int, position: int) -> Batch:
+        """The batch at this place of this epoch, whatever was asked for before."""
+        order, uniform = self._plan(epoch)
+        start = (position * self.world + self.rank) * self.batch_users
+        rows = np.sort(order[start : start + self.batch_users])
+        events = self.prepared.parts["train"].take(rows)
+        examples = self.target(events, uniform[rows], self.period)
+        return training_batch(self.prepared, rows, examples, shows_target=self.target.shows_target)
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the next pass begins."""
+        return {"epoch": self.epoch, "position": self.position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.epoch, self.position = state["epoch"], state["position"]
+
+    def _advance(self, position: int) -> None:
+        finished = position + 1 == len(self)
+        self.epoch, self.position = (self.epoch + 1, 0) if finished else (self.epoch, position + 1)
+
+    def _plan_epoch(self, epoch: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+        """The order of users, and one draw for every user of the folder."""
+        draw = np.random.default_rng([self.seed, epoch])
+        return draw.permutation(self.users), draw.random(self.prepared.num_users)
+
+
+class JudgedBatches:
+    """The batches a model is validated on, always the same.
+
+    Args:
+        max_users: users judged, drawn once with `seed`; None: all of them.
+        exclude_seen: judge users on items that are not in their history only.
+    """
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        part: PartName,
+        *,
+        batch_users: int,
+        max_users: int | None = None,
+        seed: int = 0,
+        exclude_seen: bool,
+    ) -> None:
+        self.prepared, self.part = prepared, part
+        self.batch_users, self.exclude_seen = batch_users, exclude_seen
+        self.users = prepared.judged_users(part)
+        if max_users is not None and len(self.users) > max_users:
+            chosen = np.random.default_rng(seed).permutation(self.users)[:max_users]
+            self.users = np.sort(chosen)
+
+    def __len__(self) -> int:
+        return -(-len(self.users) // self.batch_users)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for start in range(0, len(self.users), self.batch_users):
+            rows = self.users[start : start + self.batch_users]
+            batch = judged_batch(self.prepared, rows, self.part)
+            yield without_seen(batch) if self.exclude_seen else batch
+
+
+def training_batch(
+    prepared: Prepared, rows: npt.NDArray[np.int64], examples: Examples, *, shows_target: bool
+) -> Batch:
+    """The examples of those users who have a target, and so a history.
+
+    Where items may not be recommended again, what a user already had is no target, unless the
+    target is what is shown.
+    """
+    history = examples.history
+    batch = Batch(
+        user_rows=torch.from_numpy(rows),
+        history=_jagged(history),
+        target=distinct(_jagged(examples.taken)),
+    )
+    if not shows_target and not prepared.repeats:
+        batch = without_seen(batch)
+    assert batch.target is not None
+    lengths = batch.target.offsets.diff().numpy()
+    useful = lengths > 0
+    shown = np.repeat(useful, history.lengths)
+    ages = _ages(history, examples.moments)
+    return Batch(
+        user_rows=batch.user_rows[torch.from_numpy(useful)],
+        history=Jagged(
+            batch.history.values[torch.from_numpy(shown)], _offsets(history.lengths[useful])
+        ),
+        ages=None if ages is None else torch.from_numpy(ages[shown]),
+        attributes=attributes_of(prepared, rows[useful]),
+        target=Jagged(batch.target.values, _offsets(lengths[useful])),
+    )
+
+
+def training_period(prepared: Prepared) -> tuple[int, int] | None:
+    """First second of the training events and the second at which they end; None without times."""
+    if not prepared.has_times:
+        return None
+    users = prepared.training_users()
+    first, last = np.iinfo(np.int64).max, np.iinfo(np.int64).min
+    for start in range(0, len(users), USERS_A_READ):
+        times = prepared.parts["train"].take(users[start : start + USERS_A_READ]).times
+        assert times is not None
+        first, last = min(first, int(times.min())), max(last, int(times.max()))
+    return first, prepared.instant("validation") or last + 1
+
+
+def _ages(history: Events, moments: npt.NDArray[np.int64] | None) -> npt.NDArray[np.float32] | None:
+    """Days from each event to its user's moment of prediction."""
+    if moments is None or history.times is None:
+        return None
+    seconds = np.repeat(moments, history.lengths) - history.times
+    ages: npt.NDArray[np.float32] = (seconds.clip(0) / SECONDS_PER_DAY).astype(np.float32)
+    return ages
+
+
+def _jagged(events: Events) -> Jagged:
+    return Jagged(torch.from_numpy(events.items.astype(np.int64)), torch.from_numpy(events.offsets))
+
+
+def _offsets(lengths: npt.NDArray[np.int64]) -> torch.Tensor:
+    return torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))

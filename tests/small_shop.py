@@ -1,0 +1,77 @@
+"""A prepared folder small enough to train on in a second, and configs that train on it."""
+
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import pyarrow as pa
+
+from deeprec import config
+from deeprec.config import TrainConfig
+from deeprec.data import store
+from deeprec.data.store import SECONDS_PER_DAY, Events
+
+NUM_USERS, NUM_ITEMS, DAYS = 60, 24, 200
+
+
+def _part(first_day: int, days: int, events_a_user: int, seed: int) -> Events:
+    """Two tastes: a user of even number takes items of the lower half, mostly."""
+    draw = np.random.default_rng(seed)
+    offsets = np.arange(NUM_USERS + 1) * events_a_user
+    users = np.repeat(np.arange(NUM_USERS), events_a_user)
+    low = (users % 2 == 0) ^ (draw.random(len(users)) < 0.1)
+    items = draw.integers(0, NUM_ITEMS // 2, len(users)) + np.where(low, 0, NUM_ITEMS // 2)
+    days_of = np.sort(draw.integers(first_day, first_day + days, (NUM_USERS, events_a_user)))
+    return Events(offsets, items.astype(np.int32), times=days_of.ravel() * SECONDS_PER_DAY)
+
+
+def make(path: Path, *, repeats: bool = True) -> Path:
+    train = _part(0, DAYS, 40, 0)
+    owned = [np.unique(train.items[a:b]) for a, b in zip(train.offsets, train.offsets[1:])]
+    store.write(
+        path,
+        items=pa.table(
+            {
+                "item_id": [f"i{i:02}" for i in range(NUM_ITEMS)],
+                "popularity": np.bincount(np.concatenate(owned), minlength=NUM_ITEMS),
+            }
+        ),
+        users=pa.table(
+            {
+                "user_id": [f"u{i:02}" for i in range(NUM_USERS)],
+                "role": ["all"] * NUM_USERS,
+                "age.band": ["old" if i % 3 else None for i in range(NUM_USERS)],
+            }
+        ),
+        vocabularies={"age.band": ["old"]},
+        parts={
+            "train": [train],
+            "validation": [_part(DAYS, 20, 5, 1)],
+            "holdout": [_part(DAYS + 20, 20, 5, 2)],
+        },
+        contract={},
+        manifest={
+            "repeats": repeats,
+            "instants": {
+                "train": None,
+                "validation": DAYS * SECONDS_PER_DAY,
+                "holdout": (DAYS + 20) * SECONDS_PER_DAY,
+            },
+        },
+    )
+    return path
+
+
+def settings(prepared: Path, run: Path, *words: str) -> TrainConfig:
+    """The ordinary config of `deeprec train`, small."""
+    small = (
+        "model.hidden_dims=[8]",
+        "target=after_cut",
+        "target.window_days=20",
+        "optimizer.lr=0.02",
+        "trainer.batch_users=16",
+        "trainer.max_epochs=4",
+        "logger.wandb=off",
+    )
+    given = (f"prepared={prepared}", f"output_dir={run}", *small, *words)
+    return cast(TrainConfig, config.compose("train", given))
