@@ -1,0 +1,219 @@
+"""Prepared folder -> run folder: trains a model, or goes on with a run."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from deeprec.config import TrainConfig, to_dict
+from deeprec.console import console
+from deeprec.data.datamodule import DataModule
+from deeprec.data.dataset import Batches, JudgedBatches
+from deeprec.data.store import Prepared
+from deeprec.data.target import Target
+from deeprec.errors import ConfigError, DataError, DeeprecError, IntegrityError
+from deeprec.model.sparse_input import SparseInput
+from deeprec.part import instantiate
+from deeprec.trainer import checkpoint, memory
+from deeprec.trainer.callback import Keeper
+from deeprec.trainer.device import choose_device
+from deeprec.trainer.loop import Loop
+from deeprec.trainer.module import Progress, Training
+from deeprec.trainer.run import (
+    Facts,
+    RunFolder,
+    build_model,
+    refuse_foreign,
+    refuse_to_overwrite,
+)
+
+
+def train(config: TrainConfig) -> Path:
+    """Trains, and returns the run folder.
+
+    With `resume` the run goes on under the config that it has; nothing else of `config` counts.
+
+    Raises:
+        ConfigError: output_dir holds something, or another process trains this run.
+        DataError: there is nothing to train on.
+        ResourceError: it would not fit into memory.
+        NonFiniteError: the loss became infinite or NaN.
+        Interrupted: a signal stopped it; what it did is saved.
+    """
+    if config.resume is not None:
+        return _resume(RunFolder(Path(config.resume)))
+    assert config.prepared is not None
+    assert config.output_dir is not None
+    output = Path(config.output_dir)
+    refuse_to_overwrite(output)
+    work = Work(config, Prepared(Path(config.prepared)))
+    run = RunFolder.create(output, config, work.prepared, work.facts)
+    with run.locked():
+        work.finish(run)
+    return output
+
+
+def _resume(run: RunFolder) -> Path:
+    config = run.config
+    with run.locked():
+        if run.finished:
+            console.print(f"{run.path} is finished; there is nothing to go on with")
+            return run.path
+        work = Work(config, _same_prepared(run, config))
+        found, rejected = checkpoint.newest_valid(run.checkpoints)
+        for reason in rejected:
+            console.print(f"[yellow]rejected[/yellow] {reason}")
+        if found is None and rejected:
+            raise IntegrityError(f"{run.path}: no checkpoint is whole; train again from the start")
+        if found is not None:
+            refuse_foreign(found, run)
+            checkpoint.load(found, work.training)
+        console.print(f"going on after step {work.training.progress.step}")
+        work.finish(run)
+    return run.path
+
+
+class Work:
+    """The parts of one run, put together; nothing is written yet.
+
+    Args:
+        config: of the run.
+        prepared: what it trains on.
+    """
+
+    def __init__(self, config: TrainConfig, prepared: Prepared) -> None:
+        self.config, self.prepared = config, prepared
+        self.loop: Loop = instantiate(config.trainer)
+        if self.loop.threads is not None:
+            torch.set_num_threads(self.loop.threads)
+        self.device = choose_device(self.loop.device)
+        target: Target = instantiate(config.target)
+        self.data = _data(config, prepared, target, self.loop)
+        self.facts = _facts(prepared, self.data.training)
+        self._check_memory()
+        self.training = self._new_training()
+
+    def finish(self, run: RunFolder) -> None:
+        """Trains to the end, keeping the run folder true, and seals it."""
+        logger = instantiate(self.config.logger)
+        progress = self.training.progress
+        told = to_dict(self.config)
+        sinks = logger.open(run.path / "metrics.csv", progress.step, run.status["id"], told)
+        run.set_status("running", reason=None)
+        self._introduce()
+        try:
+            if not self._is_over(progress):
+                self.loop.fit(
+                    self.training, self.data, Keeper(run, self.data, self.loop.schedule, sinks)
+                )
+        except BaseException as error:
+            told_why = str(error) if isinstance(error, DeeprecError) else type(error).__name__
+            interrupted = getattr(error, "exit_code", 1) > 128
+            run.set_status("interrupted" if interrupted else "failed", reason=told_why)
+            raise
+        finally:
+            for sink in sinks:
+                sink.close()
+        run.finish()
+
+    def _new_training(self) -> Training:
+        config = self.config
+        torch.manual_seed(config.seed)
+        popularity = torch.from_numpy(self.prepared.popularity.copy())
+        model = build_model(config.model, self.facts, popularity).to(self.device.torch)
+        return Training(
+            model,  # type: ignore[arg-type]  # a Module that keeps the contract of Recommender
+            instantiate(config.loss),
+            instantiate(config.optimizer),
+            seed=config.seed,
+            total_steps=self.loop.schedule.max_epochs * len(self.data.training),
+            progress=Progress(),
+        )
+
+    def _check_memory(self) -> None:
+        """On shapes alone: what would not fit is refused before it is made."""
+        with torch.device("meta"):
+            model = build_model(self.config.model, self.facts, None)
+        lengths = self.prepared.parts["train"].lengths[self.data.training.users]
+        lines = memory.plan(
+            model,
+            instantiate(self.config.optimizer),
+            batch_users=min(self.loop.batch_users, len(lengths)),
+            batch_events=int(min(self.loop.batch_users, len(lengths)) * lengths.mean()),
+            block_items=min(_block_items(self.config.loss), self.facts.num_items),
+        )
+        available = memory.available_bytes(self.device.torch)
+        console.print(memory.show(lines, available))
+        memory.check(lines, available)
+
+    def _introduce(self) -> None:
+        users, judged = len(self.data.training.users), len(self.data.validation.users)
+        weights = sum(parameter.numel() for parameter in self.training.model.parameters())
+        console.print(f"device: {self.device.description}, {self.loop.precision}")
+        for module in self.training.model.modules():
+            if isinstance(module, SparseInput):
+                console.print(f"input tables: {module.backend_in_use} ({module.reason})")
+        console.print(
+            f"{users:,} users to train on, {judged:,} to validate on, {self.facts.num_items:,} "
+            f"items, {weights:,} weights"
+        )
+
+    def _is_over(self, progress: Progress) -> bool:
+        """Whether a run that stopped while it was being sealed has nothing left to train."""
+        schedule = self.loop.schedule
+        enough = schedule.patience is not None and (
+            progress.validations_since_best >= schedule.patience
+        )
+        return enough or progress.epoch >= schedule.max_epochs
+
+
+def _facts(prepared: Prepared, training: Batches) -> Facts:
+    return Facts(
+        num_items=prepared.num_items,
+        num_users=len(training.users),
+        fields={name: len(values) for name, values in prepared.vocabularies.items()},
+        target_share=_target_share(prepared, training),
+        repeats=prepared.repeats and not training.target.shows_target,
+    )
+
+
+def _target_share(prepared: Prepared, training: Batches) -> float:
+    """Items in a target over distinct items of a user, from the first batch; 1 if it has none."""
+    batch = training.batch(0, 0)
+    assert batch.target is not None
+    owned = prepared.popularity.sum() / len(training.users)
+    if batch.num_users == 0:
+        return 1.0
+    return float(len(batch.target.values) / batch.num_users / owned)
+
+
+def _data(config: TrainConfig, prepared: Prepared, target: Target, loop: Loop) -> DataModule:
+    training = Batches(prepared, target, batch_users=loop.batch_users, seed=config.seed)
+    if not len(training.users):
+        raise DataError(f"{prepared.path}: no user has training events; prepare other data")
+    validation = JudgedBatches(
+        prepared,
+        "validation",
+        batch_users=loop.batch_users,
+        max_users=loop.validation_users,
+        exclude_seen=not prepared.repeats,
+    )
+    return DataModule(training, validation)
+
+
+def _same_prepared(run: RunFolder, config: TrainConfig) -> Prepared:
+    """The prepared folder of the run, where it was; it must hold what it held."""
+    origin = run.origin
+    path = Path(origin["path"])
+    prepared = Prepared(path)
+    if prepared.identity != origin["identity"]:
+        raise ConfigError(
+            f"{path} was prepared anew since {run.path} began, so the run cannot go on with it; "
+            "train a new run"
+        )
+    return prepared
+
+
+def _block_items(loss: dict[str, Any]) -> int:
+    """Items that the loss scores at once, as far as its config says."""
+    return int(getattr(instantiate(loss), "block_items", 8192))

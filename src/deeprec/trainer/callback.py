@@ -1,0 +1,210 @@
+"""What happens around the steps of a run: progress, validation, checkpoints, signals."""
+
+import resource
+import signal
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from deeprec.batch import Batch
+from deeprec.console import console
+from deeprec.data.datamodule import DataModule
+from deeprec.errors import Interrupted
+from deeprec.trainer import checkpoint
+from deeprec.trainer.logger import Sink
+from deeprec.trainer.module import Training
+from deeprec.trainer.run import RunFolder
+from deeprec.trainer.validation import validate
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When a run validates, saves and stops."""
+
+    max_epochs: int
+    validate_every_epochs: int
+    save_every_epochs: int
+    patience: int | None  # validations without a better score after which it stops
+
+
+class Keeper(Callback):
+    """Validates, records and saves at the end of epochs; saves and stops when a signal asks.
+
+    A checkpoint is written between epochs, or between two batches after a signal, never within
+    the last batch of an epoch: such an epoch is finished first.
+    """
+
+    def __init__(
+        self, run: RunFolder, data: DataModule, schedule: Schedule, sinks: Sequence[Sink]
+    ) -> None:
+        self.run, self.data, self.schedule, self.sinks = run, data, schedule, sinks
+        self.made_from = run.made_from()
+        self.signal: int | None = None
+        self._handlers: dict[int, Any] = {}
+        self._started, self._users = 0.0, 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if threading.current_thread() is threading.main_thread():  # elsewhere Python forbids it
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._handlers[number] = signal.signal(number, self._on_signal)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._started, self._users = time.monotonic(), 0
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: object,
+        batch: Batch,
+        batch_idx: int,
+    ) -> None:
+        assert isinstance(pl_module, Training)
+        self._users += batch.num_users
+        if self.signal is not None and pl_module.progress.batch < len(self.data.training):
+            self._save_and_stop(pl_module, None)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, Training)
+        pl_module.check_finite()
+        progress, schedule = pl_module.progress, self.schedule
+        seconds = time.monotonic() - self._started
+        progress.epoch, progress.batch = progress.epoch + 1, 0
+        last = progress.epoch == schedule.max_epochs
+        score = None
+        if last or progress.epoch % schedule.validate_every_epochs == 0:
+            score = self._validate(pl_module)
+        stop = self._is_enough(pl_module)
+        self._record(pl_module, score, seconds)
+        if self.signal is not None:
+            self._save_and_stop(pl_module, score)
+        if last or stop or score is not None or progress.epoch % schedule.save_every_epochs == 0:
+            checkpoint.save(self.run.checkpoints, pl_module, score, self.made_from)
+            self.run.set_status("running", epoch=progress.epoch, step=progress.step)
+        trainer.should_stop = trainer.should_stop or stop
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers = {}
+
+    def _validate(self, training: Training) -> float | None:
+        training.eval()
+        score = validate(
+            training.recommender,
+            self.data.validation,
+            exclude_seen=self.data.validation.exclude_seen,
+            device=training.device,
+        )
+        training.train()
+        progress = training.progress
+        if score is not None and (progress.best_score is None or score > progress.best_score):
+            progress.best_score, progress.best_step = score, progress.step
+            progress.validations_since_best = 0
+        elif score is not None:
+            progress.validations_since_best += 1
+        return score
+
+    def _is_enough(self, training: Training) -> bool:
+        patience = self.schedule.patience
+        return patience is not None and training.progress.validations_since_best >= patience
+
+    def _record(self, training: Training, score: float | None, seconds: float) -> None:
+        progress, loss = training.progress, training.mean_loss()
+        rate, memory = self._users / max(seconds, 1e-9), memory_bytes()
+        row: dict[str, float] = {
+            "epoch": progress.epoch,
+            "step": progress.step,
+            "loss": loss,
+            "users_per_second": round(rate, 1),
+            "seconds": round(seconds, 3),
+            "memory_bytes": memory,
+        }
+        judged = ""
+        if score is not None:
+            row["val/ndcg@100"] = score
+            best = "  [green]best[/green]" if progress.best_step == progress.step else ""
+            judged = f"  ndcg@100 {score:.4f}{best}"
+        console.print(
+            f"epoch {progress.epoch:>3}/{self.schedule.max_epochs}  loss {loss:.4f}  "
+            f"{rate:,.0f} users/s  {memory / 1e6:,.0f} MB{judged}"
+        )
+        for sink in self.sinks:
+            sink.write(row)
+
+    def _save_and_stop(self, training: Training, score: float | None) -> None:
+        assert self.signal is not None
+        checkpoint.save(self.run.checkpoints, training, score, self.made_from)
+        name = signal.Signals(self.signal).name
+        raise Interrupted(
+            f"stopped by {name} after step {training.progress.step}, which is saved; go on with "
+            f"`deeprec train resume={self.run.path}`",
+            self.signal,
+        )
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is not None:  # asked twice: stop now; the last checkpoint stays whole
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        self.signal = number
+        console.print(f"{signal.Signals(number).name}: saving, then stopping")
+
+
+class ProgressBar(Callback):
+    """The epoch at hand on a terminal: users done and per second, time left, loss."""
+
+    def __init__(self, num_users: int) -> None:
+        self.num_users = num_users
+        self._bar: Progress | None = None
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, Training)
+        if not console.is_terminal:
+            return
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed:,}/{task.total:,} users"),
+            TextColumn("{task.speed:,.0f} users/s"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[loss]}"),
+            console=console,
+            transient=True,
+        )
+        self._bar.add_task(f"epoch {pl_module.progress.epoch + 1}", total=self.num_users, loss="")
+        self._bar.start()
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: object,
+        batch: Batch,
+        batch_idx: int,
+    ) -> None:
+        assert isinstance(pl_module, Training)
+        if self._bar is not None:
+            loss = f"loss {pl_module.last_loss():.4f}"
+            self._bar.update(self._bar.task_ids[0], advance=batch.num_users, loss=loss)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.teardown(trainer, pl_module, "fit")
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def memory_bytes() -> int:
+    """The most memory that training has held so far: of the device, or of this process."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated() > 0:
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB

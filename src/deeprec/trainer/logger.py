@@ -1,0 +1,160 @@
+"""Where a run's metrics go: a CSV file that is the record, and a tracker that may fail.
+
+A tracker is a sink. It lives in a process of its own that reads rows from a pipe, so that one that
+hangs, crashes or fills its disk costs the run nothing but that tracker.
+"""
+
+import csv
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from deeprec.folder import writing_file
+
+log = logging.getLogger(__name__)
+
+COLUMNS = ("epoch", "step", "loss", "val/ndcg@100", "users_per_second", "seconds", "memory_bytes")
+FINISH_SECONDS = 10  # how long a tracker may take to put its last rows away
+
+
+class Sink(Protocol):
+    """Somewhere that metrics go."""
+
+    def write(self, row: Mapping[str, float]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class MetricsFile:
+    """metrics.csv, one row an epoch.
+
+    Args:
+        path: the file; rows after `step` of an earlier life of the run are taken out of it.
+        step: where the run goes on.
+    """
+
+    def __init__(self, path: Path, step: int = 0) -> None:
+        self.path = path
+        rows = read_metrics(path) if path.exists() else []
+        kept = [row for row in rows if int(row["step"]) <= step]
+        with writing_file(path) as draft, draft.open("w", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(kept)
+
+    def write(self, row: Mapping[str, float]) -> None:
+        with self.path.open("a", newline="") as file:
+            csv.DictWriter(file, COLUMNS).writerow(row)
+
+    def close(self) -> None:
+        pass
+
+
+def read_metrics(path: Path) -> list[dict[str, str]]:
+    """The rows of a metrics.csv, as text."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+class Tracker:
+    """A child process that is handed one JSON line per row.
+
+    Args:
+        command: what to run; it reads lines from its standard input until that ends.
+        first: the first line.
+    """
+
+    def __init__(self, command: Sequence[str], first: Mapping[str, Any]) -> None:
+        self._process: subprocess.Popen[bytes] | None = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # a signal to the run is none to the tracker
+        )
+        assert self._process.stdin is not None
+        os.set_blocking(self._process.stdin.fileno(), False)
+        self.write(first)
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Hands a row over, or gives the tracker up if it does not take it at once."""
+        if self._process is None:
+            return
+        assert self._process.stdin is not None
+        line = (json.dumps(row) + "\n").encode()
+        try:
+            if os.write(self._process.stdin.fileno(), line) == len(line):
+                return
+            reason = "it reads too slowly"
+        except OSError as error:
+            reason = str(error)
+        self._give_up(reason)
+
+    def close(self) -> None:
+        """Lets the tracker finish, for a limited time."""
+        if self._process is None:
+            return
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            if code := self._process.wait(FINISH_SECONDS):
+                log.warning("the tracker failed with exit code %d; metrics.csv is complete", code)
+            self._process = None
+        except subprocess.TimeoutExpired:
+            self._give_up(f"it did not finish within {FINISH_SECONDS} seconds")
+
+    def _give_up(self, reason: str) -> None:
+        assert self._process is not None
+        assert self._process.stdin is not None
+        log.warning("the tracker is left behind (%s); metrics.csv is complete", reason)
+        self._process.kill()
+        self._process.wait()
+        self._process.stdin.close()
+        self._process = None
+
+
+class Logging:
+    """The config part of the group `logger`.
+
+    Args:
+        wandb: `auto` tracks with wandb where it is installed, online if the environment holds
+            WANDB_API_KEY and offline otherwise; `offline` never uses the network; `off` does not
+            track.
+        project: under which wandb files the run.
+    """
+
+    def __init__(
+        self, *, wandb: Literal["auto", "offline", "off"] = "auto", project: str = "deeprec"
+    ) -> None:
+        if wandb not in ("auto", "offline", "off"):
+            raise ValueError(f"wandb must be 'auto', 'offline' or 'off', got {wandb!r}")
+        self.wandb, self.project = wandb, project
+
+    def open(self, metrics: Path, step: int, run_id: str, config: Mapping[str, Any]) -> list[Sink]:
+        """The sinks of a run that goes on at `step`.
+
+        Args:
+            metrics: the CSV file; wandb keeps its own files beside its folder.
+            run_id: the same after every resume.
+            config: what the run was told.
+        """
+        sinks: list[Sink] = [MetricsFile(metrics, step)]
+        if self.wandb != "off" and find_spec("wandb") is not None:
+            online = self.wandb == "auto" and "WANDB_API_KEY" in os.environ
+            first = {
+                "project": self.project,
+                "id": run_id,
+                "mode": "online" if online else "offline",
+                "dir": str(metrics.parent.parent),
+                "name": metrics.parent.name,
+                "config": dict(config),
+            }
+            command = [sys.executable, "-m", "deeprec.trainer.wandb_process"]
+            sinks.append(Tracker(command, first))
+        return sinks

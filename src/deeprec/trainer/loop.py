@@ -1,0 +1,92 @@
+"""How long, how much at once, on what: the config part of the group `trainer`."""
+
+import logging
+import warnings
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+
+from deeprec.data.datamodule import DataModule
+from deeprec.trainer.callback import Keeper, ProgressBar, Schedule
+from deeprec.trainer.device import DeviceName, Precision
+from deeprec.trainer.module import Training
+
+
+class Loop:
+    """The training loop of a run.
+
+    Args:
+        max_epochs: passes over the training users.
+        batch_users: users in a step.
+        device: `auto` takes CUDA where its driver answers.
+        precision: of matrix products; weights are float32 always.
+        threads: of the CPU; None: as torch chooses.
+        validate_every_epochs: epochs between validations; the last epoch is validated too.
+        validation_users: at most so many are validated on, always the same; None: all.
+        early_stopping_patience: validations without a better ndcg@100 after which training
+            stops; None: never.
+        save_every_epochs: epochs between checkpoints; whatever is validated is saved too.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_epochs: int = 30,
+        batch_users: int = 256,
+        device: DeviceName = "auto",
+        precision: Precision = "float32",
+        threads: int | None = None,
+        validate_every_epochs: int = 1,
+        validation_users: int | None = 5000,
+        early_stopping_patience: int | None = 10,
+        save_every_epochs: int = 1,
+    ) -> None:
+        for name, value in (
+            ("max_epochs", max_epochs),
+            ("batch_users", batch_users),
+            ("threads", threads),
+            ("validate_every_epochs", validate_every_epochs),
+            ("validation_users", validation_users),
+            ("early_stopping_patience", early_stopping_patience),
+            ("save_every_epochs", save_every_epochs),
+        ):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be 1 or more, got {value}")
+        self.batch_users, self.device, self.precision = batch_users, device, precision
+        self.threads, self.validation_users = threads, validation_users
+        self.schedule = Schedule(
+            max_epochs, validate_every_epochs, save_every_epochs, early_stopping_patience
+        )
+
+    def fit(self, training: Training, data: DataModule, keeper: Keeper) -> None:
+        """Trains from `training.progress` on, to the last epoch or until it stops early."""
+        progress = training.progress
+        data.training.load_state_dict({"epoch": progress.epoch, "position": progress.batch})
+        logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # what it says, we say
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            trainer = self._trainer([keeper, ProgressBar(len(data.training.users))])
+            _start_at(trainer, progress.epoch)
+            trainer.fit(training, datamodule=data)
+
+    def _trainer(self, callbacks: list[Any]) -> Trainer:
+        cuda = self.device != "cpu" and torch.cuda.is_available()
+        return Trainer(
+            accelerator="gpu" if cuda else "cpu",
+            devices=1,
+            precision="32-true" if self.precision == "float32" else "bf16-mixed",
+            max_epochs=self.schedule.max_epochs,
+            callbacks=callbacks,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+        )
+
+
+def _start_at(trainer: Trainer, epoch: int) -> None:
+    """Lets Lightning count epochs from here; the rest of its loop state begins anew."""
+    current: Any = trainer.fit_loop.epoch_progress.current
+    current.ready = current.started = current.processed = current.completed = epoch

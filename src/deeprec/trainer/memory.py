@@ -1,0 +1,140 @@
+"""What a run will hold in memory, said and checked before its first step."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.table import Table
+from torch import nn
+
+from deeprec.errors import ResourceError
+from deeprec.trainer.optimizer import Optimizer
+
+FLOAT = 4  # bytes
+EVENT = 150  # bytes an event of a batch costs on its way: keys, order, ages, features, gradients
+BLOCKS = 3  # blocks of scores a loss holds at once: scores, their gradient, one between
+
+
+@dataclass(frozen=True)
+class Line:
+    """One thing that takes memory, and the setting that makes it smaller."""
+
+    name: str
+    bytes: int
+    setting: str
+
+
+def plan(
+    model: nn.Module,
+    optimizer: Optimizer,
+    *,
+    batch_users: int,
+    batch_events: int,
+    block_items: int,
+) -> list[Line]:
+    """What each table, its gradient and its optimizer's state take, and one batch.
+
+    Args:
+        model: may lie on the meta device; only shapes are read.
+        optimizer: not built yet.
+        batch_users: users in a batch.
+        batch_events: events in an average batch.
+        block_items: items that the loss scores at once.
+    """
+    lines = []
+    for name, parameter in model.named_parameters():
+        if parameter.dim() == 2 and parameter.numel() > 100_000:
+            lines += _table_lines(name, parameter, optimizer)
+    small = sum(p.numel() for p in model.parameters()) - sum(
+        p.numel() for p in model.parameters() if p.dim() == 2 and p.numel() > 100_000
+    )
+    catalog = model.item_weight
+    assert isinstance(catalog, nn.Parameter)
+    width = catalog.shape[1]
+    lines += [
+        Line("everything else that is learned", 4 * small * FLOAT, "model.hidden_dims"),
+        Line(
+            f"a batch of {batch_users:,} users, {batch_events:,} events",
+            batch_events * EVENT + batch_users * width * 8 * FLOAT,
+            "trainer.batch_users",
+        ),
+        Line(
+            f"{BLOCKS} blocks of scores, {batch_users:,} users x {block_items:,} items",
+            BLOCKS * batch_users * block_items * FLOAT,
+            "loss.block_items",
+        ),
+    ]
+    return lines
+
+
+def show(lines: list[Line], available: int) -> Table:
+    """The plan as a table for a person."""
+    table = Table(title="memory plan", title_justify="left")
+    table.add_column("what")
+    table.add_column("MB", justify="right")
+    table.add_column("smaller by", style="dim")
+    for line in lines:
+        table.add_row(line.name, _megabytes(line.bytes), line.setting)
+    table.add_row("[bold]together[/bold]", _megabytes(sum(line.bytes for line in lines)), "")
+    table.add_row("available", _megabytes(available), "")
+    return table
+
+
+def check(lines: list[Line], available: int) -> None:
+    """Refuses a plan that does not fit.
+
+    Raises:
+        ResourceError: naming the largest part and the setting that makes it smaller.
+    """
+    needed = sum(line.bytes for line in lines)
+    if needed > available:
+        largest = max(lines, key=lambda line: line.bytes)
+        raise ResourceError(
+            f"training needs {_megabytes(needed)} MB and {_megabytes(available)} MB are available; "
+            f"most goes to {largest.name} ({_megabytes(largest.bytes)} MB): make "
+            f"{largest.setting} smaller"
+        )
+
+
+def available_bytes(device: torch.device) -> int:
+    """What this process may still take on the device."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return min([_free_memory(), *_group_limits()])
+
+
+def _table_lines(name: str, table: nn.Parameter, optimizer: Optimizer) -> list[Line]:
+    rows, width = table.shape
+    what = f"{name} [{rows:,}, {width}]"
+    state = optimizer.state_floats(rows, width) * FLOAT
+    lines = [Line(what, table.numel() * FLOAT, "model.hidden_dims")]
+    if name == "item_weight":  # input tables have gradients of touched rows only
+        lines.append(Line(f"{what} gradient", table.numel() * FLOAT, "model.hidden_dims"))
+    return [*lines, Line(f"{what} optimizer", state, "optimizer=rowwise_adagrad or its width")]
+
+
+def _free_memory() -> int:
+    """Bytes that Linux says can be had without swapping."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return 2**62
+
+
+def _group_limits() -> list[int]:
+    """What the container may still take, for the two generations of control groups."""
+    found = []
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        root = Path("/sys/fs/cgroup")
+        if (root / limit).is_file() and (root / used).is_file():
+            most = (root / limit).read_text().strip()
+            if most.isdigit():
+                found.append(int(most) - int((root / used).read_text()))
+    return found
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f}"

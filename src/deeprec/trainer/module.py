@@ -1,0 +1,140 @@
+"""What Lightning trains: a model, a loss and the model's optimizers, one step at a time."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from deeprec.batch import Batch, Encoded, Jagged, Task
+from deeprec.errors import NonFiniteError
+from deeprec.model.base import Recommender
+from deeprec.trainer.optimizer import Optimizer, begin_state, set_rates
+
+CHECK_STEPS = 50  # on CUDA a look at the loss waits for the device, so it is not taken at each step
+
+
+class Loss(Protocol):
+    """The contract of a config part in the group `loss`."""
+
+    def __call__(
+        self, encoded: Encoded, item_weight_VD: Tensor, item_bias_V: Tensor, target: Jagged
+    ) -> Tensor:
+        """float32 []: mean over users, over the whole catalog."""
+        ...
+
+
+@dataclass
+class Progress:
+    """How far a run is; with the seed, all that the next step depends on besides the weights."""
+
+    epoch: int = 0  # epochs finished
+    batch: int = 0  # batches done of the epoch at hand
+    step: int = 0  # optimizer steps done
+    best_score: float | None = None  # of the best validation so far
+    best_step: int | None = None
+    validations_since_best: int = 0
+
+
+class Training(LightningModule):
+    """One optimizer step per batch.
+
+    Random draws of a step depend on (seed, step) alone, so that a resumed run draws the same.
+    Optimizing is manual: input tables are updated inside backward, so that gradients cannot be
+    accumulated or clipped behind the model's back.
+
+    Args:
+        model: a recommender.
+        loss: of one task.
+        optimizer: builds the optimizers of the model, and schedules them.
+        seed: of dropout.
+        total_steps: steps of the whole run, for the learning rates.
+        progress: where training begins; steps advance it.
+    """
+
+    def __init__(
+        self,
+        model: Recommender,
+        loss: Loss,
+        optimizer: Optimizer,
+        *,
+        seed: int,
+        total_steps: int,
+        progress: Progress,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        assert isinstance(model, nn.Module)
+        self.model = model
+        self.loss = loss
+        self.optimizer, self.seed, self.total_steps = optimizer, seed, total_steps
+        self.progress = progress
+        self.built: list[torch.optim.Optimizer] = optimizer.build(model)
+        begin_state(self.built)
+        self.loss_sum = torch.zeros(())  # over the steps of this epoch; not finite once any was not
+        self.loss_steps = 0
+
+    @property
+    def recommender(self) -> Recommender:
+        return cast(Recommender, self.model)
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        return self.built
+
+    def training_step(self, batch: Batch, batch_index: int) -> None:
+        progress = self.progress
+        if batch.num_users > 0:  # everybody of it may lack a history or a target
+            torch.manual_seed(_step_seed(self.seed, progress.step))
+            set_rates(self.built, self.optimizer.rate(progress.step, self.total_steps))
+            self._step(self._loss_of(self.recommender.tasks(batch)))
+        progress.step += 1
+        progress.batch += 1
+
+    def check_finite(self) -> None:
+        """Refuses to go on after a loss that is not finite.
+
+        Raises:
+            NonFiniteError: naming the steps between which it happened.
+        """
+        if not torch.isfinite(self.loss_sum):
+            last = self.progress.step
+            raise NonFiniteError(
+                f"the loss became {self.loss_sum.item()} at or before step {last} (epoch "
+                f"{self.progress.epoch + 1}); nothing of it is saved. Lower the learning rates "
+                "(optimizer.lr, optimizer.table_lr) or give optimizer.warmup_steps"
+            )
+
+    def mean_loss(self) -> float:
+        """Of the steps since the last call."""
+        mean = self.last_loss()
+        self.loss_sum, self.loss_steps = torch.zeros((), device=self.device), 0
+        return mean
+
+    def last_loss(self) -> float:
+        """The mean so far of this epoch; on CUDA this waits for the device."""
+        return self.loss_sum.item() / max(self.loss_steps, 1)
+
+    def _loss_of(self, tasks: Iterable[Task]) -> Tensor:
+        losses = [
+            task.weight
+            * self.loss(task.encoded, task.item_weight_VD, task.item_bias_V, task.target)
+            for task in tasks
+        ]
+        return torch.stack(losses).sum()
+
+    def _step(self, loss: Tensor) -> None:
+        self.loss_sum = self.loss_sum.to(loss.device) + loss.detach()
+        self.loss_steps += 1
+        if loss.device.type == "cpu" or self.progress.step % CHECK_STEPS == 0:
+            self.check_finite()  # before backward, which would write it into the tables
+        for optimizer in self.built:
+            optimizer.zero_grad()
+        self.manual_backward(loss)
+        for optimizer in self.built:
+            optimizer.step()
+
+
+def _step_seed(seed: int, step: int) -> int:
+    return (seed * 1_000_003 + step) % 2**63

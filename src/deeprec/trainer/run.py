@@ -1,0 +1,283 @@
+"""The run folder: what training writes, resumes from, and hands to evaluation and export.
+
+    config.yaml        what the run was told, composed; enough to run it again
+    environment.json   software, processor, device
+    prepared.json      path and identity of the prepared folder, and what a model is built with
+    metrics.csv        one row an epoch
+    checkpoints/       see trainer/checkpoint.py
+    status.json        running, interrupted, failed or finished; how to go on
+    manifest.json      written when training is finished: the hash of every file above
+
+While a run trains it holds a lock on its folder, which the system drops if the process dies.
+"""
+
+import fcntl
+import json
+import os
+import platform
+import secrets
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from deeprec import __version__, folder
+from deeprec import config as configs
+from deeprec.config import TrainConfig
+from deeprec.data.store import Prepared
+from deeprec.errors import ConfigError, IntegrityError
+from deeprec.model.base import Recommender
+from deeprec.part import instantiate
+from deeprec.trainer import checkpoint
+from deeprec.trainer.checkpoint import Checkpoint
+
+KIND = "run"
+PACKAGES = ("torch", "torchrec", "fbgemm-gpu", "fbgemm-gpu-cpu", "lightning", "numpy", "pyarrow")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a model is built with besides its config."""
+
+    num_items: int
+    num_users: int  # trained on
+    fields: dict[str, int]  # user attribute -> size of its vocabulary
+    target_share: float  # items in a target over items in a history
+    repeats: bool  # whether a target may hold items of the history that is shown
+
+
+@dataclass
+class Run:
+    """A run opened for evaluation or export."""
+
+    path: Path
+    model: Recommender  # in evaluation mode, on the CPU
+    config: TrainConfig
+    prepared: Path
+    prepared_identity: str
+    facts: Facts
+    checkpoint: Checkpoint
+
+
+class RunFolder:
+    """A run folder that this process may write to."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+
+    @classmethod
+    def create(
+        cls, path: Path, config: TrainConfig, prepared: Prepared, facts: Facts
+    ) -> "RunFolder":
+        """A new run, with everything that is known before its first step."""
+        refuse_to_overwrite(path)
+        run = cls(path)
+        run.checkpoints.mkdir(parents=True)
+        _write_json(path / "environment.json", environment())
+        origin = {"path": str(prepared.path.absolute()), "identity": prepared.identity}
+        _write_json(path / "prepared.json", {**origin, **vars(facts)})
+        run.set_status("running", id=secrets.token_hex(4))
+        with folder.writing_file(path / "config.yaml") as draft:  # last: with it, there is a run
+            draft.write_text(configs.to_yaml(config))
+        return run
+
+    @property
+    def config(self) -> TrainConfig:
+        """What the run was told.
+
+        Raises:
+            ConfigError: there is no run here, or this deeprec does not know its keys.
+        """
+        if not (self.path / "config.yaml").is_file():
+            raise ConfigError(f"{self.path}: no config.yaml, so there is no run here")
+        values = OmegaConf.to_container(OmegaConf.load(self.path / "config.yaml"))
+        assert isinstance(values, dict)
+        configs.check(cast(dict[str, Any], values), "train")
+        return cast(TrainConfig, configs.typed(cast(dict[str, Any], values), "train"))
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """Path and identity of the prepared folder, and the facts."""
+        return _read_json(self.path / "prepared.json")
+
+    @property
+    def status(self) -> dict[str, Any]:
+        return _read_json(self.path / "status.json")
+
+    @property
+    def finished(self) -> bool:
+        return (self.path / folder.MANIFEST).is_file()
+
+    def set_status(self, state: str, **more: Any) -> None:
+        """Says how the run stands, for people and for whoever restarts it."""
+        known = self.status if (self.path / "status.json").exists() else {}
+        resumable = state != "finished"
+        line = f"deeprec train resume={self.path}" if resumable else None
+        holder = {"pid": os.getpid(), "host": socket.gethostname()}
+        status = {**known, "state": state, "resumable": resumable, "next": line, **holder, **more}
+        _write_json(self.path / "status.json", status)
+
+    def made_from(self) -> dict[str, Any]:
+        """What every checkpoint of this run says of its origin."""
+        return {
+            "config": folder.sha256(self.path / "config.yaml"),
+            "prepared": self.origin["identity"],
+            "versions": {"deeprec": __version__, "torch": torch.__version__},
+        }
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other processes from writing to this run.
+
+        Raises:
+            ConfigError: another process does; it is named.
+        """
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                held = self.status
+                raise ConfigError(
+                    f"{self.path} is being written by process {held['pid']} on {held['host']}; "
+                    "wait for it, or give another output_dir"
+                ) from error
+            yield
+        finally:
+            os.close(descriptor)
+
+    def finish(self) -> None:
+        """Seals the folder: from now on its manifest tells whether a file was changed."""
+        self.set_status("finished")
+        top = checkpoint.best(self.checkpoints)
+        about = {"versions": {"deeprec": __version__}, "best": top.path.name if top else None}
+        folder.seal(self.path, KIND, {**about, "made_from": self.made_from()})
+
+
+def open_run(path: Path | str, which: Literal["best", "last"] = "best") -> Run:
+    """A trained run: its model with the weights of a checkpoint, verified first.
+
+    An unfinished run can be opened too, as soon as it has a checkpoint.
+
+    Raises:
+        ConfigError: there is no run, or it has no checkpoint yet.
+        IntegrityError: a file of it was changed or is damaged; it is named.
+    """
+    run = RunFolder(Path(path))
+    config, origin = run.config, run.origin
+    facts = Facts(**{name: origin[name] for name in Facts.__dataclass_fields__})
+    found = (
+        checkpoint.best(run.checkpoints)
+        if which == "best"
+        else checkpoint.newest_valid(run.checkpoints)[0]
+    )
+    if found is None:
+        raise ConfigError(f"{path}: the run has no checkpoint yet; let it train for an epoch")
+    found.verify()
+    refuse_foreign(found, run)
+    model = build_model(config.model, facts, None)
+    checkpoint.load_weights(found, model)
+    return Run(
+        path=run.path,
+        model=cast(Recommender, model.eval()),
+        config=config,
+        prepared=Path(origin["path"]),
+        prepared_identity=origin["identity"],
+        facts=facts,
+        checkpoint=found,
+    )
+
+
+def build_model(
+    part: Mapping[str, Any], facts: Facts, popularity: Tensor | None
+) -> torch.nn.Module:
+    """The model of a config, new."""
+    model = instantiate(
+        part,
+        num_items=facts.num_items,
+        num_users=facts.num_users,
+        fields=facts.fields,
+        target_share=facts.target_share,
+        repeats=facts.repeats,
+        popularity=popularity,
+    )
+    assert isinstance(model, torch.nn.Module)
+    return model
+
+
+def refuse_to_overwrite(path: Path) -> None:
+    """A new run needs a new or empty folder.
+
+    Raises:
+        ConfigError: something is in the way.
+    """
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    if (path / "config.yaml").is_file() and (path / "status.json").is_file():
+        raise ConfigError(
+            f"{path} holds a run; go on with it by `deeprec train resume={path}`, or give "
+            "another output_dir"
+        )
+    raise ConfigError(f"{path} is in the way; output_dir must be new or empty")
+
+
+def refuse_foreign(found: Checkpoint, run: RunFolder) -> None:
+    """A checkpoint of another config or other data is not one of this run.
+
+    Raises:
+        IntegrityError: naming what differs.
+    """
+    for name, value in run.made_from().items():
+        if name != "versions" and found.manifest.get(name) != value:
+            raise IntegrityError(
+                f"{found.path}: was made with another {name} than {run.path} says now; "
+                "restore the run's files, or train it again"
+            )
+
+
+def environment() -> dict[str, Any]:
+    """Software and hardware that a figure depends on."""
+    return {
+        "deeprec": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "threads": torch.get_num_threads(),
+        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "packages": {name: _version(name) for name in PACKAGES},
+    }
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    with folder.writing_file(path) as draft:
+        draft.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise IntegrityError(f"{path}: not readable as JSON ({error})") from error
+    return value

@@ -1,0 +1,304 @@
+"""A run trains, is refused when it must be, and goes on as if it had never stopped."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import small_shop
+from deeprec import folder
+from deeprec.config import TrainConfig
+from deeprec.errors import (
+    ConfigError,
+    DataError,
+    IntegrityError,
+    Interrupted,
+    NonFiniteError,
+    ResourceError,
+)
+from deeprec.train import train
+from deeprec.trainer import memory
+from deeprec.trainer.callback import Keeper
+from deeprec.trainer.logger import read_metrics
+from deeprec.trainer.run import RunFolder, open_run
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_shop.make(tmp_path_factory.mktemp("data") / "prepared")
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    last = sorted((run / "checkpoints").glob("step-*"))[-1]
+    return load_file(last / "weights.safetensors") | load_file(last / "optimizer.safetensors")
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    first, second = weights(one), weights(other)
+    return first.keys() == second.keys() and all(
+        torch.equal(first[name], second[name]) for name in first
+    )
+
+
+def scores(run: Path) -> list[tuple[str, str, str]]:
+    rows = read_metrics(run / "metrics.csv")
+    return [(row["step"], row["loss"], row["val/ndcg@100"]) for row in rows]
+
+
+@pytest.fixture(scope="module")
+def whole(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four epochs without interruption."""
+    return train(small_shop.settings(prepared, tmp_path_factory.mktemp("runs") / "whole"))
+
+
+def test_a_run_folder_is_whole_and_opens_without_the_data(whole: Path, prepared: Path) -> None:
+    manifest = folder.verify(whole, "run")
+    assert {"config.yaml", "environment.json", "prepared.json", "metrics.csv"} <= set(
+        manifest["files"]
+    )
+    assert json.loads((whole / "status.json").read_text())["state"] == "finished"
+    run = open_run(whole)
+    assert run.prepared == prepared
+    assert run.config.seed == 1
+    rows = read_metrics(whole / "metrics.csv")
+    assert [row["epoch"] for row in rows] == ["1", "2", "3", "4"]
+    best = max(float(row["val/ndcg@100"]) for row in rows)
+    assert run.checkpoint.score == best
+    assert open_run(whole, "last").checkpoint.step == 16
+    assert not run.model.training  # type: ignore[attr-defined]
+
+
+def test_training_learns_what_the_data_holds(whole: Path, prepared: Path, tmp_path: Path) -> None:
+    still = ("optimizer.lr=1e-9", "trainer.max_epochs=1")
+    untrained = open_run(train(small_shop.settings(prepared, tmp_path / "run", *still)))
+    trained = open_run(whole)
+    assert untrained.checkpoint.score is not None
+    assert trained.checkpoint.score is not None
+    assert trained.checkpoint.score > untrained.checkpoint.score + 0.05
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(
+    whole: Path, prepared: Path, tmp_path: Path
+) -> None:
+    assert same_weights(whole, train(small_shop.settings(prepared, tmp_path / "again")))
+    other = train(small_shop.settings(prepared, tmp_path / "other", "seed=2"))
+    assert not same_weights(whole, other)
+
+
+class Stop(Keeper):
+    """Asks a run to stop as a signal would, after some steps."""
+
+    after = 0
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:  # type: ignore[no-untyped-def]
+        if module.progress.step == self.after:
+            signal.raise_signal(signal.SIGTERM)
+        super().on_train_batch_end(trainer, module, outputs, batch, batch_idx)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "steps"), [("adam", (4, 5, 11)), ("adam", (8,)), ("rowwise_adagrad", (6,))]
+)
+def test_a_resumed_run_ends_as_one_that_was_never_interrupted(
+    prepared: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    steps: tuple[int, ...],
+    optimizer: str,
+) -> None:
+    words = (f"optimizer={optimizer}", "optimizer.lr=0.02")
+    truth = train(small_shop.settings(prepared, tmp_path / "truth", *words))
+    run = tmp_path / "run"
+    monkeypatch.setattr("deeprec.train.Keeper", Stop)
+    config = small_shop.settings(prepared, run, *words)
+    for after in steps:
+        monkeypatch.setattr(Stop, "after", after)
+        with pytest.raises(Interrupted, match=f"after step {after}") as stopped:
+            train(config)
+        assert stopped.value.exit_code == 143
+        status = json.loads((run / "status.json").read_text())
+        assert status["state"] == "interrupted"
+        assert status["resumable"]
+        assert not (run / "manifest.json").exists()
+        config = TrainConfig(resume=str(run))
+    monkeypatch.setattr(Stop, "after", 0)
+    assert train(config) == run
+    assert same_weights(truth, run)
+    assert scores(truth)[-1][0] == scores(run)[-1][0] == "16"
+    assert scores(truth)[-1][2] == scores(run)[-1][2]
+    folder.verify(run, "run")
+    assert train(config) == run  # finished: nothing to do, and nothing changes
+    folder.verify(run, "run")
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint(
+    whole: Path, prepared: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    script = """
+import os, signal, sys
+from pathlib import Path
+import small_shop
+from deeprec.train import train
+from deeprec.trainer.callback import Keeper
+class Die(Keeper):
+    def on_train_batch_end(self, trainer, module, *rest):
+        if module.progress.step == 11:
+            os.kill(os.getpid(), signal.SIGKILL)
+import deeprec.train
+deeprec.train.Keeper = Die
+train(small_shop.settings(Path(sys.argv[1]), Path(sys.argv[2])))
+"""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", script, str(prepared), str(run)]
+    assert subprocess.run(command, env=environment, check=False).returncode == -signal.SIGKILL
+    assert [row[0] for row in scores(run)] == ["4", "8"]
+    damaged = run / "checkpoints" / "step-00000008" / "weights.safetensors"
+    content = bytearray(damaged.read_bytes())
+    content[-1] ^= 1
+    damaged.write_bytes(content)
+    train(TrainConfig(resume=str(run)))  # from step 4, the newest that is whole
+    assert same_weights(whole, run)
+    assert scores(whole) == scores(run)
+
+
+def test_no_whole_checkpoint_is_an_error_and_not_a_new_start(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deeprec.train.Keeper", Stop)
+    monkeypatch.setattr(Stop, "after", 2)
+    run = tmp_path / "run"
+    with pytest.raises(Interrupted):
+        train(small_shop.settings(prepared, run))
+    (run / "checkpoints" / "step-00000002" / "optimizer.safetensors").unlink()
+    with pytest.raises(IntegrityError, match="no checkpoint is whole"):
+        train(TrainConfig(resume=str(run)))
+
+
+def test_a_run_is_never_written_over(whole: Path, prepared: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="holds a run; go on with it by `deeprec train resume="):
+        train(small_shop.settings(prepared, whole))
+    (tmp_path / "thesis").write_text("ten years")
+    with pytest.raises(ConfigError, match="is in the way"):
+        train(small_shop.settings(prepared, tmp_path))
+    with pytest.raises(ConfigError, match="there is no run here"):
+        train(TrainConfig(resume=str(tmp_path)))
+
+
+def test_a_run_that_is_being_written_is_refused(whole: Path) -> None:
+    holder = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import fcntl, os, sys, time; fcntl.flock(os.open(sys.argv[1], 0), fcntl.LOCK_EX);"
+            "print('held', flush=True); time.sleep(60)",
+            str(whole),
+        ],
+        stdout=subprocess.PIPE,
+    )
+    assert holder.stdout is not None
+    try:
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(ConfigError, match="is being written by process"):
+            train(TrainConfig(resume=str(whole)))
+    finally:
+        holder.kill()
+        holder.wait()
+        holder.stdout.close()
+    train(TrainConfig(resume=str(whole)))  # the lock went with its process
+
+
+def test_what_cannot_start_leaves_nothing_behind(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(DataError, match="window_days=300"):
+        train(small_shop.settings(prepared, run, "target.window_days=300"))
+    with pytest.raises(ConfigError, match=r"trainer\.device=cuda: no CUDA device answers"):
+        train(small_shop.settings(prepared, run, "trainer.device=cuda"))
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 10_000)
+    with pytest.raises(ResourceError, match=r"most goes to .*: make .* smaller"):
+        train(small_shop.settings(prepared, run))
+    assert not run.exists()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_is_never_saved(
+    prepared: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(NonFiniteError, match=r"optimizer\.lr"):
+        train(
+            small_shop.settings(
+                prepared,
+                run,
+                "optimizer.lr=1e30",
+                "optimizer.table_lr=1e30",
+                "optimizer.warmup_steps=0",
+                "model.activation=identity",
+            )
+        )
+    assert not list((run / "checkpoints").iterdir())
+    assert json.loads((run / "status.json").read_text())["state"] == "failed"
+
+
+def test_training_stops_early_and_keeps_the_best(prepared: Path, tmp_path: Path) -> None:
+    words = ("trainer.max_epochs=60", "trainer.early_stopping_patience=2", "optimizer.lr=0.3")
+    run = train(small_shop.settings(prepared, tmp_path / "run", *words))
+    rows = read_metrics(run / "metrics.csv")
+    assert len(rows) < 60
+    found = [float(row["val/ndcg@100"]) for row in rows]
+    assert found.index(max(found)) == len(found) - 3
+    assert open_run(run).checkpoint.step == int(rows[-3]["step"])
+    assert len(list((run / "checkpoints").iterdir())) == 3  # the best and the newest two
+
+
+@pytest.mark.parametrize(
+    ("loss", "model"),
+    [("softmax", "model.reconstruction=0"), ("marginal", "model.repeat_scores=false")],
+)
+def test_other_parts_train_too(prepared: Path, tmp_path: Path, model: str, loss: str) -> None:
+    words = (f"loss={loss}", model, "trainer.max_epochs=2")
+    run = open_run(train(small_shop.settings(prepared, tmp_path / "run", *words)))
+    assert run.checkpoint.score is not None
+
+
+def test_where_seen_items_are_excluded_a_history_is_reconstructed(tmp_path: Path) -> None:
+    path = small_shop.make(tmp_path / "prepared", repeats=False)
+    config = small_shop.settings(path, tmp_path / "run", "trainer.max_epochs=2")
+    config.target = {"_target_": "deeprec.data.target.Reconstruct"}
+    run = open_run(train(config))
+    assert run.facts.target_share == pytest.approx(1.0, rel=0.1)  # of one batch
+    assert run.model.repeat is None  # type: ignore[attr-defined]
+
+
+def test_a_tracker_that_hangs_neither_delays_nor_changes_a_run(
+    whole: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hanging = tmp_path / "wandb"
+    hanging.mkdir()
+    (hanging / "__init__.py").write_text("import time\ndef init(**_): time.sleep(600)\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+    monkeypatch.setattr("deeprec.trainer.logger.FINISH_SECONDS", 0.5)
+    started = time.monotonic()
+    run = train(small_shop.settings(prepared, tmp_path / "run", "logger.wandb=offline"))
+    assert time.monotonic() - started < 60  # it sleeps ten times as long
+    assert same_weights(whole, run)
+    assert scores(whole) == scores(run)
+    folder.verify(run, "run")
+
+
+def test_a_checkpoint_of_another_run_is_refused(
+    whole: Path, prepared: Path, tmp_path: Path
+) -> None:
+    other = train(small_shop.settings(prepared, tmp_path / "other", "seed=5"))
+    (other / "config.yaml").write_text((whole / "config.yaml").read_text())
+    with pytest.raises(IntegrityError, match="made with another config"):
+        open_run(other)
+    assert RunFolder(other).config.seed == 1
