@@ -1,0 +1,403 @@
+"""Evaluation of hand-worked folders and lists: every number by hand, or by an independent loop."""
+
+import json
+import math
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import standin
+from deeprec.config import EvaluateConfig, RecommendConfig, compose
+from deeprec.data import store
+from deeprec.data.judge import judged_batch
+from deeprec.data.store import Events, Prepared
+from deeprec.errors import ConfigError, DataError, IntegrityError
+from deeprec.evaluate import evaluate
+from deeprec.metric.tally import Tally
+from deeprec.model.rank import rank
+from deeprec.recommend import recommend
+from deeprec.train import train
+from deeprec.trainer.run import open_run
+
+ITEMS = ["a", "b", "c", "d", "e"]
+# user: role, train, validation, holdout, holdout events on items the catalog does not hold
+LOG = {
+    "u1": ("all", "ab", "a", "acc", 1),
+    "u2": ("all", "b", "", "d", 0),
+    "u3": ("all", "a", "", "", 0),  # nothing in the holdout
+    "u4": ("all", "c", "", "", 2),  # only what the catalog does not know
+    "u5": ("train", "be", "", "", 0),  # never judged
+    "u6": ("holdout", "", "", "b", 0),  # no history
+    "u7": ("all", "d", "", "d", 0),  # only what it had before
+    "u8": ("validation", "e", "b", "", 0),
+}
+LISTS = {
+    "u1": ["c", "?", "a"],
+    "u2": ["a", "d"],
+    "u7": ["d"],
+    "u3": ["a"],
+    "stranger": ["a"],
+}
+THIRD = 1 / math.log2(3)  # the discount of position 2
+
+
+def events(rows: list[str]) -> list[Events]:
+    items = [ITEMS.index(item) for row in rows for item in row]
+    return [Events(np.cumsum([0, *map(len, rows)]), np.array(items, np.int32))]
+
+
+def write_prepared(
+    path: Path, log: Mapping[str, tuple[str, str, str, str, int]] = LOG, *, repeats: bool = True
+) -> str:
+    roles, *parts, unknown = zip(*log.values(), strict=True)
+    store.write(
+        path / "prepared",
+        items=pa.table({"item_id": ITEMS, "popularity": [0] * len(ITEMS)}),
+        users=pa.table({"user_id": list(log), "role": roles, "holdout_unknown": unknown}),
+        vocabularies={},
+        parts=dict(zip(store.PARTS, map(events, map(list, parts)), strict=True)),
+        contract={},
+        manifest={
+            "repeats": repeats,
+            "instants": {"train": None, "validation": None, "holdout": 86_400},
+            "split": {"name": "time_cut"},
+        },
+    )
+    return str(path / "prepared")
+
+
+def write_lists(path: Path, lists: Mapping[str, list[str]]) -> str:
+    table = pa.table({"user_id": list(lists), "item_ids": list(lists.values())})
+    pq.write_table(table, path / "mine.parquet")
+    return str(path / "mine.parquet")
+
+
+def judge(tmp_path: Path, prepared: str, **settings: Any) -> dict[str, Any]:
+    output_dir = str(tmp_path / "report")
+    config = EvaluateConfig(prepared=prepared, output_dir=output_dir, bootstrap_samples=50)
+    for name, value in {"cutoffs": [1, 3], **settings}.items():
+        setattr(config, name, value)
+    report = evaluate(config)
+    assert json.loads((tmp_path / "report" / "report.json").read_text()) == report
+    return report
+
+
+def means(report: dict[str, Any], system: int = 0) -> dict[str, float]:
+    metrics = report["systems"][system]["metrics"]
+    assert all(metric["low"] <= metric["mean"] <= metric["high"] for metric in metrics.values())
+    return {name: metric["mean"] for name, metric in metrics.items()}
+
+
+def test_anybodys_lists_by_hand(tmp_path: Path) -> None:
+    report = judge(tmp_path, write_prepared(tmp_path), recommendations=write_lists(tmp_path, LISTS))
+    # u1 took a and c and got c ? a; u2 took d and got a d; u6 got no list; u7 took d and got d
+    assert means(report) == pytest.approx(
+        {
+            "precision@1": 2 / 4,
+            "recall@1": (1 / 2 + 1) / 4,
+            "recall_capped@1": 2 / 4,
+            "hit@1": 2 / 4,
+            "ndcg@1": 2 / 4,
+            "map@1": 2 / 4,
+            "mrr@1": 2 / 4,
+            "precision@3": (2 / 3 + 1 / 3 + 1 / 3) / 4,
+            "recall@3": 3 / 4,
+            "recall_capped@3": 3 / 4,
+            "hit@3": 3 / 4,
+            "ndcg@3": ((1 + 1 / 2) / (1 + THIRD) + THIRD + 1) / 4,
+            "map@3": ((1 + 2 / 3) / 2 + 1 / 2 + 1) / 4,
+            "mrr@3": (1 + 1 / 2 + 1) / 4,
+        },
+        rel=1e-6,
+    )
+    mine = report["systems"][0]
+    assert (mine["name"], mine["kind"]) == ("mine", "recommendations")
+    assert mine["exposure"] == pytest.approx({"coverage@1": 3 / 5, "coverage@3": 3 / 5})
+    assert mine["lists"] == {
+        "users_without_list": 1,
+        "lists_shorter_than_k": 2,
+        "unknown_items": 1,
+        "seen_items": 2,
+        "lists_of_unknown_users": 1,
+        "lists_not_judged": 1,
+    }
+    assert mine["users"] == {
+        "scored": 4,
+        "dropped": 2,
+        "reasons": {
+            "nothing in the holdout": 1,
+            "only items unknown to the catalog in the holdout": 1,
+        },
+    }
+    assert report["protocol"]["cold"]["events in the holdout"] == 3
+    assert report["protocol"]["cold"]["users with such events"] == 2
+
+
+def test_without_repeats_items_of_the_history_are_neither_relevant_nor_found(
+    tmp_path: Path,
+) -> None:
+    report = judge(
+        tmp_path,
+        write_prepared(tmp_path, repeats=False),
+        recommendations=write_lists(tmp_path, LISTS),
+    )
+    # u1 is left with c, u7 with nothing
+    assert means(report)["recall@3"] == pytest.approx((1 + 1) / 3)
+    assert means(report)["precision@3"] == pytest.approx((1 / 3 + 1 / 3) / 3)
+    assert report["systems"][0]["lists"]["seen_items"] == 1
+    reasons = report["systems"][0]["users"]["reasons"]
+    assert reasons["only items in the holdout that they had before"] == 1
+    assert [system["name"] for system in report["systems"]] == [
+        "mine",
+        "popularity",
+        "item_to_item",
+    ]
+    again = judge(tmp_path, str(tmp_path / "prepared"), exclude_seen=False)
+    assert again["systems"][-1]["name"] == "own_frequency"
+    assert again["protocol"]["exclude_seen"] is False
+
+
+def test_baselines_by_hand(tmp_path: Path) -> None:
+    report = judge(tmp_path, write_prepared(tmp_path))
+    # before the holdout, of those who may be trained on: u1 aba, u2 b, u3 a, u4 c, u5 be, u7 d
+    # popularity: b 3, a 2, then c d e 1 each, so everyone gets b a c
+    # taken: u1 a c, u2 d, u6 b, u7 d
+    popularity = means(report, 0)
+    assert popularity["recall@1"] == pytest.approx(1 / 4)
+    assert popularity["recall@3"] == pytest.approx(2 / 4)
+    assert popularity["mrr@3"] == pytest.approx((1 / 2 + 1) / 4)
+    # own frequency: u1 a b c, u2 b a c, u6 b a c, u7 d b a
+    own = means(report, 2)
+    assert own["recall@1"] == pytest.approx((1 / 2 + 1 + 1) / 4)
+    assert own["recall@3"] == pytest.approx((1 + 1 + 1) / 4)
+    assert own["mrr@3"] == pytest.approx(3 / 4)
+    # item to item: a and b share u1, b and e share u5; u6 has no history and gets a b c
+    # u1 (a, b): a and b 1 + s(a, b), then e; u2 (b): b, e 1/sqrt 3, a 1/sqrt 6; u7 (d): d a b
+    similar = means(report, 1)
+    assert similar["recall@1"] == pytest.approx((1 / 2 + 0 + 0 + 1) / 4)
+    assert similar["mrr@3"] == pytest.approx((1 + 0 + 1 / 2 + 1) / 4)
+
+
+def test_validation_is_judged_on_what_stands_before_it(tmp_path: Path) -> None:
+    report = judge(tmp_path, write_prepared(tmp_path), part="validation", baselines=["popularity"])
+    # u1 took a, u8 took b; before: u1 ab, u2 b, u3 a, u4 c, u5 be, u7 d (u8 is only judged)
+    assert report["systems"][0]["users"]["scored"] == 2
+    assert means(report)["mrr@3"] == pytest.approx((1 / 2 + 1) / 2)
+    assert report["protocol"]["history"] == "train"
+
+
+def random_log(draw: random.Random, num_users: int) -> dict[str, tuple[str, str, str, str, int]]:
+    def some(most: int) -> str:
+        return "".join(draw.choices("abcde", k=draw.randint(0, most)))
+
+    return {f"{n:03}": ("all", some(6), some(2), some(4), 0) for n in range(num_users)}
+
+
+@pytest.mark.parametrize("repeats", [True, False])
+def test_perfect_lists_score_one(tmp_path: Path, repeats: bool) -> None:
+    log = random_log(random.Random(1), 40)
+    perfect = {}
+    for user, (_, before, validation, holdout, _) in log.items():
+        taken = set(holdout) if repeats else set(holdout) - set(before + validation)
+        perfect[user] = sorted(taken) + sorted(set(ITEMS) - taken)
+    report = judge(
+        tmp_path,
+        write_prepared(tmp_path, log, repeats=repeats),
+        recommendations=write_lists(tmp_path, perfect),
+        cutoffs=[1, 2, 5, 9],
+    )
+    for name, mean in means(report).items():
+        if name.split("@")[0] not in ("precision", "recall"):
+            assert mean == pytest.approx(1, abs=1e-6), name
+    assert means(report)["recall@5"] == pytest.approx(1, abs=1e-6)
+    assert means(report)["precision@9"] == pytest.approx(means(report)["precision@5"] * 5 / 9)
+
+
+def test_order_of_rows_and_size_of_batches_leave_no_trace(tmp_path: Path) -> None:
+    draw = random.Random(2)
+    log = random_log(draw, 30)
+    prepared = write_prepared(tmp_path, log)
+    lists = {user: draw.sample(ITEMS, 4) for user in log}
+    first = judge(tmp_path, prepared, recommendations=write_lists(tmp_path, lists))
+    shuffled = dict(draw.sample(sorted(lists.items()), len(lists)))
+    path = write_lists(tmp_path, shuffled)
+    second = judge(tmp_path, prepared, recommendations=path, batch_users=7)
+    for report in (first, second):
+        del report["systems"][0]["sha256"]
+    assert first == second
+
+
+def test_the_first_system_is_compared_user_by_user(tmp_path: Path) -> None:
+    log = random_log(random.Random(3), 60)
+    perfect = {user: sorted(set(row[3])) for user, row in log.items()}
+    report = judge(
+        tmp_path,
+        write_prepared(tmp_path, log),
+        recommendations=write_lists(tmp_path, perfect),
+        baselines=["popularity"],
+    )
+    (comparison,) = report["comparisons"]
+    ours, theirs = (means(report, system)["ndcg@3"] for system in (0, 1))
+    assert comparison["metric"] == "ndcg@3"  # of 1 and 3 the nearest to 20
+    assert comparison["difference"]["mean"] == pytest.approx(ours - theirs)
+    assert comparison["difference"]["low"] > 0
+    assert comparison["words"].startswith("mine scores higher than popularity on ndcg@3")
+
+    table = pq.read_table(tmp_path / "report" / "report.parquet").to_pandas()
+    assert table.groupby("system")["ndcg@3"].mean().to_dict() == pytest.approx(
+        {"mine": ours, "popularity": theirs}
+    )
+    assert sorted(table.query("system == 'mine'").user_id) == sorted(
+        user for user, row in log.items() if row[3]
+    )
+
+
+def test_a_system_never_takes_anothers_name(tmp_path: Path) -> None:
+    prepared = write_prepared(tmp_path)
+    lists = Path(write_lists(tmp_path, LISTS)).rename(tmp_path / "popularity.parquet")
+    report = judge(tmp_path, prepared, recommendations=str(lists), baselines=["popularity"])
+    names = [system["name"] for system in report["systems"]]
+    assert names == ["popularity", "popularity (baseline)"]
+
+
+def test_a_wrong_config_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    config = EvaluateConfig(prepared="nowhere", output_dir=str(tmp_path / "report"), cutoffs=[0])
+    with pytest.raises(ConfigError, match="cutoffs: expected"):
+        evaluate(config)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_report_is_not_put_inside_a_finished_folder(tmp_path: Path) -> None:
+    prepared = write_prepared(tmp_path)
+    with pytest.raises(ConfigError, match=r"output_dir: .* is a finished folder"):
+        evaluate(EvaluateConfig(prepared=prepared, output_dir=prepared))
+
+
+def test_nobody_to_judge_is_an_error_and_writes_nothing(tmp_path: Path) -> None:
+    prepared = write_prepared(tmp_path, {"u": ("all", "ab", "", "a", 0)}, repeats=False)
+    with pytest.raises(DataError, match="no user has anything in the holdout"):
+        judge(tmp_path, prepared)
+    assert not (tmp_path / "report").exists()
+
+
+def test_judging_lists_imports_nothing_of_training() -> None:
+    code = (
+        "import sys, deeprec.evaluate; print({'lightning', 'torchrec', 'wandb'} & {*sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return standin.bundle_folder(tmp_path_factory.mktemp("evaluate") / "bundle", num_users=60)
+
+
+def test_a_bundle_scores_what_its_recommendations_and_its_model_score(
+    bundle: Path, tmp_path: Path
+) -> None:
+    prepared = Prepared(bundle.with_name("bundle-prepared"))
+    model = standin.StandIn(prepared.num_items, standin.FIELDS)
+    batch = judged_batch(prepared, prepared.judged_users("holdout"), "holdout")
+    assert batch.target is not None
+    tally = Tally([1, 3], prepared.num_items)
+    tally.add(rank(model, batch, 3, exclude_seen=False)[0], batch.target)
+    truth = {name: values.mean() for name, values in tally.values().items()}
+
+    ours = judge(tmp_path, str(prepared.path), bundle=str(bundle), batch_users=16)
+    assert means(ours) == pytest.approx(truth)
+    assert (ours["systems"][0]["name"], ours["systems"][0]["kind"]) == ("bundle", "bundle")
+    lists = str(tmp_path / "lists.parquet")
+    recommend(RecommendConfig(str(bundle), str(prepared.path), lists, k=3))
+    assert means(judge(tmp_path, str(prepared.path), recommendations=lists)) == means(ours)
+
+
+def renumbered(prepared: Prepared, path: Path, draw: np.random.Generator) -> Prepared:
+    """The same events with items in another order, and after training one of an item of its own."""
+    new = prepared.num_items + 2
+    place = draw.permutation(new)[: prepared.num_items]
+    ids = [f"new {index}" for index in range(new)]
+    for index, item in zip(place, prepared.catalog.ids_of(range(prepared.num_items)), strict=True):
+        ids[index] = item
+    everyone = np.arange(prepared.num_users)
+    parts = {
+        name: replace(events, items=place[events.items].astype(np.int32))
+        for name, part in prepared.parts.items()
+        for events in [part.take(everyone)]
+    }
+    own = np.full(len(everyone), np.setdiff1d(np.arange(new), place)[0], np.int32)
+    moments = np.full(len(everyone), standin.INSTANT - 86_400)
+    last = Events(np.arange(len(everyone) + 1), own, times=moments)
+    parts["train"] = store.join(parts["train"], last)
+    store.write(
+        path,
+        items=pa.table({"item_id": ids, "popularity": [1] * new}),
+        users=prepared.users,
+        vocabularies={name: [*values[::-1], "?"] for name, values in prepared.vocabularies.items()},
+        parts={name: [events] for name, events in parts.items()},
+        contract={},
+        manifest={name: prepared.manifest[name] for name in ("repeats", "instants")},
+    )
+    return Prepared(path)
+
+
+@pytest.mark.parametrize("exclude_seen", [True, False])
+def test_a_bundle_is_judged_by_ids_whatever_the_prepared_folder_numbers(
+    bundle: Path, tmp_path: Path, exclude_seen: bool
+) -> None:
+    prepared = Prepared(bundle.with_name("bundle-prepared"))
+    other = renumbered(prepared, tmp_path / "other", np.random.default_rng(4))
+    assert other.identity != prepared.identity
+    settings = {"bundle": str(bundle), "exclude_seen": exclude_seen}
+    ours = judge(tmp_path, str(prepared.path), **settings)
+    theirs = judge(tmp_path, str(other.path), **settings)
+    assert means(theirs) == means(ours)
+
+
+def test_a_damaged_bundle_is_named_and_nothing_is_written(bundle: Path, tmp_path: Path) -> None:
+    damaged = Path(shutil.copytree(bundle, tmp_path / "damaged"))
+    content = bytearray((damaged / "model.pt").read_bytes())
+    content[len(content) // 2] ^= 1
+    (damaged / "model.pt").write_bytes(content)
+    with pytest.raises(IntegrityError, match=r"model\.pt"):
+        judge(tmp_path, str(bundle.with_name("bundle-prepared")), bundle=str(damaged))
+    assert not (tmp_path / "report").exists()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("evaluate-run")
+    standin.prepared_folder(folder / "prepared")
+    words = [f"prepared={folder / 'prepared'}", f"output_dir={folder / 'run'}"]
+    return train(compose("train", [*words, "trainer.max_epochs=1", "optimizer.warmup_steps=1"]))
+
+
+def test_a_run_is_judged_on_the_folder_it_was_trained_on(run: Path) -> None:
+    report = evaluate(EvaluateConfig(run=str(run), cutoffs=[3], bootstrap_samples=20))
+    assert json.loads((run / "report.json").read_text()) == report
+    ours = report["systems"][0]
+    assert (ours["name"], ours["kind"]) == ("autoencoder", "run")
+
+    opened = open_run(run)
+    prepared = Prepared(opened.prepared)
+    batch = judged_batch(prepared, prepared.judged_users("holdout"), "holdout")
+    assert batch.target is not None
+    tally = Tally([3], prepared.num_items)
+    tally.add(rank(opened.model, batch, 3, exclude_seen=False)[0], batch.target)
+    assert means(report) == pytest.approx({k: v.mean() for k, v in tally.values().items()})
+
+
+def test_a_run_is_not_judged_on_another_prepared_folder(run: Path, tmp_path: Path) -> None:
+    other = write_prepared(tmp_path)
+    with pytest.raises(ConfigError, match="was not trained on"):
+        judge(tmp_path, other, run=str(run))
