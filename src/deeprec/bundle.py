@@ -1,0 +1,222 @@
+"""The bundle: names, layout and the words a serving team reads. `serve.py` reads it without us.
+
+manifest.json          SHA-256 of every file, what it was made from, with which versions
+model.pt               TorchScript: scripted, aten operations only, on the CPU
+catalog.parquet        item_index, item_id, item attributes; row = item_index
+signature.json         inputs and outputs of model.pt: name, type, shape, range, meaning
+policy.json            what is answered when: seen items, unknown items, ties, padding, limits
+vocabularies.json      per user attribute, its values in index order
+golden/requests.jsonl  requests, one a line
+golden/expected.jsonl  their answers, line by line
+eval.json              what the run scored, where it was evaluated
+README.md              how to ask
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from deeprec import folder
+
+KIND = "bundle"
+VERSION = 1
+MODEL = "model.pt"
+CATALOG = "catalog.parquet"
+SIGNATURE = "signature.json"
+POLICY = "policy.json"
+VOCABULARIES = "vocabularies.json"
+GOLDEN_REQUESTS = "golden/requests.jsonl"
+GOLDEN_EXPECTED = "golden/expected.jsonl"
+EVALUATION = "eval.json"
+README = "README.md"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one call of the model may ask for; more is a clear error."""
+
+    max_users: int = 4_096
+    max_events: int = 16_777_216  # 128 MiB of item indices
+    max_k: int = 10_000
+
+
+def verify(path: Path) -> dict[str, Any]:
+    """The manifest of a whole bundle, every file compared with its hash.
+
+    Raises:
+        ConfigError: there is no such folder, or it is of another kind.
+        IntegrityError: the first file that differs, by name.
+    """
+    return folder.verify(path, KIND)
+
+
+def write_catalog(draft: Path, items: pa.Table) -> None:
+    """Writes `items`, in index order, with the index that the model answers with."""
+    indices = pa.array(range(items.num_rows), pa.int64())
+    table = items.add_column(0, "item_index", indices)
+    pq.write_table(table, draft / CATALOG, compression="zstd", write_page_checksum=True)
+
+
+def write_json(path: Path, content: object) -> None:
+    """Writes one readable JSON document."""
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Writes one JSON document a line; NaN and infinity are refused."""
+    path.parent.mkdir(exist_ok=True)
+    lines = (json.dumps(record, ensure_ascii=False, allow_nan=False) for record in records)
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def signature(num_items: int, fields: Mapping[str, int], limits: Limits) -> dict[str, Any]:
+    """Inputs and outputs of model.pt, in the order of its `forward`.
+
+    Args:
+        num_items: V.
+        fields: user attribute name -> number of its values, in the order the model takes them.
+        limits: what one call may ask for.
+    """
+    item = {"dtype": "int64", "minimum": 0, "maximum": num_items - 1}
+    offsets = {"dtype": "int64", "shape": ["users + 1"]}
+    return {
+        "num_items": num_items,
+        "inputs": [
+            {
+                "name": "item_ids",
+                **item,
+                "shape": ["events"],
+                "meaning": "item_index of each event, user after user, oldest first, repeats kept",
+            },
+            {
+                "name": "offsets",
+                **offsets,
+                "meaning": "user b owns item_ids[offsets[b]:offsets[b + 1]]; starts at 0, never "
+                "falls, ends at the number of events",
+            },
+            {
+                "name": "ages",
+                "dtype": "float32",
+                "shape": ["events, or 0 where times are unknown"],
+                "minimum": 0.0,
+                "meaning": "days from each event to the moment of prediction",
+            },
+            {
+                "name": "attribute_values",
+                "dtype": "list of int64",
+                "fields": [
+                    {"name": name, "shape": ["values"], "minimum": 0, "maximum": size - 1}
+                    for name, size in fields.items()
+                ],
+                "meaning": "per user attribute, the indices of the users' values in "
+                f"{VOCABULARIES}; a user whose value is unknown owns none",
+            },
+            {
+                "name": "attribute_offsets",
+                "dtype": "list of int64",
+                "fields": [{"name": name, "shape": ["users + 1"]} for name in fields],
+                "meaning": "per user attribute, as offsets, for attribute_values",
+            },
+            {
+                "name": "k",
+                "dtype": "int",
+                "minimum": 1,
+                "maximum": limits.max_k,
+                "meaning": "recommendations per user",
+            },
+            {
+                "name": "exclude_seen",
+                "dtype": "bool",
+                "meaning": "whether items of the user's own history are left out",
+            },
+            {
+                "name": "denied_items",
+                **item,
+                "shape": ["denials"],
+                "meaning": "item_index of items never to be answered, user after user",
+            },
+            {"name": "denied_offsets", **offsets, "meaning": "as offsets, for denied_items"},
+        ],
+        "outputs": [
+            {
+                "name": "items",
+                "dtype": "int64",
+                "shape": ["users", "k"],
+                "minimum": -1,
+                "maximum": num_items - 1,
+                "meaning": "item_index, best first; -1 where there are no more candidates",
+            },
+            {
+                "name": "scores",
+                "dtype": "float32",
+                "shape": ["users", "k"],
+                "meaning": "score of each item; -inf where the item is -1",
+            },
+        ],
+    }
+
+
+def policy(*, exclude_seen: bool, uses_times: bool, limits: Limits) -> dict[str, Any]:
+    """What is answered when, for people and for `serve.py`."""
+    return {
+        "exclude_seen": exclude_seen,
+        "uses_times": uses_times,
+        "history": "every event, oldest first, repeats kept, none cut off",
+        "ages": "days from event to moment of prediction; a later event has age 0",
+        "unknown_items": "left out of the history and counted",
+        "unknown_attributes": "the user has no value of that attribute",
+        "empty_history": "answered from the attributes and what is known of items alone",
+        "score": "any real number, comparable within one answer; not a probability",
+        "ties": "the lower item_index comes first",
+        "not_a_number": "an error, never a recommendation",
+        "padding": {"item_index": -1, "score": "-inf"},
+        "limits": asdict(limits),
+    }
+
+
+EXAMPLE = """\
+import pyarrow.parquet as pq
+import torch
+
+model = torch.jit.load("model.pt")
+item_ids = pq.read_table("catalog.parquet")["item_id"].to_pylist()
+history = torch.tensor([item_ids.index(item) for item in item_ids[:2]])  # of one user
+offsets = torch.tensor([0, len(history)])
+ages = torch.full([len(history)], 1.0)  # each event was a day ago
+none, nowhere = torch.zeros(0, dtype=torch.int64), torch.tensor([0, 0])
+values, ends = [none] * {num_fields}, [nowhere] * {num_fields}  # no attribute of the user is known
+k, exclude_seen = 10, True
+items, scores = model(history, offsets, ages, values, ends, k, exclude_seen, none, nowhere)
+for item, score in zip(items[0].tolist(), scores[0].tolist()):
+    print(item_ids[item] if item >= 0 else "no further candidate", score)
+"""
+
+
+def readme(name: str, num_items: int, fields: Sequence[str], *, exclude_seen: bool) -> str:
+    """What a serving team reads first; its example is run by a test."""
+    attributes = ", ".join(f"`{field}`" for field in fields) or "none"
+    seen = "left out" if exclude_seen else "kept as candidates"
+    return f"""\
+# {name}
+
+Recommends from {num_items:,} items, given what a user did. It needs `torch` and `pyarrow`, not
+deeprec.
+
+- User attributes it takes: {attributes}.
+- Items of the user's own history are {seen}, unless a call says otherwise.
+- `signature.json` says what `model.pt` takes and gives; `policy.json` what it answers when.
+- Before loading, compare every file with its SHA-256 in `manifest.json`: a damaged or foreign
+  `model.pt` can run code. deeprec's `serve.py` does this; it is one file and may be copied.
+- `golden/` holds requests with the answers this model was evaluated with. Scores agree within
+  1e-5 relative on any machine; run `python serve.py BUNDLE` to compare.
+
+Run this inside the folder:
+
+```python
+{EXAMPLE.format(num_fields=len(fields))}```
+"""

@@ -1,0 +1,321 @@
+"""Bundle + histories -> recommendation lists: streamed, in bounded memory, whole or not at all."""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import ibis
+import ibis.expr.types as ir
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+
+from deeprec import bundle, folder, serve
+from deeprec.batch import Jagged
+from deeprec.catalog import Catalog
+from deeprec.config import RecommendConfig
+from deeprec.console import console, progress
+from deeprec.data.column import as_id, as_seconds, instant
+from deeprec.data.filter import in_order
+from deeprec.data.judge import judged_batch
+from deeprec.data.source import Source, open_files
+from deeprec.data.store import SECONDS_PER_DAY, Prepared
+from deeprec.data.workspace import Workspace, workspace
+from deeprec.errors import ConfigError, DataError
+from deeprec.serve import Bundle, RequestError
+
+ROWS_AT_ONCE = 262_144  # events read at once
+ROW_GROUP = 1_048_576  # recommendations in one row group of the output
+LISTS = pa.schema(
+    [
+        ("user_id", pa.string()),
+        ("item_ids", pa.list_(pa.string())),  # best first
+        ("scores", pa.list_(pa.float32())),
+    ]
+)
+
+Int64 = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Histories:
+    """What some users did, in the indices of the bundle."""
+
+    user_ids: Sequence[str]  # [B]
+    items: Jagged
+    ages: torch.Tensor | None  # float32 [N]
+    attributes: dict[str, Jagged]
+    num_unknown: int  # events left out, because the bundle does not know their item
+
+
+def recommend(config: RecommendConfig) -> Path:
+    """Answers every user of `histories`; see `RecommendConfig`.
+
+    Of a prepared folder, the users judged on the holdout are answered as they stood before it (all
+    its users, if none is judged); of event files, every user. A user without known items is
+    answered too. Users come in ascending order of their ids.
+
+    Returns:
+        The file that was written.
+
+    Raises:
+        ConfigError: a path or number of the config cannot be.
+        IntegrityError: the bundle or the prepared folder is damaged; the file is named.
+        DataError: the events are not what they must be.
+    """
+    output = Path(config.output)
+    if output.is_dir():
+        raise ConfigError(f"output={output} is a folder; name a Parquet file")
+    identity = folder.identity(bundle.verify(Path(config.bundle)))
+    opened = serve.load(config.bundle, verify=False)
+    check(config, opened)
+    exclude_seen = config.exclude_seen
+    if exclude_seen is None:
+        exclude_seen = bool(opened.policy["exclude_seen"])
+    about = {"bundle": identity, "k": config.k, "exclude_seen": exclude_seen}
+    num_users = num_events = num_unknown = 0
+    with (
+        opened_histories(config, opened) as (total, some_histories),
+        folder.writing_file(output) as draft,
+        ListWriter(draft, about) as lists,
+        progress("recommending", total, "users") as advance,
+    ):
+        for histories in some_histories:
+            lists.append(answer(opened, histories, config.k, exclude_seen))
+            num_users += len(histories.user_ids)
+            num_events += len(histories.items.values) + histories.num_unknown
+            num_unknown += histories.num_unknown
+            advance(len(histories.user_ids))
+    console.print(
+        f"{output}: {num_users:,} lists of up to {config.k} items. {num_unknown:,} of "
+        f"{num_events:,} events are on items that the bundle does not know",
+        soft_wrap=True,
+    )
+    return output
+
+
+def check(config: RecommendConfig, opened: Bundle) -> None:
+    limits = opened.policy["limits"]
+    for name, limit in (("k", limits["max_k"]), ("batch_users", limits["max_users"])):
+        if not 1 <= getattr(config, name) <= limit:
+            raise ConfigError(f"{name} must lie in [1, {limit}], got {getattr(config, name)}")
+
+
+def answer(opened: Bundle, histories: Histories, k: int, exclude_seen: bool) -> pa.RecordBatch:
+    """The lists of these users, best first, shorter than k where there are no more candidates."""
+    try:
+        items, scores = opened.rank(
+            histories.items.values,
+            histories.items.offsets,
+            histories.ages,
+            {name: (rows.values, rows.offsets) for name, rows in histories.attributes.items()},
+            k=k,
+            exclude_seen=exclude_seen,
+        )
+    except RequestError as error:
+        raise DataError(f"the bundle refuses these histories: {error}") from error
+    found = items >= 0
+    offsets = pa.array([0, *found.sum(1).cumsum(0).tolist()], pa.int32())
+    item_ids = opened.item_ids.take(pa.array(items[found].numpy())).cast(pa.string())
+    return pa.record_batch(
+        [
+            pa.array(histories.user_ids, pa.string()),
+            pa.ListArray.from_arrays(offsets, item_ids),
+            pa.ListArray.from_arrays(offsets, pa.array(scores[found].numpy())),
+        ],
+        schema=LISTS,
+    )
+
+
+class ListWriter:
+    """Writes lists into Parquet row groups of about `ROW_GROUP` recommendations."""
+
+    def __init__(self, path: Path, about: dict[str, object]) -> None:
+        self._schema = LISTS.with_metadata({"deeprec": json.dumps(about)})
+        self._writer = pq.ParquetWriter(
+            path, self._schema, compression="zstd", write_page_checksum=True
+        )
+        self._waiting: list[pa.RecordBatch] = []
+        self._num_waiting = 0
+
+    def append(self, lists: pa.RecordBatch) -> None:
+        self._waiting.append(lists)
+        self._num_waiting += len(lists["scores"].values)
+        if self._num_waiting >= ROW_GROUP:
+            self._flush()
+
+    def _flush(self) -> None:
+        table = pa.Table.from_batches(self._waiting, LISTS)
+        self._writer.write_table(table.replace_schema_metadata(self._schema.metadata))
+        self._waiting, self._num_waiting = [], 0
+
+    def __enter__(self) -> "ListWriter":
+        return self
+
+    def __exit__(self, failed: object, *_: object) -> None:
+        if not failed:
+            self._flush()
+        self._writer.close()
+
+
+@contextmanager
+def opened_histories(
+    config: RecommendConfig, opened: Bundle
+) -> Iterator[tuple[int, Iterator[Histories]]]:
+    """The number of users in `config.histories`, and their histories, some users at a time."""
+    path = Path(config.histories)
+    if (path / folder.MANIFEST).is_file():
+        if config.now is not None:
+            raise ConfigError(
+                f"{path} is a prepared folder, which has its own moment of prediction; leave now "
+                "out, or give event files"
+            )
+        prepared = Prepared(path)
+        users = prepared.judged_users("holdout")
+        users = users if len(users) else np.arange(prepared.num_users)
+        yield len(users), prepared_histories(prepared, opened, users, config.batch_users)
+        return
+    with workspace(beside=Path(config.output).absolute().parent) as space:
+        events = read_events(space, open_files(space, config.histories), config)
+        facts = space.one(events, users=events.user.nunique(), **latest_time(events))
+        now = facts["latest"] if config.now is None else instant(config.now)
+        yield facts["users"], event_histories(space, events, opened, now, config.batch_users)
+
+
+def prepared_histories(
+    prepared: Prepared, opened: Bundle, users: Int64, batch_users: int
+) -> Iterator[Histories]:
+    """These users of a prepared folder, as evaluation shows them to a model."""
+    item_of = Catalog(opened.item_ids).indices_of(prepared.catalog.item_ids)
+    fields = [name for name in opened.fields if name in prepared.vocabularies]
+    value_of = {
+        name: Catalog(list(opened.vocabularies[name])).indices_of(prepared.vocabularies[name])
+        for name in fields
+    }
+    for rows in np.split(users, range(batch_users, len(users), batch_users)):
+        batch = judged_batch(prepared, rows, "holdout", with_target=False)
+        items, known = translated(batch.history, item_of)
+        yield Histories(
+            user_ids=prepared.users["user_id"].take(pa.array(rows)).to_pylist(),
+            items=items,
+            ages=None if batch.ages is None else batch.ages[known],
+            attributes={
+                name: translated(batch.attributes[name], value_of[name])[0] for name in fields
+            },
+            num_unknown=int((~known).sum()),
+        )
+
+
+def translated(rows: Jagged, index_of: Int64) -> tuple[Jagged, torch.Tensor]:
+    """The rows in other indices, and which values have one; see `known_only`."""
+    return known_only(Jagged(torch.from_numpy(index_of)[rows.values], rows.offsets))
+
+
+def known_only(rows: Jagged) -> tuple[Jagged, torch.Tensor]:
+    """The rows without their values of -1; and bool [N], which are left.
+
+    Example:
+        >>> known_only(Jagged(torch.tensor([4, -1, 5]), torch.tensor([0, 2, 3])))[0]
+        Jagged(values=tensor([4, 5]), offsets=tensor([0, 1, 2]), weights=None)
+    """
+    known = rows.values >= 0
+    known_before = torch.cat([torch.zeros(1, dtype=torch.int64), known.cumsum(0)])
+    return Jagged(rows.values[known], known_before[rows.offsets]), known
+
+
+def read_events(space: Workspace, source: Source, config: RecommendConfig) -> ir.Table:
+    """Events as user (string), item (string or null) and, where known, time (int64 seconds).
+
+    An event without item or time tells nothing, but its user is answered.
+    """
+    columns = {"user": config.user, "item": config.item}
+    if config.time is not None or "time" in source.table.columns:
+        columns["time"] = config.time or "time"
+    for key, name in columns.items():
+        if name not in source.table.columns:
+            raise DataError(
+                f"{source.files[0]}: no column {name!r}; it has "
+                f"{', '.join(map(repr, source.table.columns))}. Say which one it is: {key}=COLUMN"
+            )
+    raw = space.keep("raw", source.table.select(**columns))
+    shown = {key: f"{source.files[0]}: {name}" for key, name in columns.items()}
+    converted = {key: as_id(space, raw, key, shown[key])[0] for key in ("user", "item")}
+    if "time" in columns:
+        converted["time"] = as_seconds(space, raw, "time", shown["time"])[0]
+    events = space.keep("events", raw.select(**converted))
+    if "time" in columns:
+        events = events.mutate(item=ibis.ifelse(events.time.notnull(), events.item, None))
+    events = events.filter(events.user.notnull())
+    if not space.one(events, count=events.count())["count"]:
+        raise DataError(f"{source.files[0]}: holds no event with a user")
+    return events
+
+
+def latest_time(events: ir.Table) -> dict[str, ir.Value]:
+    return {"latest": events.time.max() if "time" in events.columns else ibis.null("int64")}
+
+
+def event_histories(
+    space: Workspace, events: ir.Table, opened: Bundle, now: int | None, batch_users: int
+) -> Iterator[Histories]:
+    """Every user of the events, oldest event first, as prepared folders order them."""
+    catalog = Catalog(opened.item_ids)
+    ordered = events.order_by([events.user, *in_order(events)])
+    with space.telling_errors():
+        batches = space.con.to_pyarrow_batches(ordered, chunk_size=ROWS_AT_ONCE)
+        for table in whole_users(batches):
+            yield from split_users(table, catalog, now, batch_users)
+
+
+def whole_users(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """Cuts a stream sorted by user between users only."""
+    rest = None
+    for batch in batches:
+        rows = pa.Table.from_batches([batch])
+        rows = rows if rest is None else pa.concat_tables([rest, rows])
+        ends = user_ends(rows)
+        last = int(ends[-2]) if len(ends) > 1 else 0
+        if last:
+            yield rows.slice(0, last)
+        rest = rows.slice(last)
+    if rest is not None and rest.num_rows:
+        yield rest
+
+
+def user_ends(rows: pa.Table) -> Int64:
+    """int64 [U]: where the rows of each user end."""
+    users = rows["user"].combine_chunks()
+    return np.asarray(pc.run_end_encode(users, run_end_type=pa.int64()).run_ends, np.int64)
+
+
+def split_users(
+    rows: pa.Table, catalog: Catalog, now: int | None, batch_users: int
+) -> Iterator[Histories]:
+    """The histories in rows that are sorted by user and hold every event of each."""
+    ends = np.concatenate([[0], user_ends(rows)])
+    user_ids = rows["user"].take(pa.array(ends[:-1])).to_pylist()
+    items = torch.from_numpy(catalog.indices_of(rows["item"].combine_chunks()))
+    ages = ages_at(now, rows) if "time" in rows.column_names else None
+    for start in range(0, len(user_ids), batch_users):
+        offsets = torch.from_numpy(ends[start : start + batch_users + 1])
+        events = slice(int(offsets[0]), int(offsets[-1]))
+        history, known = known_only(Jagged(items[events], offsets - offsets[0]))
+        yield Histories(
+            user_ids=user_ids[start : start + batch_users],
+            items=history,
+            ages=None if ages is None else ages[events][known],
+            attributes={},
+            num_unknown=int((~known).sum()),
+        )
+
+
+def ages_at(now: int | None, rows: pa.Table) -> torch.Tensor:
+    """float32 [N]: days from each event to `now`, 0 for a later one; any number without a time."""
+    latest = now or 0  # without `now`, no event has a time
+    times = pc.fill_null(rows["time"], latest).to_numpy()
+    return torch.from_numpy(((latest - times).clip(0) / SECONDS_PER_DAY).astype(np.float32))

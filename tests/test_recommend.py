@@ -1,0 +1,352 @@
+"""Lists of a bundle: everybody's, whole, exact in their ids, and equal to what was evaluated."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+import deeprec
+from deeprec import export
+from deeprec import recommend as verb
+from deeprec.config import EvaluateConfig, ExportConfig, RecommendConfig, compose
+from deeprec.data import store
+from deeprec.data.judge import judged_batch
+from deeprec.data.store import Prepared
+from deeprec.errors import ConfigError, DataError, IntegrityError
+from deeprec.evaluate import evaluate
+from deeprec.export import Trained
+from deeprec.model.rank import rank
+from deeprec.prepare import prepare
+from deeprec.recommend import recommend
+from deeprec.train import train
+from standin import FIELDS, INSTANT, StandIn, bundle_folder
+
+DAY = 86_400
+Lists = dict[str, tuple[list[str], list[float]]]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return bundle_folder(tmp_path_factory.mktemp("recommend") / "bundle", num_users=70)
+
+
+@pytest.fixture
+def prepared(made: Path) -> Prepared:
+    return Prepared(made.with_name("bundle-prepared"))
+
+
+def lists_of(made: Path, histories: Path | str, output: Path, **options: Any) -> Lists:
+    config = RecommendConfig(str(made), str(histories), str(output), **options)
+    assert recommend(config) == output
+    table = pq.read_table(output, page_checksum_verification=True)
+    assert table.schema.equals(verb.LISTS)
+    return {row["user_id"]: (row["item_ids"], row["scores"]) for row in table.to_pylist()}
+
+
+def same(ours: Lists, theirs: Lists) -> None:
+    assert list(ours) == list(theirs)
+    for user, (item_ids, scores) in ours.items():
+        assert item_ids == theirs[user][0]
+        assert scores == pytest.approx(theirs[user][1], rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("exclude_seen", [None, True])
+def test_a_prepared_folder_is_answered_as_it_is_evaluated(
+    made: Path, prepared: Prepared, tmp_path: Path, exclude_seen: bool | None
+) -> None:
+    users = prepared.judged_users("holdout")
+    model, batch = StandIn(30, FIELDS), judged_batch(prepared, users, "holdout")
+    items, scores = rank(model, batch, 7, bool(exclude_seen))
+    expected = {
+        prepared.users["user_id"][user].as_py(): (prepared.catalog.ids_of(row), score.tolist())
+        for user, row, score in zip(users.tolist(), items, scores, strict=True)
+    }
+    ours = lists_of(
+        made, prepared.path, tmp_path / "lists.parquet", k=7, exclude_seen=exclude_seen,
+        batch_users=16,
+    )  # fmt: skip
+    same(ours, expected)
+
+
+def write_events(prepared: Prepared, users: Any, path: Path) -> None:
+    """The histories of a prepared folder as an event log, its rows in any order."""
+    history = prepared.history(users, "holdout")
+    assert history.times is not None
+    names = prepared.users["user_id"].take(pa.array(users)).to_numpy()
+    order = np.random.default_rng(0).permutation(len(history.items))
+    table = pa.table(
+        {
+            "user_id": np.repeat(names, history.lengths)[order],
+            "item_id": np.array(prepared.catalog.ids_of(history.items))[order],
+            "time": history.times[order],
+        }
+    )
+    pq.write_table(table, path)
+
+
+def test_events_are_answered_as_the_folder_prepared_from_them(
+    tmp_path: Path, prepared: Prepared
+) -> None:
+    """With a bundle without user attributes, which an event log does not hold."""
+    plain = Trained(StandIn(30, {}), {}, prepared, {})
+    export.write(tmp_path / "plain", plain, golden_users=1, compare_users=5)
+    users = prepared.judged_users("holdout")
+    write_events(prepared, users, tmp_path / "events.parquet")
+    of_folder = lists_of(tmp_path / "plain", prepared.path, tmp_path / "a.parquet", k=6)
+    of_events = lists_of(
+        tmp_path / "plain", tmp_path / "events.parquet", tmp_path / "b.parquet", k=6,
+        now=str(INSTANT),
+    )  # fmt: skip
+    with_events = {user: of_folder[user] for user in sorted(of_events)}
+    same(of_events, with_events)
+    assert len(with_events) > 50
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 5, 10_000])
+@pytest.mark.parametrize("batch_users", [1, 4, 256])
+def test_however_the_stream_is_cut_the_answers_are_those_of_the_client(
+    made: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    rows_at_once: int,
+    batch_users: int,
+) -> None:
+    draw = np.random.default_rng(1)
+    histories = {
+        f"u{user:02}": [
+            (f"{draw.integers(35):03}", int(draw.integers(100)) * DAY)
+            for _ in range(draw.integers(1, 9))
+        ]
+        for user in range(20)
+    }
+    lines = [f"{user},{item},{when}" for user, row in histories.items() for item, when in row]
+    draw.shuffle(lines)
+    (tmp_path / "events.csv").write_text("\n".join(["user_id,item_id,time", *lines]) + "\n")
+    monkeypatch.setattr(verb, "ROWS_AT_ONCE", rows_at_once)
+    monkeypatch.setattr(verb, "ROW_GROUP", 30)
+    ours = lists_of(
+        made, tmp_path / "events.csv", tmp_path / "out.parquet", k=5, now=f"{100 * DAY}",
+        batch_users=batch_users,
+    )  # fmt: skip
+    by_item = {user: sorted(row) for user, row in histories.items()}
+    answers = deeprec.load(made).recommend(by_item, k=5, now=100 * DAY)
+    same(ours, {str(answer.user_id): (answer.item_ids, answer.scores) for answer in answers})
+    assert pq.ParquetFile(tmp_path / "out.parquet").num_row_groups > 1
+
+
+def test_ids_are_exact_and_users_without_known_items_are_answered(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    events = "customer\tsku\n007\t003\n7\t3\n07\t\n\t004\n"
+    (tmp_path / "events.tsv").write_text(events)
+    ours = lists_of(
+        made, tmp_path / "events.tsv", tmp_path / "out.parquet", user="customer", item="sku", k=50
+    )
+    assert list(ours) == ["007", "07", "7"]
+    assert ours["7"] == ours["07"] != ours["007"]
+    assert sorted(ours["7"][0]) == [f"{n:03}" for n in range(30)]  # fewer than k, without padding
+    assert "2 of 3 events" in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_the_moment_of_prediction_is_the_latest_event_unless_it_is_said(
+    made: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "events.csv").write_text(
+        "user_id,item_id,when\na,003,2020-01-01\na,004,\nb,003,2020-03-01\n"
+    )
+    ours = lists_of(made, tmp_path / "events.csv", tmp_path / "o.parquet", time="when", k=4)
+    client = deeprec.load(made)
+    histories = {"a": [("003", 0)], "b": [("003", 60 * DAY)]}
+    answers = client.recommend(histories, k=4, now=60 * DAY)
+    same(ours, {str(answer.user_id): (answer.item_ids, answer.scores) for answer in answers})
+    later = lists_of(
+        made, tmp_path / "events.csv", tmp_path / "o.parquet", time="when", k=4, now="2021-01-01"
+    )
+    assert later != ours
+
+
+def test_items_and_attributes_are_matched_by_name_not_by_index(
+    made: Path, prepared: Prepared, tmp_path: Path
+) -> None:
+    """A folder prepared later, with other items and values, in other places."""
+    other = tmp_path / "other"
+    vocabularies = {"town": ["b", "c", "a"], "age": ["ärter", "young", "old"], "hat": ["red"]}
+    places = np.array([prepared.num_items - 1 - n for n in range(prepared.num_items)])
+    parts = {}
+    for name in store.PARTS:
+        events = prepared.parts[name].take(np.arange(prepared.num_users))
+        parts[name] = [
+            store.Events(events.offsets, places[events.items].astype(np.int32), times=events.times)
+        ]
+    users = prepared.users.append_column("hat", pa.array(["red"] * prepared.num_users))
+    store.write(
+        other,
+        items=prepared.items.take(pa.array(places)),
+        users=users,
+        vocabularies=vocabularies,
+        parts=parts,
+        contract={},
+        manifest={key: prepared.manifest[key] for key in ("repeats", "instants")},
+    )
+    same(
+        lists_of(made, other, tmp_path / "a.parquet"),
+        lists_of(made, prepared.path, tmp_path / "b.parquet"),
+    )
+
+
+def test_the_file_says_which_bundle_answered_and_how(made: Path, tmp_path: Path) -> None:
+    (tmp_path / "events.csv").write_text("user_id,item_id\na,003\n")
+    lists_of(made, tmp_path / "events.csv", tmp_path / "out.parquet", k=3)
+    about = json.loads(pq.read_schema(tmp_path / "out.parquet").metadata[b"deeprec"])
+    assert (about["k"], about["exclude_seen"], len(about["bundle"])) == (3, False, 64)
+
+
+def damaged(path: Path) -> None:
+    content = bytearray((path / "model.pt").read_bytes())
+    content[len(content) // 2] ^= 1
+    (path / "model.pt").write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("damage", "events", "options", "error", "named"),
+    [
+        (damaged, "user_id,item_id\na,003\n", {}, IntegrityError, r"model\.pt"),
+        (shutil.rmtree, "user_id,item_id\na,003\n", {}, ConfigError, "no such folder"),
+        (None, "user_id,item\na,003\n", {}, DataError, "no column 'item_id'.*item=COLUMN"),
+        (None, "user_id,item_id\na,003\n", {"time": "when"}, DataError, "no column 'when'"),
+        (None, "user_id,item_id\n", {}, DataError, "no event"),
+        (None, "", {}, DataError, "events.csv"),
+        (None, "user_id,item_id\na,003\n", {"k": 0}, ConfigError, r"k must lie in \[1, 10000\]"),
+        (None, "user_id,item_id\na,3\n", {"batch_users": 9999}, ConfigError, "batch_users must"),
+        (None, "user_id,item_id,time\na,3,x\n", {}, DataError, "time"),
+        (None, "user_id,item_id,time\na,3,5\n", {"now": "soon"}, ConfigError, "got 'soon'"),
+    ],
+)
+def test_a_mistake_is_one_clear_error_and_leaves_nothing_behind(
+    made: Path,
+    tmp_path: Path,
+    damage: Callable[[Path], None] | None,
+    events: str,
+    options: dict[str, Any],
+    error: type[Exception],
+    named: str,
+) -> None:
+    copy = Path(shutil.copytree(made, tmp_path / "copy"))
+    if damage is not None:
+        damage(copy)
+    (tmp_path / "events.csv").write_text(events)
+    before = sorted(path.name for path in tmp_path.iterdir())
+    config = RecommendConfig(
+        str(copy), str(tmp_path / "events.csv"), str(tmp_path / "out.parquet"), **options
+    )
+    with pytest.raises(error, match=named):
+        recommend(config)
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_a_prepared_folder_has_its_own_moment(
+    made: Path, prepared: Prepared, tmp_path: Path
+) -> None:
+    config = RecommendConfig(str(made), str(prepared.path), str(tmp_path / "o.parquet"), now="5")
+    with pytest.raises(ConfigError, match="its own moment"):
+        recommend(config)
+    with pytest.raises(ConfigError, match="is a folder"):
+        recommend(RecommendConfig(str(made), str(prepared.path), str(tmp_path)))
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["repeats", "no repeats"])
+def road(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """prepared/, run/ and bundle/, of an autoencoder that trained for a moment."""
+    place = tmp_path_factory.mktemp("road")
+    draw = np.random.default_rng(0)
+    lines = [
+        f"{draw.integers(90):02},{min(int(draw.pareto(0.7)), 39):03},{draw.integers(10**7) + 10**9}"
+        for _ in range(900)
+    ]
+    (place / "events.csv").write_text("\n".join(["user_id,item_id,time", *lines]) + "\n")
+    told = [f"data.events={place / 'events.csv'}", "data.user=user_id", "data.item=item_id"]
+    told += ["data.time=time", f"data.repeats={request.param}", f"output_dir={place / 'prepared'}"]
+    prepare(compose("prepare", ["data=table", *told]))
+    told = [f"prepared={place / 'prepared'}", f"output_dir={place / 'run'}", "experiment=smoke"]
+    train(compose("train", [*told, "trainer.max_epochs=2"]))
+    bundle = compose("export", [f"run={place / 'run'}", f"output_dir={place / 'bundle'}"])
+    assert export.export(bundle) == place / "bundle"
+    return place
+
+
+def test_lists_of_the_bundle_score_exactly_what_the_run_scores(road: Path) -> None:
+    lists_of(road / "bundle", road / "prepared", road / "lists.parquet", k=20)
+    told = {"prepared": str(road / "prepared"), "cutoffs": [5, 20], "baselines": []}
+    run, bundle, lists = (
+        evaluate(EvaluateConfig(output_dir=str(road / f"report-{key}"), **{key: place}, **told))
+        for key, place in [
+            ("run", str(road / "run")),
+            ("bundle", str(road / "bundle")),
+            ("recommendations", str(road / "lists.parquet")),
+        ]
+    )
+    assert run["systems"][0]["metrics"]["ndcg@20"]["mean"] > 0.02
+    assert run["systems"][0]["metrics"] == bundle["systems"][0]["metrics"]
+    assert run["systems"][0]["metrics"] == lists["systems"][0]["metrics"]
+    assert run["systems"][0]["users"] == lists["systems"][0]["users"]
+
+
+def test_a_trained_bundle_keeps_its_goldens_and_says_where_it_came_from(road: Path) -> None:
+    opened = deeprec.load(road / "bundle")
+    assert list(opened.golden()) == []
+    made_from = opened.manifest["made_from"]
+    assert made_from["prepared"] == Prepared(road / "prepared").identity
+    assert (road / "run" / "checkpoints" / made_from["checkpoint"]).is_dir()
+
+
+def test_a_run_whose_prepared_folder_is_another_now_is_not_exported(
+    road: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(road / "run", tmp_path / "run"))
+    origin = json.loads((run / "prepared.json").read_text())
+    other = store_elsewhere(Prepared(road / "prepared"), tmp_path / "prepared")
+    (run / "prepared.json").write_text(json.dumps({**origin, "path": str(other)}))
+    with pytest.raises(IntegrityError, match="prepare it as it was, or train again"):
+        export.export(ExportConfig(str(run), str(tmp_path / "bundle")))
+    assert not (tmp_path / "bundle").exists()
+
+
+def store_elsewhere(prepared: Prepared, path: Path) -> Path:
+    """The same folder without a holdout: other content, so another identity."""
+    every = np.arange(prepared.num_users)
+    parts = {name: [prepared.parts[name].take(every)] for name in store.PARTS}
+    no_user = np.zeros(len(every) + 1, np.int64)
+    nothing = store.Events(no_user, np.zeros(0, np.int32), times=np.zeros(0, np.int64))
+    store.write(
+        path,
+        items=prepared.items,
+        users=prepared.users,
+        vocabularies=prepared.vocabularies,
+        parts={**parts, "holdout": [nothing]},
+        contract={},
+        manifest={key: prepared.manifest[key] for key in ("repeats", "instants")},
+    )
+    return path
+
+
+def test_a_model_is_shown_each_users_events_oldest_first(made: Path, tmp_path: Path) -> None:
+    (tmp_path / "events.csv").write_text(
+        "user_id,item_id,time\nb,005,3\na,003,9\na,007,1\nb,001,2\na,9,4\na,002,5\n"
+    )
+    config = RecommendConfig(str(made), str(tmp_path / "events.csv"), str(tmp_path / "o.parquet"))
+    with verb.opened_histories(config, deeprec.load(made)) as (num_users, parts):
+        shown = list(parts)
+    assert (num_users, sum(part.num_unknown for part in shown)) == (2, 1)
+    assert [user for part in shown for user in part.user_ids] == ["a", "b"]
+    assert torch.cat([part.items.values for part in shown]).tolist() == [7, 2, 3, 1, 5]
+    lengths = torch.cat([part.items.offsets.diff() for part in shown])
+    assert lengths.tolist() == [3, 2]
+    ages = torch.cat([part.ages for part in shown if part.ages is not None])
+    assert (ages * DAY).tolist() == pytest.approx([8, 4, 0, 7, 6])
