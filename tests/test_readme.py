@@ -1,0 +1,43 @@
+"""Every command of the README runs, in order, from a checkout; what is not run says why."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).parents[1]
+BLOCK = re.compile(
+    r"(?:<!-- not run by the tests: (?P<why>.+?) -->\n)?```bash\n(?P<code>.*?)```", re.S
+)
+
+
+def blocks() -> list[re.Match[str]]:
+    return list(BLOCK.finditer((CHECKOUT / "README.md").read_text()))
+
+
+def test_what_is_not_run_is_little_and_says_why() -> None:
+    skipped = [block["why"] for block in blocks() if block["why"]]
+    assert len(blocks()) - len(skipped) >= 3
+    assert all(len(why) > 10 for why in skipped)
+
+
+@pytest.mark.slow
+def test_every_command_runs(tmp_path: Path) -> None:
+    for name in ("seeds", "configs"):
+        shutil.copytree(CHECKOUT / name, tmp_path / name)
+    code = "\n".join(block["code"] for block in blocks() if not block["why"])
+    run = f'"{sys.executable}"'
+    commands = f'deeprec() {{ {run} -m deeprec "$@"; }}\npython() {{ {run} "$@"; }}\n'
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", commands + code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT / "src")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
