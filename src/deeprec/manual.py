@@ -30,7 +30,7 @@ EXAMPLES = {
         "deeprec prepare data=complete_journey split=leave_last_out output_dir=prepared/last",
     ),
     "train": (
-        "deeprec train prepared=prepared/cj output_dir=runs/first",
+        "deeprec train prepared=prepared/cj output_dir=runs/first experiment=complete_journey",
         "deeprec train prepared=prepared/cj output_dir=runs/second loss=marginal seed=2",
         "deeprec train -m seed=1,2,3 prepared=prepared/cj output_dir='runs/s${seed}'",
         "deeprec train resume=runs/first",

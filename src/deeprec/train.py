@@ -157,6 +157,12 @@ class Work:
             f"{users:,} users to train on, {judged:,} to validate on, {self.facts.num_items:,} "
             f"items, {weights:,} weights"
         )
+        if self.prepared.repeats and self.data.training.target.shows_target:
+            console.print(
+                "[yellow]note[/yellow] in this data an item may be recommended again, and a target "
+                "that is shown in the history cannot teach when; target=after_cut does "
+                "(configs/experiment/complete_journey.yaml)"
+            )
 
     def _is_over(self, progress: Progress) -> bool:
         """Whether a run that stopped while it was being sealed has nothing left to train."""

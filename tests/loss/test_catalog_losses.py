@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import reference
 from deeprec.batch import Encoded, Jagged
 from deeprec.loss.marginal import Marginal
 from deeprec.loss.softmax import Softmax
+from largest_tensor import LargestTensor
 
 USERS, ITEMS, WIDTH = 6, 17, 3
 
@@ -127,21 +127,6 @@ def test_offsets_of_another_batch_are_refused() -> None:
     target = Jagged(torch.tensor([1]), torch.tensor([0, 1]))
     with pytest.raises(ValueError, match=r"B \+ 1 = 7 entries, got 2"):
         Softmax()(encode(hidden, repeats), weight, bias, target)
-
-
-class LargestTensor(TorchDispatchMode):
-    """Notes the largest tensor that any operation makes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.elements = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        out = func(*args, **(kwargs or {}))
-        for tensor in out if isinstance(out, tuple | list) else [out]:
-            if isinstance(tensor, Tensor):
-                self.elements = max(self.elements, tensor.numel())
-        return out
 
 
 @pytest.mark.parametrize("loss", [Softmax(block_items=50), Marginal(block_items=50)])

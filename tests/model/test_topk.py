@@ -6,11 +6,11 @@ import math
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import reference
 from deeprec.batch import Encoded
 from deeprec.model.topk import top_k, top_k_of_blocks
+from largest_tensor import LargestTensor
 
 NONE = torch.zeros(0, dtype=torch.int64)
 
@@ -109,21 +109,6 @@ def test_scripted_it_answers_the_same(ties: bool) -> None:
     asked = (encoded, weight, bias, 4, *exclude, 16)
     for ours, theirs in zip(top_k(*asked), scripted(*asked), strict=True):
         assert torch.equal(ours, theirs)
-
-
-class LargestTensor(TorchDispatchMode):
-    """Notes the largest tensor that any operation makes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.elements = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        out = func(*args, **(kwargs or {}))
-        for tensor in out if isinstance(out, tuple | list) else [out]:
-            if isinstance(tensor, Tensor):
-                self.elements = max(self.elements, tensor.numel())
-        return out
 
 
 def test_users_by_catalog_never_exists() -> None:
