@@ -11,10 +11,16 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 from deeprec.batch import Batch
-from deeprec.console import console
+from deeprec.console import RateColumn, console
 from deeprec.data.datamodule import DataModule
 from deeprec.errors import Interrupted
 from deeprec.trainer import checkpoint
@@ -171,8 +177,8 @@ class ProgressBar(Callback):
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
-            TextColumn("{task.completed:,}/{task.total:,} users"),
-            TextColumn("{task.speed:,.0f} users/s"),
+            MofNCompleteColumn(),
+            RateColumn("users"),
             TimeRemainingColumn(),
             TextColumn("{task.fields[loss]}"),
             console=console,
@@ -191,7 +197,7 @@ class ProgressBar(Callback):
     ) -> None:
         assert isinstance(pl_module, Training)
         if self._bar is not None:
-            loss = f"loss {pl_module.last_loss():.4f}"
+            loss = f"loss {pl_module.last_loss():.4f}  {memory_bytes() / 1e6:,.0f} MB"
             self._bar.update(self._bar.task_ids[0], advance=batch.num_users, loss=loss)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

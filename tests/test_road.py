@@ -1,0 +1,100 @@
+"""The whole road, as a person walks it: in a terminal, verb after verb, each reading the last."""
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+CHECKOUT = Path(__file__).parents[1]
+COLUMNS = 100
+
+
+def in_a_terminal(folder: Path, *words: str) -> str:
+    """What `deeprec WORDS` shows a person; it must succeed."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "deeprec", *words],
+        cwd=folder,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(CHECKOUT / "src"),
+            "TERM": "xterm-256color",
+            "COLUMNS": str(COLUMNS),
+        },
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            piece = os.read(ours, 65_536)
+        except OSError:  # the other end of a terminal closes with an error, not an empty read
+            break
+        if not piece:
+            break
+        shown += piece
+    os.close(ours)
+    text = shown.decode(errors="replace")
+    assert process.wait() == 0, text
+    return text
+
+
+@pytest.fixture(scope="module")
+def walked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    folder = tmp_path_factory.mktemp("road")
+    steps = {
+        "prepare": ["data=seeds", "output_dir=prepared"],
+        "train": ["prepared=prepared", "output_dir=run", "experiment=smoke"],
+        "evaluate": ["run=run"],
+        "export": ["run=run", "output_dir=bundle"],
+        "recommend": ["bundle=bundle", "histories=prepared", "output=lists.parquet", "k=100"],
+    }
+    return folder, {verb: in_a_terminal(folder, verb, *words) for verb, words in steps.items()}
+
+
+@pytest.mark.slow
+def test_long_work_shows_what_it_does(walked: tuple[Path, dict[str, str]]) -> None:
+    _, shown = walked
+    assert "users/s" in shown["train"]
+    assert "loss" in shown["train"]
+    assert "ranking for the holdout" in shown["evaluate"]
+    assert "recommending" in shown["recommend"]
+
+
+@pytest.mark.slow
+def test_what_is_served_is_what_was_evaluated(walked: tuple[Path, dict[str, str]]) -> None:
+    folder, _ = walked
+    in_a_terminal(
+        folder,
+        "evaluate",
+        "recommendations=lists.parquet",
+        "prepared=prepared",
+        "output_dir=report",
+    )
+    run = json.loads((folder / "run" / "report.json").read_text())["systems"]
+    lists = json.loads((folder / "report" / "report.json").read_text())["systems"]
+    assert lists[0]["metrics"] == run[0]["metrics"]
+    assert [system["name"] for system in run[1:]] == [system["name"] for system in lists[1:]]
+
+
+@pytest.mark.slow
+def test_the_smoke_model_has_learned(walked: tuple[Path, dict[str, str]]) -> None:
+    folder, _ = walked
+    systems = json.loads((folder / "run" / "report.json").read_text())["systems"]
+    ndcg = {system["name"]: system["metrics"]["ndcg@20"]["mean"] for system in systems}
+    assert ndcg["autoencoder"] > ndcg["popularity"] + 0.1
+
+
+@pytest.mark.slow
+def test_nothing_half_written_is_left(walked: tuple[Path, dict[str, str]]) -> None:
+    folder, _ = walked
+    names = {path.name for path in folder.iterdir()} - {"report"}
+    assert names == {"prepared", "run", "bundle", "lists.parquet"}
+    lists = pq.read_table(folder / "lists.parquet")
+    assert lists.column_names[:3] == ["user_id", "item_ids", "scores"]
