@@ -12,8 +12,8 @@ HERE = Path(__file__).parent
 
 def main(folder: Path = HERE) -> None:
     generator = Synthetic(
-        users=200, items=120, events_per_user=18, tastes=6, zipf=0.8, taste_strength=0.9,
-        drift=0.1, repeat_share=0.2, days=90, seed=2,
+        num_users=200, num_items=120, events_per_user=18, num_tastes=6, zipf=0.8,
+        taste_strength=0.9, drift=0.1, repeat_share=0.2, days=90, seed=2,
     )  # fmt: skip
     pieces = list(generator.pieces())
     write(pa.concat_tables([events for events, _ in pieces]), folder / "events.csv")

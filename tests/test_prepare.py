@@ -186,7 +186,7 @@ def test_the_seeds_with_their_attributes(tmp_path: Path) -> None:
 
 def test_unseen_users_have_their_roles(tmp_path: Path) -> None:
     prepared = Prepared(
-        prepare(composed("data=synthetic", "data.users=300", "data.items=80", "split=user_holdout",
+        prepare(composed("data=synthetic", "data.num_users=300", "data.num_items=80", "split=user_holdout",
                          f"output_dir={tmp_path / 'out'}"))
     )  # fmt: skip
     for part, role in (("validation", "validation"), ("holdout", "holdout")):

@@ -11,7 +11,7 @@ from deeprec.errors import ConfigError
 
 def draw(**settings: float) -> tuple[pa.Table, pa.Table]:
     plain = {
-        "users": 600, "items": 90, "events_per_user": 30, "tastes": 6, "zipf": 1.0,
+        "num_users": 600, "num_items": 90, "events_per_user": 30, "num_tastes": 6, "zipf": 1.0,
         "taste_strength": 1.0, "drift": 0.0, "repeat_share": 0.0, "days": 10, "seed": 1,
     }  # fmt: skip
     pieces = list(Synthetic(**{**plain, **settings}).pieces())  # type: ignore[arg-type]
@@ -51,7 +51,7 @@ def test_users_keep_to_their_taste_unless_it_drifts() -> None:
 
 
 def test_popularity_falls_with_rank_as_told() -> None:
-    events, _ = draw(taste_strength=0.0, users=4000, tastes=1, zipf=1.0)
+    events, _ = draw(taste_strength=0.0, num_users=4000, num_tastes=1, zipf=1.0)
     _, counts = np.unique(events["item"].to_pylist(), return_counts=True)
     slope = np.polyfit(np.log(np.arange(1, 91)), np.log(counts), 1)[0]
     assert slope == pytest.approx(-1.0, abs=0.05)
@@ -59,7 +59,7 @@ def test_popularity_falls_with_rank_as_told() -> None:
 
 def test_repeats_are_of_the_users_own_items() -> None:
     def share_of_repeats(**settings: float) -> float:
-        events, _ = draw(taste_strength=0.0, items=20_000, tastes=1, zipf=0.0, **settings)
+        events, _ = draw(taste_strength=0.0, num_items=20_000, num_tastes=1, zipf=0.0, **settings)
         pairs = set(zip(events["user"].to_pylist(), events["item"].to_pylist(), strict=True))
         return 1 - len(pairs) / len(events)
 
@@ -69,7 +69,13 @@ def test_repeats_are_of_the_users_own_items() -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [{"users": 0}, {"items": 5}, {"events_per_user": 0.5}, {"drift": 2}, {"repeat_share": 1}],
+    [
+        {"num_users": 0},
+        {"num_items": 5},
+        {"events_per_user": 0.5},
+        {"drift": 2},
+        {"repeat_share": 1},
+    ],
 )
 def test_settings_that_cannot_be_are_refused(settings: dict[str, float]) -> None:
     with pytest.raises(ConfigError):

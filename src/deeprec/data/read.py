@@ -241,10 +241,10 @@ def dsstne_text(
 def synthetic(
     workspace: Workspace,
     *,
-    users: int,
-    items: int,
+    num_users: int,
+    num_items: int,
     events_per_user: float,
-    tastes: int,
+    num_tastes: int,
     zipf: float,
     taste_strength: float,
     drift: float,
@@ -256,8 +256,9 @@ def synthetic(
 ) -> EventLog:
     """Generated events of any size; see `Synthetic` for what the keys mean."""
     generator = Synthetic(
-        users=users, items=items, events_per_user=events_per_user, tastes=tastes, zipf=zipf,
-        taste_strength=taste_strength, drift=drift, repeat_share=repeat_share, days=days, seed=seed,
+        num_users=num_users, num_items=num_items, events_per_user=events_per_user,
+        num_tastes=num_tastes, zipf=zipf, taste_strength=taste_strength, drift=drift,
+        repeat_share=repeat_share, days=days, seed=seed,
     )  # fmt: skip
     for number, (events, people) in enumerate(generator.pieces()):
         pq.write_table(events, workspace.folder / f"events-{number:06d}.parquet")

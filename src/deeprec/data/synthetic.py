@@ -21,10 +21,10 @@ class Synthetic:
     """A generator of events; memory is that of one chunk of users.
 
     Args:
-        users: how many.
-        items: how many.
+        num_users: how many.
+        num_items: how many.
         events_per_user: on average; lengths are geometric, at least 1.
-        tastes: clusters of items.
+        num_tastes: clusters of items.
         zipf: popularity falls with rank ** -zipf.
         taste_strength: chance that an event comes from the user's own cluster, not from all items.
         drift: share of users whose cluster changes at a moment drawn for each.
@@ -37,10 +37,10 @@ class Synthetic:
     def __init__(
         self,
         *,
-        users: int,
-        items: int,
+        num_users: int,
+        num_items: int,
         events_per_user: float,
-        tastes: int = 16,
+        num_tastes: int = 16,
         zipf: float = 1.0,
         taste_strength: float = 0.8,
         drift: float = 0.2,
@@ -49,10 +49,10 @@ class Synthetic:
         days: int = 365,
         seed: int = 0,
     ) -> None:
-        if users < 1 or items < tastes or tastes < 1:
+        if num_users < 1 or num_items < num_tastes or num_tastes < 1:
             raise ConfigError(
-                "data: users and tastes must be 1 or more and items at least as many as tastes, "
-                f"got users={users}, tastes={tastes}, items={items}"
+                "data: num_users and num_tastes must be 1 or more, num_items at least num_tastes; "
+                f"got num_users={num_users}, num_tastes={num_tastes}, num_items={num_items}"
             )
         if events_per_user < 1 or days < 1:
             raise ConfigError(
@@ -63,28 +63,30 @@ class Synthetic:
                 raise ConfigError(f"data.{name}: must lie between 0 and 1, got {share}")
         if not 0 <= repeat_share < 1:
             raise ConfigError(f"data.repeat_share: must be at least 0, below 1, got {repeat_share}")
-        self.users, self.items, self.tastes = users, items, tastes
+        self.num_users, self.num_items, self.num_tastes = num_users, num_items, num_tastes
         self.events_per_user, self.taste_strength = events_per_user, taste_strength
         self.drift, self.repeat_share = drift, repeat_share
         self.first_second, self.seconds, self.seed = first_second, days * SECONDS_PER_DAY, seed
-        self.weights = np.arange(1, items + 1, dtype=np.float64) ** -zipf  # by rank; rank = index
+        self.weights = (
+            np.arange(1, num_items + 1, dtype=np.float64) ** -zipf
+        )  # by rank; rank = index
 
     def item_ids(self) -> npt.NDArray[np.str_]:
-        """Id of each item in order of popularity; item j is of taste j modulo `tastes`."""
-        ranks = np.arange(self.items)
-        pairs = zip(ranks % self.tastes, ranks // self.tastes, strict=True)
+        """Id of each item in order of popularity; item j is of taste j modulo `num_tastes`."""
+        ranks = np.arange(self.num_items)
+        pairs = zip(ranks % self.num_tastes, ranks // self.num_tastes, strict=True)
         return np.array([f"t{taste:02d}-{place:04d}" for taste, place in pairs])
 
     def item_table(self) -> pa.Table:
         """item, name and taste of each item."""
-        ids, tastes = self.item_ids(), np.arange(self.items) % self.tastes
+        ids, tastes = self.item_ids(), np.arange(self.num_items) % self.num_tastes
         names = [f"thing {i} of taste {t}" for i, t in enumerate(tastes)]
         return pa.table({"item": ids, "name": names, "taste": [f"t{t:02d}" for t in tastes]})
 
     def pieces(self) -> Iterator[tuple[pa.Table, pa.Table]]:
         """Events (user, item, time, kind, value, price) and users (user, region), by chunk."""
-        for first in range(0, self.users, CHUNK_USERS):
-            yield self._piece(first, min(CHUNK_USERS, self.users - first))
+        for first in range(0, self.num_users, CHUNK_USERS):
+            yield self._piece(first, min(CHUNK_USERS, self.num_users - first))
 
     def _piece(self, first: int, count: int) -> tuple[pa.Table, pa.Table]:
         draw = np.random.default_rng([self.seed, first])
@@ -104,9 +106,9 @@ class Synthetic:
         self, draw: np.random.Generator, count: int
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Each user's cluster before and after its moment of change, and that moment."""
-        before = draw.integers(0, self.tastes, count)
+        before = draw.integers(0, self.num_tastes, count)
         moved = draw.random(count) < self.drift
-        after = np.where(moved, draw.integers(0, self.tastes, count), before)
+        after = np.where(moved, draw.integers(0, self.num_tastes, count), before)
         return before, after, draw.integers(0, self.seconds, count)
 
     def _items(
@@ -115,10 +117,10 @@ class Synthetic:
         """An item of each event: of its taste, or of all; popular ones oftener."""
         chosen = _weighted(draw, self.weights, len(taste))
         own = draw.random(len(taste)) < self.taste_strength
-        for cluster in range(self.tastes):
+        for cluster in range(self.num_tastes):
             here = np.flatnonzero(own & (taste == cluster))
-            ranks = _weighted(draw, self.weights[cluster :: self.tastes], len(here))
-            chosen[here] = ranks * self.tastes + cluster
+            ranks = _weighted(draw, self.weights[cluster :: self.num_tastes], len(here))
+            chosen[here] = ranks * self.num_tastes + cluster
         return chosen
 
     def _events(
