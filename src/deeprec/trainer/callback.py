@@ -147,10 +147,12 @@ class Keeper(Callback):
 
     def _save_and_stop(self, training: Training, score: float | None) -> None:
         assert self.signal is not None
+        progress = training.progress
         checkpoint.save(self.run.checkpoints, training, score, self.made_from)
+        self.run.set_status("running", epoch=progress.epoch, step=progress.step)
         name = signal.Signals(self.signal).name
         raise Interrupted(
-            f"stopped by {name} after step {training.progress.step}, which is saved; go on with "
+            f"stopped by {name} after step {progress.step}, which is saved; go on with "
             f"`deeprec train resume={self.run.path}`",
             self.signal,
         )
