@@ -186,9 +186,16 @@ def test_the_seeds_with_their_attributes(tmp_path: Path) -> None:
 
 def test_unseen_users_have_their_roles(tmp_path: Path) -> None:
     prepared = Prepared(
-        prepare(composed("data=synthetic", "data.num_users=300", "data.num_items=80", "split=user_holdout",
-                         f"output_dir={tmp_path / 'out'}"))
-    )  # fmt: skip
+        prepare(
+            composed(
+                "data=synthetic",
+                "data.num_users=300",
+                "data.num_items=80",
+                "split=user_holdout",
+                f"output_dir={tmp_path / 'out'}",
+            )
+        )
+    )
     for part, role in (("validation", "validation"), ("holdout", "holdout")):
         rows = prepared.judged_users(part)  # type: ignore[arg-type]
         assert len(rows) > 10
