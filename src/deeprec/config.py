@@ -93,7 +93,7 @@ class EvaluateConfig:
 class ExportConfig:
     """Run -> bundle."""
 
-    run: str = MISSING  # a finished run folder
+    run: str = MISSING  # a run folder; its best checkpoint is exported
     output_dir: str = MISSING  # the bundle, new or empty; a finished one is replaced
     golden_users: int = 50  # users whose requests and answers are kept in the bundle
     compare_users: int = 1000  # users whose exported lists must equal the evaluated ones

@@ -71,6 +71,8 @@ def recommend(config: RecommendConfig) -> Path:
     output = Path(config.output)
     if output.is_dir():
         raise ConfigError(f"output={output} is a folder; name a Parquet file")
+    if output.suffix not in (".parquet", ".pq"):
+        raise ConfigError(f"output={output}: lists are written as Parquet; name it .parquet")
     identity = folder.identity(bundle.verify(Path(config.bundle)))
     opened = serve.load(config.bundle, verify=False)
     check(config, opened)
@@ -182,6 +184,11 @@ def opened_histories(
         return
     with workspace(beside=Path(config.output).absolute().parent) as space:
         events = read_events(space, open_files(space, config.histories), config)
+        if opened.policy["uses_times"] and "time" not in events.columns:
+            console.print(
+                "[yellow]note[/yellow] this bundle weighs events by their age, and these have no "
+                "time, so each counts as just done; if a column holds it, say time=COLUMN"
+            )
         facts = space.one(events, users=events.user.nunique(), **latest_time(events))
         now = facts["latest"] if config.now is None else instant(config.now)
         yield facts["users"], event_histories(space, events, opened, now, config.batch_users)
