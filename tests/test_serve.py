@@ -86,6 +86,14 @@ def test_the_example_of_the_readme_runs_with_torch_and_pyarrow_alone(
     assert item_ids == answer.item_ids
 
 
+def test_importing_the_client_inside_a_bundle_is_no_damage(copied: Path) -> None:
+    run_bare("import serve\nserve.load('.')", copied)
+    (copied / "__pycache__").mkdir(exist_ok=True)
+    (copied / "__pycache__" / "serve.cpython-311.pyc").write_bytes(b"left by Python")
+    serve.load(copied)
+    bundle.verify(copied)
+
+
 def test_every_changed_byte_is_found_before_anything_is_loaded(copied: Path) -> None:
     draw = random.Random(0)
     files = sorted(path for path in copied.rglob("*") if path.is_file())

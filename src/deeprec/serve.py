@@ -110,7 +110,9 @@ def check_files(path: Path, manifest: Mapping[str, Any], *, hashes: bool) -> Non
             )
         if hashes and sha256(place) != expected["sha256"]:
             raise BundleError(f"{place}: is not what its SHA-256 says; copy the bundle again")
-    found = {p.relative_to(path).as_posix() for p in path.rglob("*") if not p.is_dir()}
+    files = (p for p in path.rglob("*") if not p.is_dir())
+    # what Python leaves where this file is imported inside a bundle is nobody's damage
+    found = {p.relative_to(path).as_posix() for p in files if p.parent.name != "__pycache__"}
     for name in sorted(found - {*manifest["files"], "manifest.json"}):
         raise BundleError(f"{path / name}: is not named in the manifest; remove it")
     for name in NEEDED:
