@@ -87,7 +87,7 @@ def test_the_example_of_the_readme_runs_with_torch_and_pyarrow_alone(
 
 
 def test_importing_the_client_inside_a_bundle_is_no_damage(copied: Path) -> None:
-    run_bare("import serve\nserve.load('.')", copied)
+    run_bare("sys.path.insert(0, '.')\nimport serve\nserve.load('.')", copied)
     (copied / "__pycache__").mkdir(exist_ok=True)
     (copied / "__pycache__" / "serve.cpython-311.pyc").write_bytes(b"left by Python")
     serve.load(copied)
