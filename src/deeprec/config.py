@@ -107,9 +107,9 @@ class RecommendConfig:
     """Bundle + histories -> recommendation lists."""
 
     bundle: str = MISSING  # a bundle that export wrote
-    histories: str = MISSING  # a prepared folder, or events: Parquet, CSV, TSV, folder or glob
+    histories: str = MISSING  # a prepared folder, or events as they are: Parquet, CSV, folder, glob
     output: str = MISSING  # Parquet: user_id, item_ids, scores; best first
-    k: int = 10  # recommendations for each user
+    k: int = 10  # recommendations for each user, at most 10,000
     exclude_seen: bool | None = None  # default: the bundle's policy
     user: str = "user_id"  # column of an event file that holds the user id
     item: str = "item_id"  # column that holds the item id

@@ -438,7 +438,10 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
 
 if __name__ == "__main__":
     try:
-        differences = list(load(sys.argv[1]).golden())
+        opened = load(sys.argv[1])
+        differences = list(opened.golden())
     except (IndexError, BundleError) as error:
         sys.exit(f"usage: python serve.py BUNDLE\n{error}")
-    sys.exit("\n".join(differences) or 0)
+    if differences:
+        sys.exit("\n".join(differences))
+    print(f"{sys.argv[1]}: every file is whole, and every golden request is answered as expected")
