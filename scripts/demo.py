@@ -6,6 +6,8 @@ Runs the commands that a user would type, prints each before it runs, and ends w
 
 import argparse
 import json
+import os
+import shutil
 import subprocess
 import sys
 import time
@@ -37,6 +39,8 @@ def main() -> None:
     console.print(one_household(output))
     for name, place in places(output).items():
         console.print(f"{name:16} {place}")
+    if shutil.which("deeprec") is None or "VIRTUAL_ENV" not in os.environ:
+        console.print("next: source .venv/bin/activate, then deeprec --help")
     console.print(f"[dim]All of it took {time.monotonic() - started:,.0f} seconds.[/dim]")
 
 

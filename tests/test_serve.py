@@ -82,8 +82,16 @@ def test_the_example_of_the_readme_runs_with_torch_and_pyarrow_alone(
     item_ids = [line.split()[0] for line in run_bare(example, sound).splitlines()]
     now = datetime(2026, 1, 2, tzinfo=UTC)
     history = [("000", datetime(2026, 1, 1, tzinfo=UTC)), ("001", datetime(2026, 1, 1))]
-    answer = opened.recommend([history], k=10, exclude_seen=True, now=now)[0]
+    answer = opened.recommend([history], k=10, now=now)[0]  # as the policy says
     assert item_ids == answer.item_ids
+
+
+def test_importing_the_client_inside_a_bundle_is_no_damage(copied: Path) -> None:
+    run_bare("sys.path.insert(0, '.')\nimport serve\nserve.load('.')", copied)
+    (copied / "__pycache__").mkdir(exist_ok=True)
+    (copied / "__pycache__" / "serve.cpython-311.pyc").write_bytes(b"left by Python")
+    serve.load(copied)
+    bundle.verify(copied)
 
 
 def test_every_changed_byte_is_found_before_anything_is_loaded(copied: Path) -> None:

@@ -10,6 +10,7 @@ golden/requests.jsonl  requests, one a line
 golden/expected.jsonl  their answers, line by line
 eval.json              what the run scored, where it was evaluated
 README.md              how to ask
+serve.py               the client: verifies, maps ids, answers
 """
 
 import json
@@ -34,6 +35,7 @@ GOLDEN_REQUESTS = "golden/requests.jsonl"
 GOLDEN_EXPECTED = "golden/expected.jsonl"
 EVALUATION = "eval.json"
 README = "README.md"
+CLIENT = "serve.py"
 
 
 @dataclass(frozen=True)
@@ -190,7 +192,7 @@ offsets = torch.tensor([0, len(history)])
 ages = torch.full([len(history)], 1.0)  # each event was a day ago
 none, nowhere = torch.zeros(0, dtype=torch.int64), torch.tensor([0, 0])
 values, ends = [none] * {num_fields}, [nowhere] * {num_fields}  # no attribute of the user is known
-k, exclude_seen = 10, True
+k, exclude_seen = 10, {exclude_seen}
 items, scores = model(history, offsets, ages, values, ends, k, exclude_seen, none, nowhere)
 for item, score in zip(items[0].tolist(), scores[0].tolist()):
     print(item_ids[item] if item >= 0 else "no further candidate", score)
@@ -211,12 +213,14 @@ deeprec.
 - Items of the user's own history are {seen}, unless a call says otherwise.
 - `signature.json` says what `model.pt` takes and gives; `policy.json` what it answers when.
 - Before loading, compare every file with its SHA-256 in `manifest.json`: a damaged or foreign
-  `model.pt` can run code. deeprec's `serve.py` does this; it is one file and may be copied.
+  `model.pt` can run code. `serve.py` in this folder does this, maps item ids both ways and answers;
+  it is one file and may be copied.
 - `golden/` holds requests with the answers this model was evaluated with. Scores agree within
-  1e-5 relative on any machine; run `python serve.py BUNDLE` to compare.
+  1e-5 relative on any machine; run `python serve.py .` here to compare.
+- torch says once that NumPy is missing where it is; nothing here needs it.
 
 Run this inside the folder:
 
 ```python
-{EXAMPLE.format(num_fields=len(fields))}```
+{EXAMPLE.format(num_fields=len(fields), exclude_seen=exclude_seen)}```
 """

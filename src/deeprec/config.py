@@ -93,7 +93,7 @@ class EvaluateConfig:
 class ExportConfig:
     """Run -> bundle."""
 
-    run: str = MISSING  # a finished run folder
+    run: str = MISSING  # a run folder
     output_dir: str = MISSING  # the bundle, new or empty; a finished one is replaced
     golden_users: int = 50  # users whose requests and answers are kept in the bundle
     compare_users: int = 1000  # users whose exported lists must equal the evaluated ones
@@ -107,9 +107,9 @@ class RecommendConfig:
     """Bundle + histories -> recommendation lists."""
 
     bundle: str = MISSING  # a bundle that export wrote
-    histories: str = MISSING  # a prepared folder, or events: Parquet, CSV, TSV, folder or glob
+    histories: str = MISSING  # prepared folder, or events as they are: Parquet, CSV, glob
     output: str = MISSING  # Parquet: user_id, item_ids, scores; best first
-    k: int = 10  # recommendations for each user
+    k: int = 10  # recommendations for each user, at most 10,000
     exclude_seen: bool | None = None  # default: the bundle's policy
     user: str = "user_id"  # column of an event file that holds the user id
     item: str = "item_id"  # column that holds the item id

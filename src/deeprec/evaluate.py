@@ -17,7 +17,7 @@ from torch import Tensor
 import deeprec
 from deeprec import bundle as bundles
 from deeprec import folder, serve
-from deeprec.batch import Batch, Jagged
+from deeprec.batch import Batch
 from deeprec.catalog import Catalog
 from deeprec.config import EvaluateConfig, check, to_dict
 from deeprec.console import console, progress
@@ -25,6 +25,7 @@ from deeprec.data import protocol
 from deeprec.data.judge import distinct, judged_batch, known_histories, without_seen
 from deeprec.data.lists import read_lists
 from deeprec.data.store import PartName, Prepared
+from deeprec.data.translation import Translation
 from deeprec.errors import ConfigError, DataError
 from deeprec.metric import report
 from deeprec.metric.report import Judged
@@ -162,40 +163,22 @@ def _bundle_system(path: Path, question: Question) -> System:
     prepared = question.prepared
     identity = folder.identity(bundles.verify(path))
     bundle = serve.load(path, verify=False)
-    to_bundle = Catalog(bundle.item_ids).indices_of(prepared.catalog.item_ids)
-    from_bundle = torch.from_numpy(prepared.catalog.indices_of(bundle.item_ids))
-    values_to_bundle = {
-        name: np.array([indices.get(value, -1) for value in prepared.vocabularies.get(name, [])])
-        for name, indices in bundle.vocabularies.items()
-    }
+    translation = Translation(prepared, bundle)
 
     def lists(batch: Batch, k: int) -> Tensor:
-        history, kept = _known(batch.history, to_bundle)
-        attributes = {
-            name: _known(batch.attributes[name], indices)[0]
-            for name, indices in values_to_bundle.items()
-            if name in batch.attributes
-        }
+        theirs, _ = translation(batch)
         items, _ = bundle.rank(
-            history.values,
-            history.offsets,
-            None if batch.ages is None else batch.ages[kept],
-            {name: (rows.values, rows.offsets) for name, rows in attributes.items()},
+            theirs.history.values,
+            theirs.history.offsets,
+            theirs.ages,
+            {name: (rows.values, rows.offsets) for name, rows in theirs.attributes.items()},
             k=k,
             exclude_seen=question.exclude_seen,
         )
-        return torch.where(items >= 0, from_bundle[items], -1)
+        return translation.back(items)
 
     source = {"bundle": str(path), "identity": identity}
     return System(path.name, "bundle", lists, source)
-
-
-def _known(rows: Jagged, to_index: npt.NDArray[np.int64]) -> tuple[Jagged, Tensor]:
-    """The rows in other indices without those that have none there; and which were kept, bool."""
-    indices = torch.from_numpy(to_index)[rows.values]
-    kept = indices >= 0
-    before = torch.cat([torch.zeros(1, dtype=torch.int64), kept.cumsum(0)])
-    return Jagged(indices[kept], before[rows.offsets]), kept
 
 
 def _lists_system(path: Path, question: Question) -> System:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 import deeprec
-from deeprec import bundle, folder
+from deeprec import bundle, folder, serve
 from deeprec.batch import Batch, Jagged
 from deeprec.bundle import Limits
 from deeprec.catalog import Catalog
@@ -82,6 +82,11 @@ def export(config: ExportConfig) -> Path:
         "checkpoint": run.checkpoint.path.name,
         "checkpoint_identity": folder.identity(run.checkpoint.manifest),
     }
+    if not run.finished:
+        console.print(
+            f"[yellow]note[/yellow] {run.path} is not finished; its best checkpoint so far is "
+            f"exported. Go on with `deeprec train resume={run.path}`"
+        )
     report = run.path / "report.json"
     trained = Trained(
         run.model, run.facts.fields, prepared, made_from, report if report.is_file() else None
@@ -352,3 +357,4 @@ def describe(draft: Path, name: str, trained: Trained) -> None:
         name, prepared.num_items, list(trained.fields), exclude_seen=exclude_seen
     )
     (draft / bundle.README).write_text(readme, encoding="utf-8")
+    shutil.copyfile(serve.__file__, draft / bundle.CLIENT)

@@ -134,6 +134,10 @@ def verify(folder: Path, kind: str) -> dict[str, Any]:
             )
     named = {*manifest["files"], MANIFEST}
     for path in folder.rglob("*"):
+        if (
+            path.parent.name == "__pycache__"
+        ):  # Python leaves it where a bundle's client is imported
+            continue
         if path.is_file() and path.relative_to(folder).as_posix() not in named:
             raise IntegrityError(f"{path}: not named in {MANIFEST}; remove it")
     return manifest

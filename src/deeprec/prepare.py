@@ -200,7 +200,7 @@ def _summary(output: Path, split: Split, counts: dict[str, int]) -> Table:
     settings = ", ".join(f"{name} {value}" for name, value in split.settings.items())
     table = Table(title=f"Prepared: {output}", title_justify="left", caption_justify="left")
     table.caption = f"{counts['items']:,} items; split {split.name} ({settings})"
-    for name in ("part", "events", "users", "events on items outside the catalog"):
+    for name in ("part", "events", "users", "left out: items outside the catalog"):
         table.add_column(name, justify="left" if name == "part" else "right")
     for name in PARTS:
         cells = (counts[name], counts[f"{name}_users"], counts[f"{name}_unknown"])

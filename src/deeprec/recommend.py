@@ -25,6 +25,7 @@ from deeprec.data.filter import in_order
 from deeprec.data.judge import judged_batch
 from deeprec.data.source import Source, open_files
 from deeprec.data.store import SECONDS_PER_DAY, Prepared
+from deeprec.data.translation import Translation, known_only
 from deeprec.data.workspace import Workspace, workspace
 from deeprec.errors import ConfigError, DataError
 from deeprec.serve import Bundle, RequestError
@@ -71,6 +72,8 @@ def recommend(config: RecommendConfig) -> Path:
     output = Path(config.output)
     if output.is_dir():
         raise ConfigError(f"output={output} is a folder; name a Parquet file")
+    if output.suffix not in (".parquet", ".pq"):
+        raise ConfigError(f"output={output}: lists are written as Parquet; name it .parquet")
     identity = folder.identity(bundle.verify(Path(config.bundle)))
     opened = serve.load(config.bundle, verify=False)
     check(config, opened)
@@ -182,6 +185,16 @@ def opened_histories(
         return
     with workspace(beside=Path(config.output).absolute().parent) as space:
         events = read_events(space, open_files(space, config.histories), config)
+        if opened.fields:
+            console.print(
+                f"[yellow]note[/yellow] this bundle takes {', '.join(opened.fields)} of a user; "
+                "event files hold none, so every user is answered as one of whom it is unknown"
+            )
+        if opened.policy["uses_times"] and "time" not in events.columns:
+            console.print(
+                "[yellow]note[/yellow] this bundle weighs events by their age, and these have no "
+                "time, so each counts as just done; if a column holds it, say time=COLUMN"
+            )
         facts = space.one(events, users=events.user.nunique(), **latest_time(events))
         now = facts["latest"] if config.now is None else instant(config.now)
         yield facts["users"], event_histories(space, events, opened, now, config.batch_users)
@@ -191,41 +204,11 @@ def prepared_histories(
     prepared: Prepared, opened: Bundle, users: Int64, batch_users: int
 ) -> Iterator[Histories]:
     """These users of a prepared folder, as evaluation shows them to a model."""
-    item_of = Catalog(opened.item_ids).indices_of(prepared.catalog.item_ids)
-    fields = [name for name in opened.fields if name in prepared.vocabularies]
-    value_of = {
-        name: Catalog(list(opened.vocabularies[name])).indices_of(prepared.vocabularies[name])
-        for name in fields
-    }
+    translation = Translation(prepared, opened)
     for rows in np.split(users, range(batch_users, len(users), batch_users)):
-        batch = judged_batch(prepared, rows, "holdout", with_target=False)
-        items, known = translated(batch.history, item_of)
-        yield Histories(
-            user_ids=prepared.users["user_id"].take(pa.array(rows)).to_pylist(),
-            items=items,
-            ages=None if batch.ages is None else batch.ages[known],
-            attributes={
-                name: translated(batch.attributes[name], value_of[name])[0] for name in fields
-            },
-            num_unknown=int((~known).sum()),
-        )
-
-
-def translated(rows: Jagged, index_of: Int64) -> tuple[Jagged, torch.Tensor]:
-    """The rows in other indices, and which values have one; see `known_only`."""
-    return known_only(Jagged(torch.from_numpy(index_of)[rows.values], rows.offsets))
-
-
-def known_only(rows: Jagged) -> tuple[Jagged, torch.Tensor]:
-    """The rows without their values of -1; and bool [N], which are left.
-
-    Example:
-        >>> known_only(Jagged(torch.tensor([4, -1, 5]), torch.tensor([0, 2, 3])))[0]
-        Jagged(values=tensor([4, 5]), offsets=tensor([0, 1, 2]), weights=None)
-    """
-    known = rows.values >= 0
-    known_before = torch.cat([torch.zeros(1, dtype=torch.int64), known.cumsum(0)])
-    return Jagged(rows.values[known], known_before[rows.offsets]), known
+        batch, num_unknown = translation(judged_batch(prepared, rows, "holdout", with_target=False))
+        user_ids = prepared.users["user_id"].take(pa.array(rows)).to_pylist()
+        yield Histories(user_ids, batch.history, batch.ages, batch.attributes, num_unknown)
 
 
 def read_events(space: Workspace, source: Source, config: RecommendConfig) -> ir.Table:

@@ -110,7 +110,9 @@ def check_files(path: Path, manifest: Mapping[str, Any], *, hashes: bool) -> Non
             )
         if hashes and sha256(place) != expected["sha256"]:
             raise BundleError(f"{place}: is not what its SHA-256 says; copy the bundle again")
-    found = {p.relative_to(path).as_posix() for p in path.rglob("*") if not p.is_dir()}
+    files = (p for p in path.rglob("*") if not p.is_dir())
+    # what Python leaves where this file is imported inside a bundle is nobody's damage
+    found = {p.relative_to(path).as_posix() for p in files if p.parent.name != "__pycache__"}
     for name in sorted(found - {*manifest["files"], "manifest.json"}):
         raise BundleError(f"{path / name}: is not named in the manifest; remove it")
     for name in NEEDED:
@@ -436,7 +438,10 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
 
 if __name__ == "__main__":
     try:
-        differences = list(load(sys.argv[1]).golden())
+        opened = load(sys.argv[1])
+        differences = list(opened.golden())
     except (IndexError, BundleError) as error:
         sys.exit(f"usage: python serve.py BUNDLE\n{error}")
-    sys.exit("\n".join(differences) or 0)
+    if differences:
+        sys.exit("\n".join(differences))
+    print(f"{sys.argv[1]}: every file is whole, and every golden request is answered as expected")

@@ -115,6 +115,20 @@ class Work:
             for sink in sinks:
                 sink.close()
         run.finish()
+        self._conclude(run)
+
+    def _conclude(self, run: RunFolder) -> None:
+        progress, schedule = self.training.progress, self.loop.schedule
+        early = progress.epoch < schedule.max_epochs
+        why = f", {schedule.patience} validations without a better one" if early else ""
+        console.print(f"finished after epoch {progress.epoch}{why}")
+        if progress.best_score is not None and progress.best_step is not None:
+            best_epoch = progress.best_step // max(1, len(self.data.training))
+            console.print(
+                f"best: epoch {best_epoch}, validation ndcg@100 {progress.best_score:.4f}; "
+                "evaluate and export take it"
+            )
+        console.print(f"run: {run.path}\nnext: deeprec evaluate run={run.path}", soft_wrap=True)
 
     def _new_training(self) -> Training:
         config = self.config

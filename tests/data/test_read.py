@@ -67,7 +67,7 @@ def test_online_retail_drops_what_is_no_purchase_and_counts_it(
     assert dropped == {
         "dropped: no customer": 1,
         "dropped: cancelled (invoice C...)": 1,
-        "dropped: no product code": 1,
+        "dropped: not a product (POST, M, DOT, ...)": 1,
         "dropped: quantity not positive": 1,
         "dropped: price not positive": 1,
     }

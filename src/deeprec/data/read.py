@@ -424,7 +424,7 @@ def _retail_lines(workspace: Workspace, source: Source) -> tuple[ir.Table, list[
     reasons = {
         "no customer": lines.user.isnull(),
         "cancelled (invoice C...)": as_text(lines, "invoice").upper().startswith("C"),
-        "no product code": ~as_text(lines, "item").re_search(r"^[0-9]{5}"),
+        "not a product (POST, M, DOT, ...)": ~as_text(lines, "item").re_search(r"^[0-9]{5}"),
         "quantity not positive": lines.value <= 0,
         "price not positive": lines.unit_price <= 0,
     }

@@ -106,15 +106,20 @@ def show(report: Mapping[str, Any], console: Console) -> None:
     dropped = f"; left out: {', '.join(reasons)}" if reasons else ""
     console.print(f"{users['scored']:,} users judged on the {report['part']}{dropped}")
     for system in report["systems"]:
-        counts = [
-            f"{count:,} {fact.replace('_', ' ')}"
-            for fact, count in system.get("lists", {}).items()
-            if count
-        ]
+        lists = {_fact(fact, report): n for fact, n in system.get("lists", {}).items()}
+        counts = [f"{count:,} {fact}" for fact, count in lists.items() if count and fact]
         if counts:
             console.print(f"{system['name']}: {', '.join(counts)}")
     for comparison in report["comparisons"]:
         console.print(comparison["words"])
+
+
+def _fact(fact: str, report: Mapping[str, Any]) -> str:
+    """In words; empty where it is no news."""
+    protocol = report["protocol"]
+    if fact == "seen_items" and not protocol["exclude_seen"]:
+        return ""
+    return fact.replace("_", " ").replace("than k", f"than {max(protocol['cutoffs'])} items")
 
 
 def table(report: Mapping[str, Any]) -> Table:

@@ -165,13 +165,13 @@ class SparseInput(nn.Module):
         return "torch", obstacle
 
     def _obstacle_to_torchrec(self, rule: TableRule) -> str | None:
+        if find_spec("torchrec") is None or find_spec("fbgemm_gpu") is None:
+            return "TorchRec is not installed: slower on large tables"
         if not isinstance(rule, RowwiseAdagrad):
             # Adam is fused on CUDA only, and decays the moments of untouched rows differently
             return f"TorchRec does not fuse {type(rule).__name__} here"
         if self.width % 4 != 0:
             return f"TorchRec tables need a width divisible by 4, not {self.width}"
-        if find_spec("torchrec") is None or find_spec("fbgemm_gpu") is None:
-            return "TorchRec is not installed"
         return _import_error()
 
 

@@ -65,6 +65,11 @@ class Run:
     facts: Facts
     checkpoint: Checkpoint
 
+    @property
+    def finished(self) -> bool:
+        """Whether training came to its end."""
+        return (self.path / folder.MANIFEST).is_file()
+
 
 class RunFolder:
     """A run folder that this process may write to."""

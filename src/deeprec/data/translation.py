@@ -1,0 +1,59 @@
+"""Users of a prepared folder in the indices of a bundle, which may know other items and values."""
+
+import torch
+from torch import Tensor
+
+from deeprec.batch import Batch, Jagged
+from deeprec.catalog import Catalog
+from deeprec.data.store import Prepared
+from deeprec.serve import Bundle
+
+
+class Translation:
+    """From the indices of a prepared folder to those of a bundle, and back.
+
+    Args:
+        prepared: whose batches are translated.
+        bundle: whose items and attribute values are meant.
+    """
+
+    def __init__(self, prepared: Prepared, bundle: Bundle) -> None:
+        theirs = Catalog(bundle.item_ids)
+        self._item_of = torch.from_numpy(theirs.indices_of(prepared.catalog.item_ids))
+        self._ours_of = torch.from_numpy(prepared.catalog.indices_of(bundle.item_ids))
+        fields = [name for name in bundle.fields if name in prepared.vocabularies]
+        self._value_of = {
+            name: torch.from_numpy(
+                Catalog(list(bundle.vocabularies[name])).indices_of(prepared.vocabularies[name])
+            )
+            for name in fields
+        }
+
+    def __call__(self, batch: Batch) -> tuple[Batch, int]:
+        """The batch as the bundle knows it, and how many events it does not know."""
+        history, known = known_only(
+            Jagged(self._item_of[batch.history.values], batch.history.offsets)
+        )
+        attributes = {
+            name: known_only(Jagged(value_of[rows.values], rows.offsets))[0]
+            for name, value_of in self._value_of.items()
+            if (rows := batch.attributes.get(name)) is not None
+        }
+        ages = None if batch.ages is None else batch.ages[known]
+        return Batch(batch.user_rows, history, ages, attributes), int((~known).sum())
+
+    def back(self, items_BK: Tensor) -> Tensor:
+        """int64 [B, K]: the bundle's lists in our indices; -1 stays, and is what we do not have."""
+        return torch.where(items_BK >= 0, self._ours_of[items_BK], -1)
+
+
+def known_only(rows: Jagged) -> tuple[Jagged, Tensor]:
+    """The rows without their values of -1; and bool [N], which are left.
+
+    Example:
+        >>> known_only(Jagged(torch.tensor([4, -1, 5]), torch.tensor([0, 2, 3])))[0]
+        Jagged(values=tensor([4, 5]), offsets=tensor([0, 1, 2]), weights=None)
+    """
+    known = rows.values >= 0
+    known_before = torch.cat([torch.zeros(1, dtype=torch.int64), known.cumsum(0)])
+    return Jagged(rows.values[known], known_before[rows.offsets]), known
