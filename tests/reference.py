@@ -31,7 +31,8 @@ def top_k(
     """Best first, equal scores by lower index, padded with -1 and -inf."""
     lists, values = [], []
     for row, banned in zip(scores, excluded, strict=True):
-        allowed = [j for j in range(len(row)) if j not in banned and row[j] != -math.inf]
+        forbidden = set(banned)
+        allowed = [j for j in range(len(row)) if j not in forbidden and row[j] != -math.inf]
         best = sorted(allowed, key=lambda j: (-row[j], j))[:k]
         lists.append(best + [-1] * (k - len(best)))
         values.append([row[j] for j in best] + [-math.inf] * (k - len(best)))

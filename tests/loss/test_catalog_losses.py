@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import reference
 from deeprec.batch import Encoded, Jagged
@@ -15,6 +16,18 @@ from deeprec.loss.softmax import Softmax
 from largest_tensor import LargestTensor
 
 USERS, ITEMS, WIDTH = 6, 17, 3
+
+
+class Products(TorchDispatchMode):
+    """Counts matrix products."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        self.count += func.overloadpacket.__name__ in {"mm", "addmm", "addmm_"}
+        return func(*args, **(kwargs or {}))
 
 
 def jagged(draw: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -104,6 +117,143 @@ def test_numerical_gradient(loss: nn.Module) -> None:
         return loss(encode(hidden, repeats), weight, bias, target)
 
     assert torch.autograd.gradcheck(value, [leaf.requires_grad_() for leaf in leaves])
+
+
+def dense_weighted_softmax(scores: Tensor, weights: Tensor) -> Tensor:
+    return -(scores.log_softmax(1) * weights).sum() / (weights.sum(1) > 0).sum()
+
+
+def dense_weighted_marginal(scores: Tensor, weights: Tensor) -> Tensor:
+    others = (weights == 0) * F.softplus(scores)
+    return (weights * F.softplus(-scores) + others).sum() / USERS
+
+
+@pytest.mark.parametrize(
+    ("loss", "dense"),
+    [
+        (Softmax(block_items=5), dense_weighted_softmax),
+        (Marginal(block_items=5), dense_weighted_marginal),
+    ],
+)
+def test_weights_of_targets_multiply_their_cost(loss: nn.Module, dense: Callable) -> None:
+    leaves, encode, target = problem(4)
+    target.weights = torch.tensor([0.5, 1.5, 2.0]).repeat(len(target.values))[: len(target.values)]
+    weights = torch.zeros(USERS, ITEMS, dtype=torch.float64)
+    users = torch.repeat_interleave(target.offsets.diff())
+    weights[users, target.values] = target.weights.double()
+    hidden, weight, bias, repeats = leaves = [leaf.requires_grad_() for leaf in leaves]
+    value = loss(encode(hidden, repeats), weight, bias, target)
+    truth = dense(reference.dense_scores(encode(hidden, repeats), weight, bias), weights)
+    torch.testing.assert_close(value, truth)
+    for ours, theirs in zip(
+        torch.autograd.grad(value, leaves), torch.autograd.grad(truth, leaves), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("loss", [Softmax(block_items=5), Marginal(block_items=5)])
+def test_the_same_batch_gives_the_same_bits(loss: nn.Module) -> None:
+    leaves, encode, target = problem(3)
+    runs = []
+    for _ in range(2):
+        hidden, weight, bias, repeats = ours = [leaf.float().requires_grad_() for leaf in leaves]
+        value = loss(encode(hidden, repeats), weight, bias, target)
+        value.backward()
+        runs.append([value.detach(), *(leaf.grad for leaf in ours)])
+    assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
+
+
+@pytest.mark.parametrize("loss", [Softmax(block_items=5), Marginal(block_items=5)])
+def test_backward_may_be_asked_again(loss: nn.Module) -> None:
+    leaves, encode, target = problem(5)
+    hidden, weight, bias, repeats = ours = [leaf.requires_grad_() for leaf in leaves]
+    value = loss(encode(hidden, repeats), weight, bias, target)
+    value.backward(retain_graph=True)
+    once = [leaf.grad.clone() for leaf in ours]
+    (2 * value).backward(retain_graph=True)
+    value.backward()
+    for leaf, gradient in zip(ours, once, strict=True):
+        torch.testing.assert_close(leaf.grad, 4 * gradient)
+
+
+@pytest.mark.parametrize("loss", [Softmax(), Marginal()])
+def test_only_what_is_needed_is_multiplied(loss: nn.Module) -> None:
+    """One product of the catalog for the value, one more per gradient that somebody needs."""
+    leaves, encode, target = problem(6)
+    hidden, weight, bias, repeats = leaves
+    again = isinstance(loss, Softmax)  # scores are computed again once the normaliser is known
+
+    def products() -> int:
+        with Products() as products:
+            loss(encode(hidden, repeats), weight, bias, target)
+        return products.count
+
+    assert products() == 1
+    hidden.requires_grad_()
+    assert products() == 2 + again
+    weight.requires_grad_()
+    assert products() == 3 + again
+    hidden.requires_grad_(False)
+    assert products() == 2 + again
+    with torch.no_grad():
+        assert products() == 1
+
+
+def test_the_gradient_is_handed_out_without_a_copy() -> None:
+    (hidden, weight, bias, repeats), encode, target = problem(7)
+    loss = Marginal()(encode(hidden, repeats), weight.requires_grad_(), bias, target)
+    (kept,) = (t for t in loss.grad_fn.saved_tensors if t is not None)
+    address = kept.data_ptr()
+    del kept
+    loss.backward()
+    assert weight.grad.data_ptr() == address
+
+
+@pytest.mark.parametrize("loss", [Softmax(block_items=5), Marginal(block_items=5)])
+def test_under_autocast_only_the_products_are_narrow(loss: nn.Module) -> None:
+    leaves, encode, target = problem(8)
+    leaves[0] = leaves[0].bfloat16()  # what autocast hands over
+    whole, narrow = ([leaf.float().requires_grad_() for leaf in leaves] for _ in range(2))
+    truth = loss(encode(whole[0], whole[3]), whole[1], whole[2], target)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value = loss(encode(narrow[0].bfloat16(), narrow[3]), narrow[1], narrow[2], target)
+    (2 * truth).backward()
+    (2 * value).backward()
+    assert value.dtype == torch.float32
+    assert value != truth
+    torch.testing.assert_close(value, truth, rtol=0.02, atol=0)
+    for ours, theirs in zip(narrow, whole, strict=True):
+        assert ours.grad.dtype == torch.float32
+        error = (ours.grad - theirs.grad).norm() / theirs.grad.norm()
+        assert error < 0.03  # bfloat16 keeps 8 bits: 0.4 % a factor
+
+
+@pytest.mark.parametrize("item", [-1, ITEMS, 10 * ITEMS])
+@pytest.mark.parametrize("loss", [Softmax(block_items=5), Marginal(block_items=5)])
+def test_a_target_outside_the_catalog_is_refused(loss: nn.Module, item: int) -> None:
+    (hidden, weight, bias, repeats), encode, target = problem(0)
+    target.values[0] = item
+    with pytest.raises(ValueError, match=rf"target items must lie in \[0, {ITEMS}\), got {item}"):
+        loss(encode(hidden, repeats), weight, bias, target)
+
+
+def test_a_target_named_twice_is_refused() -> None:
+    (hidden, weight, bias, repeats), encode, _ = problem(0)
+    offsets = torch.tensor([0, 1, 3, 5, 5, 5, 5])  # two users may share item 3, one may not
+    with pytest.raises(ValueError, match="distinct inside a user, got 1 repeats"):
+        twice = Jagged(torch.tensor([3, 2, 3, 3, 3]), offsets)
+        Marginal()(encode(hidden, repeats), weight, bias, twice)
+
+
+@pytest.mark.parametrize("loss", [Softmax(), Marginal()])
+def test_users_without_targets_have_a_loss_and_gradients(loss: nn.Module) -> None:
+    (hidden, weight, bias, repeats), encode, _ = problem(0)
+    nobody = Jagged(torch.zeros(0, dtype=torch.int64), torch.zeros(USERS + 1, dtype=torch.int64))
+    value = loss(encode(hidden.requires_grad_(), repeats), weight, bias, nobody)
+    value.backward()
+    costs = isinstance(loss, Marginal)  # every item is one that they did not take
+    assert value.item() > 0 if costs else value.item() == 0
+    assert (hidden.grad.abs().sum() > 0).item() == costs
 
 
 @pytest.mark.parametrize("loss", [Softmax(), Marginal()])

@@ -2,6 +2,7 @@
 
 import io
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -61,6 +62,97 @@ def test_real_scores_equal_sorting(seed: int) -> None:
     torch.testing.assert_close(scores, torch.tensor(truth_scores), rtol=1e-5, atol=1e-5)
 
 
+# wide enough that most scores are never ranked: 512 columns of the first block are
+USERS, ITEMS = 64, 2_500
+
+
+def rounded(draw: torch.Generator) -> Tensor:
+    return torch.randn(USERS, ITEMS, generator=draw).round()
+
+
+def real(draw: torch.Generator) -> Tensor:
+    return torch.randn(USERS, ITEMS, generator=draw)
+
+
+def better_and_better(draw: torch.Generator) -> Tensor:
+    return torch.arange(ITEMS).float().repeat(USERS, 1)
+
+
+def worse_and_worse(draw: torch.Generator) -> Tensor:
+    return -torch.arange(ITEMS).float().repeat(USERS, 1)
+
+
+def good_ones_late(draw: torch.Generator) -> Tensor:
+    return (torch.arange(ITEMS) >= 600).float().repeat(USERS, 1)
+
+
+def tiny(draw: torch.Generator) -> Tensor:
+    """Zeros of both signs, and the smallest numbers on both sides of them."""
+    numbers = torch.tensor([0.0, -0.0, 1e-45, -1e-45])
+    return numbers[torch.randint(0, 4, [USERS, ITEMS], generator=draw)]
+
+
+def infinite(draw: torch.Generator) -> Tensor:
+    numbers = torch.tensor([math.inf, -math.inf, -math.inf, -math.inf, 3.4e38, -3.4e38])
+    return numbers[torch.randint(0, 6, [USERS, ITEMS], generator=draw)]
+
+
+@pytest.mark.parametrize("block_items", [700, 1600, 10_000])
+@pytest.mark.parametrize("k", [7, 100, 1000])
+@pytest.mark.parametrize(
+    "make", [rounded, real, better_and_better, worse_and_worse, good_ones_late, tiny, infinite]
+)
+def test_wide_catalogs_equal_sorting(
+    make: Callable[[torch.Generator], Tensor], k: int, block_items: int
+) -> None:
+    draw = torch.Generator().manual_seed(k)
+    scores = make(draw)
+    exclude = jagged(draw, USERS, ITEMS, 60)
+    items, values = top_k_of_blocks(
+        lambda a, b: scores[:, a:b].clone(), ITEMS, USERS, k, *exclude, block_items
+    )
+    truth_items, truth_values = reference.top_k(scores.tolist(), k, reference.rows(*exclude))
+    assert items.tolist() == truth_items
+    assert torch.equal(values, torch.tensor(truth_values))
+
+
+@pytest.mark.parametrize("item", [3, 511, 512, 1500, ITEMS - 1])
+@pytest.mark.parametrize("excluded", [False, True])
+def test_one_nan_anywhere_is_found(item: int, excluded: bool) -> None:
+    scores = real(torch.Generator().manual_seed(1))
+    scores[5, item] = math.nan
+    nobody = torch.zeros(USERS + 1, dtype=torch.int64)
+    exclude = (torch.tensor([item]), (torch.arange(USERS + 1) > 5).long())
+    with pytest.raises(RuntimeError, match="NaN"):
+        top_k_of_blocks(
+            lambda a, b: scores[:, a:b].clone(),
+            ITEMS,
+            USERS,
+            10,
+            *(exclude if excluded else (NONE, nobody)),
+            1000,
+        )
+
+
+def test_to_exclude_what_is_not_in_the_catalog_changes_nothing() -> None:
+    encoded, weight, bias, _ = problem(0, users=1)
+    strange = torch.tensor([-7, -1, 23, 24, 10**12]), torch.tensor([0, 5])
+    none = NONE, torch.tensor([0, 0])
+    for ours, theirs in zip(
+        top_k(encoded, weight, bias, 30, *strange, 8),
+        top_k(encoded, weight, bias, 30, *none, 8),
+        strict=True,
+    ):
+        assert torch.equal(ours, theirs)
+
+
+def test_no_users_get_no_lists() -> None:
+    nobody = torch.zeros(1, dtype=torch.int64)
+    encoded = Encoded(torch.zeros(0, 3), NONE, nobody, torch.zeros(0))
+    items, scores = top_k(encoded, torch.ones(2_500, 3), torch.ones(2_500), 4, NONE, nobody, 700)
+    assert items.shape == scores.shape == (0, 4)
+
+
 def test_a_constant_scorer_lists_the_lowest_indices_and_zero_has_no_sign() -> None:
     zeros = torch.zeros(2, 1000)
     zeros[:, ::2] = -0.0
@@ -99,14 +191,18 @@ def test_everything_excluded_gives_an_empty_list() -> None:
 
 
 @pytest.mark.parametrize("ties", [False, True])
-def test_scripted_it_answers_the_same(ties: bool) -> None:
+@pytest.mark.parametrize("wide", [False, True])
+def test_scripted_it_answers_the_same(wide: bool, ties: bool) -> None:
     scripted = torch.jit.script(top_k)
     file = io.BytesIO()
     torch.jit.save(scripted, file)
-    encoded, weight, bias, exclude = problem(3, whole=True)
+    file.seek(0)
+    scripted = torch.jit.load(file)
+    size = {"users": USERS, "items": ITEMS} if wide else {}
+    encoded, weight, bias, exclude = problem(3, whole=True, **size)
     if ties:
         weight, bias = torch.zeros_like(weight), torch.zeros_like(bias)
-    asked = (encoded, weight, bias, 4, *exclude, 16)
+    asked = (encoded, weight, bias, 4, *exclude, 700 if wide else 16)
     for ours, theirs in zip(top_k(*asked), scripted(*asked), strict=True):
         assert torch.equal(ours, theirs)
 

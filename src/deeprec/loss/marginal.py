@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deeprec.batch import Encoded, Jagged
-from deeprec.loss.catalog_blocks import BLOCK_ITEMS, Blocks, catalog_loss
+from deeprec.loss.catalog_blocks import BLOCK_ITEMS, Cost, catalog_loss, separable
 
 
 class Marginal(nn.Module):
@@ -74,38 +74,35 @@ class Marginal(nn.Module):
             Differs in two ways: p is kept in log space instead of clamped at 1e-12, and the sum is
             divided by B here rather than in the optimizer.
         """
-        total = catalog_loss(self, encoded, item_weight_VD, item_bias_V, target, self.block_items)
-        return total / encoded.hidden_BD.shape[0]
+        target_cost = Cost(self._target_value, self._target_slope)
+        other_cost = Cost(self._other_value, self._other_slope)
+        return catalog_loss(
+            separable(target_cost, other_cost),
+            encoded,
+            item_weight_VD,
+            item_bias_V,
+            target,
+            num_users=item_bias_V.new_tensor(encoded.hidden_BD.shape[0]),
+            block_items=self.block_items,
+        )
 
-    def prepare(self, blocks: Blocks) -> None:
-        """Nothing: every score costs on its own."""
+    def _target_value(self, scores: Tensor) -> Tensor:
+        return F.softplus(-scores) * (scores < self.one_logit) * self.one_scale
 
-    def block(
-        self, scores_BC: Tensor, places: tuple[Tensor, Tensor], weights_P: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        target_P = scores_BC[places]
-        zeros_P, _ = self._zero(target_P)
-        ones_P, grad_P = self._one(target_P)
-        value_BC, grad_BC = self._zero(scores_BC)
-        value = value_BC.sum() - zeros_P.sum() + (weights_P * ones_P).sum()
-        grad_BC[places] = weights_P * grad_P
-        return value, grad_BC
+    def _target_slope(self, scores: Tensor) -> Tensor:
+        return torch.sigmoid(-scores) * (scores < self.one_logit) * -self.one_scale
 
-    def _zero(self, scores: Tensor) -> tuple[Tensor, Tensor]:
-        """Cost and derivative of an item that is not a target."""
-        cost, slope = F.softplus(scores), torch.sigmoid(scores)
+    def _other_value(self, scores: Tensor) -> Tensor:
+        return self._beyond_zero_target(scores, F.softplus(scores))
+
+    def _other_slope(self, scores: Tensor) -> Tensor:
+        return self._beyond_zero_target(scores, torch.sigmoid(scores))
+
+    def _beyond_zero_target(self, scores: Tensor, cost: Tensor) -> Tensor:
+        # the whole catalog passes here: a margin or a scale that is not there costs no pass
         if self.zero_logit > -math.inf:
-            beyond = scores > self.zero_logit
-            cost, slope = cost.mul_(beyond), slope.mul_(beyond)
-        if self.zero_scale != 1.0:
-            cost, slope = cost.mul_(self.zero_scale), slope.mul_(self.zero_scale)
-        return cost, slope
-
-    def _one(self, scores: Tensor) -> tuple[Tensor, Tensor]:
-        """Cost and derivative of a target."""
-        cost, slope = F.softplus(-scores), -torch.sigmoid(-scores)
-        beyond = scores < self.one_logit
-        return cost * beyond * self.one_scale, slope * beyond * self.one_scale
+            cost.mul_(scores > self.zero_logit)
+        return cost if self.zero_scale == 1.0 else cost.mul_(self.zero_scale)
 
 
 def _logit(probability: float) -> float:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from deeprec.batch import Encoded, Jagged
-from deeprec.loss.catalog_blocks import BLOCK_ITEMS, Blocks, catalog_loss
+from deeprec.loss.catalog_blocks import BLOCK_ITEMS, Blocks, Gradient, catalog_loss
 
 
 class Softmax(nn.Module):
@@ -58,30 +58,36 @@ class Softmax(nn.Module):
             weights_P = weights_P * shares_B.repeat_interleave(
                 lengths_B, output_size=weights_P.shape[0]
             )
-        weighted = Jagged(target.values, target.offsets, weights_P)
-        loss = _SoftmaxBlocks(weighted)
-        total = catalog_loss(loss, encoded, item_weight_VD, item_bias_V, weighted, self.block_items)
-        return total / (lengths_B > 0).sum().clamp(min=1)
+        return catalog_loss(
+            _walk,
+            encoded,
+            item_weight_VD,
+            item_bias_V,
+            Jagged(target.values, target.offsets, weights_P),
+            num_users=(lengths_B > 0).sum().clamp(min=1),
+            block_items=self.block_items,
+        )
 
 
-class _SoftmaxBlocks:
-    def __init__(self, target: Jagged) -> None:
-        num_users = target.offsets.shape[0] - 1
-        assert target.weights is not None
-        users_P = torch.repeat_interleave(target.offsets.diff(), output_size=target.values.shape[0])
-        mass_B = target.weights.new_zeros(num_users)
-        self.mass_B1 = mass_B.index_add(0, users_P, target.weights)[:, None]
+def _walk(blocks: Blocks, gradient: Gradient | None) -> Tensor:
+    normaliser_B, value = _normaliser_and_value(blocks)
+    if gradient is not None:
+        mass_B = torch.zeros_like(normaliser_B)  # of targets; a user without any gets no gradient
+        mass_B.index_add_(0, blocks.target.users_P, blocks.weights_P)
+        shift_B1 = (normaliser_B - mass_B.log())[:, None]
+        for block in blocks:
+            slope_BC = block.scores_BC.sub_(shift_B1).exp_()
+            slope_BC[block.places] -= blocks.weights_P[block.targets]
+            gradient.add(block, slope_BC)
+    return value
 
-    def prepare(self, blocks: Blocks) -> None:
-        """The logarithm of each user's normaliser."""
-        parts = [blocks.scores(block).logsumexp(1) for block in range(len(blocks.starts))]
-        self.normaliser_B1 = torch.stack(parts).logsumexp(0)[:, None]
 
-    def block(
-        self, scores_BC: Tensor, places: tuple[Tensor, Tensor], weights_P: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        log_probability_BC = scores_BC.sub_(self.normaliser_B1)
-        value = -(log_probability_BC[places] * weights_P).sum()
-        grad_BC = log_probability_BC.exp_().mul_(self.mass_B1)
-        grad_BC.index_put_(places, -weights_P, accumulate=True)
-        return value, grad_BC
+def _normaliser_and_value(blocks: Blocks) -> tuple[Tensor, Tensor]:
+    """The logarithm of each user's normaliser, and the loss summed over users."""
+    normaliser_B = blocks.hidden_BD.new_full((blocks.hidden_BD.shape[0],), -torch.inf)
+    scores_P = torch.empty_like(blocks.weights_P)
+    for block in blocks:
+        normaliser_B = torch.logaddexp(normaliser_B, block.scores_BC.logsumexp(1))
+        scores_P[block.targets] = block.scores_BC[block.places]
+    value = (blocks.weights_P * (normaliser_B[blocks.target.users_P] - scores_P)).sum()
+    return normaliser_B, value

@@ -3,9 +3,17 @@
 An item excluded for a user, and an item whose score is minus infinity, is never in the list; a list
 with fewer than k candidates is padded with item -1 and score -inf. Equal scores rank by lower item
 index. A NaN score is an error. Everything here is plain aten and can be scripted.
+
+Score and item are packed into one int64 key whose order is that of the ranking, so that choosing
+and ordering are one `topk` of keys that never tie. Few scores become keys: once a user has k items,
+only a score above the k-th best can matter, and the maxima of groups tell where those are.
+
+Shapes (legend in deeprec/batch.py): S columns of a block, in G groups of W scores; O groups that
+hold a candidate; X candidates.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,7 +41,8 @@ def top_k(
         item_weight_VD: float32 [V, D].
         item_bias_V: float32 [V].
         k: at least 1.
-        exclude_items_N: int64 [N], items that user b must not get, in [0, V); repeats are fine.
+        exclude_items_N: int64 [N], items that user b must not get; repeats are fine, and so are
+            items that are not in the catalog.
         exclude_offsets_B1: int64 [B + 1], user b owns `exclude_items[offsets[b]:offsets[b + 1]]`.
         block_items: items scored at once.
 
@@ -51,20 +60,22 @@ def top_k(
         >>> top_k(one_user, weight, bias, 2, *none)
         (tensor([[0, 1]]), tensor([[9., 5.]]))
     """
-    hidden_BD = encoded.hidden_BD
-    num_items = item_weight_VD.shape[0]
-    items_BK, scores_BK = no_items(hidden_BD.shape[0], k, hidden_BD)
-    exclude = by_item(exclude_items_N, exclude_offsets_B1)
-    repeat = by_item(encoded.repeat_items_M, encoded.repeat_offsets_B1)
-    repeat_scores_M = encoded.repeat_scores_M[repeat[2]]
-    for start in range(0, num_items, block_items):
+    hidden_BD, num_items = encoded.hidden_BD, item_weight_VD.shape[0]
+    best_BK = no_keys(hidden_BD.shape[0], k, hidden_BD)
+    exclude = by_item(exclude_items_N, exclude_offsets_B1, num_items, block_items)
+    repeat = by_item(encoded.repeat_items_M, encoded.repeat_offsets_B1, num_items, block_items)
+    repeat_scores_M = encoded.repeat_scores_M[repeat.order_N].float()
+    for block in range(len(exclude.bounds) - 1):
+        start = block * block_items
         stop = min(start + block_items, num_items)
         bias_C, weight_CD = item_bias_V[start:stop], item_weight_VD[start:stop]
         scores_BC = torch.addmm(bias_C, hidden_BD, weight_CD.t()).float()
-        here = within(repeat[0], start, stop)
-        scores_BC[repeat[1][here], repeat[0][here] - start] = repeat_scores_M[here].float()
-        items_BK, scores_BK = merge(items_BK, scores_BK, scores_BC, start, k, exclude)
-    return items_BK, scores_BK
+        first, last = repeat.bounds[block], repeat.bounds[block + 1]
+        users, columns = repeat.users_N[first:last], repeat.items_N[first:last] - start
+        scores_BC[users, columns] = repeat_scores_M[first:last]
+        drop(scores_BC, exclude, block, start)
+        best_BK = improve(best_BK, scores_BC, start)
+    return lists(best_BK)
 
 
 def top_k_of_blocks(
@@ -79,81 +90,164 @@ def top_k_of_blocks(
     """As `top_k`, for whoever scores items in another way.
 
     Args:
-        score_block: (start, stop) -> float32 [B, stop - start], scores of these items.
+        score_block: (start, stop) -> float32 [B, stop - start], scores of these items; may be
+            overwritten.
     """
-    items_BK, scores_BK = no_items(num_users, k, torch.zeros(0))
-    exclude = by_item(exclude_items_N, exclude_offsets_B1)
-    for start in range(0, num_items, block_items):
+    best_BK = no_keys(num_users, k, exclude_items_N)
+    exclude = by_item(exclude_items_N, exclude_offsets_B1, num_items, block_items)
+    for block in range(len(exclude.bounds) - 1):
+        start = block * block_items
         scores_BC = score_block(start, min(start + block_items, num_items)).float()
-        items_BK, scores_BK = merge(items_BK, scores_BK, scores_BC, start, k, exclude)
-    return items_BK, scores_BK
+        drop(scores_BC, exclude, block, start)
+        best_BK = improve(best_BK, scores_BC, start)
+    return lists(best_BK)
 
 
-def no_items(num_users: int, k: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Lists with nothing in them yet, on the device of `like`."""
-    if k < 1:
-        raise ValueError(f"k must be at least 1, got {k}")
-    items_BK = torch.full([num_users, k], -1, dtype=torch.int64, device=like.device)
-    scores_BK = torch.full([num_users, k], float("-inf"), device=like.device)
-    return items_BK, scores_BK
+class Pairs(NamedTuple):
+    """(user, item) pairs in the order of items, so that a block of items owns one slice."""
+
+    items_N: Tensor  # int64 [N], ascending
+    users_N: Tensor  # int64 [N]
+    order_N: Tensor  # int64 [N], where each pair stood before
+    bounds: list[int]  # block i owns [bounds[i], bounds[i + 1])
 
 
-def by_item(items_N: Tensor, offsets_B1: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(item, user) pairs in the order of items, so that a block owns one slice; and that order."""
+def by_item(items_N: Tensor, offsets_B1: Tensor, num_items: int, block_items: int) -> Pairs:
+    """Sorts the pairs of a jagged tensor by item."""
     users_N = torch.repeat_interleave(offsets_B1[1:] - offsets_B1[:-1])
     sorted_N, order_N = torch.sort(items_N, stable=True)
-    return sorted_N, users_N[order_N], order_N
+    edges = torch.arange(0, num_items + block_items, block_items, device=items_N.device)
+    bounds: list[int] = torch.searchsorted(sorted_N, edges.clamp(max=num_items)).tolist()
+    return Pairs(sorted_N, users_N[order_N], order_N, bounds)
 
 
-def within(sorted_N: Tensor, start: int, stop: int) -> Tensor:
-    """Positions of the values in [start, stop), int64."""
-    bounds = torch.tensor([start, stop], dtype=sorted_N.dtype, device=sorted_N.device)
-    first_last = torch.searchsorted(sorted_N, bounds)
-    return torch.arange(int(first_last[0]), int(first_last[1]), device=sorted_N.device)
+def drop(scores_BC: Tensor, exclude: Pairs, block: int, start: int) -> None:
+    """Writes minus infinity over what is excluded."""
+    first, last = exclude.bounds[block], exclude.bounds[block + 1]
+    users, columns = exclude.users_N[first:last], exclude.items_N[first:last] - start
+    refuse_nan(scores_BC[users, columns])
+    scores_BC[users, columns] = torch.tensor(float("-inf"), device=scores_BC.device)
 
 
-def merge(
-    items_BK: Tensor,
-    scores_BK: Tensor,
-    scores_BC: Tensor,
-    start: int,
-    k: int,
-    exclude: tuple[Tensor, Tensor, Tensor],
-) -> tuple[Tensor, Tensor]:
-    """The best k of the lists so far and of one more block, whose first item is `start`."""
-    if bool(torch.isnan(scores_BC).any()):
+def refuse_nan(scores: Tensor) -> None:
+    if bool(torch.isnan(scores).any()):
         raise RuntimeError("a score is NaN; a list cannot be made from it")
-    here = within(exclude[0], start, start + scores_BC.shape[1])
-    excluded = torch.tensor(float("-inf"), device=scores_BC.device)
-    scores_BC[exclude[1][here], exclude[0][here] - start] = excluded
-    best_BK = select(scores_BC, min(k, scores_BC.shape[1]))
-    scores = torch.cat([scores_BK, scores_BC.gather(1, best_BK)], 1)
-    items = torch.cat([items_BK, best_BK + start], 1)
-    items = torch.where(scores == float("-inf"), torch.full_like(items, -1), items)
-    # two stable sorts: by item, then by score, so that equal scores stay in the order of items
-    items, order = torch.sort(items, dim=1, stable=True)
-    scores, order = torch.sort(scores.gather(1, order), dim=1, descending=True, stable=True)
-    return items.gather(1, order)[:, :k], scores[:, :k]
 
 
-def select(scores_BC: Tensor, k: int) -> Tensor:
-    """Positions of each row's k best, equal scores by lower position; in no particular order."""
-    if k == scores_BC.shape[1]:
-        return torch.arange(k, device=scores_BC.device).repeat(scores_BC.shape[0], 1)
-    values, positions = torch.topk(scores_BC, k + 1, dim=1)
-    # torch.topk breaks ties in no stable order: where the k-th equals the next, choose again
-    tied = (values[:, k - 1] == values[:, k]) & (values[:, k] > float("-inf"))
-    positions = positions[:, :k]
-    if bool(tied.any()):
-        rows = torch.nonzero(tied).flatten()
-        positions[rows] = select_tied(scores_BC[rows], k)
-    return positions
+def no_keys(num_users: int, k: int, like: Tensor) -> Tensor:
+    """Lists with nothing in them yet, on the device of `like`: int64 [B, K]."""
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}")
+    return torch.full([num_users, k], no_key(), dtype=torch.int64, device=like.device)
 
 
-def select_tied(scores_BC: Tensor, k: int) -> Tensor:
-    """As `select`: all above the k-th best, and of those equal to it the first that find room."""
-    kth_B1 = torch.topk(scores_BC, k, dim=1)[0][:, k - 1 :]
-    above_BC, equal_BC = scores_BC > kth_B1, scores_BC == kth_B1
-    room_B1 = k - above_BC.sum(1, keepdim=True)
-    chosen_BC = above_BC | (equal_BC & (equal_BC.cumsum(1) <= room_B1))
-    return torch.nonzero(chosen_BC)[:, 1].reshape(-1, k)
+def no_key() -> int:
+    """Below the key of any score."""
+    return -9223372036854775807
+
+
+def keys_of(scores: Tensor, items: Tensor) -> Tensor:
+    """One int64 for score and item: higher for a higher score, then for a lower item.
+
+    Example:
+        >>> keys = keys_of(torch.tensor([-2.0, 3.5, 3.5, 0.0, -0.0]), torch.tensor([0, 1, 2, 4, 3]))
+        >>> keys.argsort(descending=True).tolist()
+        [1, 2, 4, 3, 0]
+    """
+    # + 0.0 makes -0.0 a 0.0; view_copy, because TorchScript does not call view with a dtype
+    bits = torch.view_copy(scores + 0.0, dtype=torch.int32)
+    rising = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # the bits of negative numbers fall as they rise
+    return (rising.long() << 32) | (0xFFFFFFFF - items)
+
+
+def score_of(keys: Tensor) -> Tensor:
+    """The float32 score in each key, -inf where there is none."""
+    rising = (keys >> 32).to(torch.int32)
+    bits = rising ^ ((rising >> 31) & 0x7FFFFFFF)
+    scores = torch.view_copy(bits, dtype=torch.float32)
+    return scores.masked_fill(keys == no_key(), float("-inf"))
+
+
+def lists(best_BK: Tensor) -> tuple[Tensor, Tensor]:
+    """Items and scores of keys."""
+    items_BK = 0xFFFFFFFF - (best_BK & 0xFFFFFFFF)
+    return items_BK.masked_fill(best_BK == no_key(), -1), score_of(best_BK)
+
+
+def improve(best_BK: Tensor, scores_BC: Tensor, start: int) -> Tensor:
+    """The best keys of the lists so far and of one more block, whose first item is `start`."""
+    if start > 0:
+        return improve_by_few(best_BK, scores_BC, start)
+    # the first columns are ranked whole, so that where scores tie the rest need not be
+    num_users, k = best_BK.shape[0], best_BK.shape[1]
+    head = max(512, 2 * k, 32768 // max(num_users, 1))
+    best_BK = improve_by_all(best_BK, scores_BC[:, :head], 0)
+    if head >= scores_BC.shape[1]:
+        return best_BK
+    return improve_by_few(best_BK, scores_BC[:, head:], head)
+
+
+def improve_by_all(best_BK: Tensor, scores_BS: Tensor, start: int) -> Tensor:
+    """As `improve`; every score becomes a key."""
+    refuse_nan(scores_BS)
+    items_S = torch.arange(start, start + scores_BS.shape[1], device=scores_BS.device)
+    keys_BS = keys_of(scores_BS, items_S).masked_fill(scores_BS == float("-inf"), no_key())
+    return torch.topk(torch.cat([best_BK, keys_BS], 1), best_BK.shape[1], dim=1)[0]
+
+
+def improve_by_few(best_BK: Tensor, scores_BS: Tensor, start: int) -> Tensor:
+    """As `improve`; only scores that may enter a list become keys."""
+    num_users, width, k = scores_BS.shape[0], scores_BS.shape[1], best_BK.shape[1]
+    size = max(1, min(16, width // (2 * k)))
+    num_groups = width // size
+    # group g is the columns g, g + G, g + 2G, ...: maxima of far columns are one pass of a
+    # processor's vectors, those of neighbours are not
+    scores_BWG = scores_BS[:, : size * num_groups].view(num_users, size, num_groups)
+    scores_BGW = scores_BWG.transpose(1, 2)
+    highest_BG = scores_BGW.amax(2)
+    least_B1 = least(best_BK, highest_BG, start)
+    # not (x < least) instead of x >= least, so that a NaN comes through and is found
+    users_O, groups_O = pairs((highest_BG < least_B1).logical_not())
+    scores_OW = scores_BGW[users_O, groups_O]
+    opened_X, within_X = pairs((scores_OW < least_B1[users_O]).logical_not())
+    items_X = start + groups_O[opened_X] + within_X * num_groups
+    best_BK = merge(best_BK, users_O[opened_X], scores_OW[opened_X, within_X], items_X)
+    rest = size * num_groups
+    if rest == width:
+        return best_BK
+    return improve_by_all(best_BK, scores_BS[:, rest:], start + rest)
+
+
+def least(best_BK: Tensor, highest_BG: Tensor, start: int) -> Tensor:
+    """Float32 [B, 1]: what a score must reach to have a chance in a user's list.
+
+    More than the k-th best so far: a score equal to that is of a higher item and has no place.
+    Where little was seen before, also the k-th highest group: k scores reach that one.
+    """
+    num_groups, k = highest_BG.shape[1], best_BK.shape[1]
+    kth_B1 = score_of(best_BK[:, k - 1 :])
+    least_B1 = torch.nextafter(kth_B1, torch.full_like(kth_B1, float("inf")))
+    if num_groups < k or start > 16 * num_groups:
+        return least_B1
+    return torch.maximum(least_B1, torch.topk(highest_BG, k, dim=1)[0][:, k - 1 :])
+
+
+def pairs(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Row and column of each True, row after row."""
+    places = torch.nonzero(mask)
+    return places[:, 0], places[:, 1]
+
+
+def merge(best_BK: Tensor, users_X: Tensor, scores_X: Tensor, items_X: Tensor) -> Tensor:
+    """The best keys of the lists so far and of candidates, which come user after user."""
+    refuse_nan(scores_X)
+    num_users, k = best_BK.shape[0], best_BK.shape[1]
+    lengths_B = torch.bincount(users_X, minlength=num_users)
+    begins_B = lengths_B.cumsum(0) - lengths_B
+    if users_X.shape[0] == 0:
+        return best_BK
+    keys = torch.full([num_users, k + int(lengths_B.max())], no_key(), device=best_BK.device)
+    keys[:, :k] = best_BK
+    place_X = torch.arange(users_X.shape[0], device=users_X.device) - begins_B[users_X]
+    keys[users_X, k + place_X] = keys_of(scores_X, items_X)
+    return torch.topk(keys, k, dim=1)[0]

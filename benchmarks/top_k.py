@@ -1,0 +1,88 @@
+"""Claim: exact top-k in blocks costs about what torch.topk on all scores costs, ties or not.
+
+The ranker beside the naive form (all scores at once, seen items masked, torch.topk, ties in any
+order) and beside the product of the scores alone; in turns in one process, single thread, CPU
+seconds.
+
+    python benchmarks/top_k.py            # prints a Markdown table
+"""
+
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from datetime import date
+
+import torch
+from torch import Tensor
+
+from deeprec.batch import Encoded
+from deeprec.model.topk import top_k
+
+USERS, WIDTH, SEEN, ROUNDS = 256, 128, 70, 7
+NONE = torch.zeros(0, dtype=torch.int64), torch.zeros(USERS + 1, dtype=torch.int64)
+
+
+def problem(num_items: int, ties: bool) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    draw = torch.Generator().manual_seed(0)
+    scored = [torch.randn(n, WIDTH, generator=draw) for n in (USERS, num_items)]
+    scored.append(torch.randn(num_items, generator=draw))
+    if ties:  # whole scores
+        scored = [numbers.round() for numbers in scored]
+    seen = [torch.randperm(num_items, generator=draw)[:SEEN] for _ in range(USERS)]
+    return *scored, torch.cat(seen), torch.arange(USERS + 1) * SEEN
+
+
+def product(hidden: Tensor, weight: Tensor, bias: Tensor, *_: object) -> None:
+    torch.addmm(bias, hidden, weight.T)
+
+
+def naive(
+    hidden: Tensor, weight: Tensor, bias: Tensor, seen: Tensor, offsets: Tensor, k: int
+) -> None:
+    scores = torch.addmm(bias, hidden, weight.T)
+    scores[torch.repeat_interleave(offsets.diff()), seen] = -torch.inf
+    scores.topk(k)
+
+
+def ours(
+    hidden: Tensor, weight: Tensor, bias: Tensor, seen: Tensor, offsets: Tensor, k: int
+) -> None:
+    top_k(Encoded(hidden, *NONE, torch.zeros(0)), weight, bias, k, seen, offsets)
+
+
+FORMS: dict[str, Callable[..., None]] = {"product": product, "naive": naive, "ours": ours}
+
+
+def medians(num_items: int, k: int, ties: bool) -> dict[str, float]:
+    """CPU milliseconds of each form."""
+    made = problem(num_items, ties)
+    taken: dict[str, list[float]] = {name: [] for name in FORMS}
+    for _ in range(ROUNDS):
+        for name, form in FORMS.items():
+            started = time.process_time()
+            form(*made, k)
+            taken[name].append(1000 * (time.process_time() - started))
+    return {name: statistics.median(times) for name, times in taken.items()}
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    print(
+        f"{date.today()}, torch {torch.__version__}, Python {platform.python_version()}, 1 thread"
+    )
+    print(f"{USERS} users, width {WIDTH}, {SEEN} seen items a user; CPU ms, median\n")
+    print("| items | k | scores | product alone | naive | ours | ours, users/s |")
+    print("|---|---|---|---|---|---|---|")
+    for num_items in (20_000, 100_000):
+        for k in (20, 100):
+            for ties in (False, True):
+                found = medians(num_items, k, ties)
+                cells = " | ".join(f"{found[name]:.0f}" for name in FORMS)
+                rate = 1000 * USERS / found["ours"]
+                scores = "whole numbers" if ties else "real"
+                print(f"| {num_items:,} | {k} | {scores} | {cells} | {rate:,.0f} |")
+
+
+if __name__ == "__main__":
+    main()
