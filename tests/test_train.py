@@ -1,11 +1,13 @@
 """A run trains, is refused when it must be, and goes on as if it had never stopped."""
 
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from safetensors.torch import load_file
 
 import small_shop
 from deeprec import folder
+from deeprec.batch import Task
 from deeprec.config import TrainConfig
 from deeprec.errors import (
     ConfigError,
@@ -27,6 +30,7 @@ from deeprec.train import train
 from deeprec.trainer import memory
 from deeprec.trainer.callback import Keeper
 from deeprec.trainer.logger import read_metrics
+from deeprec.trainer.module import Training
 from deeprec.trainer.run import RunFolder, open_run
 
 
@@ -244,8 +248,70 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_never_saved(
                 "model.activation=identity",
             )
         )
-    assert not list((run / "checkpoints").iterdir())
-    assert json.loads((run / "status.json").read_text())["state"] == "failed"
+    assert not run.exists()
+
+
+def test_a_loss_that_is_not_finite_reaches_no_weight(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states: list[dict[str, torch.Tensor]] = []
+
+    class Watch(Keeper):
+        def on_train_batch_end(self, trainer, module, *rest) -> None:  # type: ignore[no-untyped-def]
+            states.append({n: w.clone() for n, w in module.model.state_dict().items()})
+
+        def on_exception(self, trainer, module, exception) -> None:  # type: ignore[no-untyped-def]
+            states.append(module.model.state_dict())
+
+    loss_of = Training._loss_of
+
+    def sometimes_nan(module: Training, tasks: Iterable[Task]) -> torch.Tensor:
+        return loss_of(module, tasks) * (math.nan if module.progress.step == 2 else 1.0)
+
+    monkeypatch.setattr("deeprec.train.Keeper", Watch)
+    monkeypatch.setattr(Training, "_loss_of", sometimes_nan)
+    with pytest.raises(NonFiniteError, match="the loss became nan at or before step 2") as failed:
+        train(small_shop.settings(prepared, tmp_path / "run"))
+    assert failed.value.exit_code == 6
+    _, before, after = states
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+class Fail(Keeper):
+    """Fails as a bug would, after some steps."""
+
+    after = 0
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:  # type: ignore[no-untyped-def]
+        if module.progress.step == self.after:
+            raise RuntimeError("a bug")
+        super().on_train_batch_end(trainer, module, outputs, batch, batch_idx)
+
+
+def test_a_run_that_fails_before_its_first_checkpoint_leaves_its_place_free(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    with monkeypatch.context() as failing:
+        failing.setattr("deeprec.train.Keeper", Fail)
+        failing.setattr(Fail, "after", 2)
+        with pytest.raises(RuntimeError, match="a bug"):
+            train(small_shop.settings(prepared, run))
+        assert not list(tmp_path.iterdir())
+        failing.setattr(Fail, "after", 6)
+        with pytest.raises(RuntimeError, match="a bug"):
+            train(small_shop.settings(prepared, run))
+    status = json.loads((run / "status.json").read_text())
+    assert (status["state"], status["epoch"], status["resumable"]) == ("failed", 1, True)
+    train(TrainConfig(resume=str(run)))
+
+
+def test_a_block_of_no_items_is_refused_before_there_is_a_run(
+    prepared: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="block_items must be 1 or more, got 0"):
+        train(small_shop.settings(prepared, tmp_path / "run", "loss.block_items=0"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_training_stops_early_and_keeps_the_best(prepared: Path, tmp_path: Path) -> None:

@@ -31,7 +31,9 @@ from deeprec.trainer.run import (
 def train(config: TrainConfig) -> Path:
     """Trains, and returns the run folder.
 
-    With `resume` the run goes on under the config that it has; nothing else of `config` counts.
+    A new run that ends before its first checkpoint leaves no folder behind, so that the corrected
+    command can be given again. With `resume` the run goes on under the config that it
+    has; nothing else of `config` counts.
 
     Raises:
         ConfigError: output_dir holds something, or another process trains this run.
@@ -49,7 +51,12 @@ def train(config: TrainConfig) -> Path:
     work = Work(config, Prepared(Path(config.prepared)))
     run = RunFolder.create(output, config, work.prepared, work.facts)
     with run.locked():
-        work.finish(run)
+        try:
+            work.finish(run)
+        except BaseException:
+            if not run.has_checkpoint:  # nothing to go on with, so nothing is in the way of a rerun
+                run.remove()
+            raise
     return output
 
 

@@ -121,6 +121,15 @@ class RunFolder:
     def finished(self) -> bool:
         return (self.path / folder.MANIFEST).is_file()
 
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether there is something to go on with."""
+        return any(self.checkpoints.glob("step-*"))
+
+    def remove(self) -> None:
+        """Takes the folder away."""
+        folder.remove(self.path)
+
     def set_status(self, state: str, **more: Any) -> None:
         """Says how the run stands, for people and for whoever restarts it."""
         known = self.status if (self.path / "status.json").exists() else {}
