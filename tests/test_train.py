@@ -135,8 +135,8 @@ def test_a_resumed_run_ends_as_one_that_was_never_interrupted(
     monkeypatch.setattr(Stop, "after", 0)
     assert train(config) == run
     assert same_weights(truth, run)
-    assert scores(truth)[-1][0] == scores(run)[-1][0] == "16"
-    assert scores(truth)[-1][2] == scores(run)[-1][2]
+    assert scores(truth) == scores(run)  # also of the epochs that were interrupted
+    assert scores(run)[-1][0] == "16"
     folder.verify(run, "run")
     assert train(config) == run  # finished: nothing to do, and nothing changes
     folder.verify(run, "run")
