@@ -3,6 +3,8 @@
 import json
 import math
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -186,9 +188,69 @@ def test_no_whole_checkpoint_is_an_error_and_not_a_new_start(
         train(TrainConfig(resume=str(run)))
 
 
+def flip(path: Path, place: int = 0) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "manifest.json",
+        "config.yaml",
+        "environment.json",
+        "prepared.json",
+        "metrics.csv",
+        "status.json",
+        "checkpoints/step-00000016/progress.json",
+        "checkpoints/step-00000016/manifest.json",
+    ],
+)
+def test_a_changed_file_of_a_finished_run_is_named(whole: Path, tmp_path: Path, name: str) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    (run / "report.json").write_text("{}")  # an evaluation adds it
+    open_run(run)
+    flip(run / name, -20)
+    with pytest.raises(IntegrityError, match=re.escape(str(run / name))):
+        open_run(run)
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "prepared.json", "status.json"])
+@pytest.mark.parametrize("content", ["[", "{}", "1", "\0", "'"])
+def test_a_damaged_file_of_an_unfinished_run_is_named(
+    whole: Path, tmp_path: Path, name: str, content: str
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    (run / "manifest.json").unlink()
+    (run / name).write_text(content)
+    if name != "status.json":  # evaluation does not read it
+        with pytest.raises(IntegrityError, match=re.escape(str(run))):
+            open_run(run)
+    if (name, content) != ("config.yaml", "{}"):
+        with pytest.raises(IntegrityError, match=re.escape(str(run / name))):
+            train(TrainConfig(resume=str(run)))
+
+
+def test_a_report_made_before_the_seal_may_be_made_again(whole: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    (run / "manifest.json").unlink()
+    (run / "report.json").write_text("{}")
+    train(TrainConfig(resume=str(run)))  # nothing is left but to seal it
+    (run / "report.json").write_text("[]")
+    open_run(run)
+
+
 def test_a_run_is_never_written_over(whole: Path, prepared: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="holds a run; go on with it by `deeprec train resume="):
+    with pytest.raises(ConfigError, match="holds a finished run; give another output_dir"):
         train(small_shop.settings(prepared, whole))
+    shutil.copytree(whole, tmp_path / "run")
+    (tmp_path / "run" / "manifest.json").unlink()
+    with pytest.raises(ConfigError, match="holds a run; go on with it by `deeprec train resume="):
+        train(small_shop.settings(prepared, tmp_path / "run"))
     (tmp_path / "thesis").write_text("ten years")
     with pytest.raises(ConfigError, match="is in the way"):
         train(small_shop.settings(prepared, tmp_path))
@@ -364,6 +426,7 @@ def test_a_checkpoint_of_another_run_is_refused(
     whole: Path, prepared: Path, tmp_path: Path
 ) -> None:
     other = train(small_shop.settings(prepared, tmp_path / "other", "seed=5"))
+    (other / "manifest.json").unlink()  # it would tell already
     (other / "config.yaml").write_text((whole / "config.yaml").read_text())
     with pytest.raises(IntegrityError, match="made with another config"):
         open_run(other)
