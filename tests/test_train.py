@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pytest
@@ -31,7 +31,7 @@ from deeprec.errors import (
 from deeprec.train import train
 from deeprec.trainer import memory
 from deeprec.trainer.callback import Keeper
-from deeprec.trainer.logger import read_metrics
+from deeprec.trainer.logger import MetricsFile, read_metrics
 from deeprec.trainer.module import Training
 from deeprec.trainer.run import RunFolder, open_run
 
@@ -411,15 +411,51 @@ def test_a_tracker_that_hangs_neither_delays_nor_changes_a_run(
 ) -> None:
     hanging = tmp_path / "wandb"
     hanging.mkdir()
-    (hanging / "__init__.py").write_text("import time\ndef init(**_): time.sleep(600)\n")
+    (hanging / "__init__.py").write_text(
+        "import json, os, time\n"
+        "def init(dir, **_):\n"
+        f"    with open({str(tmp_path / 'draft')!r}, 'w') as file:\n"
+        "        json.dump([os.getpid(), dir], file)\n"
+        f"    os.rename({str(tmp_path / 'draft')!r}, {str(tmp_path / 'told')!r})\n"
+        "    time.sleep(600)\n"
+    )
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
     monkeypatch.setattr("deeprec.trainer.logger.FINISH_SECONDS", 0.5)
     started = time.monotonic()
     run = train(small_shop.settings(prepared, tmp_path / "run", "logger.wandb=offline"))
     assert time.monotonic() - started < 60  # it sleeps ten times as long
+    while not (tmp_path / "told").exists() and time.monotonic() - started < 60:
+        time.sleep(0.05)  # its process may be slower to start than the run is to end
+    process, directory = json.loads((tmp_path / "told").read_text())
+    os.kill(process, signal.SIGKILL)  # it was left to end by itself
+    assert directory == str(run)
     assert same_weights(whole, run)
     assert scores(whole) == scores(run)
     folder.verify(run, "run")
+
+
+def test_what_a_tracker_writes_is_in_no_manifest_and_a_run_is_sealed_before_it_ends(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    found: list[bool] = []
+
+    class Slow:
+        def write(self, row: Mapping[str, float]) -> None:
+            (run / "wandb").mkdir(exist_ok=True)
+            (run / "wandb" / "log").write_text("begun")
+
+        def close(self) -> None:
+            found.append((run / "manifest.json").is_file())
+            (run / "wandb" / "log").write_text("ended")
+
+    monkeypatch.setattr(
+        "deeprec.trainer.logger.Logging.open",
+        lambda self, metrics, step, *rest: [MetricsFile(metrics, step), Slow()],
+    )
+    train(small_shop.settings(prepared, run, "trainer.max_epochs=1"))
+    assert found == [True]
+    open_run(run)
 
 
 def test_a_checkpoint_of_another_run_is_refused(

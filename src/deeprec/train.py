@@ -113,16 +113,25 @@ class Work:
                 self.loop.fit(
                     self.training, self.data, Keeper(run, self.data, self.loop.schedule, sinks)
                 )
+            run.finish()  # before the sinks, which may take their time
         except BaseException as error:
-            told_why = str(error) if isinstance(error, DeeprecError) else type(error).__name__
-            interrupted = getattr(error, "exit_code", 1) > 128
-            run.set_status("interrupted" if interrupted else "failed", reason=told_why)
-            raise
-        finally:
+            self._tell_failure(run, error)
             for sink in sinks:
-                sink.close()
-        run.finish()
+                if run.has_checkpoint:
+                    sink.close()
+                else:
+                    sink.abandon()
+            raise
         self._conclude(run)
+        for sink in sinks:
+            sink.close()
+
+    def _tell_failure(self, run: RunFolder, error: BaseException) -> None:
+        if run.finished:  # stopped just after it was sealed
+            return
+        told_why = str(error) if isinstance(error, DeeprecError) else type(error).__name__
+        interrupted = getattr(error, "exit_code", 1) > 128
+        run.set_status("interrupted" if interrupted else "failed", reason=told_why)
 
     def _conclude(self, run: RunFolder) -> None:
         progress, schedule = self.training.progress, self.loop.schedule
