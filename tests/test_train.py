@@ -295,6 +295,26 @@ def test_what_cannot_start_leaves_nothing_behind(
     assert not run.exists()
 
 
+def test_a_plan_that_does_not_fit_names_what_helps(prepared: Path, tmp_path: Path) -> None:
+    with pytest.raises(ResourceError, match=r": make model\.hidden_dims smaller$"):
+        train(small_shop.settings(prepared, tmp_path, "model.hidden_dims=[2000000000]"))
+    lines = [
+        memory.Line("a table", 60, ("width",)),
+        memory.Line("a batch", 50, ("batch",)),
+        memory.Line("scores", 40, ("block", "batch")),
+    ]
+    for available, way_out in (
+        (149, "batch or width or block"),
+        (100, "batch or width"),
+        (60, "batch"),
+        (50, "batch and width"),
+        (0, "batch and width"),
+    ):
+        with pytest.raises(ResourceError, match=f"most goes to a table .*: make {way_out} smaller"):
+            memory.check(lines, available)
+    memory.check(lines, 150)
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_is_never_saved(
     prepared: Path, tmp_path: Path
 ) -> None:
