@@ -85,9 +85,7 @@ def test_the_help_of_a_verb_says_how_to_type_it(
 
 def test_what_must_be_given_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     main(["export", "--help"])
-    assert "  run=...                 a run folder (must be given)" in (
-        capsys.readouterr().out
-    )
+    assert "  run=...                 a run folder (must be given)" in (capsys.readouterr().out)
 
 
 def test_help_imports_no_torch() -> None:

@@ -1,11 +1,15 @@
 """A run trains, is refused when it must be, and goes on as if it had never stopped."""
 
 import json
+import math
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pytest
@@ -14,6 +18,7 @@ from safetensors.torch import load_file
 
 import small_shop
 from deeprec import folder
+from deeprec.batch import Task
 from deeprec.config import TrainConfig
 from deeprec.errors import (
     ConfigError,
@@ -26,7 +31,8 @@ from deeprec.errors import (
 from deeprec.train import train
 from deeprec.trainer import memory
 from deeprec.trainer.callback import Keeper
-from deeprec.trainer.logger import read_metrics
+from deeprec.trainer.logger import MetricsFile, read_metrics
+from deeprec.trainer.module import Training
 from deeprec.trainer.run import RunFolder, open_run
 
 
@@ -131,8 +137,8 @@ def test_a_resumed_run_ends_as_one_that_was_never_interrupted(
     monkeypatch.setattr(Stop, "after", 0)
     assert train(config) == run
     assert same_weights(truth, run)
-    assert scores(truth)[-1][0] == scores(run)[-1][0] == "16"
-    assert scores(truth)[-1][2] == scores(run)[-1][2]
+    assert scores(truth) == scores(run)  # also of the epochs that were interrupted
+    assert scores(run)[-1][0] == "16"
     folder.verify(run, "run")
     assert train(config) == run  # finished: nothing to do, and nothing changes
     folder.verify(run, "run")
@@ -182,9 +188,69 @@ def test_no_whole_checkpoint_is_an_error_and_not_a_new_start(
         train(TrainConfig(resume=str(run)))
 
 
+def flip(path: Path, place: int = 0) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "manifest.json",
+        "config.yaml",
+        "environment.json",
+        "prepared.json",
+        "metrics.csv",
+        "status.json",
+        "checkpoints/step-00000016/progress.json",
+        "checkpoints/step-00000016/manifest.json",
+    ],
+)
+def test_a_changed_file_of_a_finished_run_is_named(whole: Path, tmp_path: Path, name: str) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    (run / "report.json").write_text("{}")  # an evaluation adds it
+    open_run(run)
+    flip(run / name, -20)
+    with pytest.raises(IntegrityError, match=re.escape(str(run / name))):
+        open_run(run)
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "prepared.json", "status.json"])
+@pytest.mark.parametrize("content", ["[", "{}", "1", "\0", "'"])
+def test_a_damaged_file_of_an_unfinished_run_is_named(
+    whole: Path, tmp_path: Path, name: str, content: str
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    (run / "manifest.json").unlink()
+    (run / name).write_text(content)
+    if name != "status.json":  # evaluation does not read it
+        with pytest.raises(IntegrityError, match=re.escape(str(run))):
+            open_run(run)
+    if (name, content) != ("config.yaml", "{}"):
+        with pytest.raises(IntegrityError, match=re.escape(str(run / name))):
+            train(TrainConfig(resume=str(run)))
+
+
+def test_a_report_made_before_the_seal_may_be_made_again(whole: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    (run / "manifest.json").unlink()
+    (run / "report.json").write_text("{}")
+    train(TrainConfig(resume=str(run)))  # nothing is left but to seal it
+    (run / "report.json").write_text("[]")
+    open_run(run)
+
+
 def test_a_run_is_never_written_over(whole: Path, prepared: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="holds a run; go on with it by `deeprec train resume="):
+    with pytest.raises(ConfigError, match="holds a finished run; give another output_dir"):
         train(small_shop.settings(prepared, whole))
+    shutil.copytree(whole, tmp_path / "run")
+    (tmp_path / "run" / "manifest.json").unlink()
+    with pytest.raises(ConfigError, match="holds a run; go on with it by `deeprec train resume="):
+        train(small_shop.settings(prepared, tmp_path / "run"))
     (tmp_path / "thesis").write_text("ten years")
     with pytest.raises(ConfigError, match="is in the way"):
         train(small_shop.settings(prepared, tmp_path))
@@ -229,6 +295,26 @@ def test_what_cannot_start_leaves_nothing_behind(
     assert not run.exists()
 
 
+def test_a_plan_that_does_not_fit_names_what_helps(prepared: Path, tmp_path: Path) -> None:
+    with pytest.raises(ResourceError, match=r": make model\.hidden_dims smaller$"):
+        train(small_shop.settings(prepared, tmp_path, "model.hidden_dims=[2000000000]"))
+    lines = [
+        memory.Line("a table", 60, ("width",)),
+        memory.Line("a batch", 50, ("batch",)),
+        memory.Line("scores", 40, ("block", "batch")),
+    ]
+    for available, way_out in (
+        (149, "batch or width or block"),
+        (100, "batch or width"),
+        (60, "batch"),
+        (50, "batch and width"),
+        (0, "batch and width"),
+    ):
+        with pytest.raises(ResourceError, match=f"most goes to a table .*: make {way_out} smaller"):
+            memory.check(lines, available)
+    memory.check(lines, 150)
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_is_never_saved(
     prepared: Path, tmp_path: Path
 ) -> None:
@@ -244,8 +330,70 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_never_saved(
                 "model.activation=identity",
             )
         )
-    assert not list((run / "checkpoints").iterdir())
-    assert json.loads((run / "status.json").read_text())["state"] == "failed"
+    assert not run.exists()
+
+
+def test_a_loss_that_is_not_finite_reaches_no_weight(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states: list[dict[str, torch.Tensor]] = []
+
+    class Watch(Keeper):
+        def on_train_batch_end(self, trainer, module, *rest) -> None:  # type: ignore[no-untyped-def]
+            states.append({n: w.clone() for n, w in module.model.state_dict().items()})
+
+        def on_exception(self, trainer, module, exception) -> None:  # type: ignore[no-untyped-def]
+            states.append(module.model.state_dict())
+
+    loss_of = Training._loss_of
+
+    def sometimes_nan(module: Training, tasks: Iterable[Task]) -> torch.Tensor:
+        return loss_of(module, tasks) * (math.nan if module.progress.step == 2 else 1.0)
+
+    monkeypatch.setattr("deeprec.train.Keeper", Watch)
+    monkeypatch.setattr(Training, "_loss_of", sometimes_nan)
+    with pytest.raises(NonFiniteError, match="the loss became nan at or before step 2") as failed:
+        train(small_shop.settings(prepared, tmp_path / "run"))
+    assert failed.value.exit_code == 6
+    _, before, after = states
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+class Fail(Keeper):
+    """Fails as a bug would, after some steps."""
+
+    after = 0
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:  # type: ignore[no-untyped-def]
+        if module.progress.step == self.after:
+            raise RuntimeError("a bug")
+        super().on_train_batch_end(trainer, module, outputs, batch, batch_idx)
+
+
+def test_a_run_that_fails_before_its_first_checkpoint_leaves_its_place_free(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    with monkeypatch.context() as failing:
+        failing.setattr("deeprec.train.Keeper", Fail)
+        failing.setattr(Fail, "after", 2)
+        with pytest.raises(RuntimeError, match="a bug"):
+            train(small_shop.settings(prepared, run))
+        assert not list(tmp_path.iterdir())
+        failing.setattr(Fail, "after", 6)
+        with pytest.raises(RuntimeError, match="a bug"):
+            train(small_shop.settings(prepared, run))
+    status = json.loads((run / "status.json").read_text())
+    assert (status["state"], status["epoch"], status["resumable"]) == ("failed", 1, True)
+    train(TrainConfig(resume=str(run)))
+
+
+def test_a_block_of_no_items_is_refused_before_there_is_a_run(
+    prepared: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="block_items must be 1 or more, got 0"):
+        train(small_shop.settings(prepared, tmp_path / "run", "loss.block_items=0"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_training_stops_early_and_keeps_the_best(prepared: Path, tmp_path: Path) -> None:
@@ -283,21 +431,58 @@ def test_a_tracker_that_hangs_neither_delays_nor_changes_a_run(
 ) -> None:
     hanging = tmp_path / "wandb"
     hanging.mkdir()
-    (hanging / "__init__.py").write_text("import time\ndef init(**_): time.sleep(600)\n")
+    (hanging / "__init__.py").write_text(
+        "import json, os, time\n"
+        "def init(dir, **_):\n"
+        f"    with open({str(tmp_path / 'draft')!r}, 'w') as file:\n"
+        "        json.dump([os.getpid(), dir], file)\n"
+        f"    os.rename({str(tmp_path / 'draft')!r}, {str(tmp_path / 'told')!r})\n"
+        "    time.sleep(600)\n"
+    )
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
     monkeypatch.setattr("deeprec.trainer.logger.FINISH_SECONDS", 0.5)
     started = time.monotonic()
     run = train(small_shop.settings(prepared, tmp_path / "run", "logger.wandb=offline"))
     assert time.monotonic() - started < 60  # it sleeps ten times as long
+    while not (tmp_path / "told").exists() and time.monotonic() - started < 60:
+        time.sleep(0.05)  # its process may be slower to start than the run is to end
+    process, directory = json.loads((tmp_path / "told").read_text())
+    os.kill(process, signal.SIGKILL)  # it was left to end by itself
+    assert directory == str(run)
     assert same_weights(whole, run)
     assert scores(whole) == scores(run)
     folder.verify(run, "run")
+
+
+def test_what_a_tracker_writes_is_in_no_manifest_and_a_run_is_sealed_before_it_ends(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    found: list[bool] = []
+
+    class Slow:
+        def write(self, row: Mapping[str, float]) -> None:
+            (run / "wandb").mkdir(exist_ok=True)
+            (run / "wandb" / "log").write_text("begun")
+
+        def close(self) -> None:
+            found.append((run / "manifest.json").is_file())
+            (run / "wandb" / "log").write_text("ended")
+
+    monkeypatch.setattr(
+        "deeprec.trainer.logger.Logging.open",
+        lambda self, metrics, step, *rest: [MetricsFile(metrics, step), Slow()],
+    )
+    train(small_shop.settings(prepared, run, "trainer.max_epochs=1"))
+    assert found == [True]
+    open_run(run)
 
 
 def test_a_checkpoint_of_another_run_is_refused(
     whole: Path, prepared: Path, tmp_path: Path
 ) -> None:
     other = train(small_shop.settings(prepared, tmp_path / "other", "seed=5"))
+    (other / "manifest.json").unlink()  # it would tell already
     (other / "config.yaml").write_text((whole / "config.yaml").read_text())
     with pytest.raises(IntegrityError, match="made with another config"):
         open_run(other)

@@ -11,7 +11,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -51,10 +51,21 @@ def writing(folder: Path, kind: str, manifest: dict[str, Any]) -> Iterator[Path]
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def seal(folder: Path, kind: str, manifest: Mapping[str, Any]) -> None:
-    """Writes the manifest of a filled folder: every file's size and hash, flushed to the disk."""
+def seal(
+    folder: Path, kind: str, manifest: Mapping[str, Any], paths: Iterable[Path] | None = None
+) -> None:
+    """Writes the manifest of a filled folder: every file's size and hash, flushed to the disk.
+
+    Args:
+        folder: a draft, or a folder that lives on and is sealed as it is.
+        kind: of folder.
+        manifest: what else it says.
+        paths: the files of `folder` that it names; None: all.
+    """
+    if paths is None:
+        paths = [p for p in folder.rglob("*") if p.is_file() and p != folder / MANIFEST]
     files = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / MANIFEST):
+    for path in sorted(paths):
         _flush(path)
         files[path.relative_to(folder).as_posix()] = {
             "bytes": path.stat().st_size,
@@ -64,9 +75,8 @@ def seal(folder: Path, kind: str, manifest: Mapping[str, Any]) -> None:
     text = json.dumps(sealed, indent=2, ensure_ascii=False) + "\n"
     sealed["seal"] = hashlib.sha256(text.encode()).hexdigest()
     text = json.dumps(sealed, indent=2, ensure_ascii=False) + "\n"
-    (folder / MANIFEST).write_text(text, encoding="utf-8")
-    _flush(folder / MANIFEST)
-    _flush(folder)
+    with writing_file(folder / MANIFEST) as draft:
+        draft.write_text(text, encoding="utf-8")
 
 
 def refuse_to_replace(folder: Path, kind: str) -> None:

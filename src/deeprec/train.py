@@ -31,7 +31,9 @@ from deeprec.trainer.run import (
 def train(config: TrainConfig) -> Path:
     """Trains, and returns the run folder.
 
-    With `resume` the run goes on under the config that it has; nothing else of `config` counts.
+    A new run that ends before its first checkpoint leaves no folder behind, so that the corrected
+    command can be given again. With `resume` the run goes on under the config that it
+    has; nothing else of `config` counts.
 
     Raises:
         ConfigError: output_dir holds something, or another process trains this run.
@@ -49,7 +51,12 @@ def train(config: TrainConfig) -> Path:
     work = Work(config, Prepared(Path(config.prepared)))
     run = RunFolder.create(output, config, work.prepared, work.facts)
     with run.locked():
-        work.finish(run)
+        try:
+            work.finish(run)
+        except BaseException:
+            if not run.has_checkpoint:  # nothing to go on with, so nothing is in the way of a rerun
+                run.remove()
+            raise
     return output
 
 
@@ -106,16 +113,25 @@ class Work:
                 self.loop.fit(
                     self.training, self.data, Keeper(run, self.data, self.loop.schedule, sinks)
                 )
+            run.finish()  # before the sinks, which may take their time
         except BaseException as error:
-            told_why = str(error) if isinstance(error, DeeprecError) else type(error).__name__
-            interrupted = getattr(error, "exit_code", 1) > 128
-            run.set_status("interrupted" if interrupted else "failed", reason=told_why)
-            raise
-        finally:
+            self._tell_failure(run, error)
             for sink in sinks:
-                sink.close()
-        run.finish()
+                if run.has_checkpoint:
+                    sink.close()
+                else:
+                    sink.abandon()
+            raise
         self._conclude(run)
+        for sink in sinks:
+            sink.close()
+
+    def _tell_failure(self, run: RunFolder, error: BaseException) -> None:
+        if run.finished:  # stopped just after it was sealed
+            return
+        told_why = str(error) if isinstance(error, DeeprecError) else type(error).__name__
+        interrupted = getattr(error, "exit_code", 1) > 128
+        run.set_status("interrupted" if interrupted else "failed", reason=told_why)
 
     def _conclude(self, run: RunFolder) -> None:
         progress, schedule = self.training.progress, self.loop.schedule

@@ -272,6 +272,12 @@ def test_a_wrong_margin_is_refused() -> None:
         Marginal(zero_target=0.9, one_target=0.1)
 
 
+@pytest.mark.parametrize("loss", [Softmax, Marginal])
+def test_a_block_without_items_is_refused(loss: Callable[..., nn.Module]) -> None:
+    with pytest.raises(ValueError, match="block_items must be 1 or more, got 0"):
+        loss(block_items=0)
+
+
 def test_offsets_of_another_batch_are_refused() -> None:
     (hidden, weight, bias, repeats), encode, _ = problem(0)
     target = Jagged(torch.tensor([1]), torch.tensor([0, 1]))

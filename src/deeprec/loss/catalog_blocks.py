@@ -30,6 +30,12 @@ BLOCK_ITEMS = 2_048  # 4 MiB of scores for 512 users in float32: stays in a proc
 Places = tuple[Tensor, Tensor]  # users and columns of some cells of a block, int64 each
 
 
+def check_block_items(block_items: int) -> None:
+    """Raises ValueError if a loss is told to score no item at once."""
+    if block_items < 1:
+        raise ValueError(f"block_items must be 1 or more, got {block_items}")
+
+
 class Cells(NamedTuple):
     """(user, item) pairs in the order of items, so that a block of items owns one slice."""
 

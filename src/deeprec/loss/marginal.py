@@ -7,7 +7,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deeprec.batch import Encoded, Jagged
-from deeprec.loss.catalog_blocks import BLOCK_ITEMS, Cost, catalog_loss, separable
+from deeprec.loss.catalog_blocks import (
+    BLOCK_ITEMS,
+    Cost,
+    catalog_loss,
+    check_block_items,
+    separable,
+)
 
 
 class Marginal(nn.Module):
@@ -21,7 +27,8 @@ class Marginal(nn.Module):
         block_items: items scored at once.
 
     Raises:
-        ValueError: zero_target is not below one_target, or one lies outside [0, 1].
+        ValueError: zero_target is not below one_target, or one lies outside [0, 1];
+            or block_items is below 1.
     """
 
     def __init__(
@@ -34,6 +41,7 @@ class Marginal(nn.Module):
         block_items: int = BLOCK_ITEMS,
     ) -> None:
         super().__init__()
+        check_block_items(block_items)
         if not 0.0 <= zero_target < one_target <= 1.0:
             raise ValueError(
                 f"zero_target must lie below one_target, both in [0, 1]; "

@@ -4,7 +4,13 @@ import torch
 from torch import Tensor, nn
 
 from deeprec.batch import Encoded, Jagged
-from deeprec.loss.catalog_blocks import BLOCK_ITEMS, Blocks, Gradient, catalog_loss
+from deeprec.loss.catalog_blocks import (
+    BLOCK_ITEMS,
+    Blocks,
+    Gradient,
+    catalog_loss,
+    check_block_items,
+)
 
 
 class Softmax(nn.Module):
@@ -15,6 +21,9 @@ class Softmax(nn.Module):
             False sums over targets, so that long histories count more.
         block_items: items scored at once.
 
+    Raises:
+        ValueError: block_items is below 1.
+
     Reference:
         Liang et al., Variational Autoencoders for Collaborative Filtering, WWW 2018, equation 2,
         which sums over targets (`normalise_targets=False`).
@@ -22,6 +31,7 @@ class Softmax(nn.Module):
 
     def __init__(self, *, normalise_targets: bool = False, block_items: int = BLOCK_ITEMS) -> None:
         super().__init__()
+        check_block_items(block_items)
         self.normalise_targets, self.block_items = normalise_targets, block_items
 
     def forward(

@@ -62,7 +62,7 @@ def save(
     """
     training.check_finite()
     _check_finite_weights(training.model)
-    progress = training.progress
+    progress = training.told_progress()
     path = checkpoints / f"step-{progress.step:08d}"
     manifest = {"step": progress.step, "score": score, **made_from}
     with folder.writing(path, KIND, manifest) as draft:
@@ -88,8 +88,7 @@ def load(checkpoint: Checkpoint, training: Training) -> None:
     _check_same_shapes(checkpoint.path / "optimizer.safetensors", saved, tensors)
     for name, tensor in tensors.items():
         tensor.copy_(saved[name])
-    for name, value in json.loads((checkpoint.path / "progress.json").read_text()).items():
-        setattr(training.progress, name, value)
+    training.go_on_from(json.loads((checkpoint.path / "progress.json").read_text()))
 
 
 def load_weights(checkpoint: Checkpoint, model: nn.Module) -> None:

@@ -10,6 +10,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,7 +21,7 @@ from deeprec.folder import writing_file
 log = logging.getLogger(__name__)
 
 COLUMNS = ("epoch", "step", "loss", "val/ndcg@100", "users_per_second", "seconds", "memory_bytes")
-FINISH_SECONDS = 10  # how long a tracker may take to put its last rows away
+FINISH_SECONDS = 2  # how long a run waits for a tracker at its end
 
 
 class Sink(Protocol):
@@ -29,6 +30,9 @@ class Sink(Protocol):
     def write(self, row: Mapping[str, float]) -> None: ...
 
     def close(self) -> None: ...
+
+    def abandon(self) -> None:
+        """As `close`, of a run that leaves nothing behind."""
 
 
 class MetricsFile:
@@ -53,6 +57,9 @@ class MetricsFile:
             csv.DictWriter(file, COLUMNS).writerow(row)
 
     def close(self) -> None:
+        pass
+
+    def abandon(self) -> None:
         pass
 
 
@@ -97,22 +104,31 @@ class Tracker:
         self._give_up(reason)
 
     def close(self) -> None:
-        """Lets the tracker finish, for a limited time."""
+        """Lets the tracker finish; one that takes long does so without the run."""
         if self._process is None:
             return
-        assert self._process.stdin is not None
-        self._process.stdin.close()
+        process, self._process = self._process, None
+        assert process.stdin is not None
+        process.stdin.close()
         try:
-            if code := self._process.wait(FINISH_SECONDS):
+            if code := process.wait(FINISH_SECONDS):
                 log.warning("the tracker failed with exit code %d; metrics.csv is complete", code)
-            self._process = None
         except subprocess.TimeoutExpired:
-            self._give_up(f"it did not finish within {FINISH_SECONDS} seconds")
+            log.warning("the tracker (process %d) goes on by itself", process.pid)
+            threading.Thread(target=process.wait, daemon=True).start()  # so that it is no zombie
+
+    def abandon(self) -> None:
+        """Ends the tracker now."""
+        if self._process is not None:
+            self._end()
 
     def _give_up(self, reason: str) -> None:
+        log.warning("the tracker is left behind (%s); metrics.csv is complete", reason)
+        self._end()
+
+    def _end(self) -> None:
         assert self._process is not None
         assert self._process.stdin is not None
-        log.warning("the tracker is left behind (%s); metrics.csv is complete", reason)
         self._process.kill()
         self._process.wait()
         self._process.stdin.close()
@@ -140,7 +156,7 @@ class Logging:
         """The sinks of a run that goes on at `step`.
 
         Args:
-            metrics: the CSV file; wandb keeps its own files beside its folder.
+            metrics: the CSV file; wandb keeps its own files in wandb/ beside it.
             run_id: the same after every resume.
             config: what the run was told.
         """
@@ -151,7 +167,7 @@ class Logging:
                 "project": self.project,
                 "id": run_id,
                 "mode": "online" if online else "offline",
-                "dir": str(metrics.parent.parent),
+                "dir": str(metrics.parent),
                 "name": metrics.parent.name,
                 "config": dict(config),
             }

@@ -12,16 +12,17 @@ from deeprec.trainer.optimizer import Optimizer
 
 FLOAT = 4  # bytes
 EVENT = 150  # bytes an event of a batch costs on its way: keys, order, ages, features, gradients
+WIDTH, BATCH = "model.hidden_dims", "trainer.batch_users"
 BLOCKS = 3  # blocks of scores a loss holds at once: scores, their gradient, one between
 
 
 @dataclass(frozen=True)
 class Line:
-    """One thing that takes memory, and the setting that makes it smaller."""
+    """One thing that takes memory, and the settings each of which makes it smaller."""
 
     name: str
     bytes: int
-    setting: str
+    settings: tuple[str, ...]
 
 
 def plan(
@@ -52,16 +53,21 @@ def plan(
     assert isinstance(catalog, nn.Parameter)
     width = catalog.shape[1]
     lines += [
-        Line("everything else that is learned", 4 * small * FLOAT, "model.hidden_dims"),
+        Line("everything else that is learned", 4 * small * FLOAT, (WIDTH,)),
         Line(
-            f"a batch of {batch_users:,} users, {batch_events:,} events",
-            batch_events * EVENT + batch_users * width * 8 * FLOAT,
-            "trainer.batch_users",
+            f"a batch of {batch_events:,} events",
+            batch_events * EVENT,
+            (BATCH,),
+        ),
+        Line(
+            f"what the layers say of {batch_users:,} users",
+            batch_users * width * 8 * FLOAT,
+            (WIDTH, BATCH),
         ),
         Line(
             f"{BLOCKS} blocks of scores, {batch_users:,} users x {block_items:,} items",
             BLOCKS * batch_users * block_items * FLOAT,
-            "loss.block_items",
+            ("loss.block_items", BATCH),
         ),
     ]
     return lines
@@ -74,7 +80,7 @@ def show(lines: list[Line], available: int) -> Table:
     table.add_column("MB", justify="right")
     table.add_column("smaller by", style="dim")
     for line in lines:
-        table.add_row(line.name, _megabytes(line.bytes), line.setting)
+        table.add_row(line.name, _megabytes(line.bytes), " or ".join(line.settings))
     table.add_row("[bold]together[/bold]", _megabytes(sum(line.bytes for line in lines)), "")
     table.add_row("available", _megabytes(available), "")
     return table
@@ -84,7 +90,8 @@ def check(lines: list[Line], available: int) -> None:
     """Refuses a plan that does not fit.
 
     Raises:
-        ResourceError: naming the largest part and the setting that makes it smaller.
+        ResourceError: naming the largest part and the settings that help: any one of those without
+            whose parts the rest fits, or else those that do it together.
     """
     needed = sum(line.bytes for line in lines)
     if needed > available:
@@ -92,7 +99,7 @@ def check(lines: list[Line], available: int) -> None:
         raise ResourceError(
             f"training needs {_megabytes(needed)} MB and {_megabytes(available)} MB are available; "
             f"most goes to {largest.name} ({_megabytes(largest.bytes)} MB): make "
-            f"{largest.setting} smaller"
+            f"{_way_out(lines, available)} smaller"
         )
 
 
@@ -103,14 +110,32 @@ def available_bytes(device: torch.device) -> int:
     return min([_free_memory(), *_group_limits()])
 
 
+def _way_out(lines: list[Line], available: int) -> str:
+    """The settings that help, those with the largest parts first."""
+    settings = {setting for line in lines for setting in line.settings}
+    ordered = sorted(settings, key=lambda one: (_without(lines, [one]), one))
+    if enough := [one for one in ordered if _without(lines, [one]) <= available]:
+        return " or ".join(enough)
+    together: list[str] = []
+    while ordered and _without(lines, together) > available:
+        together.append(min(ordered, key=lambda one: (_without(lines, [*together, one]), one)))
+        ordered.remove(together[-1])
+    return " and ".join(together)
+
+
+def _without(lines: list[Line], settings: list[str]) -> int:
+    """Bytes of what none of these settings makes smaller."""
+    return sum(line.bytes for line in lines if not {*settings} & {*line.settings})
+
+
 def _table_lines(name: str, table: nn.Parameter, optimizer: Optimizer) -> list[Line]:
     rows, width = table.shape
     what = f"{name} [{rows:,}, {width}]"
     state = optimizer.state_floats(rows, width) * FLOAT
-    lines = [Line(what, table.numel() * FLOAT, "model.hidden_dims")]
+    lines = [Line(what, table.numel() * FLOAT, (WIDTH,))]
     if name == "item_weight":  # input tables have gradients of touched rows only
-        lines.append(Line(f"{what} gradient", table.numel() * FLOAT, "model.hidden_dims"))
-    return [*lines, Line(f"{what} optimizer", state, "optimizer=rowwise_adagrad or its width")]
+        lines.append(Line(f"{what} gradient", table.numel() * FLOAT, (WIDTH,)))
+    return [*lines, Line(f"{what} optimizer", state, (WIDTH,))]
 
 
 def _free_memory() -> int:

@@ -1,8 +1,8 @@
 """What Lightning trains: a model, a loss and the model's optimizers, one step at a time."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import torch
 from lightning.pytorch import LightningModule
@@ -28,10 +28,15 @@ class Loss(Protocol):
 
 @dataclass
 class Progress:
-    """How far a run is; with the seed, all that the next step depends on besides the weights."""
+    """How far a run is; with the seed, all that the next step depends on besides the weights.
+
+    The loss so far is in it too, so that metrics.csv tells of whole epochs after a resume.
+    """
 
     epoch: int = 0  # epochs finished
     batch: int = 0  # batches done of the epoch at hand
+    loss_sum: float = 0.0  # over these batches, as of the last `told_progress`
+    loss_steps: int = 0  # of these batches, those that had a loss
     step: int = 0  # optimizer steps done
     best_score: float | None = None  # of the best validation so far
     best_step: int | None = None
@@ -73,8 +78,9 @@ class Training(LightningModule):
         self.progress = progress
         self.built: list[torch.optim.Optimizer] = optimizer.build(model)
         begin_state(self.built)
-        self.loss_sum = torch.zeros(())  # over the steps of this epoch; not finite once any was not
-        self.loss_steps = 0
+        # over the steps of this epoch; not finite once any was not; a tensor, because a look at it
+        # waits for the device
+        self.loss_sum = torch.tensor(progress.loss_sum)
 
     @property
     def recommender(self) -> Recommender:
@@ -109,12 +115,23 @@ class Training(LightningModule):
     def mean_loss(self) -> float:
         """Of the steps since the last call."""
         mean = self.last_loss()
-        self.loss_sum, self.loss_steps = torch.zeros((), device=self.device), 0
+        self.loss_sum, self.progress.loss_steps = torch.zeros((), device=self.device), 0
         return mean
+
+    def told_progress(self) -> Progress:
+        """The progress with the loss so far in it; on CUDA this waits for the device."""
+        self.progress.loss_sum = self.loss_sum.item()  # float32 as a float: exact
+        return self.progress
+
+    def go_on_from(self, told: Mapping[str, Any]) -> None:
+        """Takes over the progress that another life of the run told."""
+        for name, value in told.items():
+            setattr(self.progress, name, value)
+        self.loss_sum = torch.tensor(self.progress.loss_sum, device=self.device)
 
     def last_loss(self) -> float:
         """The mean so far of this epoch; on CUDA this waits for the device."""
-        return self.loss_sum.item() / max(self.loss_steps, 1)
+        return self.loss_sum.item() / max(self.progress.loss_steps, 1)
 
     def _loss_of(self, tasks: Iterable[Task]) -> Tensor:
         losses = [
@@ -126,7 +143,7 @@ class Training(LightningModule):
 
     def _step(self, loss: Tensor) -> None:
         self.loss_sum = self.loss_sum.to(loss.device) + loss.detach()
-        self.loss_steps += 1
+        self.progress.loss_steps += 1
         if loss.device.type == "cpu" or self.progress.step % CHECK_STEPS == 0:
             self.check_finite()  # before backward, which would write it into the tables
         for optimizer in self.built:

@@ -7,7 +7,9 @@
     checkpoints/       see trainer/checkpoint.py
     status.json        running, interrupted, failed or finished; how to go on
     manifest.json      written when training is finished: the hash of every file above
+    wandb/             what wandb keeps, where it tracks; in no manifest
 
+Whatever else lies there, as the report of an evaluation does, is in no manifest either.
 While a run trains it holds a lock on its folder, which the system drops if the process dies.
 """
 
@@ -17,7 +19,7 @@ import os
 import platform
 import secrets
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -26,7 +28,9 @@ from typing import Any, Literal, cast
 
 import torch
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
+from yaml import YAMLError  # type: ignore[import-untyped]  # no stubs; OmegaConf brings it
 
 from deeprec import __version__, folder
 from deeprec import config as configs
@@ -39,6 +43,7 @@ from deeprec.trainer import checkpoint
 from deeprec.trainer.checkpoint import Checkpoint
 
 KIND = "run"
+SEALED = ("config.yaml", "environment.json", "prepared.json", "metrics.csv", "status.json")
 PACKAGES = ("torch", "torchrec", "fbgemm-gpu", "fbgemm-gpu-cpu", "lightning", "numpy", "pyarrow")
 
 
@@ -100,26 +105,40 @@ class RunFolder:
 
         Raises:
             ConfigError: there is no run here, or this deeprec does not know its keys.
+            IntegrityError: config.yaml is damaged.
         """
-        if not (self.path / "config.yaml").is_file():
-            raise ConfigError(f"{self.path}: no config.yaml, so there is no run here")
-        values = OmegaConf.to_container(OmegaConf.load(self.path / "config.yaml"))
-        assert isinstance(values, dict)
-        configs.check(cast(dict[str, Any], values), "train")
-        return cast(TrainConfig, configs.typed(cast(dict[str, Any], values), "train"))
+        self.check_is_run()
+        values = _read_yaml(self.path / "config.yaml")
+        configs.check(values, "train")
+        return cast(TrainConfig, configs.typed(values, "train"))
 
     @property
     def origin(self) -> dict[str, Any]:
         """Path and identity of the prepared folder, and the facts."""
-        return _read_json(self.path / "prepared.json")
+        keys = ("path", "identity", *Facts.__dataclass_fields__)
+        return _read_json(self.path / "prepared.json", keys)
 
     @property
     def status(self) -> dict[str, Any]:
-        return _read_json(self.path / "status.json")
+        return _read_json(self.path / "status.json", ("id", "state", "pid", "host"))
 
     @property
     def finished(self) -> bool:
         return (self.path / folder.MANIFEST).is_file()
+
+    def check_is_run(self) -> None:
+        """Raises ConfigError if there is no run here."""
+        if not (self.path / "config.yaml").is_file():
+            raise ConfigError(f"{self.path}: no config.yaml, so there is no run here")
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether there is something to go on with."""
+        return any(self.checkpoints.glob("step-*"))
+
+    def remove(self) -> None:
+        """Takes the folder away."""
+        folder.remove(self.path)
 
     def set_status(self, state: str, **more: Any) -> None:
         """Says how the run stands, for people and for whoever restarts it."""
@@ -160,24 +179,46 @@ class RunFolder:
             os.close(descriptor)
 
     def finish(self) -> None:
-        """Seals the folder: from now on its manifest tells whether a file was changed."""
+        """Seals the folder: from now on its manifest tells whether a file of the run was changed.
+
+        What others put there is not hashed: a report, or what wandb keeps and may still write.
+        """
         self.set_status("finished")
         top = checkpoint.best(self.checkpoints)
         about = {"versions": {"deeprec": __version__}, "best": top.path.name if top else None}
-        folder.seal(self.path, KIND, {**about, "made_from": self.made_from()})
+        about["made_from"] = self.made_from()
+        own = [self.path / name for name in SEALED]
+        folder.seal(self.path, KIND, about, [*own, *self.checkpoints.glob("step-*/*")])
+
+    def verify(self) -> None:
+        """Compares every file that the manifest of a finished run names with its hash.
+
+        Raises:
+            IntegrityError: the first file that differs, by name.
+        """
+        for name, told in folder.read_manifest(self.path, KIND)["files"].items():
+            if folder.sha256(self.path / name) != told["sha256"]:
+                raise IntegrityError(
+                    f"{self.path / name}: its content is not what {folder.MANIFEST} says (SHA-256 "
+                    "differs); copy it again, or train the run again"
+                )
 
 
 def open_run(path: Path | str, which: Literal["best", "last"] = "best") -> Run:
     """A trained run: its model with the weights of a checkpoint, verified first.
 
-    An unfinished run can be opened too, as soon as it has a checkpoint.
+    Of a finished run every file that its manifest names is verified. An unfinished run can be
+    opened too, as soon as it has a checkpoint; then that checkpoint is.
 
     Raises:
         ConfigError: there is no run, or it has no checkpoint yet.
         IntegrityError: a file of it was changed or is damaged; it is named.
     """
     run = RunFolder(Path(path))
-    config, origin = run.config, run.origin
+    run.check_is_run()
+    if run.finished:
+        run.verify()
+    origin = run.origin
     facts = Facts(**{name: origin[name] for name in Facts.__dataclass_fields__})
     found = (
         checkpoint.best(run.checkpoints)
@@ -187,7 +228,8 @@ def open_run(path: Path | str, which: Literal["best", "last"] = "best") -> Run:
     if found is None:
         raise ConfigError(f"{path}: the run has no checkpoint yet; let it train for an epoch")
     found.verify()
-    refuse_foreign(found, run)
+    refuse_foreign(found, run)  # before config.yaml is read: damage may leave it readable
+    config = run.config
     model = build_model(config.model, facts, None)
     checkpoint.load_weights(found, model)
     return Run(
@@ -226,6 +268,8 @@ def refuse_to_overwrite(path: Path) -> None:
     """
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
+    if RunFolder(path).finished and (path / "config.yaml").is_file():
+        raise ConfigError(f"{path} holds a finished run; give another output_dir")
     if (path / "config.yaml").is_file() and (path / "status.json").is_file():
         raise ConfigError(
             f"{path} holds a run; go on with it by `deeprec train resume={path}`, or give "
@@ -280,9 +324,23 @@ def _write_json(path: Path, value: Mapping[str, Any]) -> None:
         draft.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path, keys: Iterable[str]) -> dict[str, Any]:
     try:
         value: dict[str, Any] = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise IntegrityError(f"{path}: not readable as JSON ({error})") from error
+    missing = [key for key in keys if not isinstance(value, dict) or key not in value]
+    if missing:
+        raise IntegrityError(f"{path}: is damaged, it lacks {', '.join(missing)}")
     return value
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = OmegaConf.to_container(OmegaConf.load(path))
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
+        where = " ".join(str(error).split())
+        raise IntegrityError(f"{path}: not readable as YAML ({where})") from error
+    if not isinstance(values, dict):
+        raise IntegrityError(f"{path}: is damaged, it holds no keys")
+    return cast(dict[str, Any], values)

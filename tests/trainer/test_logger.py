@@ -1,0 +1,53 @@
+"""A tracker is waited for a moment, and then left to end by itself."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from deeprec.trainer.logger import Tracker
+
+SLEEPER = [sys.executable, "-c", "import time; time.sleep(20)"]
+
+
+def test_a_tracker_that_takes_long_goes_on_without_the_run() -> None:
+    tracker = Tracker(SLEEPER, {})
+    process = tracker._process
+    assert process is not None
+    started = time.monotonic()
+    tracker.close()
+    assert time.monotonic() - started < 5
+    assert process.poll() is None
+    process.kill()
+    process.wait()
+
+
+def test_a_tracker_of_a_run_that_leaves_nothing_ends_at_once() -> None:
+    tracker = Tracker(SLEEPER, {})
+    process = tracker._process
+    assert process is not None
+    tracker.abandon()
+    assert process.returncode is not None
+
+
+def test_a_wandb_that_hangs_ends_after_the_run(tmp_path: Path) -> None:
+    (tmp_path / "wandb.py").write_text("import time\ndef init(**_): time.sleep(60)\n")
+    script = "from deeprec.trainer import wandb_process as w; w.PATIENCE_SECONDS = 0.2; w.main()"
+    subprocess.run(
+        [sys.executable, "-c", script],
+        input=b"{}\n",
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+        timeout=30,
+        check=False,
+    )
+
+
+def test_a_row_is_not_waited_for(caplog: pytest.LogCaptureFixture) -> None:
+    tracker = Tracker(SLEEPER, {})
+    for _ in range(3):
+        tracker.write({"text": "x" * 50_000})  # a pipe holds 64 KiB
+    assert "it reads too slowly" in caplog.text or "unavailable" in caplog.text
+    assert tracker._process is None
