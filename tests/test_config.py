@@ -455,3 +455,21 @@ def test_a_misspelt_key_in_a_config_never_passes(pair: tuple[str, str]) -> None:
 def test_a_misspelt_key_on_the_command_line_never_passes(pair: tuple[str, str], sign: str) -> None:
     _, misspelt = pair
     assert mistakes("train", *PLACES, f"{sign}{misspelt}=1")
+
+
+@pytest.mark.parametrize(
+    ("verb", "words"),
+    [
+        ("prepare", ["data=table", "data.events=e", "output_dir=o"]),
+        ("train", PLACES),
+        ("evaluate", PLACES),
+    ],
+)
+@pytest.mark.parametrize("seed", [-1, 2**63, 10**30])
+def test_a_seed_is_a_number_that_every_generator_takes(
+    verb: str, words: list[str], seed: int
+) -> None:
+    assert mistakes(verb, *words, f"seed={seed}") == [
+        f"seed: expected a number from 0 to 2**63 - 1, got {seed}"
+    ]
+    assert config.compose(verb, [*words, f"seed={2**63 - 1}"])
