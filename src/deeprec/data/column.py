@@ -5,10 +5,12 @@ What a column holds is looked at before it is converted, so that nothing is chan
 """
 
 from datetime import UTC, datetime, timedelta
+from typing import Annotated
 
 import ibis
 import ibis.expr.types as ir
 
+from deeprec.annotation import Rule
 from deeprec.data.workspace import Workspace
 from deeprec.errors import ConfigError, DataError
 
@@ -131,6 +133,20 @@ def instant(given: str | int, *, end_of_day: bool = False) -> int:
     if end_of_day and len(given) <= len("2017-12-31"):
         when += timedelta(days=1, seconds=-1)
     return int((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() // 1)
+
+
+def _is_instant(given: str | int) -> bool:
+    try:
+        instant(given)
+    except ConfigError:
+        return False
+    return True
+
+
+Instant = Annotated[
+    str | int, Rule(_is_instant, "an ISO date, an ISO time or whole seconds since 1970")
+]
+TimeFormat = Annotated[str, Rule(lambda text: "%" in text, "letters of strptime, such as %Y%m%d")]
 
 
 def iso(seconds: int) -> str:

@@ -11,16 +11,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Annotated, Literal
 
 import ibis.expr.types as ir
 import pyarrow as pa
 
+from deeprec.annotation import Rule
 from deeprec.data.workspace import Workspace
 from deeprec.errors import DataError
 
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".txt": "\t"}
 COMPRESSIONS = (".gz", ".zst")
 FORMATS = (".parquet", *DELIMITERS)
+Encoding = Literal["utf-8", "utf-16", "latin-1"]
+Delimiter = Annotated[
+    str,
+    Rule(
+        lambda text: 1 <= len(text.encode()) <= 4 and not set(text) & set('"\r\n'),
+        "1 to 4 bytes that are no quote and no end of line",
+    ),
+]
 LONGEST_LINE = 2**26  # bytes; a text line of one user may hold a million items
 
 
@@ -71,15 +81,15 @@ def open_files(
     workspace: Workspace,
     location: str,
     *,
-    delimiter: str | None = None,
-    encoding: str = "utf-8",
+    delimiter: Delimiter | None = None,
+    encoding: Encoding = "utf-8",
 ) -> Source:
     """Opens a table of one or more files; nothing but headers is read yet.
 
     Args:
         delimiter: between the columns of a text file; default: by its name, comma for .csv, tab for
             .tsv.
-        encoding: of a text file: utf-8, utf-16 or latin-1.
+        encoding: of a text file.
 
     Raises:
         DataError: there is no such file, it is of no known format, or its header does not serve.
@@ -103,8 +113,8 @@ def open_text(
     workspace: Workspace,
     files: Sequence[Path],
     *,
-    delimiter: str | None = None,
-    encoding: str = "utf-8",
+    delimiter: Delimiter | None = None,
+    encoding: Encoding = "utf-8",
     header: Sequence[str] | None = None,
     quote: str = '"',
 ) -> ir.Table:
