@@ -57,10 +57,12 @@ def test_ids_that_look_alike_are_found(
     space: Workspace, events: Make, twins: tuple[str, str]
 ) -> None:
     different = [*twins, "70", "cafes", "1785", "0x", "00x"]
-    table = events("user item", [(user, "i") for user in different])
-    check = by_name(contract.look_at_ids(space, table, "user"))["look-alike user ids"]
-    assert (check.level, check.facts) == ("warn", {"groups": 1, "ids": 2})
-    assert all(repr(twin) in check.says for twin in twins)
+    table = events("user item", [(one, one) for one in different])
+    for column in ("user", "item"):
+        check = by_name(contract.look_at_ids(space, table, column))[f"look-alike {column} ids"]
+        assert (check.level, check.facts) == ("warn", {"groups": 1, "ids": 2})
+        # the contract is kept and passed on: it may show items, never a user
+        assert all((repr(twin) in check.says) == (column == "item") for twin in twins)
 
 
 def test_ids_that_do_not_look_alike_are_fine(space: Workspace, events: Make) -> None:

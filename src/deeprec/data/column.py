@@ -47,9 +47,9 @@ def as_id(workspace: Workspace, table: ir.Table, name: str, shown: str) -> tuple
         raise DataError(f"{shown}: ids must be strings or whole numbers; the column is {dtype}")
     real = _finite(column) if dtype.is_floating() else column
     whole = (real % 1 == 0) & (real.cast("float64").abs() < 2.0**63)
-    odd = workspace.one(table, worst=real.max(where=~whole))["worst"]
-    if odd is not None:
-        raise DataError(f"{shown}: ids must be strings or whole numbers; the column holds {odd}")
+    odd = workspace.one(table, count=(~whole).sum())["count"]
+    if odd:  # counted, not shown: it may be the id of a person
+        raise DataError(f"{shown}: ids must be strings or whole numbers; {odd:,} rows hold neither")
     text = real.cast("int64").cast("string")
     if dtype.is_decimal():
         return text, ""

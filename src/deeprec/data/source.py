@@ -49,12 +49,24 @@ class Source:
         """
         if name in self.table.columns:
             return self.table[name]
+        if within := self._delimiter_within():
+            raise DataError(
+                f"{self.files[0]}: no column {name!r} (wanted for data.{use}); its only column is "
+                f"called {self.table.columns[0]!r}; if {within!r} stands between the columns, set "
+                f"data.delimiter='{within}'"
+            )
         near = get_close_matches(name, self.table.columns, n=1, cutoff=0.5)
         raise DataError(
             f"{self.files[0]}: no column {name!r} (wanted for data.{use}); it has "
             f"{', '.join(map(repr, self.table.columns))}"
             + (f"; did you mean {near[0]!r}?" if near else "")
         )
+
+    def _delimiter_within(self) -> str | None:
+        """What may stand between columns that were read as one."""
+        if len(self.table.columns) > 1:
+            return None
+        return next((mark for mark in ",;|\t" if mark in self.table.columns[0]), None)
 
 
 def find(location: str) -> tuple[Path, ...]:
