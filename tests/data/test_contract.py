@@ -119,6 +119,19 @@ def test_what_cannot_be_hit_is_said() -> None:
     assert "holdout in history" not in by_name(contract.look_at_split(counts, repeats=True))
 
 
+@pytest.mark.parametrize(
+    ("minimum_value", "count"), [(None, 2), (-1.0, 2), (0.0, None), (1.0, None)]
+)
+def test_values_below_zero_are_counted_unless_filtered(
+    space: Workspace, events: Make, minimum_value: float | None, count: int | None
+) -> None:
+    table = events("user item value", [("u", "i", value) for value in (-2.0, -0.5, 0.0, 3.0)])
+    found = contract.look_at_values(space, table, minimum_value)
+    expected = [] if count is None else [("warn", {"events": count})]
+    assert [(check.level, check.facts) for check in found] == expected
+    assert contract.look_at_values(space, events("user item", [("u", "i")]), None) == []
+
+
 def test_the_report_is_as_bad_as_its_worst_check() -> None:
     checks = [Check("a", "ok", "x"), Check("b", "fail", "y", "z"), Check("c", "warn", "y")]
     assert contract.report(checks)["level"] == "fail"

@@ -196,6 +196,7 @@ def test_columns_read_as_one_send_to_the_delimiter(
     source = open_files(space, location)
     with pytest.raises(DataError) as refused:
         source.column("user_id", "user")
-    assert f"data.delimiter='{mark}'" in str(refused.value)
+    typed = "$'\"\\t\"'" if mark == "\t" else f"'{mark}'"
+    assert f"data.delimiter={typed}" in str(refused.value)
     mended = open_files(space, location, delimiter=mark)
     assert mended.table.columns == ("user_id", "item_id")

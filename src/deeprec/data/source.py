@@ -7,6 +7,7 @@ an engine that guesses the layout of a file skips what does not fit its guess.
 import csv
 import glob
 import io
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -50,10 +51,13 @@ class Source:
         if name in self.table.columns:
             return self.table[name]
         if within := self._delimiter_within():
+            typed = (
+                "$'\"\\t\"'" if within == "\t" else f"'{within}'"
+            )  # as a shell and Hydra take it
             raise DataError(
                 f"{self.files[0]}: no column {name!r} (wanted for data.{use}); its only column is "
                 f"called {self.table.columns[0]!r}; if {within!r} stands between the columns, set "
-                f"data.delimiter='{within}'"
+                f"data.delimiter={typed}"
             )
         near = get_close_matches(name, self.table.columns, n=1, cutoff=0.5)
         raise DataError(
@@ -87,6 +91,25 @@ def find(location: str) -> tuple[Path, ...]:
     if len(formats) > 1:
         raise DataError(f"{location}: files of one format are needed, found {sorted(formats)}")
     return tuple(files)
+
+
+def short_names(files: Sequence[Path]) -> list[str]:
+    """Names of different files without the folders they share: no path of this machine.
+
+    Example:
+        >>> short_names([Path("/mnt/a/events.csv"), Path("/mnt/users.csv")])
+        ['events.csv', 'users.csv']
+        >>> short_names([Path("/mnt/day=1/0.parquet"), Path("/mnt/day=2/0.parquet")])
+        ['day=1/0.parquet', 'day=2/0.parquet']
+    """
+    twins: dict[str, list[Path]] = {}
+    for file in files:
+        twins.setdefault(file.name, []).append(file.absolute())
+    return [_within(os.path.commonpath([one.parent for one in twins[f.name]]), f) for f in files]
+
+
+def _within(folder: str, file: Path) -> str:
+    return file.absolute().relative_to(folder).as_posix()
 
 
 def open_files(
