@@ -351,7 +351,7 @@ def test_a_function_is_a_part_too() -> None:
 
 def test_a_value_that_the_part_refuses_is_a_config_error() -> None:
     with pytest.raises(ConfigError, match=r"shop\.Loss: scale must be positive, got -1"):
-        config.instantiate(train("loss.scale=-1").loss)
+        config.instantiate({**train().loss, "scale": -1})
 
 
 def test_what_the_data_says_cannot_be_said_by_the_config() -> None:
@@ -455,3 +455,29 @@ def test_a_misspelt_key_in_a_config_never_passes(pair: tuple[str, str]) -> None:
 def test_a_misspelt_key_on_the_command_line_never_passes(pair: tuple[str, str], sign: str) -> None:
     _, misspelt = pair
     assert mistakes("train", *PLACES, f"{sign}{misspelt}=1")
+
+
+@pytest.mark.parametrize(
+    ("verb", "words"),
+    [
+        ("prepare", ["data=table", "data.events=e", "output_dir=o"]),
+        ("train", PLACES),
+        ("evaluate", PLACES),
+    ],
+)
+@pytest.mark.parametrize("seed", [-1, 2**63, 10**30])
+def test_a_seed_is_a_number_that_every_generator_takes(
+    verb: str, words: list[str], seed: int
+) -> None:
+    assert mistakes(verb, *words, f"seed={seed}") == [
+        f"seed: expected a number from 0 to 2**63 - 1, got {seed}"
+    ]
+    assert config.compose(verb, [*words, f"seed={2**63 - 1}"])
+
+
+def test_what_a_constructor_says_of_its_values_is_said_with_the_rest() -> None:
+    assert mistakes("train", "output_dir=o", "loss.scale=-1", "logger=default", "sead=3") == [
+        "sead: unknown key; did you mean 'seed'?",
+        "loss.scale: must be positive, got -1",
+        "prepared: missing; give prepared=FOLDER, or resume=RUN to go on with a run",
+    ]

@@ -6,7 +6,8 @@ import pytest
 
 from deeprec import config, manual
 from deeprec.composition import choices
-from deeprec.config import VERBS
+from deeprec.config import VERBS, compose
+from deeprec.errors import ConfigError
 
 CONFIGS = config.configs_dir()
 OWN_FOLDERS = [
@@ -61,3 +62,52 @@ def test_every_example_of_the_help_keeps_the_rules(line: str) -> None:
 
 def test_the_configs_lie_in_the_checkout() -> None:
     assert Path(__file__).parents[1] / "configs" == CONFIGS
+
+
+def refused(verb: str, *words: str) -> list[str]:
+    """What is said of our own parts, without bullets."""
+    with pytest.raises(ConfigError) as error:
+        compose(verb, words)
+    return [line.removeprefix("  - ") for line in str(error.value).splitlines()[1:]]
+
+
+def test_every_value_that_training_would_refuse_is_named_before_any_data_is_read() -> None:
+    found = refused(
+        "train", "prepared=nope", "output_dir=o", "model.hidden_dims=[0]", "trainer.max_epochs=-1",
+        "trainer.batch_users=0", "trainer.threads=0",
+    )  # fmt: skip
+    assert sorted(found) == [
+        "model.hidden_dims: must be one or more positive numbers, got [0]",
+        "trainer.batch_users: must be 1 or more, got 0",
+        "trainer.max_epochs: must be 1 or more, got -1",
+        "trainer.threads: must be 1 or more, got 0",
+    ]
+    (line,) = refused("train", "prepared=nope", "output_dir=o", "model.activation=foo")
+    assert line.startswith("model.activation: expected one of 'sigmoid', 'tanh', 'relu'")
+
+
+def test_every_value_that_preparing_would_refuse_is_named_with_its_key() -> None:
+    events = ("data=table", "data.events=nope", "output_dir=o")
+    moment = "expected an ISO date, an ISO time or whole seconds since 1970 or null, got"
+    assert refused(
+        "prepare", *events, "split=time_cut", "split.holdout_from=x", "data.filters.first_time=soon"
+    ) == [
+        f"data.filters.first_time: {moment} 'soon'",
+        f"split.holdout_from: {moment} 'x'",
+    ]
+    assert refused(
+        "prepare", *events, "split=random_fraction", "split.holdout=2", "data.encoding=klingon",
+        "data.delimiter=", "data.time_format=soon",
+    ) == [
+        "data.time_format: expected letters of strptime, such as %Y%m%d or null, got 'soon'",
+        "data.delimiter: expected 1 to 4 bytes that are no quote and no end of line or null, "
+        "got ''",
+        "data.encoding: expected one of 'utf-8', 'utf-16', 'latin-1', got 'klingon'",
+        "split.holdout=2 and split.validation=0.1: each must lie between 0 and 1, "
+        "and together below 1",
+    ]  # fmt: skip
+    limits = ("data.filters.max_history=0", "data.filters.min_users_per_item=0")
+    assert refused("prepare", *events, *limits) == [
+        "data.filters.min_users_per_item: must be 1 or more, got 0",
+        "data.filters.max_history: must be 1 or more, got 0",
+    ]

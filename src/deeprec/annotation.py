@@ -1,11 +1,13 @@
 """Does a plain value, as a config holds it, fit a type annotation?
 
 The annotations of a constructor are the schema of its config, so they are read here: numbers, text,
-choices (`Literal` or a text enum), lists, mappings and unions of these. Anything else (a tensor, a
-module) is what only a running program can supply.
+choices (`Literal` or a text enum), lists, mappings and unions of these, each `Annotated` with a
+`Rule` where not every value of the type will do. Anything else (a tensor, a module) is what only a
+running program can supply.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from enum import Enum
 from inspect import Parameter
 from types import NoneType, UnionType
@@ -22,6 +24,19 @@ PLAIN: dict[Any, str] = {
     None: "null",
     NoneType: "null",
 }
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a value of the right type must keep to besides: `Annotated[str, Rule(...)]`.
+
+    Args:
+        holds: whether it does.
+        says: what is expected, in words.
+    """
+
+    holds: Callable[[Any], bool]
+    says: str
 
 
 def accepts(value: object, annotation: Any) -> bool:
@@ -42,7 +57,7 @@ def accepts(value: object, annotation: Any) -> bool:
     if annotation in PLAIN:
         return value is None if annotation in (None, NoneType) else type(value) is annotation
     if kind is Annotated:
-        return accepts(value, arguments[0])
+        return accepts(value, arguments[0]) and all(one.holds(value) for one in _rules(annotation))
     if kind in (Union, UnionType):
         return any(accepts(value, one) for one in arguments)
     if kind is Literal or _is_text_enum(kind):
@@ -68,7 +83,7 @@ def describe(annotation: Any) -> str:
     if annotation in PLAIN:
         return PLAIN[annotation]
     if kind is Annotated:
-        return describe(arguments[0])
+        return next((one.says for one in _rules(annotation)), describe(arguments[0]))
     if kind in (Union, UnionType):
         return " or ".join(describe(one) for one in arguments)
     if kind is Literal or _is_text_enum(kind):
@@ -79,6 +94,10 @@ def describe(annotation: Any) -> str:
     if kind in MAPPINGS:
         return "a mapping"
     return "what deeprec supplies when it runs, which no config can hold"
+
+
+def _rules(annotation: Any) -> list[Rule]:
+    return [one for one in annotation.__metadata__ if isinstance(one, Rule)]
 
 
 def _is_text_enum(kind: Any) -> bool:

@@ -33,7 +33,7 @@ class PrepareConfig:
     seed: int = 0  # of every draw the split makes
 
     def mistakes(self) -> Iterator[str]:
-        yield from ()
+        yield from _seed(self.seed)
 
 
 @dataclass
@@ -56,6 +56,7 @@ class TrainConfig:
             for name in ("prepared", "output_dir"):
                 if not getattr(self, name):
                     yield f"{name}: missing; give {name}=FOLDER, or resume=RUN to go on with a run"
+        yield from _seed(self.seed)
 
 
 @dataclass
@@ -84,6 +85,7 @@ class EvaluateConfig:
             if not (self.run or getattr(self, name)):
                 yield f"{name}: missing; give {name}=FOLDER, or run=RUN, which knows its own"
         yield from _at_least(1, self, "batch_users", "bootstrap_samples")
+        yield from _seed(self.seed)
         cutoffs = self.cutoffs
         if not cutoffs or min(cutoffs) < 1 or len(set(cutoffs)) < len(cutoffs):
             yield f"cutoffs: expected different numbers from 1 on, got {cutoffs}"
@@ -296,6 +298,12 @@ def _field_mistakes(one: Field[Any], annotation: Any, config: Mapping[str, Any])
     if not accepts(value, annotation):
         return [f"{name}: {part.mismatch(value, annotation)}"]
     return []
+
+
+def _seed(seed: int) -> Iterator[str]:
+    """A seed goes to torch, numpy and a hash; they have these numbers in common."""
+    if not 0 <= seed < 2**63:
+        yield f"seed: expected a number from 0 to 2**63 - 1, got {seed}"
 
 
 def _at_least(smallest: int, config: VerbConfig, *names: str) -> Iterator[str]:

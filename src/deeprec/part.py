@@ -13,7 +13,9 @@ import importlib
 import inspect
 import os
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from inspect import Parameter
 from typing import Any
 
@@ -23,6 +25,7 @@ from deeprec.errors import ConfigError, did_you_mean
 TRUSTED = "DEEPREC_TRUSTED_PACKAGES"  # further packages that a `_target_` may name: "shop,lab"
 MISSING = "???"  # as OmegaConf writes a value that must be given
 RESERVED = ("_target_", "_partial_")
+STAND_INS = {"num_items": 8}  # what the data say, where a part is only made to check its values
 DOTTED = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)+")
 
 
@@ -42,17 +45,20 @@ def instantiate(part: Mapping[str, Any], **runtime: Any) -> Any:
         ['bread']
     """
     name = part["_target_"]
-    given = {key: _build(value) for key, value in part.items() if key not in RESERVED}
-    if twice := sorted(given.keys() & runtime.keys()):
+    if twice := sorted(part.keys() & runtime.keys()):
         raise ConfigError(f"{name}: {', '.join(twice)} is known from the data; leave it out")
     try:
-        return find(name)(**given, **runtime)
+        return _make(part, runtime)
     except ValueError as error:
         raise ConfigError(f"{name}: {error}") from error
 
 
 def mistakes(path: str, part: object) -> list[str]:
-    """Everything that is wrong with the part at `path` of a config, without making it."""
+    """Everything that is wrong with the part at `path` of a config.
+
+    Where keys and types are right, the part is made once for what its constructor says of the
+    values, if it can be made before there are data; a model is made of shapes alone.
+    """
     if not isinstance(part, Mapping) or "_target_" not in part:
         return [f"{path}: expected a part (_target_ and its arguments), got {shown(part)}"]
     try:
@@ -73,7 +79,7 @@ def mistakes(path: str, part: object) -> list[str]:
             for name, parameter in parameters.items()
             if parameter.default is Parameter.empty and name not in part
         ]
-    return found
+    return found or _refused_values(path, part, parameters)
 
 
 def find(name: object) -> Callable[..., Any]:
@@ -142,6 +148,57 @@ def _argument_mistakes(
     if not accepts(value, annotation):
         return [f"{path}: {mismatch(value, annotation)}"]
     return []
+
+
+def _refused_values(
+    path: str, part: Mapping[str, Any], parameters: Mapping[str, Parameter]
+) -> list[str]:
+    """What the constructor says of values whose types are right.
+
+    It stops at the first: an argument that it refuses by name is left to its default and the part
+    is made again, so that the next is found too.
+    """
+    needed = [name for name, one in parameters.items() if one.default is Parameter.empty]
+    known_later = [name for name in needed if name not in part]
+    if any(name not in STAND_INS for name in known_later):
+        return []
+    try:
+        with _shapes_alone() if part.get("_partial_") else nullcontext():
+            _make(part, {name: STAND_INS[name] for name in known_later})
+    except (ValueError, ConfigError) as error:
+        name, mistake = _named(path, str(error), part)
+        if name is None or name in needed:
+            return [mistake]
+        rest = {key: value for key, value in part.items() if key != name}
+        return [mistake, *_refused_values(path, rest, parameters)]
+    return []
+
+
+def _named(path: str, said: str, part: Mapping[str, Any]) -> tuple[str | None, str]:
+    """The one argument that a refusal is about, if it is about one; and the refusal with its path.
+
+    Example:
+        >>> _named("trainer", "max_epochs must be 1 or more, got 0", {"max_epochs": 0})
+        ('max_epochs', 'trainer.max_epochs: must be 1 or more, got 0')
+        >>> _named("split", "split.a=1 and split.b=2: together below 1", {"a": 1, "b": 2})
+        (None, 'split.a=1 and split.b=2: together below 1')
+    """
+    rule = re.fullmatch(rf"(?:{re.escape(path)}\.)?(\w+):? (must be .*)", said, re.DOTALL)
+    if rule is None or rule[1] not in part:
+        return None, said if said.startswith(f"{path}.") else f"{path}: {said}"
+    return rule[1], f"{path}.{rule[1]}: {rule[2]}"
+
+
+def _shapes_alone() -> AbstractContextManager[object]:
+    """Tensors made inside hold no numbers. A part that makes any has imported torch by now."""
+    torch = sys.modules.get("torch")
+    device: AbstractContextManager[object] = torch.device("meta") if torch else nullcontext()
+    return device
+
+
+def _make(part: Mapping[str, Any], further: Mapping[str, Any]) -> Any:
+    given = {key: _build(value) for key, value in part.items() if key not in RESERVED}
+    return find(part["_target_"])(**given, **further)
 
 
 def _parameters(target: Callable[..., Any]) -> dict[str, Parameter]:

@@ -29,6 +29,7 @@ from deeprec.data.contract import Check
 from deeprec.data.filter import cap_histories, keep_core, keep_events
 from deeprec.data.log import EventLog
 from deeprec.data.part import Indexed, index, pieces, seen_again
+from deeprec.data.source import short_names
 from deeprec.data.split import Split
 from deeprec.data.store import PARTS, Events
 from deeprec.data.workspace import Workspace, workspace
@@ -67,7 +68,8 @@ def prepare(config: PrepareConfig) -> Path:
         counts = _counts(space, indexed)
         left = contract.look_at_split(counts, repeats=log.repeats)
         memory = contract.look_at_memory(counts["items"])
-        checks = [*seen, *split.checks, *lost, *known.checks, *left, memory]
+        files = contract.look_at_files(short_names(_files(log, split)))
+        checks = [files, *seen, *split.checks, *lost, *known.checks, *left, memory]
         console.print(contract.shown(checks))
         contract.refuse(checks)
         manifest = _manifest(config, log, split, indexed, counts)
@@ -85,6 +87,7 @@ def _read(space: Workspace, data: Part) -> tuple[EventLog, list[Check]]:
         for column in ("user", "item"):
             checks.extend(contract.look_at_ids(space, log.events, column))
         checks.extend(contract.look_at_times(space, log.events))
+        checks.extend(contract.look_at_values(space, log.events, log.filters.minimum_value))
     with _stage("filtered the events"):
         events, dropped = keep_events(space, log.events, log.filters)
     return replace(log, events=events), [*checks, *dropped]
@@ -149,7 +152,7 @@ def _manifest(
     config: PrepareConfig, log: EventLog, split: Split, indexed: Indexed, counts: dict[str, int]
 ) -> dict[str, Any]:
     engines = {name: version(name) for name in ("duckdb", "pyarrow")}
-    files = dict.fromkeys([*log.files, *split.files])
+    files = _files(log, split)
     return {
         "repeats": log.repeats,
         "instants": dict(split.instants),
@@ -163,10 +166,15 @@ def _manifest(
             **engines,
         },
         "made_from": {
-            str(file): {"bytes": file.stat().st_size, "sha256": folder.sha256(file)}
-            for file in files
+            name: {"bytes": file.stat().st_size, "sha256": folder.sha256(file)}
+            for name, file in zip(short_names(files), files, strict=True)
         },
     }
+
+
+def _files(log: EventLog, split: Split) -> list[Path]:
+    """What was read, each file once."""
+    return list(dict.fromkeys([*log.files, *split.files]))
 
 
 def _write(

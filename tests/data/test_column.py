@@ -113,6 +113,8 @@ def test_dates_are_midnight_and_other_text_needs_its_format(space: Workspace) ->
         (pa.array([1_700_000_000, 1_700_000_000_000]), "1 look like seconds, 1 look like milli"),
         (["1700000000", "2017-01-01"], "1 are numbers and 1 ISO text"),
         (["2017-01-01", "yesterday"], "'yesterday'"),
+        (["1700000000", "1700000000.5", "yesterday"], "2 are numbers.*'yesterday'"),
+        (["1700000000", "2017-01-01", "now"], "'now'"),
         (["2017-02-30"], "calendar"),
         (pa.array([[1]]), "times must be"),
     ],
@@ -120,6 +122,18 @@ def test_dates_are_midnight_and_other_text_needs_its_format(space: Workspace) ->
 def test_mixed_units_and_forms_are_refused(space: Workspace, values: Any, says: str) -> None:
     with pytest.raises(DataError, match=says):
         converted(space, as_seconds, values)
+
+
+@pytest.mark.parametrize("none", ["NaN", "nan", "", " "])
+@pytest.mark.parametrize(
+    ("text", "time_format"), [("86400", None), ("86400.5", None), ("1970-01-02", None),
+                              ("2/1/1970", "%d/%m/%Y")],
+)  # fmt: skip
+def test_text_that_says_none_is_no_time(
+    space: Workspace, none: str, text: str, time_format: str | None
+) -> None:
+    found, _ = converted(space, as_seconds, [text, none], time_format=time_format)
+    assert found == [86_400, None]
 
 
 def test_numbers_are_read_and_what_is_none_is_refused(space: Workspace) -> None:

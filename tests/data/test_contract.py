@@ -57,10 +57,12 @@ def test_ids_that_look_alike_are_found(
     space: Workspace, events: Make, twins: tuple[str, str]
 ) -> None:
     different = [*twins, "70", "cafes", "1785", "0x", "00x"]
-    table = events("user item", [(user, "i") for user in different])
-    check = by_name(contract.look_at_ids(space, table, "user"))["look-alike user ids"]
-    assert (check.level, check.facts) == ("warn", {"groups": 1, "ids": 2})
-    assert all(repr(twin) in check.says for twin in twins)
+    table = events("user item", [(one, one) for one in different])
+    for column in ("user", "item"):
+        check = by_name(contract.look_at_ids(space, table, column))[f"look-alike {column} ids"]
+        assert (check.level, check.facts) == ("warn", {"groups": 1, "ids": 2})
+        # the contract is kept and passed on: it may show items, never a user
+        assert all((repr(twin) in check.says) == (column == "item") for twin in twins)
 
 
 def test_ids_that_do_not_look_alike_are_fine(space: Workspace, events: Make) -> None:
@@ -115,6 +117,19 @@ def test_what_cannot_be_hit_is_said() -> None:
     levels = {c.name: c.level for c in contract.look_at_split(counts, repeats=False)}
     assert levels["cold items"] == levels["empty users"] == levels["holdout in history"] == "warn"
     assert "holdout in history" not in by_name(contract.look_at_split(counts, repeats=True))
+
+
+@pytest.mark.parametrize(
+    ("minimum_value", "count"), [(None, 2), (-1.0, 2), (0.0, None), (1.0, None)]
+)
+def test_values_below_zero_are_counted_unless_filtered(
+    space: Workspace, events: Make, minimum_value: float | None, count: int | None
+) -> None:
+    table = events("user item value", [("u", "i", value) for value in (-2.0, -0.5, 0.0, 3.0)])
+    found = contract.look_at_values(space, table, minimum_value)
+    expected = [] if count is None else [("warn", {"events": count})]
+    assert [(check.level, check.facts) for check in found] == expected
+    assert contract.look_at_values(space, events("user item", [("u", "i")]), None) == []
 
 
 def test_the_report_is_as_bad_as_its_worst_check() -> None:

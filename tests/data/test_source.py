@@ -165,3 +165,38 @@ def test_a_missing_column_is_named_with_the_nearest(space: Workspace, tmp_path: 
     source = open_files(space, str(tmp_path / "e.csv"))
     with pytest.raises(DataError, match=r"'user'.*'user_id', 'item_id'.*did you mean 'user_id'"):
         source.column("user", "user")
+
+
+@pytest.mark.parametrize(
+    "line", [b"somebody,b,c", b"somebody", b'"somebody\n\n,b', b"somebody\xe9,b"]
+)
+def test_a_damaged_line_is_named_by_its_number_not_by_its_user(
+    space: Workspace, tmp_path: Path, line: bytes
+) -> None:
+    (tmp_path / "e.csv").write_bytes(b"user_id,item_id\n" + 50_000 * b"a,b\n" + line + b"\n")
+    with pytest.raises(DataError, match="Line: 50002") as refused:
+        space.fetch(open_files(space, str(tmp_path / "e.csv")).table)
+    assert "somebody" not in str(refused.value)
+
+
+def test_a_damaged_value_of_a_parquet_file_is_not_shown(space: Workspace, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"user_id": [b'some"body\xe9']}), tmp_path / "e.parquet")
+    with pytest.raises(DataError, match="a value is not valid UTF8") as refused:
+        space.fetch(open_files(space, str(tmp_path / "e.parquet")).table)
+    assert "body" not in str(refused.value)
+
+
+@pytest.mark.parametrize("mark", [";", "|", "\t", ","])
+def test_columns_read_as_one_send_to_the_delimiter(
+    space: Workspace, tmp_path: Path, mark: str
+) -> None:
+    name = "e.tsv" if mark == "," else "e.csv"
+    (tmp_path / name).write_text(f"user_id{mark}item_id\na{mark}b\n")
+    location = str(tmp_path / name)
+    source = open_files(space, location)
+    with pytest.raises(DataError) as refused:
+        source.column("user_id", "user")
+    typed = "$'\"\\t\"'" if mark == "\t" else f"'{mark}'"
+    assert f"data.delimiter={typed}" in str(refused.value)
+    mended = open_files(space, location, delimiter=mark)
+    assert mended.table.columns == ("user_id", "item_id")

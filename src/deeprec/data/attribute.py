@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from deeprec.data.column import as_id
 from deeprec.data.contract import Check, Level
-from deeprec.data.source import open_files
+from deeprec.data.source import Delimiter, Encoding, open_files
 from deeprec.data.workspace import Workspace
 from deeprec.errors import ConfigError, DataError, did_you_mean
 
@@ -31,8 +31,8 @@ def read_attributes(
     files: AttributeFiles,
     of: str,
     *,
-    delimiter: str | None = None,
-    encoding: str = "utf-8",
+    delimiter: Delimiter | None = None,
+    encoding: Encoding = "utf-8",
 ) -> tuple[tuple[ir.Table, ...], tuple[Path, ...]]:
     """Opens attribute tables, each with the ids as its first column.
 

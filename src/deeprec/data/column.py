@@ -5,10 +5,12 @@ What a column holds is looked at before it is converted, so that nothing is chan
 """
 
 from datetime import UTC, datetime, timedelta
+from typing import Annotated
 
 import ibis
 import ibis.expr.types as ir
 
+from deeprec.annotation import Rule
 from deeprec.data.workspace import Workspace
 from deeprec.errors import ConfigError, DataError
 
@@ -45,9 +47,9 @@ def as_id(workspace: Workspace, table: ir.Table, name: str, shown: str) -> tuple
         raise DataError(f"{shown}: ids must be strings or whole numbers; the column is {dtype}")
     real = _finite(column) if dtype.is_floating() else column
     whole = (real % 1 == 0) & (real.cast("float64").abs() < 2.0**63)
-    odd = workspace.one(table, worst=real.max(where=~whole))["worst"]
-    if odd is not None:
-        raise DataError(f"{shown}: ids must be strings or whole numbers; the column holds {odd}")
+    odd = workspace.one(table, count=(~whole).sum())["count"]
+    if odd:  # counted, not shown: it may be the id of a person
+        raise DataError(f"{shown}: ids must be strings or whole numbers; {odd:,} rows hold neither")
     text = real.cast("int64").cast("string")
     if dtype.is_decimal():
         return text, ""
@@ -61,13 +63,15 @@ def as_seconds(
 
     Args:
         time_format: how a text column writes times, in the letters of strptime; default: found out.
+            Blank text and NaN, which is how float columns are written to text, are no time.
 
     Raises:
         DataError: the column mixes units or forms, or holds something else.
     """
     column, dtype = table[name], table[name].type()
     if dtype.is_string() and time_format:
-        return _whole_seconds(column.as_timestamp(time_format)), f"text {time_format!r}, as UTC"
+        given = _given_text(column)
+        return _whole_seconds(given.as_timestamp(time_format)), f"text {time_format!r}, as UTC"
     if dtype.is_string():
         return _text_seconds(workspace, table, name, shown)
     if dtype.is_timestamp():
@@ -131,6 +135,20 @@ def instant(given: str | int, *, end_of_day: bool = False) -> int:
     return int((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() // 1)
 
 
+def _is_instant(given: str | int) -> bool:
+    try:
+        instant(given)
+    except ConfigError:
+        return False
+    return True
+
+
+Instant = Annotated[
+    str | int, Rule(_is_instant, "an ISO date, an ISO time or whole seconds since 1970")
+]
+TimeFormat = Annotated[str, Rule(lambda text: "%" in text, "letters of strptime, such as %Y%m%d")]
+
+
 def iso(seconds: int) -> str:
     """Seconds since 1970-01-01 UTC, readable; as they are where no calendar has them."""
     try:
@@ -144,7 +162,7 @@ def _text_seconds(
     workspace: Workspace, table: ir.Table, name: str, shown: str
 ) -> tuple[ir.Column, str]:
     """Times written as whole numbers, as decimal numbers or in ISO form: all in one form."""
-    text = table[name].nullif("")
+    text = _given_text(table[name])
     forms = {"whole numbers": WHOLE, "decimal numbers": NUMBER, "ISO text": ISO}
     found = workspace.one(
         table,
@@ -157,13 +175,22 @@ def _text_seconds(
         return _scaled_seconds(workspace, table, text.try_cast("float64"), shown)
     if found["ISO text"] == found["given"]:
         return _iso_seconds(workspace, table, text, shown)
-    odd = text.re_search(ISO) if found["decimal numbers"] else ~text.re_search(ISO)
-    example = workspace.fetch(table.filter(odd).select(odd=text).order_by("odd").limit(1))
+    neither = ~(text.re_search(NUMBER) | text.re_search(ISO))
+    odd = workspace.one(
+        table, neither=text.min(where=neither), iso=text.min(where=text.re_search(ISO))
+    )
+    example = odd["iso"] if odd["neither"] is None else odd["neither"]
     raise DataError(
         f"{shown}: times must all be of one form; of {found['given']:,}, "
         f"{found['decimal numbers']:,} are numbers and {found['ISO text']:,} ISO text; one of the "
-        f"others is {example['odd'][0].as_py()!r}; set data.time_format (as in strptime) or mend it"
+        f"others is {example!r}; set data.time_format (as in strptime) or mend it"
     )
+
+
+def _given_text(column: ir.Column) -> ir.Column:
+    """The text, null where it says "none"."""
+    none = column.strip().lower().isin(["", "nan"])
+    return ibis.cases((none, ibis.null(column.type())), else_=column)
 
 
 def _iso_seconds(

@@ -23,6 +23,7 @@ COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 LONG_HISTORY = 100_000  # events of one user, above which a batch of few users fills the memory
 MANY_REPEATS = 0.2  # share of events, above which forbidding repeats hides what people do
 MANY_COLD = 0.3  # share of holdout events on items outside the catalog
+MANY_FILES = 5  # more are not all named
 EXAMPLE_WIDTH = 128  # units of the catalog table in the memory estimate
 EARLY = 20 * 365 * 86_400  # seconds; times before 1990 are rarely meant
 
@@ -94,6 +95,31 @@ def look_at_events(workspace: Workspace, events: ir.Table, *, repeats: bool) -> 
         _repeats(workspace, events, counts["events"], allowed=repeats),
         _longest_history(workspace, events),
     ]
+
+
+def look_at_files(names: Sequence[str]) -> Check:
+    """Which files were read: a folder may hold a test set beside its training set."""
+    few = ", ".join(names[:MANY_FILES]) + (", ..." if len(names) > MANY_FILES else "")
+    says = f"{len(names):,} read: {few}" if names else "none: the events are generated"
+    return Check("files", "ok", says, facts={"files": len(names)})
+
+
+def look_at_values(
+    workspace: Workspace, events: ir.Table, minimum_value: float | None
+) -> list[Check]:
+    """Values below zero, which mostly are returns and would be learned from as purchases.
+
+    Args:
+        minimum_value: of the filter.
+    """
+    if "value" not in events.columns or (minimum_value is not None and minimum_value >= 0):
+        return []
+    count = workspace.one(events, count=(events.value < 0).sum())["count"]
+    if not count:
+        return []
+    says = f"{count:,} events have a value below 0, and count like any other"
+    advice = "are these returns? data.filters.minimum_value=0 leaves them out"
+    return [Check("negative values", "warn", says, advice, {"events": count})]
 
 
 def look_at_ids(workspace: Workspace, events: ir.Table, column: str) -> list[Check]:
@@ -225,9 +251,10 @@ def _look_alikes(workspace: Workspace, ids: ir.Table, column: str) -> Check:
     name = f"look-alike {column} ids"
     if not found["groups"]:
         return Check(name, "ok", "none", facts=facts)
-    rows = workspace.fetch(twins.order_by("one").limit(3)).to_pylist()
-    examples = ", ".join(f"{row['one']!r} and {row['other']!r}" for row in rows)
-    says = f"{facts['ids']:,} ids are one of {facts['groups']:,} after folding, such as {examples}"
+    says = f"{facts['ids']:,} ids are one of {facts['groups']:,} after folding"
+    if column == "item":  # the contract is kept and passed on, so it names no user
+        rows = workspace.fetch(twins.order_by("one").limit(3)).to_pylist()
+        says += ", such as " + ", ".join(f"{row['one']!r} and {row['other']!r}" for row in rows)
     return Check(name, "warn", says, "they stay different; mend the source if they are one", facts)
 
 

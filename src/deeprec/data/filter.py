@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import ibis
 import ibis.expr.types as ir
 
-from deeprec.data.column import instant
+from deeprec.data.column import Instant, instant
 from deeprec.data.contract import Check, Level, size
 from deeprec.data.workspace import Workspace
 from deeprec.errors import ConfigError, DataError
@@ -38,8 +38,8 @@ class Filters:
 
     minimum_value: float | None = None
     kinds: Sequence[str] | None = None
-    first_time: str | int | None = None
-    last_time: str | int | None = None
+    first_time: Instant | None = None
+    last_time: Instant | None = None
     drop_duplicates: bool = False
     min_users_per_item: int | None = None
     min_items_per_user: int | None = None

@@ -7,7 +7,6 @@ scores     list of float, as long as item_ids; may be missing
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +30,6 @@ class Lists:
     lengths: IntArray  # [U], length of each user's list as it was in the file; -1: no list
     unknown_items: IntArray  # [U], unknown items among the k of each list
     num_unknown_users: int = 0  # lists of users that the prepared folder does not know; ignored
-    unknown_user: str | None = None  # one of them
     unknown_item: str | None = None  # one of them
 
 
@@ -77,7 +75,8 @@ class _Rows:
             self._check_scores(rows["scores"])
 
     def where(self, row: int) -> str:
-        return f"{self.path}: row {self.first_row + row + 1}, user {self.user_ids[row].as_py()!r}"
+        """Says which list is meant, without its user: logs are read by more people than lists."""
+        return f"{self.path}: row {self.first_row + row + 1}"
 
     def _ids(self, ids: pa.Array, name: str) -> pa.Array:
         if pa.types.is_dictionary(ids.type):
@@ -172,8 +171,6 @@ def _add(lists: Lists, rows: _Rows, users: Catalog, items: Catalog) -> None:
     _refuse_repeated_users(lists, rows, user_rows)
     known = user_rows >= 0
     lists.num_unknown_users += int((~known).sum())
-    if not known.all() and lists.unknown_user is None:
-        lists.unknown_user = rows.user_ids[int(np.argmin(known))].as_py()
 
     starts = np.cumsum(rows.lengths) - rows.lengths
     row_of_value = np.repeat(np.arange(len(user_rows)), rows.lengths)
@@ -203,13 +200,15 @@ def _refuse_repeated_users(lists: Lists, rows: _Rows, user_rows: IntArray) -> No
 def _check_that_something_is_known(
     path: Path, lists: Lists, users: Catalog, items: Catalog
 ) -> None:
-    def refuse(what: str, example: str | None, known: Any) -> None:
-        raise DataError(
-            f"{path}: no {what} id of the lists is in the prepared folder; the lists hold for "
-            f"example {example!r}, the prepared folder {known!r}; were they made from these events?"
-        )
-
     if not (lists.lengths >= 0).any():
-        refuse("user", lists.unknown_user, users.ids_of([0])[0] if len(users) else None)
+        raise DataError(
+            f"{path}: none of its {lists.num_unknown_users:,} users is among the {len(users):,} of "
+            "the prepared folder; were the lists made from these events?"
+        )
     if lists.unknown_items.any() and not (lists.items >= 0).any():
-        refuse("item", lists.unknown_item, items.ids_of([0])[0] if len(items) else None)
+        known = items.ids_of([0])[0] if len(items) else None
+        raise DataError(
+            f"{path}: no item id of the lists is in the prepared folder; the lists hold for "
+            f"example {lists.unknown_item!r}, the prepared folder {known!r}; were they made from "
+            "these events?"
+        )

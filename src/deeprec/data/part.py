@@ -2,7 +2,8 @@
 
 Ids become indices here: items and users in ascending order of their ids' UTF-8 bytes. The catalog
 is what the users that a model is trained on had before the holdout; events on other items are
-counted for users who are judged on them, and left out of the lists.
+counted for users who are judged on them, and left out of the lists. The catalog and the core count
+the validation part too: it is known before the holdout, and only the holdout must stay unknown.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

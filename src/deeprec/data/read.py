@@ -8,17 +8,26 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import ibis
 import ibis.expr.types as ir
 import pyarrow.parquet as pq
 
 from deeprec.data.attribute import AttributeFiles, read_attributes
-from deeprec.data.column import as_id, as_number, as_seconds, as_text
+from deeprec.data.column import Instant, TimeFormat, as_id, as_number, as_seconds, as_text
 from deeprec.data.contract import Check
 from deeprec.data.filter import Filters
 from deeprec.data.log import EventLog
-from deeprec.data.source import Source, find, open_files, open_parquet, open_text
+from deeprec.data.source import (
+    Delimiter,
+    Encoding,
+    Source,
+    find,
+    open_files,
+    open_parquet,
+    open_text,
+)
 from deeprec.data.synthetic import Synthetic
 from deeprec.data.workspace import Workspace
 from deeprec.errors import ConfigError, DataError
@@ -49,9 +58,9 @@ def table(
     kind: str | None = None,
     value: str | None = None,
     price: str | None = None,
-    time_format: str | None = None,
-    delimiter: str | None = None,
-    encoding: str = "utf-8",
+    time_format: TimeFormat | None = None,
+    delimiter: Delimiter | None = None,
+    encoding: Encoding = "utf-8",
     user_attributes: AttributeFiles = None,
     item_attributes: AttributeFiles = None,
     repeats: bool = False,
@@ -64,7 +73,7 @@ def table(
         user: the column of user ids; likewise item, time, kind, value and price.
         time_format: how a text column writes times (strptime); default: found out.
         delimiter: between the columns of text; default: by the file's name.
-        encoding: of text: utf-8, utf-16 or latin-1.
+        encoding: of text.
         user_attributes: {file, key, columns} or several of them; see `read_attributes`.
         item_attributes: likewise.
         repeats: whether an item of the history may be recommended again.
@@ -97,8 +106,8 @@ def table(
 def complete_journey(
     workspace: Workspace,
     *,
-    holdout_from: str | int | None = None,
-    validation_from: str | int | None = None,
+    holdout_from: Instant | None = None,
+    validation_from: Instant | None = None,
     repeats: bool = True,
     filters: Filters = KEEP_ALL,
 ) -> EventLog:
@@ -140,7 +149,7 @@ def online_retail(
     workspace: Workspace,
     *,
     path: str,
-    encoding: str = "utf-8",
+    encoding: Encoding = "utf-8",
     repeats: bool = True,
     filters: Filters = KEEP_ALL,
 ) -> EventLog:
@@ -206,7 +215,7 @@ def dsstne_text(
     workspace: Workspace,
     *,
     path: str,
-    values: str = "ignored",
+    values: Literal["ignored", "time", "value"] = "ignored",
     repeats: bool = False,
     filters: Filters = KEEP_ALL,
 ) -> EventLog:

@@ -7,20 +7,31 @@ an engine that guesses the layout of a file skips what does not fit its guess.
 import csv
 import glob
 import io
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Annotated, Literal
 
 import ibis.expr.types as ir
 import pyarrow as pa
 
+from deeprec.annotation import Rule
 from deeprec.data.workspace import Workspace
 from deeprec.errors import DataError
 
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".txt": "\t"}
 COMPRESSIONS = (".gz", ".zst")
 FORMATS = (".parquet", *DELIMITERS)
+Encoding = Literal["utf-8", "utf-16", "latin-1"]
+Delimiter = Annotated[
+    str,
+    Rule(
+        lambda text: 1 <= len(text.encode()) <= 4 and not set(text) & set('"\r\n'),
+        "1 to 4 bytes that are no quote and no end of line",
+    ),
+]
 LONGEST_LINE = 2**26  # bytes; a text line of one user may hold a million items
 
 
@@ -39,12 +50,27 @@ class Source:
         """
         if name in self.table.columns:
             return self.table[name]
+        if within := self._delimiter_within():
+            typed = (
+                "$'\"\\t\"'" if within == "\t" else f"'{within}'"
+            )  # as a shell and Hydra take it
+            raise DataError(
+                f"{self.files[0]}: no column {name!r} (wanted for data.{use}); its only column is "
+                f"called {self.table.columns[0]!r}; if {within!r} stands between the columns, set "
+                f"data.delimiter={typed}"
+            )
         near = get_close_matches(name, self.table.columns, n=1, cutoff=0.5)
         raise DataError(
             f"{self.files[0]}: no column {name!r} (wanted for data.{use}); it has "
             f"{', '.join(map(repr, self.table.columns))}"
             + (f"; did you mean {near[0]!r}?" if near else "")
         )
+
+    def _delimiter_within(self) -> str | None:
+        """What may stand between columns that were read as one."""
+        if len(self.table.columns) > 1:
+            return None
+        return next((mark for mark in ",;|\t" if mark in self.table.columns[0]), None)
 
 
 def find(location: str) -> tuple[Path, ...]:
@@ -67,19 +93,38 @@ def find(location: str) -> tuple[Path, ...]:
     return tuple(files)
 
 
+def short_names(files: Sequence[Path]) -> list[str]:
+    """Names of different files without the folders they share: no path of this machine.
+
+    Example:
+        >>> short_names([Path("/mnt/a/events.csv"), Path("/mnt/users.csv")])
+        ['events.csv', 'users.csv']
+        >>> short_names([Path("/mnt/day=1/0.parquet"), Path("/mnt/day=2/0.parquet")])
+        ['day=1/0.parquet', 'day=2/0.parquet']
+    """
+    twins: dict[str, list[Path]] = {}
+    for file in files:
+        twins.setdefault(file.name, []).append(file.absolute())
+    return [_within(os.path.commonpath([one.parent for one in twins[f.name]]), f) for f in files]
+
+
+def _within(folder: str, file: Path) -> str:
+    return file.absolute().relative_to(folder).as_posix()
+
+
 def open_files(
     workspace: Workspace,
     location: str,
     *,
-    delimiter: str | None = None,
-    encoding: str = "utf-8",
+    delimiter: Delimiter | None = None,
+    encoding: Encoding = "utf-8",
 ) -> Source:
     """Opens a table of one or more files; nothing but headers is read yet.
 
     Args:
         delimiter: between the columns of a text file; default: by its name, comma for .csv, tab for
             .tsv.
-        encoding: of a text file: utf-8, utf-16 or latin-1.
+        encoding: of a text file.
 
     Raises:
         DataError: there is no such file, it is of no known format, or its header does not serve.
@@ -103,8 +148,8 @@ def open_text(
     workspace: Workspace,
     files: Sequence[Path],
     *,
-    delimiter: str | None = None,
-    encoding: str = "utf-8",
+    delimiter: Delimiter | None = None,
+    encoding: Encoding = "utf-8",
     header: Sequence[str] | None = None,
     quote: str = '"',
 ) -> ir.Table:

@@ -16,7 +16,7 @@ import ibis
 import ibis.expr.types as ir
 import numpy as np
 
-from deeprec.data.column import instant, iso
+from deeprec.data.column import Instant, instant, iso
 from deeprec.data.contract import Check
 from deeprec.data.filter import in_order, keep_events
 from deeprec.data.log import EventLog
@@ -75,8 +75,8 @@ class TimeCut:
     def __init__(
         self,
         *,
-        holdout_from: str | int | None = None,
-        validation_from: str | int | None = None,
+        holdout_from: Instant | None = None,
+        validation_from: Instant | None = None,
         holdout_fraction: float = 0.1,
         validation_fraction: float = 0.1,
     ) -> None:

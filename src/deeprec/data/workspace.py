@@ -4,6 +4,7 @@ Tables live on disk and are read in pieces, so events may be larger than memory.
 Ibis expression; only this file and `source.py` know that the engine is DuckDB.
 """
 
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,12 @@ import ibis.expr.types as ir
 import pyarrow as pa
 
 from deeprec.errors import DataError, ResourceError
+
+# how the engine shows the text line (a quoted field may span several) or the value it stumbled on
+SHOWN_LINE = re.compile(
+    r"Original Line:.*?(?=\n(?:Expected|Value|Invalid|Error|Maximum|Possible)|\Z)", re.DOTALL
+)
+INVALID_VALUE = re.compile(r'value ".*"(?= is not valid)', re.DOTALL)
 
 
 class Workspace:
@@ -83,8 +90,12 @@ def workspace(beside: Path | None = None) -> Iterator[Workspace]:
 
 
 def _first_lines(error: Exception) -> str:
-    """What happened and in which file, without the engine's advice on its own options."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    """What happened and in which file, without the engine's advice on its own options.
+
+    And without the values it shows: they may be the ids of people, and messages are logged.
+    """
+    told = INVALID_VALUE.sub("a value", SHOWN_LINE.sub("", str(error)))
+    lines = [line.strip() for line in told.splitlines() if line.strip()]
     said = [line for line in lines[:4] if not line.startswith(("Possible", "*", "LINE"))]
     said.extend(line for line in lines[4:] if line.startswith("file = "))
     if "not utf-8" in str(error):

@@ -6,6 +6,7 @@ may get a score for how often and how long ago they were had (`repeat`).
 
 import itertools
 from collections.abc import Mapping, Sequence
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,8 @@ from deeprec.model.sparse_input import Backend, SparseInput
 
 NEVER = -1e4  # a score that takes the item out of any loss
 HISTORY = "history"  # the sparse field of the items
+Activation = Literal["sigmoid", "tanh", "relu", "elu", "gelu", "identity"]
+HistoryWeighting = Literal["binary", "log_count", "decayed"]
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "sigmoid": nn.Sigmoid,
     "tanh": nn.Tanh,
@@ -26,7 +29,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "gelu": nn.GELU,
     "identity": nn.Identity,
 }
-HISTORY_WEIGHTINGS = ("binary", "log_count", "decayed")
+HISTORY_WEIGHTINGS = get_args(HistoryWeighting)
 
 
 class Autoencoder(nn.Module):
@@ -81,9 +84,9 @@ class Autoencoder(nn.Module):
         target_share: float = 1.0,
         repeats: bool = False,
         hidden_dims: Sequence[int] = (128,),
-        activation: str = "tanh",
-        output_activation: str | None = None,
-        history_weighting: str = "log_count",
+        activation: Activation = "tanh",
+        output_activation: Activation | None = None,
+        history_weighting: HistoryWeighting = "log_count",
         fade_days: float = 90.0,
         normalize: bool = True,
         input_dropout: float = 0.5,
