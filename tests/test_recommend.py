@@ -310,6 +310,7 @@ def test_a_run_whose_prepared_folder_is_another_now_is_not_exported(
     road: Path, tmp_path: Path
 ) -> None:
     run = Path(shutil.copytree(road / "run", tmp_path / "run"))
+    (run / "manifest.json").unlink()  # an unfinished run, so that its seal is not what refuses
     origin = json.loads((run / "prepared.json").read_text())
     other = store_elsewhere(Prepared(road / "prepared"), tmp_path / "prepared")
     (run / "prepared.json").write_text(json.dumps({**origin, "path": str(other)}))

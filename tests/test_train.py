@@ -391,7 +391,7 @@ def test_a_run_that_fails_before_its_first_checkpoint_leaves_its_place_free(
 def test_a_block_of_no_items_is_refused_before_there_is_a_run(
     prepared: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(ConfigError, match="block_items must be 1 or more, got 0"):
+    with pytest.raises(ConfigError, match=r"loss\.block_items: must be 1 or more, got 0"):
         train(small_shop.settings(prepared, tmp_path / "run", "loss.block_items=0"))
     assert not list(tmp_path.iterdir())
 
