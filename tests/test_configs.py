@@ -57,7 +57,7 @@ def test_every_choice_says_in_its_first_line_what_it_is(verb: str, group: str, c
 )
 def test_every_example_of_the_help_keeps_the_rules(line: str) -> None:
     _, verb, *words = line.split()
-    config.compose(verb, words)
+    assert config.compose(verb, words) is not None
 
 
 def test_the_configs_lie_in_the_checkout() -> None:

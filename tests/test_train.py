@@ -241,7 +241,7 @@ def test_a_report_made_before_the_seal_may_be_made_again(whole: Path, tmp_path: 
     (run / "report.json").write_text("{}")
     train(TrainConfig(resume=str(run)))  # nothing is left but to seal it
     (run / "report.json").write_text("[]")
-    open_run(run)
+    assert open_run(run).finished
 
 
 def test_a_run_is_never_written_over(whole: Path, prepared: Path, tmp_path: Path) -> None:

@@ -123,7 +123,8 @@ def test_a_score_that_is_not_a_number_has_no_place(tmp_path: Path, score: float 
 
 
 def test_scores_may_fall_from_one_user_to_the_next_and_rise_between(tmp_path: Path) -> None:
-    read(write(tmp_path, ["a", "b"], [["1"], ["2"]], [[1.0], [2.0]]))
+    given = read(write(tmp_path, ["a", "b"], [["1"], ["2"]], [[1.0], [2.0]]))
+    assert given.lengths.tolist().count(1) == 2
 
 
 def test_a_file_of_another_shape_is_refused(tmp_path: Path) -> None:
