@@ -135,6 +135,23 @@ def verify(folder: Path, kind: str) -> dict[str, Any]:
     Raises:
         IntegrityError: the first file that differs, by name.
     """
+    manifest = verify_named(folder, kind)
+    named = {*manifest["files"], MANIFEST}
+    for path in folder.rglob("*"):
+        # Python leaves a __pycache__ where a bundle's client is imported
+        if path.parent.name == "__pycache__" or not path.is_file():
+            continue
+        if path.relative_to(folder).as_posix() not in named:
+            raise IntegrityError(f"{path}: not named in {MANIFEST}; remove it")
+    return manifest
+
+
+def verify_named(folder: Path, kind: str) -> dict[str, Any]:
+    """As `verify`, for a folder that others write to as well: files not named are let be.
+
+    Raises:
+        IntegrityError: the first named file that differs, by name.
+    """
     manifest = read_manifest(folder, kind)
     for name, expected in manifest["files"].items():
         if sha256(folder / name) != expected["sha256"]:
@@ -142,14 +159,6 @@ def verify(folder: Path, kind: str) -> dict[str, Any]:
                 f"{folder / name}: its content is not what {MANIFEST} says (SHA-256 differs); "
                 f"make {folder} again or copy it again"
             )
-    named = {*manifest["files"], MANIFEST}
-    for path in folder.rglob("*"):
-        if (
-            path.parent.name == "__pycache__"
-        ):  # Python leaves it where a bundle's client is imported
-            continue
-        if path.is_file() and path.relative_to(folder).as_posix() not in named:
-            raise IntegrityError(f"{path}: not named in {MANIFEST}; remove it")
     return manifest
 
 
