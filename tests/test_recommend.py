@@ -351,3 +351,18 @@ def test_a_model_is_shown_each_users_events_oldest_first(made: Path, tmp_path: P
     assert lengths.tolist() == [3, 2]
     ages = torch.cat([part.ages for part in shown if part.ages is not None])
     assert (ages * DAY).tolist() == pytest.approx([8, 4, 0, 7, 6])
+
+
+def test_judging_longer_lists_than_a_bundle_gives_is_one_clear_error(
+    made: Path, prepared: Prepared, tmp_path: Path
+) -> None:
+    config = EvaluateConfig(
+        bundle=str(made),
+        prepared=str(prepared.path),
+        output_dir=str(tmp_path / "report"),
+        cutoffs=[20_000],
+        baselines=[],
+    )
+    with pytest.raises(DataError, match="the bundle refuses"):
+        evaluate(config)
+    assert not (tmp_path / "report").exists()

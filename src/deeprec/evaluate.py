@@ -25,7 +25,7 @@ from deeprec.data import protocol
 from deeprec.data.judge import distinct, judged_batch, known_histories, without_seen
 from deeprec.data.lists import read_lists
 from deeprec.data.store import PartName, Prepared
-from deeprec.data.translation import Translation
+from deeprec.data.translation import Translation, ask
 from deeprec.errors import ConfigError, DataError
 from deeprec.metric import report
 from deeprec.metric.report import Judged
@@ -167,14 +167,8 @@ def _bundle_system(path: Path, question: Question) -> System:
 
     def lists(batch: Batch, k: int) -> Tensor:
         theirs, _ = translation(batch)
-        items, _ = bundle.rank(
-            theirs.history.values,
-            theirs.history.offsets,
-            theirs.ages,
-            {name: (rows.values, rows.offsets) for name, rows in theirs.attributes.items()},
-            k=k,
-            exclude_seen=question.exclude_seen,
-        )
+        known = theirs.history, theirs.ages, theirs.attributes
+        items, _ = ask(bundle, *known, k=k, exclude_seen=question.exclude_seen)
         return translation.back(items)
 
     source = {"bundle": str(path), "identity": identity}

@@ -25,10 +25,10 @@ from deeprec.data.filter import in_order
 from deeprec.data.judge import judged_batch
 from deeprec.data.source import Source, open_files
 from deeprec.data.store import SECONDS_PER_DAY, Prepared
-from deeprec.data.translation import Translation, known_only
+from deeprec.data.translation import Translation, ask, known_only
 from deeprec.data.workspace import Workspace, workspace
 from deeprec.errors import ConfigError, DataError
-from deeprec.serve import Bundle, RequestError
+from deeprec.serve import Bundle
 
 ROWS_AT_ONCE = 262_144  # events read at once
 ROW_GROUP = 1_048_576  # recommendations in one row group of the output
@@ -111,17 +111,8 @@ def check(config: RecommendConfig, opened: Bundle) -> None:
 
 def answer(opened: Bundle, histories: Histories, k: int, exclude_seen: bool) -> pa.RecordBatch:
     """The lists of these users, best first, shorter than k where there are no more candidates."""
-    try:
-        items, scores = opened.rank(
-            histories.items.values,
-            histories.items.offsets,
-            histories.ages,
-            {name: (rows.values, rows.offsets) for name, rows in histories.attributes.items()},
-            k=k,
-            exclude_seen=exclude_seen,
-        )
-    except RequestError as error:
-        raise DataError(f"the bundle refuses these histories: {error}") from error
+    known = histories.items, histories.ages, histories.attributes
+    items, scores = ask(opened, *known, k=k, exclude_seen=exclude_seen)
     found = items >= 0
     offsets = pa.array([0, *found.sum(1).cumsum(0).tolist()], pa.int32())
     item_ids = opened.item_ids.take(pa.array(items[found].numpy())).cast(pa.string())

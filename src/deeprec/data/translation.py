@@ -1,12 +1,15 @@
 """Users of a prepared folder in the indices of a bundle, which may know other items and values."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
 from deeprec.batch import Batch, Jagged
 from deeprec.catalog import Catalog
 from deeprec.data.store import Prepared
-from deeprec.serve import Bundle
+from deeprec.errors import DataError
+from deeprec.serve import Bundle, RequestError
 
 
 class Translation:
@@ -45,6 +48,29 @@ class Translation:
     def back(self, items_BK: Tensor) -> Tensor:
         """int64 [B, K]: the bundle's lists in our indices; -1 stays, and is what we do not have."""
         return torch.where(items_BK >= 0, self._ours_of[items_BK], -1)
+
+
+def ask(
+    bundle: Bundle,
+    history: Jagged,
+    ages: Tensor | None,
+    attributes: Mapping[str, Jagged],
+    *,
+    k: int,
+    exclude_seen: bool,
+) -> tuple[Tensor, Tensor]:
+    """Lists of a bundle for users in its own indices, as `Bundle.rank` gives them.
+
+    Raises:
+        DataError: the bundle refuses the request, and why.
+    """
+    fields = {name: (rows.values, rows.offsets) for name, rows in attributes.items()}
+    try:
+        return bundle.rank(
+            history.values, history.offsets, ages, fields, k=k, exclude_seen=exclude_seen
+        )
+    except RequestError as error:
+        raise DataError(f"the bundle refuses these histories: {error}") from error
 
 
 def known_only(rows: Jagged) -> tuple[Jagged, Tensor]:
