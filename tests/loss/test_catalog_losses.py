@@ -11,11 +11,21 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import reference
 from deeprec.batch import Encoded, Jagged
+from deeprec.loss import softmax
 from deeprec.loss.marginal import Marginal
 from deeprec.loss.softmax import Softmax
+from deeprec.table import Updates
 from largest_tensor import LargestTensor
 
 USERS, ITEMS, WIDTH = 6, 17, 3
+
+
+@pytest.fixture(autouse=True, params=["keeps all", "keeps one block", "keeps nothing"])
+def kept_bytes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Softmax keeps exponentials up to a limit; whatever it is, the answers are the same."""
+    room = {"keeps all": softmax.KEPT_BYTES, "keeps one block": 6 * 5 * 8, "keeps nothing": 0}
+    monkeypatch.setattr(softmax, "KEPT_BYTES", room[request.param])
+    return room[request.param]
 
 
 class Products(TorchDispatchMode):
@@ -177,11 +187,12 @@ def test_backward_may_be_asked_again(loss: nn.Module) -> None:
 
 
 @pytest.mark.parametrize("loss", [Softmax(), Marginal()])
-def test_only_what_is_needed_is_multiplied(loss: nn.Module) -> None:
+def test_only_what_is_needed_is_multiplied(loss: nn.Module, kept_bytes: int) -> None:
     """One product of the catalog for the value, one more per gradient that somebody needs."""
     leaves, encode, target = problem(6)
     hidden, weight, bias, repeats = leaves
-    again = isinstance(loss, Softmax)  # scores are computed again once the normaliser is known
+    # what was not kept is scored again once the normaliser is known
+    again = isinstance(loss, Softmax) and kept_bytes < ITEMS * USERS * 8
 
     def products() -> int:
         with Products() as products:
@@ -197,6 +208,69 @@ def test_only_what_is_needed_is_multiplied(loss: nn.Module) -> None:
     assert products() == 2 + again
     with torch.no_grad():
         assert products() == 1
+
+
+@pytest.mark.parametrize("block_items", [1, 5, 100])
+@pytest.mark.parametrize(("make", "settings", "dense"), LOSSES)
+def test_rows_may_change_as_soon_as_their_gradient_is_known(
+    make: type[nn.Module], settings: dict, dense: Callable, block_items: int
+) -> None:
+    """A step of plain gradient descent inside the loss is the step that autograd would give."""
+    leaves, encode, target = problem(9)
+    hidden, weight, bias, repeats = ours = [leaf.clone().requires_grad_() for leaf in leaves]
+
+    def descend(table: Tensor) -> Callable[[slice, Tensor], None]:
+        return lambda rows, gradient: table.data[rows].sub_(0.1 * gradient)
+
+    updates = Updates(descend(weight), descend(bias), weight=0.5)
+    loss = make(**settings, block_items=block_items)
+    value = loss(encode(hidden, repeats), weight, bias, target, updates)
+    (0.5 * value).backward()
+    theirs = [leaf.clone().requires_grad_() for leaf in leaves]
+    scores = reference.dense_scores(encode(theirs[0], theirs[3]), theirs[1], theirs[2])
+    truth = dense(scores, is_target(target))
+    (0.5 * truth).backward()
+    torch.testing.assert_close(value, truth, rtol=1e-8, atol=0)
+    for our, their in ((ours[0], theirs[0]), (ours[3], theirs[3])):
+        torch.testing.assert_close(our.grad, their.grad, rtol=1e-8, atol=1e-10)
+    for our, their in ((ours[1], theirs[1]), (ours[2], theirs[2])):
+        assert our.grad is None
+        torch.testing.assert_close(our.data, (their - 0.1 * their.grad).data)
+
+
+@pytest.mark.parametrize("scale", [1.0, 300.0])
+def test_scores_far_apart_are_borne(scale: float) -> None:
+    """Users whose targets score hundreds of nats below the best item still get exact gradients."""
+    leaves, encode, target = problem(10)
+    runs = []
+    for dense in (False, True):
+        hidden, weight, bias, repeats = ours = [
+            (leaf * s).float().requires_grad_() for leaf, s in zip(leaves, (scale, 1, 1, scale))
+        ]
+        if dense:
+            scores = reference.dense_scores(encode(hidden, repeats), weight, bias)
+            dense_softmax(scores, is_target(target)).float().backward()
+        else:
+            Softmax(block_items=5)(encode(hidden, repeats), weight, bias, target).backward()
+        runs.append([leaf.grad for leaf in ours])
+    for our, their in zip(*runs, strict=True):
+        torch.testing.assert_close(our, their, rtol=1e-4, atol=1e-5 * their.abs().max().item())
+
+
+def test_with_updates_no_gradient_of_the_table_exists() -> None:
+    users, items, width = 64, 2000, 40
+    none = torch.zeros(0, dtype=torch.int64), torch.zeros(users + 1, dtype=torch.int64)
+    weight = torch.randn(items, width, requires_grad=True)
+    hidden = torch.randn(users, width, requires_grad=True)
+    target = Jagged(torch.arange(users), torch.arange(users + 1))
+    table = weight.detach()
+    updates = Updates(lambda rows, gradient: table[rows].sub_(gradient))
+    encoded = Encoded(hidden, *none, torch.zeros(0))
+    with LargestTensor() as largest:
+        loss = Softmax(block_items=50)
+        loss(encoded, weight, torch.zeros(items), target, updates).backward()
+    assert largest.elements <= users * max(50, width)
+    assert weight.grad is None
 
 
 def test_the_gradient_is_handed_out_without_a_copy() -> None:

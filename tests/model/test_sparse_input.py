@@ -11,7 +11,8 @@ from torch import Tensor
 
 from deeprec.batch import Jagged
 from deeprec.errors import ConfigError
-from deeprec.model.sparse_input import LazyAdam, RowwiseAdagrad, SparseInput, TableRule
+from deeprec.model.sparse_input import SparseInput
+from deeprec.table import LazyAdam, RowwiseAdagrad, TableRule
 
 FIELDS = {"history": 50, "age": 5}
 WIDTH = 8
@@ -61,6 +62,7 @@ def train(tables: SparseInput, rule: TableRule, steps: int) -> SparseInput:
         if step == steps // 2:
             tables.set_learning_rate(0.03)
         ((tables(fields) - wanted) ** 2).sum().backward()
+        tables.finish_step()
     return tables
 
 
@@ -108,7 +110,8 @@ def test_rowwise_adagrad_in_backward_equals_dense_updates(backend: str) -> None:
 
 
 def test_lazy_adam_equals_sparse_adam() -> None:
-    tables = train(new_input("torch"), LazyAdam(lr=0.1), 10)
+    # they add eps to differently scaled roots, which matters where gradients are tiny
+    tables = train(new_input("torch"), LazyAdam(lr=0.1, eps=1e-12), 10)
     start = new_input("torch")
     bags = {
         name: torch.nn.EmbeddingBag.from_pretrained(
@@ -116,7 +119,7 @@ def test_lazy_adam_equals_sparse_adam() -> None:
         )
         for name, table in start.tables.items()
     }
-    optimizer = torch.optim.SparseAdam([bag.weight for bag in bags.values()], lr=0.1)
+    optimizer = torch.optim.SparseAdam([bag.weight for bag in bags.values()], lr=0.1, eps=1e-12)
     for step, (fields, wanted) in enumerate(batches(10)):
         optimizer.param_groups[0]["lr"] = 0.1 if step < 5 else 0.03
         optimizer.zero_grad()
@@ -183,7 +186,8 @@ import sys
 sys.modules["torchrec"] = None
 import torch
 from deeprec.batch import Jagged
-from deeprec.model.sparse_input import RowwiseAdagrad, SparseInput
+from deeprec.model.sparse_input import SparseInput
+from deeprec.table import RowwiseAdagrad
 tables = SparseInput({"history": 3}, 4)
 tables.fuse(RowwiseAdagrad(0.1))
 tables({"history": Jagged(torch.tensor([1]), torch.tensor([0, 1]))}).sum().backward()

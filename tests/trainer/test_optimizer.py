@@ -47,7 +47,7 @@ def test_learning_rates_rise_and_fall_with_the_step_alone() -> None:
     set_rates(built, 0.5)
     set_rates(built, 0.5)  # of what it was built with, not of what it is
     groups = [group["lr"] for one in built for group in one.param_groups]
-    assert groups == pytest.approx([0.05, 0.15, 0.1, 0.1])
+    assert groups == pytest.approx([0.05, 0.1, 0.15, 0.15, 0.15, 0.1])
 
 
 def test_the_learning_rate_reaches_the_tables() -> None:

@@ -3,7 +3,9 @@
 `[B, V]` is never held. For each block of items the scores are one matrix product; the loss turns
 them into gradients, and two more products bring those to hidden and to the catalog table. Backward
 only hands out what forward has computed, so nothing is scored again for it. A gradient that nobody
-needs costs nothing, and under `torch.no_grad` there is none.
+needs costs nothing, and under `torch.no_grad` there is none. Where the optimizer gives `Updates`,
+the rows of a block change as soon as their gradient is known, so the gradient of the table, [V, D],
+does not exist either.
 
 Under autocast the products, and only they, run in its dtype: sums, costs and gradients between them
 stay in float32.
@@ -24,6 +26,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from deeprec.batch import Encoded, Jagged
+from deeprec.table import RowUpdate, Updates
 
 BLOCK_ITEMS = 2_048  # 4 MiB of scores for 512 users in float32: stays in a processor's cache
 
@@ -73,10 +76,9 @@ def cells(
 
 
 class Block(NamedTuple):
-    """Some items of the catalog, scored for every user of the batch."""
+    """Some items of the catalog, and what the batch says of them."""
 
     items: slice
-    scores_BC: Tensor  # float32 [B, C]; whoever has it may overwrite it
     targets: slice  # of Blocks.target and Blocks.weights_P
     places: Places  # of the targets
     repeats: slice  # of Blocks.repeat and Blocks.repeat_scores_M
@@ -84,7 +86,7 @@ class Block(NamedTuple):
 
 
 class Blocks:
-    """The catalog scored for one batch, a block at a time; each iteration scores it again."""
+    """The catalog for one batch, a block at a time; whoever goes over it twice may score twice."""
 
     def __init__(
         self,
@@ -95,7 +97,8 @@ class Blocks:
         block_items: int,
         product_dtype: torch.dtype,
     ) -> None:
-        self.hidden_BD, self.product_dtype = encoded.hidden_BD, product_dtype
+        self.product_dtype = product_dtype
+        self.hidden_BD, self.narrow_BD = encoded.hidden_BD, encoded.hidden_BD.to(product_dtype)
         self.item_weight_VD, self.item_bias_V = item_weight_VD, item_bias_V
         self.num_items, self.block_items = item_weight_VD.shape[0], block_items
         repeats = encoded.repeat_items_M, encoded.repeat_offsets_B1
@@ -106,70 +109,127 @@ class Blocks:
         if weights_P is None:
             weights_P = self.hidden_BD.new_ones(target.values.shape)
         self.weights_P = weights_P.to(self.hidden_BD.dtype)[self.target.order_P]
+        self._narrowed: tuple[slice, Tensor] | None = None
+
+    def __len__(self) -> int:
+        return -(-self.num_items // self.block_items)
 
     def __iter__(self) -> Iterator[Block]:
         for index, start in enumerate(range(0, self.num_items, self.block_items)):
             items = slice(start, min(start + self.block_items, self.num_items))
             targets, places = self.target.of_block(index, start)
             repeats, repeat_places = self.repeat.of_block(index, start)
-            scores_BC = self._scores(items)
-            scores_BC[repeat_places] = self.repeat_scores_M[repeats].to(scores_BC.dtype)
-            yield Block(items, scores_BC, targets, places, repeats, repeat_places)
+            yield Block(items, targets, places, repeats, repeat_places)
 
-    def product(self, left: Tensor, right: Tensor) -> Tensor:
-        """`left @ right`, multiplied in the product dtype and handed back in the dtype of left."""
-        return (left.to(self.product_dtype) @ right.to(self.product_dtype)).to(left.dtype)
-
-    def _scores(self, items: slice) -> Tensor:
-        weight_CD, bias_C = self.item_weight_VD[items], self.item_bias_V[items]
+    def scores(self, block: Block) -> Tensor:
+        """Float [B, C] in the dtype of hidden, repeats in their places; yours to change."""
+        bias_C = self.item_bias_V[block.items]
         if self.product_dtype == self.hidden_BD.dtype:
-            return torch.addmm(bias_C, self.hidden_BD, weight_CD.T)
-        return self.product(self.hidden_BD, weight_CD.T).add_(bias_C)
+            scores_BC = torch.addmm(bias_C, self.hidden_BD, self.weight(block.items).T)
+        else:
+            scores_BC = (self.narrow_BD @ self.weight(block.items).T).to(self.hidden_BD.dtype)
+            scores_BC += bias_C
+        if block.repeats.stop > block.repeats.start:
+            scores_BC[block.repeat_places] = self.repeat_scores_M[block.repeats].to(scores_BC.dtype)
+        return scores_BC
+
+    def weight(self, items: slice) -> Tensor:
+        """[C, D] rows of the catalog table in the product dtype; the last ones are remembered."""
+        if self.product_dtype == self.item_weight_VD.dtype:
+            return self.item_weight_VD[items]
+        if self._narrowed is None or self._narrowed[0] != items:
+            self._narrowed = items, self.item_weight_VD[items].to(self.product_dtype)
+        return self._narrowed[1]
 
 
 class Gradient:
-    """Gathers the gradients of all blocks, each only if it is needed."""
+    """Gathers the gradients of all blocks, each only if it is needed.
 
-    def __init__(self, blocks: Blocks, needed: "Needed", scale: Tensor) -> None:
+    Args:
+        blocks: what is scored with.
+        needed: which gradients somebody asks for.
+        scale: float [], what the gradient of a summed loss is multiplied with.
+        updates: take those of the catalog's rows, where there are any.
+    """
+
+    def __init__(self, blocks: Blocks, needed: "Needed", scale: Tensor, updates: Updates) -> None:
         self.blocks, self.needed, self.scale = blocks, needed, scale
-        self.scaled_BD = blocks.hidden_BD * scale  # scales the [V, D] gradient without a pass
         self.hidden_BD = torch.zeros_like(blocks.hidden_BD)
-        self.item_weight_VD = (
-            torch.empty_like(blocks.item_weight_VD) if needed.item_weight else None
-        )
-        self.item_bias_V = torch.empty_like(blocks.item_bias_V)
         self.repeat_M = torch.empty_like(blocks.repeat_scores_M)
+        self._of_catalog = scale * updates.weight  # what goes to the catalog's rows
+        # scaling hidden scales the gradient of the rows without a pass over them
+        self._scaled_BD = blocks.hidden_BD * self._of_catalog
+        self._updates = updates
+        # written whole, block by block
+        self.item_weight_VD = _gathered(blocks.item_weight_VD, needed.item_weight, updates[0])
+        self.item_bias_V = _gathered(blocks.item_bias_V, needed.item_bias, updates[1])
 
-    def add(self, block: Block, grad_BC: Tensor) -> None:
-        """Takes the gradient of a block's scores, float [B, C], and may overwrite it."""
-        self.repeat_M[block.repeats] = grad_BC[block.repeat_places].to(self.repeat_M.dtype)
-        grad_BC[block.repeat_places] = 0  # the product had no part in these scores
-        if self.needed.item_bias:
-            torch.sum(grad_BC, 0, out=self.item_bias_V[block.items])
-        if self.blocks.product_dtype == grad_BC.dtype:
-            self._multiply(block, grad_BC)
+    def add(self, block: Block, grad_BC: Tensor, factor_B: Tensor | None = None) -> None:
+        """Takes the gradient of a block's scores, float [B, C], and may overwrite it.
+
+        Args:
+            block: whose scores; changes its rows where there are updates, so it is scored before.
+            grad_BC: in the dtype of hidden or of the products.
+            factor_B: what each user's row of it is still to be multiplied with; None: nothing.
+        """
+        if block.repeats.stop > block.repeats.start:
+            self.repeat_M[block.repeats] = _times(
+                grad_BC[block.repeat_places].to(self.repeat_M.dtype),
+                None if factor_B is None else factor_B[block.repeat_places[0]],
+            )
+            grad_BC[block.repeat_places] = 0  # the product had no part in these scores
+        bias_C = self._bias_of(grad_BC, factor_B) if self.needed.item_bias else None
+        grad_BC = grad_BC.to(self.blocks.product_dtype)
+        if self.needed.hidden:
+            self._add_to_hidden(grad_BC, self.blocks.weight(block.items), factor_B)
+        if self.needed.item_weight:
+            scaled_BD = _times(self._scaled_BD, factor_B)
+            found_CD = grad_BC.T @ scaled_BD.to(grad_BC.dtype)
+            found_CD = found_CD.to(scaled_BD.dtype)
+            _hand_out(found_CD, block.items, self.item_weight_VD, self._updates.item_weight)
+        if bias_C is not None:
+            _hand_out(bias_C, block.items, self.item_bias_V, self._updates.item_bias)
+
+    def _bias_of(self, grad_BC: Tensor, factor_B: Tensor | None) -> Tensor:
+        if factor_B is None:
+            return grad_BC.sum(0, dtype=self.scale.dtype) * self._of_catalog
+        scaled_B = (factor_B * self._of_catalog).to(grad_BC.dtype)
+        return (grad_BC.T @ scaled_B).to(self.scale.dtype)
+
+    def _add_to_hidden(self, grad_BC: Tensor, weight_CD: Tensor, factor_B: Tensor | None) -> None:
+        if factor_B is None and grad_BC.dtype == self.hidden_BD.dtype:
+            self.hidden_BD.addmm_(grad_BC, weight_CD)
         else:
-            self._multiply_narrow(block, grad_BC.to(self.blocks.product_dtype))
-
-    def _multiply(self, block: Block, grad_BC: Tensor) -> None:
-        if self.needed.hidden:
-            self.hidden_BD.addmm_(grad_BC, self.blocks.item_weight_VD[block.items])
-        if self.item_weight_VD is not None:
-            torch.mm(grad_BC.T, self.scaled_BD, out=self.item_weight_VD[block.items])
-
-    def _multiply_narrow(self, block: Block, grad_BC: Tensor) -> None:
-        if self.needed.hidden:
-            self.hidden_BD += self.blocks.product(grad_BC, self.blocks.item_weight_VD[block.items])
-        if self.item_weight_VD is not None:
-            self.item_weight_VD[block.items] = self.blocks.product(grad_BC.T, self.scaled_BD)
+            self.hidden_BD += _times(grad_BC @ weight_CD, factor_B)
 
     def finished(self) -> "list[Tensor | None]":
         """Gradients of hidden, item_weight, item_bias and repeat_scores; None if not needed."""
         repeat_M = torch.empty_like(self.repeat_M)
         repeat_M[self.blocks.repeat.order_P] = self.repeat_M * self.scale.to(repeat_M.dtype)
-        hidden_BD, bias_V = self.hidden_BD * self.scale, self.item_bias_V * self.scale
-        all_four = (hidden_BD, self.item_weight_VD, bias_V, repeat_M)
+        hidden_BD = self.hidden_BD * self.scale
+        all_four = (hidden_BD, self.item_weight_VD, self.item_bias_V, repeat_M)
         return [found if wanted else None for found, wanted in zip(all_four, self.needed)]
+
+
+def _gathered(table: Tensor, needed: bool, update: RowUpdate | None) -> Tensor | None:
+    return torch.empty_like(table) if needed and update is None else None
+
+
+def _hand_out(
+    gradient: Tensor, rows: slice, gathered: Tensor | None, update: RowUpdate | None
+) -> None:
+    """Gives the gradient of some rows to whoever takes it."""
+    if gathered is not None:
+        gathered[rows] = gradient
+    elif update is not None:
+        update(rows, gradient)
+
+
+def _times(rows_B: Tensor, factor_B: Tensor | None) -> Tensor:
+    """Each user's row times the user's factor, if there is one."""
+    if factor_B is None:
+        return rows_B
+    return rows_B * factor_B.view(-1, *[1] * (rows_B.dim() - 1))
 
 
 class Needed(NamedTuple):
@@ -199,24 +259,26 @@ def separable(target: Cost, other: Cost) -> Walk:
     def walk(blocks: Blocks, gradient: Gradient | None) -> Tensor:
         total = blocks.hidden_BD.new_zeros(())
         for block in blocks:
-            weights_P = blocks.weights_P[block.targets]
-            total += _of_each(block, other.value, target.value, weights_P).sum()
+            scores_BC, weights_P = blocks.scores(block), blocks.weights_P[block.targets]
+            of_cell = scores_BC, block.places, weights_P
+            total += _of_each(other.value, target.value, *of_cell).sum()
             if gradient is not None:
-                gradient.add(block, _of_each(block, other.slope, target.slope, weights_P))
+                gradient.add(block, _of_each(other.slope, target.slope, *of_cell))
         return total
 
     return walk
 
 
 def _of_each(
-    block: Block,
     of_other: Callable[[Tensor], Tensor],
     of_target: Callable[[Tensor], Tensor],
+    scores_BC: Tensor,
+    places: Places,
     weights_P: Tensor,
 ) -> Tensor:
     """Float [B, C]: one function of a target's score, times its weight, another of the others."""
-    found_BC = of_other(block.scores_BC)
-    found_BC[block.places] = weights_P * of_target(block.scores_BC[block.places])
+    found_BC = of_other(scores_BC)
+    found_BC[places] = weights_P * of_target(scores_BC[places])
     return found_BC
 
 
@@ -229,17 +291,20 @@ def catalog_loss(
     *,
     num_users: Tensor,
     block_items: int,
+    updates: Updates,
 ) -> Tensor:
     """The mean over users of a loss, differentiable in all that is scored with, once.
 
     Args:
         walk: the loss, as a walk over the blocks.
         encoded: hidden_BD and repeat_scores_M receive gradients.
-        item_weight_VD: float [V, D], receives a dense gradient.
-        item_bias_V: float [V], receives a dense gradient.
+        item_weight_VD: float [V, D], receives a dense gradient, or changes here by `updates`.
+        item_bias_V: float [V], likewise.
         target: distinct item indices of each user in [0, V), weights absent or float [P].
         num_users: float [], above 0: what the sum over users is divided by.
-        block_items: items scored at once; memory is O(B * block_items + V * D).
+        block_items: items scored at once; memory is O(B * block_items), and O(V * D) for the
+            gradient of the table where there are no updates.
+        updates: change the catalog's rows now, block by block, where they need a gradient.
 
     Returns:
         float32 [] (float64 for float64 scores).
@@ -259,7 +324,7 @@ def catalog_loss(
     dtype = _product_dtype(item_weight_VD)
     with torch.autocast(item_weight_VD.device.type, enabled=False):
         total: Tensor = _CatalogLoss.apply(  # type: ignore[no-untyped-call]  # torch leaves it so
-            *scored, encoded, target, walk, num_users, block_items, dtype, needed
+            *scored, encoded, target, walk, num_users, block_items, dtype, needed, updates
         )
     return total
 
@@ -287,11 +352,12 @@ class _CatalogLoss(torch.autograd.Function):
         block_items: int,
         dtype: torch.dtype,
         needed: Needed,
+        updates: Updates,
     ) -> Tensor:
         encoded = encoded._replace(hidden_BD=hidden_BD, repeat_scores_M=repeat_scores_M)
         blocks = Blocks(encoded, item_weight_VD, item_bias_V, target, block_items, dtype)
         scale = num_users.to(hidden_BD.dtype).reciprocal()
-        gradient = Gradient(blocks, needed, scale) if any(needed) else None
+        gradient = Gradient(blocks, needed, scale, updates) if any(needed) else None
         total = walk(blocks, gradient) * scale
         if gradient is not None:
             ctx.save_for_backward(*gradient.finished())
@@ -304,4 +370,4 @@ class _CatalogLoss(torch.autograd.Function):
         # a product with 1 would copy [V, D]; to ask on CUDA would wait for the device
         if grad_total.device.type != "cpu" or float(grad_total) != 1.0:
             gradients = [found if found is None else found * grad_total for found in gradients]
-        return (*gradients, *[None] * 7)
+        return (*gradients, *[None] * 8)

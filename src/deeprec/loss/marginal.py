@@ -14,6 +14,7 @@ from deeprec.loss.catalog_blocks import (
     check_block_items,
     separable,
 )
+from deeprec.table import NO_UPDATES, Updates
 
 
 class Marginal(nn.Module):
@@ -52,7 +53,12 @@ class Marginal(nn.Module):
         self.block_items = block_items
 
     def forward(
-        self, encoded: Encoded, item_weight_VD: Tensor, item_bias_V: Tensor, target: Jagged
+        self,
+        encoded: Encoded,
+        item_weight_VD: Tensor,
+        item_bias_V: Tensor,
+        target: Jagged,
+        updates: Updates = NO_UPDATES,
     ) -> Tensor:
         """Mean loss per user of scoring the whole catalog against each user's targets.
 
@@ -66,6 +72,7 @@ class Marginal(nn.Module):
             item_bias_V: float [V].
             target: distinct item indices of each user in [0, V); a user may have none. Weights
                 multiply `one_scale`.
+            updates: change rows of the catalog table and bias as soon as their gradient is known.
 
         Returns:
             float32 []. Sum over users and items, divided by B. Unit: nats per user.
@@ -92,6 +99,7 @@ class Marginal(nn.Module):
             target,
             num_users=item_bias_V.new_tensor(encoded.hidden_BD.shape[0]),
             block_items=self.block_items,
+            updates=updates,
         )
 
     def _target_value(self, scores: Tensor) -> Tensor:

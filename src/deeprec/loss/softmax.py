@@ -1,5 +1,7 @@
 """Multinomial cross entropy: the whole catalog competes for each user's targets."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
@@ -11,6 +13,10 @@ from deeprec.loss.catalog_blocks import (
     catalog_loss,
     check_block_items,
 )
+from deeprec.table import NO_UPDATES, Updates
+
+KEPT_BYTES = 32 * 2**20  # of a batch's exponentials: what is kept is not scored a second time
+SMALLEST_FACTOR = 1e-30
 
 
 class Softmax(nn.Module):
@@ -35,12 +41,18 @@ class Softmax(nn.Module):
         self.normalise_targets, self.block_items = normalise_targets, block_items
 
     def forward(
-        self, encoded: Encoded, item_weight_VD: Tensor, item_bias_V: Tensor, target: Jagged
+        self,
+        encoded: Encoded,
+        item_weight_VD: Tensor,
+        item_bias_V: Tensor,
+        target: Jagged,
+        updates: Updates = NO_UPDATES,
     ) -> Tensor:
         """Mean over users with targets of `-sum over targets of log softmax(scores)`.
 
-        Scores are computed twice, once for the normaliser and once for the gradient; no `[B, V]`
-        tensor is held.
+        The normaliser must be known before the gradient. The exponentials of the first blocks are
+        kept for it, up to 32 MiB; other blocks are scored a second time. No `[B, V]` tensor is held
+        for a large catalog.
 
         Args:
             encoded: hidden float [B, D] and the scores of own-history items.
@@ -48,6 +60,7 @@ class Softmax(nn.Module):
             item_bias_V: float [V].
             target: distinct item indices of each user in [0, V); a user without any costs nothing
                 and is not in the mean.
+            updates: change rows of the catalog table and bias as soon as their gradient is known.
 
         Returns:
             float32 []. Unit: nats per user.
@@ -76,28 +89,64 @@ class Softmax(nn.Module):
             Jagged(target.values, target.offsets, weights_P),
             num_users=(lengths_B > 0).sum().clamp(min=1),
             block_items=self.block_items,
+            updates=updates,
         )
 
 
+class _Exponentials(NamedTuple):
+    """A block's exponentials over those of each user's highest score in it."""
+
+    highest_B: Tensor  # float [B]
+    sum_B: Tensor  # float [B]
+    kept_BC: Tensor | None  # in the dtype of the products; None: there is no room for it
+
+    def logarithm(self) -> Tensor:
+        """Float [B]: the logarithm of the sum of the block's exponentiated scores."""
+        return self.highest_B + self.sum_B.log()
+
+
 def _walk(blocks: Blocks, gradient: Gradient | None) -> Tensor:
-    normaliser_B, value = _normaliser_and_value(blocks)
-    if gradient is not None:
-        mass_B = torch.zeros_like(normaliser_B)  # of targets; a user without any gets no gradient
-        mass_B.index_add_(0, blocks.target.users_P, blocks.weights_P)
-        shift_B1 = (normaliser_B - mass_B.log())[:, None]
-        for block in blocks:
-            slope_BC = block.scores_BC.sub_(shift_B1).exp_()
-            slope_BC[block.places] -= blocks.weights_P[block.targets]
-            gradient.add(block, slope_BC)
-    return value
-
-
-def _normaliser_and_value(blocks: Blocks) -> tuple[Tensor, Tensor]:
-    """The logarithm of each user's normaliser, and the loss summed over users."""
-    normaliser_B = blocks.hidden_BD.new_full((blocks.hidden_BD.shape[0],), -torch.inf)
+    room = 0 if gradient is None else KEPT_BYTES
     scores_P = torch.empty_like(blocks.weights_P)
+    found = []
     for block in blocks:
-        normaliser_B = torch.logaddexp(normaliser_B, block.scores_BC.logsumexp(1))
-        scores_P[block.targets] = block.scores_BC[block.places]
-    value = (blocks.weights_P * (normaliser_B[blocks.target.users_P] - scores_P)).sum()
-    return normaliser_B, value
+        scores_BC = blocks.scores(block)
+        scores_P[block.targets] = scores_BC[block.places]
+        found.append(_exponentials(scores_BC, blocks.product_dtype, room))
+        kept_BC = found[-1].kept_BC
+        room -= 0 if kept_BC is None else kept_BC.nbytes
+    normaliser_B = torch.stack([each.logarithm() for each in found]).logsumexp(0)
+    if gradient is not None:
+        _hand_gradients(blocks, gradient, found, normaliser_B)
+    return (blocks.weights_P * (normaliser_B[blocks.target.users_P] - scores_P)).sum()
+
+
+def _exponentials(scores_BC: Tensor, dtype: torch.dtype, room: int) -> _Exponentials:
+    highest_B = scores_BC.amax(1)
+    exponentials_BC = scores_BC.sub_(highest_B[:, None]).exp_()
+    fits = exponentials_BC.numel() * dtype.itemsize <= room
+    return _Exponentials(
+        highest_B, exponentials_BC.sum(1), exponentials_BC.to(dtype) if fits else None
+    )
+
+
+def _hand_gradients(
+    blocks: Blocks, gradient: Gradient, found: list[_Exponentials], normaliser_B: Tensor
+) -> None:
+    """What was kept needs no second product: its scale is one number per user and block."""
+    mass_B = torch.zeros_like(normaliser_B)  # of targets; a user without any gets no gradient
+    mass_B.index_add_(0, blocks.target.users_P, blocks.weights_P)
+    shift_B = normaliser_B - mass_B.log()
+    for index, block in enumerate(blocks):
+        weights_P, kept_BC = blocks.weights_P[block.targets], found[index].kept_BC
+        if kept_BC is None:
+            slope_BC = blocks.scores(block).sub_(shift_B[:, None]).exp_()
+            slope_BC[block.places] -= weights_P
+            gradient.add(block, slope_BC)
+        else:
+            # not below what dividing a target by it can bear; so small, it adds nothing else
+            factor_B = (found[index].highest_B - shift_B).exp_().clamp_(min=SMALLEST_FACTOR)
+            factor_B *= mass_B > 0
+            kept_BC[block.places] -= (weights_P / factor_B[block.places[0]]).to(kept_BC.dtype)
+            gradient.add(block, kept_BC, factor_B)
+            found[index] = found[index]._replace(kept_BC=None)

@@ -10,7 +10,7 @@ Shapes: B users, N values, R touched rows, D width.
 
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,70 +18,9 @@ from torch.nn import functional as F
 
 from deeprec.batch import Jagged
 from deeprec.errors import ConfigError
+from deeprec.table import RowwiseAdagrad, State, TableRule
 
 Backend = Literal["auto", "torchrec", "torch"]
-State = dict[str, Tensor]
-
-
-class TableRule(Protocol):
-    """How an optimizer changes the touched rows of one table, in place."""
-
-    lr: float
-
-    def new_state(self, table: Tensor) -> State:
-        """What the optimizer remembers of a table, before the first update."""
-        ...
-
-    def update(self, table: Tensor, state: State, rows_R: Tensor, gradient_RD: Tensor) -> None:
-        """Changes the distinct `rows` of `table` by their gradient."""
-        ...
-
-
-class RowwiseAdagrad:
-    """Adagrad with one number a row: the sum over steps of the row's mean squared gradient.
-
-    Reference: FBGEMM's `EXACT_ROWWISE_ADAGRAD`, to which it is tested equal.
-    """
-
-    def __init__(self, lr: float, eps: float = 1e-8) -> None:
-        self.lr, self.eps = lr, eps
-
-    def new_state(self, table: Tensor) -> State:
-        return {"sum": table.new_zeros(table.shape[0])}
-
-    def update(self, table: Tensor, state: State, rows_R: Tensor, gradient_RD: Tensor) -> None:
-        sum_R = state["sum"][rows_R] + gradient_RD.square().mean(1)
-        state["sum"][rows_R] = sum_R
-        step_R = self.lr / (sum_R.sqrt() + self.eps)
-        table.index_add_(0, rows_R, gradient_RD * -step_R[:, None])
-
-
-class LazyAdam:
-    """Adam on touched rows; the moments of the other rows wait, as in `torch.optim.SparseAdam`."""
-
-    def __init__(
-        self, lr: float, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
-    ) -> None:
-        self.lr, self.betas, self.eps = lr, betas, eps
-
-    def new_state(self, table: Tensor) -> State:
-        return {
-            "step": torch.zeros(()),
-            "exp_avg": torch.zeros_like(table),
-            "exp_avg_sq": torch.zeros_like(table),
-        }
-
-    def update(self, table: Tensor, state: State, rows_R: Tensor, gradient_RD: Tensor) -> None:
-        beta1, beta2 = self.betas
-        state["step"] += 1
-        step = float(state["step"])  # lives on the CPU: no synchronisation
-        mean_RD = state["exp_avg"][rows_R].lerp_(gradient_RD, 1 - beta1)
-        square_RD = state["exp_avg_sq"][rows_R].lerp_(gradient_RD.square(), 1 - beta2)
-        state["exp_avg"][rows_R] = mean_RD
-        state["exp_avg_sq"][rows_R] = square_RD
-        scale = (1 - beta2**step) ** 0.5 / (1 - beta1**step)
-        change_RD = mean_RD.div_(square_RD.sqrt_().add_(self.eps)).mul_(-self.lr * scale)
-        table.index_add_(0, rows_R, change_RD)
 
 
 class SparseInput(nn.Module):
@@ -147,6 +86,11 @@ class SparseInput(nn.Module):
         assert self._fused is not None, "call fuse first"
         self._fused.set_learning_rate(lr)
 
+    def finish_step(self) -> None:
+        """To be called once a step, after backward."""
+        assert self._fused is not None, "call fuse first"
+        self._fused.finish_step()
+
     def forward(self, fields: Mapping[str, Jagged]) -> Tensor:
         """float32 [B, D]: every field of `self.tables` must be given, with the same B."""
         if self._fused is not None and self.training and torch.is_grad_enabled():
@@ -207,6 +151,10 @@ class _TorchTables:
 
     def set_learning_rate(self, lr: float) -> None:
         self.rule.lr = lr
+
+    def finish_step(self) -> None:
+        for state in self.states.values():
+            self.rule.finish_step(state)
 
     def lookup(self, fields: Mapping[str, Jagged]) -> Tensor:
         bags = [self._updating_bag(name, fields[name]) for name in self.tables]
@@ -306,6 +254,9 @@ class _TorchRecTables:
         for group in self._optimizer.param_groups:
             group["lr"] = lr
         self._optimizer.step()  # only hands the learning rate on; backward does the updates
+
+    def finish_step(self) -> None:
+        pass
 
     def lookup(self, fields: Mapping[str, Jagged]) -> Tensor:
         from torchrec import KeyedJaggedTensor

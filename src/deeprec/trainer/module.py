@@ -1,6 +1,6 @@
 """What Lightning trains: a model, a loss and the model's optimizers, one step at a time."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from deeprec.batch import Batch, Encoded, Jagged, Task
 from deeprec.errors import NonFiniteError
 from deeprec.model.base import Recommender
-from deeprec.trainer.optimizer import Optimizer, begin_state, set_rates
+from deeprec.table import RowUpdate, Updates
+from deeprec.trainer.optimizer import Optimizer, begin_state, row_updates, set_rates
 
 CHECK_STEPS = 50  # on CUDA a look at the loss waits for the device, so it is not taken at each step
 
@@ -20,9 +21,17 @@ class Loss(Protocol):
     """The contract of a config part in the group `loss`."""
 
     def __call__(
-        self, encoded: Encoded, item_weight_VD: Tensor, item_bias_V: Tensor, target: Jagged
+        self,
+        encoded: Encoded,
+        item_weight_VD: Tensor,
+        item_bias_V: Tensor,
+        target: Jagged,
+        updates: Updates,
     ) -> Tensor:
-        """float32 []: mean over users, over the whole catalog."""
+        """float32 []: mean over users, over the whole catalog.
+
+        Rows of the catalog table and bias may be changed by `updates` instead of through backward.
+        """
         ...
 
 
@@ -47,8 +56,8 @@ class Training(LightningModule):
     """One optimizer step per batch.
 
     Random draws of a step depend on (seed, step) alone, so that a resumed run draws the same.
-    Optimizing is manual: input tables are updated inside backward, so that gradients cannot be
-    accumulated or clipped behind the model's back.
+    Optimizing is manual: catalog rows change inside the loss and input tables inside backward, so
+    that gradients cannot be accumulated or clipped behind the model's back.
 
     Args:
         model: a recommender.
@@ -78,6 +87,7 @@ class Training(LightningModule):
         self.progress = progress
         self.built: list[torch.optim.Optimizer] = optimizer.build(model)
         begin_state(self.built)
+        self._row_updates = row_updates(self.built)
         # over the steps of this epoch; not finite once any was not; a tensor, because a look at it
         # waits for the device
         self.loss_sum = torch.tensor(progress.loss_sum)
@@ -133,19 +143,31 @@ class Training(LightningModule):
         """The mean so far of this epoch; on CUDA this waits for the device."""
         return self.loss_sum.item() / max(self.progress.loss_steps, 1)
 
-    def _loss_of(self, tasks: Iterable[Task]) -> Tensor:
+    def _loss_of(self, tasks: list[Task]) -> Tensor:
         losses = [
-            task.weight
-            * self.loss(task.encoded, task.item_weight_VD, task.item_bias_V, task.target)
-            for task in tasks
+            task.weight * self.loss(*task[1:], self._updates_for(task, tasks)) for task in tasks
         ]
         return torch.stack(losses).sum()
+
+    def _updates_for(self, task: Task, tasks: list[Task]) -> Updates:
+        """Who changes the rows that this task trains, where no other task reads them afterwards."""
+
+        def update(table: Tensor, tables: list[Tensor]) -> RowUpdate | None:
+            readers = [other for other in tables if other.data_ptr() == table.data_ptr()]
+            alone = sum(other.requires_grad for other in readers) == 1
+            return self._row_updates.get(table) if alone and readers[-1] is table else None
+
+        return Updates(
+            update(task.item_weight_VD, [each.item_weight_VD for each in tasks]),
+            update(task.item_bias_V, [each.item_bias_V for each in tasks]),
+            task.weight,
+        )
 
     def _step(self, loss: Tensor) -> None:
         self.loss_sum = self.loss_sum.to(loss.device) + loss.detach()
         self.progress.loss_steps += 1
         if loss.device.type == "cpu" or self.progress.step % CHECK_STEPS == 0:
-            self.check_finite()  # before backward, which would write it into the tables
+            self.check_finite()
         for optimizer in self.built:
             optimizer.zero_grad()
         self.manual_backward(loss)

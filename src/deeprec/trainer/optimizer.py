@@ -3,23 +3,27 @@
 A config part here says how each kind of parameter is trained:
 
     input tables     only the rows that a batch touched, in backward (model/sparse_input.py)
-    catalog table    item_weight: every row has a gradient, because every item is scored
-    per-item numbers item_bias and its like, one float an item
+    catalog table    item_weight: rows change where a loss finds their gradient, block by block
+    per-item numbers item_bias and its like, one float an item: likewise
     layers           everything else
 
 The learning rate of a step is a pure function of its number, so that resuming needs no state of a
 schedule.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from deeprec.model.sparse_input import LazyAdam, SparseInput, TableRule
-from deeprec.model.sparse_input import RowwiseAdagrad as RowwiseAdagradRule
+from deeprec.model.sparse_input import SparseInput
+from deeprec.table import LazyAdam, Rows, RowUpdate, TableRule
+from deeprec.table import RowwiseAdagrad as RowwiseAdagradRule
+
+BETAS = (0.9, 0.999)
 
 
 @dataclass
@@ -82,7 +86,7 @@ class Adam:
         lr: float = 0.003,
         table_lr: float | None = None,
         item_lr: float | None = None,
-        betas: tuple[float, float] = (0.9, 0.999),
+        betas: tuple[float, float] = BETAS,
         eps: float = 1e-8,
         warmup_steps: int = 0,
         decay: float = 0.0,
@@ -95,19 +99,14 @@ class Adam:
 
     def build(self, model: nn.Module) -> list[torch.optim.Optimizer]:
         kinds = kinds_of(model)
-        groups = [
-            {"params": kinds.layers, "lr": self.lr},
-            {"params": kinds.per_item, "lr": self.item_lr},
-            {"params": kinds.catalog, "lr": self.table_lr},
+        of_tables = [LazyAdam(self.table_lr, self.betas, self.eps) for _ in kinds.catalog]
+        of_numbers = [LazyAdam(self.item_lr, self.betas, self.eps) for _ in kinds.per_item]
+        of_inputs = [LazyAdam(self.table_lr, self.betas, self.eps) for _ in kinds.inputs]
+        return [
+            _layers_by_adam(kinds, self.lr, self.betas, self.eps),
+            InLoss([*kinds.catalog, *kinds.per_item], [*of_tables, *of_numbers]),
+            *map(InBackward, kinds.inputs, of_inputs),
         ]
-        dense = torch.optim.Adam(
-            [group for group in groups if group["params"]],
-            betas=self.betas,
-            eps=self.eps,
-            fused=True,  # one pass over each parameter
-        )
-        rules = [LazyAdam(self.table_lr, self.betas, self.eps) for _ in kinds.inputs]
-        return [dense, *map(InBackward, kinds.inputs, rules)]
 
     def rate(self, step: int, total_steps: int) -> float:
         return _rate(step, total_steps, self.warmup_steps, self.decay)
@@ -142,13 +141,13 @@ class RowwiseAdagrad:
 
     def build(self, model: nn.Module) -> list[torch.optim.Optimizer]:
         kinds = kinds_of(model)
+        of_tables = [RowwiseAdagradRule(self.table_lr, self.eps) for _ in kinds.catalog]
+        of_numbers = [LazyAdam(self.lr) for _ in kinds.per_item]
+        of_inputs = [RowwiseAdagradRule(self.table_lr, self.eps) for _ in kinds.inputs]
         return [
-            torch.optim.Adam([*kinds.layers, *kinds.per_item], lr=self.lr, fused=True),
-            DenseTables(kinds.catalog, RowwiseAdagradRule(self.table_lr, self.eps)),
-            *(
-                InBackward(inputs, RowwiseAdagradRule(self.table_lr, self.eps))
-                for inputs in kinds.inputs
-            ),
+            _layers_by_adam(kinds, self.lr, BETAS, 1e-8),
+            InLoss([*kinds.catalog, *kinds.per_item], [*of_tables, *of_numbers]),
+            *map(InBackward, kinds.inputs, of_inputs),
         ]
 
     def rate(self, step: int, total_steps: int) -> float:
@@ -158,24 +157,43 @@ class RowwiseAdagrad:
         return table_rows
 
 
-class DenseTables(torch.optim.Optimizer):
-    """A table rule on tables whose every row has a gradient."""
+class InLoss(torch.optim.Optimizer):
+    """Per-item tables whose rows change where a loss finds their gradient.
 
-    def __init__(self, tables: Iterable[nn.Parameter], rule: TableRule) -> None:
-        super().__init__(list(tables), {"lr": rule.lr})
-        self._rule = rule
-        for table in self.param_groups[0]["params"]:
+    A table that has a `grad` instead, because its loss could not do so, changes at the step.
+
+    Args:
+        tables: float [V, D] or [V].
+        rules: of each table.
+    """
+
+    def __init__(self, tables: list[nn.Parameter], rules: Sequence[TableRule]) -> None:
+        groups = [
+            {"params": [table], "lr": rule.lr} for table, rule in zip(tables, rules, strict=True)
+        ]
+        super().__init__(groups, {})
+        self._rules = {table: rule for table, rule in zip(tables, rules, strict=True)}
+        for table, rule in self._rules.items():
             self.state[table] = rule.new_state(table.data)
+
+    def updates(self) -> dict[Tensor, RowUpdate]:
+        """By table, what changes rows of it by their gradient, at once."""
+        return {group["params"][0]: partial(self._update, group) for group in self.param_groups}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
         assert closure is None, "a closure would run after its own updates"
         for group in self.param_groups:
-            for table in group["params"]:
-                if table.grad is not None:
-                    self._rule.lr = group["lr"]
-                    rows = torch.arange(len(table), device=table.device)
-                    self._rule.update(table, self.state[table], rows, table.grad)
+            (table,) = group["params"]
+            if table.grad is not None:
+                self._update(group, slice(0, len(table)), table.grad)
+            self._rules[table].finish_step(self.state[table])
+
+    def _update(self, group: dict[str, Any], rows: Rows, gradient: Tensor) -> None:
+        (table,) = group["params"]
+        rule = self._rules[table]
+        rule.lr = group["lr"]
+        rule.update(table, self.state[table], rows, gradient)
 
 
 class InBackward(torch.optim.Optimizer):
@@ -194,6 +212,16 @@ class InBackward(torch.optim.Optimizer):
 
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
         assert closure is None, "a closure would run after its own updates"
+        self._inputs.finish_step()
+
+
+def row_updates(optimizers: Iterable[torch.optim.Optimizer]) -> dict[Tensor, RowUpdate]:
+    """By table, what changes rows of it where a loss finds their gradient."""
+    found: dict[Tensor, RowUpdate] = {}
+    for optimizer in optimizers:
+        if isinstance(optimizer, InLoss):
+            found |= optimizer.updates()
+    return found
 
 
 def set_rates(optimizers: Iterable[torch.optim.Optimizer], factor: float) -> None:
@@ -230,6 +258,12 @@ def begin_state(optimizers: Iterable[torch.optim.Optimizer]) -> None:
                         "exp_avg": torch.zeros_like(parameter),
                         "exp_avg_sq": torch.zeros_like(parameter),
                     }
+
+
+def _layers_by_adam(
+    kinds: Kinds, lr: float, betas: tuple[float, float], eps: float
+) -> torch.optim.Adam:
+    return torch.optim.Adam(kinds.layers, lr=lr, betas=betas, eps=eps, fused=True)
 
 
 def _rate(step: int, total_steps: int, warmup_steps: int, decay: float) -> float:
