@@ -12,6 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import reference
 from deeprec.batch import Encoded, Jagged
 from deeprec.loss import softmax
+from deeprec.loss.asymmetric import Asymmetric
+from deeprec.loss.hinge import Hinge
 from deeprec.loss.marginal import Marginal
 from deeprec.loss.softmax import Softmax
 from deeprec.table import Updates
@@ -87,7 +89,39 @@ def dense_marginal(scores: Tensor, ones: Tensor) -> Tensor:
     return (ones * cost_one + (1 - ones) * cost_zero).sum() / USERS
 
 
+def dense_hinge(scores: Tensor, ones: Tensor) -> Tensor:
+    gaps = ones * (0.7 - scores).relu() * 2.0 + (1 - ones) * (0.7 + scores).relu() * 0.25
+    return gaps.sum() / USERS
+
+
+def dense_focal(scores: Tensor, ones: Tensor) -> Tensor:
+    p = torch.sigmoid(scores)
+    costs = ones * (1 - p) ** 1.5 * -p.log() + (1 - ones) * p**1.5 * -(1 - p).log()
+    return costs.sum() / USERS
+
+
+def dense_asymmetric(scores: Tensor, ones: Tensor) -> Tensor:
+    p = torch.sigmoid(scores)
+    q = (p - 0.05).clamp(min=0)
+    costs = ones * (1 - p) * -p.log() * 3.0 + (1 - ones) * q**4 * -(1 - q).log() * 0.5
+    return costs.sum() / USERS
+
+
 LOSSES = [
+    (Hinge, {"margin": 0.7, "one_scale": 2.0, "zero_scale": 0.25}, dense_hinge),
+    (Asymmetric, {"one_focus": 0.0, "zero_focus": 0.0}, dense_cross_entropy),
+    (Asymmetric, {"one_focus": 1.5, "zero_focus": 1.5}, dense_focal),
+    (
+        Asymmetric,
+        {
+            "one_focus": 1.0,
+            "zero_focus": 4.0,
+            "zero_shift": 0.05,
+            "one_scale": 3.0,
+            "zero_scale": 0.5,
+        },
+        dense_asymmetric,
+    ),
     (Softmax, {}, dense_softmax),
     (Softmax, {"normalise_targets": True}, dense_normalised),
     (Marginal, {}, dense_cross_entropy),

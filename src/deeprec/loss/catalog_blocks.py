@@ -194,7 +194,7 @@ class Gradient:
         if factor_B is None:
             return grad_BC.sum(0, dtype=self.scale.dtype) * self._of_catalog
         scaled_B = (factor_B * self._of_catalog).to(grad_BC.dtype)
-        return (grad_BC.T @ scaled_B).to(self.scale.dtype)
+        return (scaled_B @ grad_BC).to(self.scale.dtype)
 
     def _add_to_hidden(self, grad_BC: Tensor, weight_CD: Tensor, factor_B: Tensor | None) -> None:
         if factor_B is None and grad_BC.dtype == self.hidden_BD.dtype:
