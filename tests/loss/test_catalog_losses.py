@@ -153,9 +153,10 @@ def test_value_and_gradients_equal_the_dense_form(
         torch.testing.assert_close(our.grad, their.grad, rtol=1e-8, atol=1e-10)
 
 
-@pytest.mark.parametrize("loss", [Softmax(block_items=5), Marginal(block_items=5)])
-def test_numerical_gradient(loss: nn.Module) -> None:
+@pytest.mark.parametrize(("make", "settings", "dense"), LOSSES)
+def test_numerical_gradient(make: type[nn.Module], settings: dict, dense: Callable) -> None:
     leaves, encode, target = problem(9)
+    loss = make(**settings, block_items=5)
 
     def value(hidden: Tensor, weight: Tensor, bias: Tensor, repeats: Tensor) -> Tensor:
         return loss(encode(hidden, repeats), weight, bias, target)

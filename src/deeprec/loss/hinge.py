@@ -1,5 +1,6 @@
 """Hinge loss: every item is pushed past a margin on its side of zero, and no further."""
 
+import torch
 from torch import Tensor, nn
 
 from deeprec.batch import Encoded, Jagged
@@ -75,11 +76,11 @@ class Hinge(nn.Module):
         return catalog_loss(
             separable(
                 Cost(
-                    lambda scores: self.one_scale * (self.margin - scores).clamp_(min=0),
+                    lambda scores: self.one_scale * torch.relu(self.margin - scores),
                     lambda scores: -self.one_scale * (scores < self.margin).to(scores.dtype),
                 ),
                 Cost(
-                    lambda scores: (scores + self.margin).clamp_(min=0).mul_(self.zero_scale),
+                    lambda scores: torch.relu(scores + self.margin).mul_(self.zero_scale),
                     lambda scores: (scores > -self.margin).to(scores.dtype).mul_(self.zero_scale),
                 ),
             ),
