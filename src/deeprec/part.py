@@ -53,6 +53,12 @@ def instantiate(part: Mapping[str, Any], **runtime: Any) -> Any:
         raise ConfigError(f"{name}: {error}") from error
 
 
+def instantiate_with(part: Mapping[str, Any], **known: Any) -> Any:
+    """As `instantiate`, with those of the known values that the target has arguments for."""
+    wanted = _parameters(find(part["_target_"])).keys() & known.keys()
+    return instantiate(part, **{name: known[name] for name in wanted})
+
+
 def mistakes(path: str, part: object) -> list[str]:
     """Everything that is wrong with the part at `path` of a config.
 

@@ -1,7 +1,6 @@
 """Prepared folder -> run folder: trains a model, or goes on with a run."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -22,6 +21,7 @@ from deeprec.trainer.module import Progress, Training
 from deeprec.trainer.run import (
     Facts,
     RunFolder,
+    build_loss,
     build_model,
     refuse_foreign,
     refuse_to_overwrite,
@@ -153,7 +153,7 @@ class Work:
         model = build_model(config.model, self.facts, popularity).to(self.device.torch)
         return Training(
             model,  # type: ignore[arg-type]  # a Module that keeps the contract of Recommender
-            instantiate(config.loss),
+            build_loss(config.loss, self.facts, popularity),
             instantiate(config.optimizer),
             seed=config.seed,
             total_steps=self.loop.schedule.max_epochs * len(self.data.training),
@@ -170,11 +170,15 @@ class Work:
             instantiate(self.config.optimizer),
             batch_users=min(self.loop.batch_users, len(lengths)),
             batch_events=int(min(self.loop.batch_users, len(lengths)) * lengths.mean()),
-            block_items=min(_block_items(self.config.loss), self.facts.num_items),
+            block_items=min(self._block_items(), self.facts.num_items),
         )
         available = memory.available_bytes(self.device.torch)
         console.print(memory.show(lines, available))
         memory.check(lines, available)
+
+    def _block_items(self) -> int:
+        """Items that the loss scores at once, as far as it says."""
+        return int(getattr(build_loss(self.config.loss, self.facts, None), "block_items", 8192))
 
     def _introduce(self) -> None:
         users, judged = len(self.data.training.users), len(self.data.validation.users)
@@ -187,6 +191,8 @@ class Work:
             f"{users:,} users to train on, {judged:,} to validate on, {self.facts.num_items:,} "
             f"items, {weights:,} weights"
         )
+        if note := getattr(self.training.loss, "note", None):
+            console.print(f"[yellow]note[/yellow] {note}")
         if self.prepared.repeats and self.data.training.target.shows_target:
             console.print(
                 "[yellow]note[/yellow] in this data an item may be recommended again, and a target "
@@ -248,8 +254,3 @@ def _same_prepared(run: RunFolder, config: TrainConfig) -> Prepared:
             "train a new run"
         )
     return prepared
-
-
-def _block_items(loss: dict[str, Any]) -> int:
-    """Items that the loss scores at once, as far as its config says."""
-    return int(getattr(instantiate(loss), "block_items", 8192))

@@ -253,14 +253,22 @@ class Cost(NamedTuple):
     slope: Callable[[Tensor], Tensor]
 
 
-def separable(target: Cost, other: Cost) -> Walk:
-    """A loss that is a sum over items; the cost of a target is multiplied by its weight."""
+def separable(target: Cost, other: Cost, item_scale_V: Tensor | None = None) -> Walk:
+    """A loss that is a sum over items; the cost of a target is multiplied by its weight.
+
+    Args:
+        target: cost of an item that is a target.
+        other: cost of any other item.
+        item_scale_V: float [V], what the cost of each item that is no target is multiplied with;
+            None: nothing.
+    """
 
     def walk(blocks: Blocks, gradient: Gradient | None) -> Tensor:
         total = blocks.hidden_BD.new_zeros(())
         for block in blocks:
-            scores_BC, weights_P = blocks.scores(block), blocks.weights_P[block.targets]
-            of_cell = scores_BC, block.places, weights_P
+            scores_BC = blocks.scores(block)
+            scale_C = None if item_scale_V is None else item_scale_V[block.items]
+            of_cell = scores_BC, block.places, blocks.weights_P[block.targets], scale_C
             total += _of_each(other.value, target.value, *of_cell).sum()
             if gradient is not None:
                 gradient.add(block, _of_each(other.slope, target.slope, *of_cell))
@@ -275,9 +283,12 @@ def _of_each(
     scores_BC: Tensor,
     places: Places,
     weights_P: Tensor,
+    scale_C: Tensor | None,
 ) -> Tensor:
     """Float [B, C]: one function of a target's score, times its weight, another of the others."""
     found_BC = of_other(scores_BC)
+    if scale_C is not None:
+        found_BC *= scale_C
     found_BC[places] = weights_P * of_target(scores_BC[places])
     return found_BC
 

@@ -60,5 +60,7 @@ class RepeatScores(nn.Module):
     def forward(self, history: History) -> Tensor:
         """float32 [M]: the score of each pair of `history`."""
         features = pair_features(history, self.popularity_V)
-        scores_M: Tensor = self.layers(features).squeeze(1) + self.item_bias[history.items_M]
+        # the gradient holds the items of the batch only, not every item of the catalog
+        bias_M = torch.gather(self.item_bias, 0, history.items_M, sparse_grad=True)
+        scores_M: Tensor = self.layers(features).squeeze(1) + bias_M
         return scores_M

@@ -186,7 +186,7 @@ class InLoss(torch.optim.Optimizer):
         for group in self.param_groups:
             (table,) = group["params"]
             if table.grad is not None:
-                self._update(group, slice(0, len(table)), table.grad)
+                self._update(group, *_rows_of(table.grad))
             self._rules[table].finish_step(self.state[table])
 
     def _update(self, group: dict[str, Any], rows: Rows, gradient: Tensor) -> None:
@@ -194,6 +194,14 @@ class InLoss(torch.optim.Optimizer):
         rule = self._rules[table]
         rule.lr = group["lr"]
         rule.update(table, self.state[table], rows, gradient)
+
+
+def _rows_of(gradient: Tensor) -> tuple[Rows, Tensor]:
+    """The rows that a gradient is about, and their part of it."""
+    if gradient.is_sparse:
+        gradient = gradient.coalesce()
+        return gradient.indices()[0], gradient.values()
+    return slice(0, len(gradient)), gradient
 
 
 class InBackward(torch.optim.Optimizer):

@@ -38,9 +38,10 @@ from deeprec.config import TrainConfig
 from deeprec.data.store import Prepared
 from deeprec.errors import ConfigError, IntegrityError
 from deeprec.model.base import Recommender
-from deeprec.part import instantiate
+from deeprec.part import instantiate, instantiate_with
 from deeprec.trainer import checkpoint
 from deeprec.trainer.checkpoint import Checkpoint
+from deeprec.trainer.module import Loss
 
 KIND = "run"
 SEALED = ("config.yaml", "environment.json", "prepared.json", "metrics.csv", "status.json")
@@ -245,6 +246,12 @@ def build_model(
     )
     assert isinstance(model, torch.nn.Module)
     return model
+
+
+def build_loss(part: Mapping[str, Any], facts: Facts, popularity: Tensor | None) -> Loss:
+    """The loss of a config, told what it asks for of the data."""
+    loss: Loss = instantiate_with(part, num_items=facts.num_items, popularity=popularity)
+    return loss
 
 
 def refuse_to_overwrite(path: Path) -> None:

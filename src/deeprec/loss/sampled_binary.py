@@ -1,0 +1,143 @@
+"""Binary cross entropy of the catalog, estimated from some of its items; gBCE calibration."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from deeprec.batch import Encoded, Jagged
+from deeprec.loss.candidate_catalog import candidate_catalog
+from deeprec.loss.catalog_blocks import BLOCK_ITEMS, Cost, catalog_loss, separable
+from deeprec.loss.negatives import Negatives
+from deeprec.table import NO_UPDATES, Updates
+
+
+class SampledBinary(nn.Module):
+    """Every item is a yes or no of its own; the noes are estimated from some items.
+
+    Without `calibration` the cost of a drawn item is multiplied by how many items it stands for,
+    so that the loss is that of the whole catalog without bias. With it, drawn items count as they
+    are and the probability of a target is raised to a power instead (gBCE), which undoes the
+    overconfidence of too few negatives and costs less variance.
+
+    Args:
+        num_items: V, known from the data.
+        popularity: int64 [V], training users that had each item, known from the data.
+        negatives: items drawn for a batch, shared by its users; V or more: the exact loss.
+        popularity_power: a draw takes an item with probability in proportion to
+            `(popularity + 1) ** popularity_power`.
+        uniform_share: of the draws that take any item alike, above 0.
+        pool: hard negatives: draw so many, and keep the `negatives` that the batch scores highest;
+            None: keep what is drawn.
+        calibration: None, or gBCE's t in [0, 1]: 0 leaves probabilities as they come out, 1
+            calibrates them fully.
+        one_scale: weight of the targets.
+        block_items: items scored at once.
+
+    Raises:
+        ValueError: an argument lies outside its range.
+
+    Reference:
+        Petrov and Macdonald, gSASRec: Reducing Overconfidence in Sequential Recommendation Trained
+        with Negative Sampling, RecSys 2023, equations 8-10. Differs: negatives are shared by the
+        batch, and the sampling rate is that of all scored items.
+    """
+
+    def __init__(
+        self,
+        num_items: int,
+        *,
+        popularity: Tensor | None = None,
+        negatives: int = 4096,
+        popularity_power: float = 0.5,
+        uniform_share: float = 0.2,
+        pool: int | None = None,
+        calibration: float | None = None,
+        one_scale: float = 1.0,
+        block_items: int = BLOCK_ITEMS,
+    ) -> None:
+        super().__init__()
+        if calibration is not None and not 0.0 <= calibration <= 1.0:
+            raise ValueError(f"calibration must be in [0, 1] or null, got {calibration}")
+        self.negatives = Negatives(
+            num_items,
+            negatives,
+            popularity=popularity,
+            power=popularity_power,
+            uniform_share=uniform_share,
+            pool=pool,
+        )
+        self.calibration, self.one_scale, self.block_items = calibration, one_scale, block_items
+
+    @property
+    def note(self) -> str:
+        """What a person should know before training with it."""
+        drawn, num_items = self.negatives.count, self.negatives.num_items
+        if drawn >= num_items:
+            return f"all {num_items:,} items are scored: the loss is exact"
+        if self.negatives.pool is not None:
+            return (
+                f"the {drawn:,} hardest of {self.negatives.pool:,} drawn items stand against the "
+                "targets: biased by design, items that are easy for a batch never count"
+            )
+        told = f"binary cross entropy scores the batch's targets and {drawn:,} drawn items"
+        if self.calibration is None:
+            return f"{told}; its sum over all {num_items:,} is estimated without bias"
+        return f"{told}; with calibration={self.calibration:g} it is biased by design (gBCE)"
+
+    def forward(
+        self,
+        encoded: Encoded,
+        item_weight_VD: Tensor,
+        item_bias_V: Tensor,
+        target: Jagged,
+        updates: Updates = NO_UPDATES,
+    ) -> Tensor:
+        """Sum over users and items of `-log p` of targets and `-log(1 - p)` of others, over B.
+
+        Args:
+            encoded: hidden float [B, D] and the scores of own-history items.
+            item_weight_VD: float [V, D].
+            item_bias_V: float [V].
+            target: distinct item indices of each user in [0, V). Weights multiply `one_scale`.
+            updates: change the scored rows of the catalog table and bias in place. Without them
+                autograd makes a gradient of every row, zero for those not scored.
+
+        Returns:
+            float32 []. Unit: nats per user.
+
+        Example:
+            >>> none = torch.zeros(0, dtype=torch.int64), torch.zeros(2, dtype=torch.int64)
+            >>> flat = Encoded(torch.zeros(1, 4), *none, torch.zeros(0))
+            >>> target = Jagged(torch.tensor([0, 2]), torch.tensor([0, 2]))
+            >>> loss = SampledBinary(3, negatives=3)  # all of them: exact
+            >>> loss(flat, torch.zeros(3, 4), torch.zeros(3), target)  # 3 log 2
+            tensor(2.0794)
+        """
+        catalog = candidate_catalog(
+            self.negatives, encoded, item_weight_VD, item_bias_V, target, updates, corrected=False
+        )
+        power = self._power(len(catalog.share_R))
+        return catalog_loss(
+            separable(
+                Cost(
+                    lambda scores: power * F.softplus(-scores),
+                    lambda scores: -power * torch.sigmoid(-scores),
+                ),
+                Cost(F.softplus, torch.sigmoid),
+                catalog.share_R if self.calibration is None else None,
+            ),
+            catalog.encoded,
+            catalog.item_weight_RD,
+            catalog.item_bias_R,
+            catalog.target,
+            num_users=item_bias_V.new_tensor(encoded.hidden_BD.shape[0]),
+            block_items=self.block_items,
+            updates=catalog.updates,
+        )
+
+    def _power(self, num_scored: int) -> float:
+        """The weight of a target: gBCE's power of its probability, and `one_scale`."""
+        if self.calibration is None:
+            return self.one_scale
+        rate = num_scored / self.negatives.num_items
+        return self.one_scale * rate * (self.calibration * (1.0 - 1.0 / rate) + 1.0 / rate)

@@ -1,0 +1,123 @@
+"""Multinomial cross entropy whose normaliser is estimated from some items of the catalog."""
+
+from torch import Tensor, nn
+
+from deeprec.batch import Encoded, Jagged
+from deeprec.loss.candidate_catalog import candidate_catalog
+from deeprec.loss.catalog_blocks import BLOCK_ITEMS
+from deeprec.loss.negatives import Negatives
+from deeprec.loss.softmax import Softmax
+from deeprec.table import NO_UPDATES, Updates
+
+
+class SampledSoftmax(nn.Module):
+    """Cross entropy between a user's targets and the softmax over the catalog, estimated.
+
+    The batch's targets are scored exactly for everybody; other items are drawn, and the logarithm
+    of how many items a drawn one stands for is added to its score. A step costs what it scores,
+    whatever the size of the catalog.
+
+    Args:
+        num_items: V, known from the data.
+        popularity: int64 [V], training users that had each item, known from the data.
+        negatives: items drawn for a batch, shared by its users; V or more: the exact loss.
+        popularity_power: a draw takes an item with probability in proportion to
+            `(popularity + 1) ** popularity_power`.
+        uniform_share: of the draws that take any item alike, above 0.
+        pool: hard negatives: draw so many, and keep the `negatives` that the batch scores highest;
+            None: keep what is drawn.
+        normalise_targets: as of `Softmax`.
+        block_items: items scored at once.
+
+    Raises:
+        ValueError: an argument lies outside its range.
+
+    Reference:
+        Jean et al., On Using Very Large Target Vocabulary for Neural Machine Translation, ACL 2015.
+        Differs: the items of the batch's targets are not corrected by an estimate of how often they
+        occur in batches, because they are scored exactly and only the rest is drawn.
+    """
+
+    def __init__(
+        self,
+        num_items: int,
+        *,
+        popularity: Tensor | None = None,
+        negatives: int = 4096,
+        popularity_power: float = 0.5,
+        uniform_share: float = 0.2,
+        pool: int | None = None,
+        normalise_targets: bool = False,
+        block_items: int = BLOCK_ITEMS,
+    ) -> None:
+        super().__init__()
+        self.softmax = Softmax(normalise_targets=normalise_targets, block_items=block_items)
+        self.negatives = Negatives(
+            num_items,
+            negatives,
+            popularity=popularity,
+            power=popularity_power,
+            uniform_share=uniform_share,
+            pool=pool,
+        )
+        self.block_items = block_items
+
+    @property
+    def note(self) -> str:
+        """What a person should know before training with it."""
+        drawn, num_items = self.negatives.count, self.negatives.num_items
+        if drawn >= num_items:
+            return f"all {num_items:,} items are scored: the loss is exact"
+        if self.negatives.pool is not None:
+            return (
+                f"the {drawn:,} hardest of {self.negatives.pool:,} drawn items stand against the "
+                "targets: biased by design, items that are easy for a batch never count"
+            )
+        return (
+            f"the softmax over {num_items:,} items is estimated from the batch's targets and "
+            f"{drawn:,} drawn items: its normaliser is unbiased, its logarithm too low on average, "
+            "by about half the relative variance of the estimate, which falls as 1 / negatives"
+        )
+
+    def forward(
+        self,
+        encoded: Encoded,
+        item_weight_VD: Tensor,
+        item_bias_V: Tensor,
+        target: Jagged,
+        updates: Updates = NO_UPDATES,
+    ) -> Tensor:
+        """Mean over users with targets of `-sum over targets of log softmax(scores)`, estimated.
+
+        Args:
+            encoded: hidden float [B, D] and the scores of own-history items.
+            item_weight_VD: float [V, D].
+            item_bias_V: float [V].
+            target: distinct item indices of each user in [0, V); a user without any costs nothing
+                and is not in the mean.
+            updates: change the scored rows of the catalog table and bias in place. Without them
+                autograd makes a gradient of every row, zero for those not scored.
+
+        Returns:
+            float32 []. Unit: nats per user.
+
+        Example:
+            >>> import torch
+            >>> none = torch.zeros(0, dtype=torch.int64), torch.zeros(2, dtype=torch.int64)
+            >>> flat = Encoded(torch.zeros(1, 4), *none, torch.zeros(0))
+            >>> target = Jagged(torch.tensor([0, 2]), torch.tensor([0, 2]))
+            >>> loss = SampledSoftmax(3, negatives=3)  # all of them: exact
+            >>> loss(flat, torch.zeros(3, 4), torch.zeros(3), target)  # 2 log 3
+            tensor(2.1972)
+        """
+        catalog = candidate_catalog(
+            self.negatives, encoded, item_weight_VD, item_bias_V, target, updates, corrected=True
+        )
+        loss: Tensor = self.softmax(
+            catalog.encoded,
+            catalog.item_weight_RD,
+            catalog.item_bias_R,
+            catalog.target,
+            catalog.updates,
+        )
+        return loss

@@ -1,0 +1,261 @@
+"""Sampled losses: exact where everything is drawn, unbiased where they say so, blind to V."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import reference
+from deeprec.batch import Batch, Encoded, Jagged
+from deeprec.loss.negatives import Candidates, Negatives
+from deeprec.loss.sampled_binary import SampledBinary
+from deeprec.loss.sampled_softmax import SampledSoftmax
+from deeprec.model.autoencoder import Autoencoder
+from deeprec.table import Updates
+from deeprec.trainer.module import Progress, Training
+from deeprec.trainer.optimizer import Adam, RowwiseAdagrad
+from largest_tensor import LargestTensor
+
+USERS, ITEMS, WIDTH = 6, 60, 3
+
+
+def jagged(draw: torch.Generator) -> tuple[Tensor, Tensor]:
+    lengths = torch.randint(1, 6, [USERS], generator=draw)
+    values = [torch.randperm(ITEMS, generator=draw)[:n].sort().values for n in lengths]
+    return torch.cat(values), torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+
+
+def problem(seed: int) -> tuple[list[Tensor], Callable[..., Encoded], Jagged]:
+    draw = torch.Generator().manual_seed(seed)
+    items, offsets = jagged(draw)
+    shapes = [[USERS, WIDTH], [ITEMS, WIDTH], [ITEMS], list(items.shape)]
+    leaves = [torch.randn(s, generator=draw, dtype=torch.float64) for s in shapes]
+    return leaves, lambda h, r: Encoded(h, items, offsets, r), Jagged(*jagged(draw))
+
+
+def popularity() -> Tensor:
+    return torch.arange(ITEMS) ** 2
+
+
+def ones(target: Jagged) -> Tensor:
+    dense = torch.zeros(USERS, ITEMS, dtype=torch.float64)
+    for user, row in enumerate(reference.rows(target.values, target.offsets)):
+        dense[user, [int(item) for item in row]] = 1
+    return dense
+
+
+def dense_softmax(scores: Tensor, target: Jagged) -> Tensor:
+    return -(scores.log_softmax(1) * ones(target)).sum() / USERS
+
+
+def dense_binary(scores: Tensor, target: Jagged) -> Tensor:
+    wanted = ones(target)
+    return nn.functional.binary_cross_entropy_with_logits(scores, wanted, reduction="sum") / USERS
+
+
+LOSSES = [(SampledSoftmax, dense_softmax), (SampledBinary, dense_binary)]
+both = pytest.mark.parametrize(("make", "dense"), LOSSES)
+
+
+def run(loss: nn.Module, leaves: list[Tensor], encode: Callable, target: Jagged) -> list[Tensor]:
+    """The value and the gradients of hidden, weight, bias and repeats."""
+    hidden, weight, bias, repeats = ours = [leaf.clone().requires_grad_() for leaf in leaves]
+    value = loss(encode(hidden, repeats), weight, bias, target)
+    return [value.detach(), *torch.autograd.grad(value, ours)]
+
+
+def run_dense(dense: Callable, leaves: list[Tensor], encode: Callable, target: Jagged) -> list:
+    hidden, weight, bias, repeats = theirs = [leaf.clone().requires_grad_() for leaf in leaves]
+    value = dense(reference.dense_scores(encode(hidden, repeats), weight, bias), target)
+    return [value.detach(), *torch.autograd.grad(value, theirs)]
+
+
+@both
+def test_drawing_everything_is_exact(make: Callable, dense: Callable) -> None:
+    leaves, encode, target = problem(0)
+    ours = run(make(ITEMS, negatives=ITEMS, block_items=7), leaves, encode, target)
+    for our, their in zip(ours, run_dense(dense, leaves, encode, target), strict=True):
+        torch.testing.assert_close(our, their, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("popular", [None, popularity()])
+def test_a_sum_over_the_catalog_is_estimated_without_bias(popular: Tensor | None) -> None:
+    torch.manual_seed(1)
+    numbers = torch.linspace(-1, 3, ITEMS, dtype=torch.float64).exp()
+    negatives = Negatives(ITEMS, 12, popularity=popular, power=1.0)
+    targets = torch.tensor([3, 50, 3])
+    found = [negatives.candidates(targets, len) for _ in range(4000)]
+    sums = torch.stack([(each.share_R * numbers[each.items_R]).sum() for each in found])
+    error = (sums.mean() - numbers.sum()).abs()
+    assert error < 4 * sums.std() / math.sqrt(len(sums))
+    assert sums.std() > 0
+
+
+def test_targets_stand_for_themselves_and_are_never_drawn() -> None:
+    torch.manual_seed(2)
+    negatives = Negatives(ITEMS, 50, popularity=popularity())
+    targets = torch.tensor([7, 59, 20, 7])
+    items_R, share_R = negatives.candidates(targets, len)
+    assert torch.equal(items_R, items_R.unique())  # distinct, ascending
+    of_targets = torch.isin(items_R, targets)
+    assert of_targets.sum() == 3
+    assert torch.equal(share_R[of_targets], torch.ones(3))
+
+
+def test_draws_are_as_frequent_as_expected() -> None:
+    torch.manual_seed(3)
+    negatives = Negatives(ITEMS, 1000, popularity=popularity(), power=0.7, uniform_share=0.3)
+    counts = sum(
+        torch.bincount(negatives.draw(torch.device("cpu")), minlength=ITEMS) for _ in range(300)
+    )
+    chances = (torch.arange(ITEMS).double() ** 2 + 1) ** 0.7
+    truth = 300 * (300 / ITEMS + 700 * chances / chances.sum())
+    torch.testing.assert_close(
+        300 * negatives.expected(torch.arange(ITEMS)).double(), truth, rtol=1e-5, atol=0
+    )
+    assert ((counts - truth).abs() < 5 * truth.sqrt()).all()
+
+
+@both
+def test_the_bias_vanishes_as_negatives_grow(make: Callable, dense: Callable) -> None:
+    """Few negatives are wrong on average; with eight times as many, far less."""
+    leaves, encode, target = problem(4)
+    truth = run_dense(dense, leaves, encode, target)
+
+    def bias(negatives: int) -> tuple[float, float]:
+        """How far the mean value and the mean gradient of hidden are from the truth."""
+        torch.manual_seed(5)
+        loss = make(ITEMS, negatives=negatives)
+        found = [run(loss, leaves, encode, target)[:2] for _ in range(400)]
+        value = torch.stack([value for value, _ in found]).mean()
+        gradient = torch.stack([gradient for _, gradient in found]).mean(0)
+        return (value - truth[0]).abs().item(), (gradient - truth[1]).norm().item()
+
+    few, many = bias(4), bias(32)
+    if make is SampledSoftmax:
+        assert many[0] < few[0] / 4
+        assert many[1] < few[1] / 2
+        assert few[0] > 0.05 * truth[0]  # there was something to see
+    else:  # unbiased with however few
+        assert few[0] < 0.03 * truth[0]
+        assert many[0] < 0.01 * truth[0]
+        assert many[1] < 0.03 * truth[1].norm()
+
+
+@both
+@pytest.mark.parametrize("settings", [{}, {"popularity": popularity()}, {"pool": 20}])
+def test_numerical_gradient(make: Callable, dense: Callable, settings: dict) -> None:
+    leaves, encode, target = problem(6)
+    loss = make(ITEMS, negatives=8, block_items=9, **settings)
+
+    def value(hidden: Tensor, weight: Tensor, bias: Tensor, repeats: Tensor) -> Tensor:
+        torch.manual_seed(7)  # the same draw whenever it is asked
+        return loss(encode(hidden, repeats), weight, bias, target)
+
+    assert torch.autograd.gradcheck(value, [leaf.requires_grad_() for leaf in leaves])
+
+
+@both
+def test_rows_may_change_at_once(make: Callable, dense: Callable) -> None:
+    leaves, encode, target = problem(8)
+    loss = make(ITEMS, negatives=8, popularity=popularity(), block_items=9)
+    torch.manual_seed(9)
+    _, *gradients = run(loss, leaves, encode, target)
+    torch.manual_seed(9)
+    hidden, weight, bias, repeats = ours = [leaf.clone().requires_grad_() for leaf in leaves]
+
+    def descend(table: Tensor, rows: Tensor, gradient: Tensor) -> None:
+        assert len(rows) == len(rows.unique())
+        table.data.index_add_(0, rows, -0.1 * gradient)
+
+    updates = Updates(partial(descend, weight), partial(descend, bias), weight=0.5)
+    (0.5 * loss(encode(hidden, repeats), weight, bias, target, updates)).backward()
+    torch.testing.assert_close(hidden.grad, 0.5 * gradients[0])
+    torch.testing.assert_close(repeats.grad, 0.5 * gradients[3])
+    assert weight.grad is None
+    assert bias.grad is None
+    for table, leaf, gradient in zip(ours[1:3], leaves[1:3], gradients[1:3], strict=True):
+        torch.testing.assert_close(table.data, leaf - 0.05 * gradient)
+
+
+def test_hard_negatives_are_those_the_batch_scores_highest() -> None:
+    torch.manual_seed(10)
+    negatives = Negatives(ITEMS, 5, pool=55)
+    drawn: list[Tensor] = []
+
+    def hardness(items: Tensor) -> Tensor:
+        drawn.append(items)
+        return -(items - 30.0).abs()
+
+    found: Candidates = negatives.candidates(torch.tensor([30]), hardness)
+    (pool,) = drawn
+    nearest = sorted(pool.tolist(), key=lambda item: abs(item - 30))[:5]
+    distances = sorted(abs(item - 30) for item in nearest)
+    kept = [item for item in found.items_R.tolist() if item != 30]
+    assert sorted(abs(item - 30) for item in kept) == distances
+    assert torch.equal(found.share_R, torch.ones(6))
+
+
+@pytest.mark.parametrize("t", [0.0, 0.3, 1.0])
+def test_gbce_raises_the_probability_of_targets_to_a_power(t: float) -> None:
+    """Petrov and Macdonald 2023, equations 8 to 10, by hand: one user, every other item drawn."""
+    scores = torch.tensor([0.5, -1.0, 2.0, 0.1], dtype=torch.float64)
+    none = torch.zeros(0, dtype=torch.int64), torch.zeros(2, dtype=torch.int64)
+    flat = Encoded(torch.zeros(1, 2, dtype=torch.float64), *none, torch.zeros(0))
+    target = Jagged(torch.tensor([2]), torch.tensor([0, 1]))
+    loss = SampledBinary(8, negatives=1, calibration=t)
+    torch.manual_seed(11)
+    bias = torch.cat([scores, scores]).requires_grad_()
+    value = loss(flat, torch.zeros(8, 2, dtype=torch.float64), bias, target)
+    value.backward()
+    (drawn,) = [i for i in bias.grad.nonzero().flatten().tolist() if i != 2]
+    rate = 2 / 8
+    power = rate * (t * (1 - 1 / rate) + 1 / rate)
+    p = torch.sigmoid(bias.detach())
+    torch.testing.assert_close(value.detach(), -power * p[2].log() - (1 - p[drawn]).log())
+
+
+@pytest.mark.parametrize("repeats", [False, True])
+@pytest.mark.parametrize("optimizer", [Adam(), RowwiseAdagrad()])
+@pytest.mark.parametrize("make", [SampledSoftmax, SampledBinary])
+def test_a_step_makes_nothing_as_long_as_the_catalog(
+    make: Callable, optimizer: Adam, repeats: bool
+) -> None:
+    num_items, num_users, events = 200_000, 16, 5
+    model = Autoencoder(
+        num_items,
+        popularity=torch.ones(num_items, dtype=torch.int64),
+        num_users=100,
+        repeats=repeats,
+        hidden_dims=[8],
+        table_backend="torch",  # TorchRec's tables are one flat tensor of all floats
+    )
+    loss = make(num_items, popularity=torch.ones(num_items, dtype=torch.int64), negatives=64)
+    training = Training(model, loss, optimizer, seed=0, total_steps=10, progress=Progress())
+    training.manual_backward = lambda loss: loss.backward()  # type: ignore[method-assign]
+    offsets = torch.arange(num_users + 1) * events
+    items = torch.randint(num_items, (num_users * events,)).view(num_users, -1).sort().values
+    rows = Jagged(items.flatten(), offsets)
+    batch = Batch(torch.arange(num_users), rows, target=rows)
+    before = model.item_weight.detach().clone()
+    training.training_step(batch, 0)
+    with LargestTensor() as largest:
+        training.training_step(batch, 0)
+    assert largest.elements < num_items / 10
+    changed = (model.item_weight != before).any(1).sum()
+    assert 0 < changed <= 2 * (num_users * events + 64)
+
+
+@both
+def test_mistakes_are_told(make: Callable, dense: Callable) -> None:
+    with pytest.raises(ValueError, match="negatives must be 1 or more, got 0"):
+        make(ITEMS, negatives=0)
+    with pytest.raises(ValueError, match="uniform_share must be above 0 and at most 1, got 0"):
+        make(ITEMS, uniform_share=0.0)
+    with pytest.raises(ValueError, match="pool must be above negatives=8, got 8"):
+        make(ITEMS, negatives=8, pool=8)
+    assert "the loss is exact" in make(ITEMS, negatives=ITEMS).note
+    assert "biased by design" in make(ITEMS, negatives=4, pool=8).note
