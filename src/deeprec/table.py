@@ -52,26 +52,139 @@ class TableRule(Protocol):
         ...
 
 
+class Sgd:
+    """Plain gradient descent.
+
+    Args:
+        lr: learning rate.
+        weight_decay: share of its value, times lr, that a row loses whenever it changes.
+        clip_norm: a row's gradient is no longer than this; None: as long as it is.
+    """
+
+    def __init__(
+        self, lr: float, *, weight_decay: float = 0.0, clip_norm: float | None = None
+    ) -> None:
+        self.lr, self.weight_decay, self.clip_norm = lr, weight_decay, clip_norm
+
+    def new_state(self, table: Tensor) -> State:
+        return {}
+
+    def update(self, table: Tensor, state: State, rows: Rows, gradient: Tensor) -> None:
+        gradient = _clipped(gradient, self.clip_norm)
+        _decay(table, rows, self.lr * self.weight_decay)
+        _add(table, rows, gradient.mul_(-self.lr))
+
+    def finish_step(self, state: State) -> None:
+        pass
+
+
+class Adagrad:
+    """Adagrad on the rows it is handed: `torch.optim.Adagrad` for sparse gradients.
+
+    Args:
+        lr: learning rate.
+        eps: added to the root of the summed squares.
+        weight_decay: as of `Sgd`.
+        clip_norm: as of `Sgd`.
+    """
+
+    def __init__(
+        self,
+        lr: float,
+        eps: float = 1e-8,
+        *,
+        weight_decay: float = 0.0,
+        clip_norm: float | None = None,
+    ) -> None:
+        self.lr, self.eps = lr, eps
+        self.weight_decay, self.clip_norm = weight_decay, clip_norm
+
+    def new_state(self, table: Tensor) -> State:
+        return {"sum": torch.zeros_like(table)}
+
+    def update(self, table: Tensor, state: State, rows: Rows, gradient: Tensor) -> None:
+        gradient = _clipped(gradient, self.clip_norm)
+        sums = _take(state["sum"], rows).addcmul_(gradient, gradient)
+        _put(state["sum"], rows, sums)
+        _decay(table, rows, self.lr * self.weight_decay)
+        _add(table, rows, gradient.div_(sums.sqrt().add_(self.eps)).mul_(-self.lr))
+
+    def finish_step(self, state: State) -> None:
+        pass
+
+
 class RowwiseAdagrad:
     """Adagrad with one number a row: the sum over steps of the row's mean squared gradient.
+
+    Args:
+        lr: learning rate.
+        eps: added to the root of the sum.
+        weight_decay: as of `Sgd`.
+        clip_norm: as of `Sgd`.
 
     Reference: FBGEMM's `EXACT_ROWWISE_ADAGRAD`, to which it is tested equal.
     """
 
-    def __init__(self, lr: float, eps: float = 1e-8) -> None:
+    def __init__(
+        self,
+        lr: float,
+        eps: float = 1e-8,
+        *,
+        weight_decay: float = 0.0,
+        clip_norm: float | None = None,
+    ) -> None:
         self.lr, self.eps = lr, eps
+        self.weight_decay, self.clip_norm = weight_decay, clip_norm
 
     def new_state(self, table: Tensor) -> State:
         return {"sum": table.new_zeros(table.shape[0])}
 
     def update(self, table: Tensor, state: State, rows: Rows, gradient: Tensor) -> None:
-        gradient_RD = gradient.view(len(gradient), -1)
+        gradient_RD = _clipped(gradient, self.clip_norm).view(len(gradient), -1)
         square_R = torch.linalg.vector_norm(gradient_RD, dim=1).square_()
         sum_R = _take(state["sum"], rows) + square_R.div_(gradient_RD.shape[1])
-        state["sum"][rows] = sum_R
+        _put(state["sum"], rows, sum_R)
         step_R = sum_R.sqrt_().add_(self.eps).reciprocal_().mul_(-self.lr)
-        change_RD = gradient_RD.mul_(step_R[:, None])
-        _add(table, rows, change_RD.view(gradient.shape))
+        _decay(table, rows, self.lr * self.weight_decay)
+        _add(table, rows, gradient_RD.mul_(step_R[:, None]).view(gradient.shape))
+
+    def finish_step(self, state: State) -> None:
+        pass
+
+
+class RmsProp:
+    """`torch.optim.RMSprop` on the rows it is handed; the squares of the others wait.
+
+    Args:
+        lr: learning rate.
+        smoothing: share of the mean squared gradient that stays at an update, in [0, 1).
+        eps: added to the root of the mean.
+        weight_decay: as of `Sgd`.
+        clip_norm: as of `Sgd`.
+    """
+
+    def __init__(
+        self,
+        lr: float,
+        smoothing: float = 0.99,
+        eps: float = 1e-8,
+        *,
+        weight_decay: float = 0.0,
+        clip_norm: float | None = None,
+    ) -> None:
+        self.lr, self.smoothing, self.eps = lr, smoothing, eps
+        self.weight_decay, self.clip_norm = weight_decay, clip_norm
+
+    def new_state(self, table: Tensor) -> State:
+        return {"square_avg": torch.zeros_like(table)}
+
+    def update(self, table: Tensor, state: State, rows: Rows, gradient: Tensor) -> None:
+        gradient = _clipped(gradient, self.clip_norm)
+        squares = _take(state["square_avg"], rows).mul_(self.smoothing)
+        squares.addcmul_(gradient, gradient, value=1.0 - self.smoothing)
+        _put(state["square_avg"], rows, squares)
+        _decay(table, rows, self.lr * self.weight_decay)
+        _add(table, rows, gradient.div_(squares.sqrt().add_(self.eps)).mul_(-self.lr))
 
     def finish_step(self, state: State) -> None:
         pass
@@ -81,12 +194,26 @@ class LazyAdam:
     """Adam on the rows it is handed; the moments of the others wait (`torch.optim.SparseAdam`).
 
     Handed every row at every step it is `torch.optim.Adam`.
+
+    Args:
+        lr: learning rate.
+        betas: shares of the mean and of the mean square that stay at an update.
+        eps: added to the root of the mean square, as in `torch.optim.Adam`.
+        weight_decay: as of `Sgd`.
+        clip_norm: as of `Sgd`.
     """
 
     def __init__(
-        self, lr: float, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
+        self,
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        *,
+        weight_decay: float = 0.0,
+        clip_norm: float | None = None,
     ) -> None:
         self.lr, self.betas, self.eps = lr, betas, eps
+        self.weight_decay, self.clip_norm = weight_decay, clip_norm
 
     def new_state(self, table: Tensor) -> State:
         return {
@@ -97,10 +224,11 @@ class LazyAdam:
 
     def update(self, table: Tensor, state: State, rows: Rows, gradient: Tensor) -> None:
         held = table, state["exp_avg"], state["exp_avg_sq"]
+        _decay(table, rows, self.lr * self.weight_decay)
         values, means, squares = (_take(each, rows) for each in held)
         adam(
             [values],
-            [gradient],
+            [_clipped(gradient, self.clip_norm)],
             [means],
             [squares],
             [],
@@ -114,9 +242,8 @@ class LazyAdam:
             eps=self.eps,
             maximize=False,
         )
-        if isinstance(rows, Tensor):
-            for each, changed in zip(held, (values, means, squares), strict=True):
-                each.index_copy_(0, rows, changed)
+        for each, changed in zip(held, (values, means, squares), strict=True):
+            _put(each, rows, changed)
 
     def finish_step(self, state: State) -> None:
         state["step"] += 1
@@ -127,8 +254,31 @@ def _take(table: Tensor, rows: Rows) -> Tensor:
     return table.index_select(0, rows) if isinstance(rows, Tensor) else table[rows]
 
 
+def _put(table: Tensor, rows: Rows, values: Tensor) -> None:
+    """Writes back what `_take` gave, if that was a copy, or other values of a block."""
+    if isinstance(rows, Tensor):
+        table.index_copy_(0, rows, values)
+    elif table[rows].data_ptr() != values.data_ptr():
+        table[rows] = values
+
+
 def _add(table: Tensor, rows: Rows, change: Tensor) -> None:
     if isinstance(rows, Tensor):
         table.index_add_(0, rows, change)
     else:
         table[rows].add_(change)
+
+
+def _decay(table: Tensor, rows: Rows, share: float) -> None:
+    if share:
+        _put(table, rows, _take(table, rows).mul_(1.0 - share))
+
+
+def _clipped(gradient: Tensor, norm: float | None) -> Tensor:
+    """The gradient, each row no longer than `norm`; changes it in place."""
+    if norm is None:
+        return gradient
+    rows_RD = gradient.view(len(gradient), -1)
+    lengths_R = torch.linalg.vector_norm(rows_RD, dim=1).clamp_(min=norm)
+    rows_RD.mul_(norm / lengths_R[:, None])
+    return gradient

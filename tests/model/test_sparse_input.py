@@ -12,7 +12,7 @@ from torch import Tensor
 from deeprec.batch import Jagged
 from deeprec.errors import ConfigError
 from deeprec.model.sparse_input import SparseInput
-from deeprec.table import LazyAdam, RowwiseAdagrad, TableRule
+from deeprec.table import Adagrad, LazyAdam, RowwiseAdagrad, Sgd, TableRule
 
 FIELDS = {"history": 50, "age": 5}
 WIDTH = 8
@@ -107,6 +107,25 @@ def test_rowwise_adagrad_in_backward_equals_dense_updates(backend: str) -> None:
         torch.testing.assert_close(
             tables.optimizer_state[name]["sum"], sums[name].float(), atol=1e-5, rtol=1e-6
         )
+
+
+@pytest.mark.parametrize("rule", [Sgd, Adagrad, RowwiseAdagrad])
+def test_torchrec_and_plain_torch_train_alike(rule: type[Adagrad]) -> None:
+    pytest.importorskip("torchrec")
+    plain, fused = (train(new_input(name), rule(0.1), 10) for name in ("torch", "torchrec"))
+    assert fused.backend_in_use == "torchrec"
+    for name in FIELDS:
+        torch.testing.assert_close(plain.tables[name], fused.tables[name], atol=1e-6, rtol=1e-6)
+        for key, value in plain.optimizer_state[name].items():
+            of_fused = fused.optimizer_state[name][key].view_as(value)
+            torch.testing.assert_close(value, of_fused, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("limit", [{"weight_decay": 0.1}, {"clip_norm": 1.0}])
+def test_what_torchrec_cannot_do_is_not_asked_of_it(limit: dict[str, float]) -> None:
+    tables = new_input("torchrec")
+    with pytest.raises(ConfigError, match="neither decay nor clip single rows"):
+        tables.fuse(Sgd(0.1, **limit))
 
 
 def test_lazy_adam_equals_sparse_adam() -> None:

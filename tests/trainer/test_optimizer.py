@@ -3,9 +3,21 @@
 import pytest
 import torch
 
-from deeprec.batch import Jagged
+from deeprec.batch import Batch, Jagged
+from deeprec.loss.softmax import Softmax
 from deeprec.model.autoencoder import Autoencoder
-from deeprec.trainer.optimizer import Adam, RowwiseAdagrad, kinds_of, set_rates, state_tensors
+from deeprec.trainer.optimizer import (
+    Adagrad,
+    Adam,
+    Optimizer,
+    RmsProp,
+    RowwiseAdagrad,
+    Sgd,
+    begin_state,
+    kinds_of,
+    set_rates,
+    state_tensors,
+)
 
 
 def new_model() -> Autoencoder:
@@ -65,3 +77,61 @@ def test_the_learning_rate_reaches_the_tables() -> None:
 def test_rates_must_be_positive() -> None:
     with pytest.raises(ValueError, match="table_lr must be above 0, got 0"):
         Adam(table_lr=0)
+
+
+EVERY = [Adam(), RowwiseAdagrad(), Adagrad(), RmsProp(), Sgd()]
+
+
+@pytest.mark.parametrize("optimizer", EVERY, ids=lambda each: type(each).__name__)
+def test_every_optimizer_lowers_the_loss(optimizer: Optimizer) -> None:
+    model = new_model()
+    built = optimizer.build(model)
+    items = Jagged(torch.tensor([1, 4, 2]), torch.tensor([0, 2, 3]))
+    attributes = {"age": Jagged(torch.tensor([0, 2]), torch.tensor([0, 1, 2]))}
+    batch = Batch(torch.arange(2), items, torch.ones(3), attributes, items)
+    losses = []
+    for _ in range(15):
+        torch.manual_seed(0)
+        loss = sum(Softmax()(*task[1:]) for task in model.tasks(batch))
+        for each in built:
+            each.zero_grad()
+        loss.backward()
+        for each in built:
+            each.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.9 * losses[0]
+
+
+@pytest.mark.parametrize("optimizer", EVERY, ids=lambda each: type(each).__name__)
+def test_the_state_is_there_before_the_first_step(optimizer: Optimizer) -> None:
+    """A checkpoint taken before a step and one taken after it hold the same tensors."""
+    model = new_model()
+    built = optimizer.build(model)
+    begin_state(built)
+    before = {name: tensor.shape for name, tensor in state_tensors(built).items()}
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    for each in built:
+        each.step()
+    assert {name: tensor.shape for name, tensor in state_tensors(built).items()} == before
+
+
+def test_layers_are_clipped_together_and_decay_apart_from_their_gradient() -> None:
+    model = new_model()
+    built = Sgd(lr=0.1, clip_norm=1.0, weight_decay=0.5).build(model)
+    layers = kinds_of(model).layers
+    before = [layer.detach().clone() for layer in layers]
+    for layer in layers:
+        layer.grad = torch.full_like(layer, 100.0)
+    built[0].step()
+    steps = [old * 0.95 - new.detach() for old, new in zip(before, layers, strict=True)]
+    length = torch.cat([step.flatten() for step in steps]).norm()
+    torch.testing.assert_close(length, torch.tensor(0.1), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("name", ["clip_norm", "table_clip_norm"])
+def test_limits_are_checked(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be above 0, got 0"):
+        Adam(**{name: 0.0})
+    with pytest.raises(ValueError, match="table_weight_decay must be 0 or more, got -1"):
+        Sgd(table_weight_decay=-1.0)

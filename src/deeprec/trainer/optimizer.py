@@ -19,11 +19,16 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from deeprec import table as rules_of
 from deeprec.model.sparse_input import SparseInput
-from deeprec.table import LazyAdam, Rows, RowUpdate, TableRule
-from deeprec.table import RowwiseAdagrad as RowwiseAdagradRule
+from deeprec.table import Rows, RowUpdate, TableRule
 
 BETAS = (0.9, 0.999)
+# what torch's optimizers remember of each parameter, beside their step, only from the first one on
+LATE_STATE: dict[type[torch.optim.Optimizer], tuple[str, ...]] = {
+    torch.optim.Adam: ("exp_avg", "exp_avg_sq"),
+    torch.optim.RMSprop: ("square_avg",),
+}
 
 
 @dataclass
@@ -67,7 +72,23 @@ class Optimizer(Protocol):
         ...
 
 
-class Adam:
+class Scheduled:
+    """A learning rate that rises over the first steps and falls to the end of the run.
+
+    Args:
+        warmup_steps: steps over which the learning rates rise from 0.
+        decay: they fall with (1 - step / total_steps) ** decay; 0: they stay.
+    """
+
+    def __init__(self, warmup_steps: int, decay: float) -> None:
+        self.warmup_steps, self.decay = warmup_steps, decay
+
+    def rate(self, step: int, total_steps: int) -> float:
+        rising = min(1.0, (step + 1) / (self.warmup_steps + 1))
+        return float(rising * max(0.0, 1.0 - step / max(total_steps, 1)) ** self.decay)
+
+
+class Adam(Scheduled):
     """Adam everywhere; on input tables only the rows touched move (lazy Adam).
 
     Args:
@@ -76,8 +97,13 @@ class Adam:
         item_lr: of per-item numbers such as the output bias; None: `lr`.
         betas: of the running means of gradients and squared gradients.
         eps: added to the root of the squared mean.
-        warmup_steps: steps over which the learning rate rises from 0.
-        decay: the learning rate falls with (1 - step / total_steps) ** decay; 0: it stays.
+        weight_decay: share of its value, times the learning rate, that a weight of the layers loses
+            at each step.
+        table_weight_decay: the same of a table's row whenever it changes.
+        clip_norm: longest gradient of all layers together; None: any.
+        table_clip_norm: longest gradient of a table's row; None: any.
+        warmup_steps: see `Scheduled`.
+        decay: see `Scheduled`.
     """
 
     def __init__(
@@ -88,42 +114,49 @@ class Adam:
         item_lr: float | None = None,
         betas: tuple[float, float] = BETAS,
         eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        table_weight_decay: float = 0.0,
+        clip_norm: float | None = None,
+        table_clip_norm: float | None = None,
         warmup_steps: int = 0,
         decay: float = 0.0,
     ) -> None:
+        super().__init__(warmup_steps, decay)
         _check_positive(lr=lr, table_lr=table_lr, item_lr=item_lr, eps=eps)
+        self.limits = Limits(weight_decay, table_weight_decay, clip_norm, table_clip_norm)
         self.lr, self.betas, self.eps = lr, (betas[0], betas[1]), eps
         self.table_lr = lr if table_lr is None else table_lr
         self.item_lr = lr if item_lr is None else item_lr
-        self.warmup_steps, self.decay = warmup_steps, decay
 
     def build(self, model: nn.Module) -> list[torch.optim.Optimizer]:
-        kinds = kinds_of(model)
-        of_tables = [LazyAdam(self.table_lr, self.betas, self.eps) for _ in kinds.catalog]
-        of_numbers = [LazyAdam(self.item_lr, self.betas, self.eps) for _ in kinds.per_item]
-        of_inputs = [LazyAdam(self.table_lr, self.betas, self.eps) for _ in kinds.inputs]
-        return [
-            _layers_by_adam(kinds, self.lr, self.betas, self.eps),
-            InLoss([*kinds.catalog, *kinds.per_item], [*of_tables, *of_numbers]),
-            *map(InBackward, kinds.inputs, of_inputs),
-        ]
+        def rule(lr: float) -> TableRule:
+            return rules_of.LazyAdam(lr, self.betas, self.eps, **self.limits.of_tables())
 
-    def rate(self, step: int, total_steps: int) -> float:
-        return _rate(step, total_steps, self.warmup_steps, self.decay)
+        return _assemble(
+            kinds_of(model),
+            partial(_adam, lr=self.lr, betas=self.betas, eps=self.eps),
+            lambda: rule(self.table_lr),
+            lambda: rule(self.item_lr),
+            self.limits,
+        )
 
     def state_floats(self, table_rows: int, width: int) -> int:
         return 2 * table_rows * width
 
 
-class RowwiseAdagrad:
+class RowwiseAdagrad(Scheduled):
     """Row-wise Adagrad on input and catalog tables, one float of state a row; Adam on the rest.
 
     Args:
         table_lr: learning rate of the input tables and the catalog table.
         lr: of layers and per-item numbers, by Adam.
         eps: added to the root of a row's summed mean squares.
-        warmup_steps: steps over which the learning rates rise from 0.
-        decay: the learning rates fall with (1 - step / total_steps) ** decay; 0: they stay.
+        weight_decay: as of `Adam`.
+        table_weight_decay: as of `Adam`.
+        clip_norm: as of `Adam`.
+        table_clip_norm: as of `Adam`.
+        warmup_steps: see `Scheduled`.
+        decay: see `Scheduled`.
     """
 
     def __init__(
@@ -132,29 +165,234 @@ class RowwiseAdagrad:
         table_lr: float = 0.05,
         lr: float = 0.003,
         eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        table_weight_decay: float = 0.0,
+        clip_norm: float | None = None,
+        table_clip_norm: float | None = None,
         warmup_steps: int = 0,
         decay: float = 0.0,
     ) -> None:
+        super().__init__(warmup_steps, decay)
         _check_positive(table_lr=table_lr, lr=lr, eps=eps)
+        self.limits = Limits(weight_decay, table_weight_decay, clip_norm, table_clip_norm)
         self.table_lr, self.lr, self.eps = table_lr, lr, eps
-        self.warmup_steps, self.decay = warmup_steps, decay
 
     def build(self, model: nn.Module) -> list[torch.optim.Optimizer]:
-        kinds = kinds_of(model)
-        of_tables = [RowwiseAdagradRule(self.table_lr, self.eps) for _ in kinds.catalog]
-        of_numbers = [LazyAdam(self.lr) for _ in kinds.per_item]
-        of_inputs = [RowwiseAdagradRule(self.table_lr, self.eps) for _ in kinds.inputs]
-        return [
-            _layers_by_adam(kinds, self.lr, BETAS, 1e-8),
-            InLoss([*kinds.catalog, *kinds.per_item], [*of_tables, *of_numbers]),
-            *map(InBackward, kinds.inputs, of_inputs),
-        ]
-
-    def rate(self, step: int, total_steps: int) -> float:
-        return _rate(step, total_steps, self.warmup_steps, self.decay)
+        return _assemble(
+            kinds_of(model),
+            partial(_adam, lr=self.lr, betas=BETAS, eps=1e-8),
+            lambda: rules_of.RowwiseAdagrad(self.table_lr, self.eps, **self.limits.of_tables()),
+            lambda: rules_of.LazyAdam(self.lr, **self.limits.of_tables()),
+            self.limits,
+        )
 
     def state_floats(self, table_rows: int, width: int) -> int:
         return table_rows
+
+
+class Adagrad(Scheduled):
+    """Adagrad everywhere, one float of state a weight.
+
+    Args:
+        lr: learning rate of layers and per-item numbers.
+        table_lr: of the input tables and the catalog table; None: `lr`.
+        eps: added to the root of the summed squares.
+        weight_decay: as of `Adam`.
+        table_weight_decay: as of `Adam`.
+        clip_norm: as of `Adam`.
+        table_clip_norm: as of `Adam`.
+        warmup_steps: see `Scheduled`.
+        decay: see `Scheduled`.
+    """
+
+    def __init__(
+        self,
+        *,
+        lr: float = 0.05,
+        table_lr: float | None = None,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        table_weight_decay: float = 0.0,
+        clip_norm: float | None = None,
+        table_clip_norm: float | None = None,
+        warmup_steps: int = 0,
+        decay: float = 0.0,
+    ) -> None:
+        super().__init__(warmup_steps, decay)
+        _check_positive(lr=lr, table_lr=table_lr, eps=eps)
+        self.limits = Limits(weight_decay, table_weight_decay, clip_norm, table_clip_norm)
+        self.lr, self.eps = lr, eps
+        self.table_lr = lr if table_lr is None else table_lr
+
+    def build(self, model: nn.Module) -> list[torch.optim.Optimizer]:
+        def rule(lr: float) -> TableRule:
+            return rules_of.Adagrad(lr, self.eps, **self.limits.of_tables())
+
+        return _assemble(
+            kinds_of(model),
+            partial(torch.optim.Adagrad, lr=self.lr, eps=self.eps),
+            lambda: rule(self.table_lr),
+            lambda: rule(self.lr),
+            self.limits,
+        )
+
+    def state_floats(self, table_rows: int, width: int) -> int:
+        return table_rows * width
+
+
+class RmsProp(Scheduled):
+    """RMSProp everywhere, DSSTNE's usual choice; on input tables only the rows touched move.
+
+    Args:
+        lr: learning rate of layers and per-item numbers.
+        table_lr: of the input tables and the catalog table; None: `lr`.
+        smoothing: share of the mean squared gradient that stays at a step, in [0, 1).
+        eps: added to the root of the mean.
+        weight_decay: as of `Adam`.
+        table_weight_decay: as of `Adam`.
+        clip_norm: as of `Adam`.
+        table_clip_norm: as of `Adam`.
+        warmup_steps: see `Scheduled`.
+        decay: see `Scheduled`.
+    """
+
+    def __init__(
+        self,
+        *,
+        lr: float = 0.001,
+        table_lr: float | None = None,
+        smoothing: float = 0.99,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        table_weight_decay: float = 0.0,
+        clip_norm: float | None = None,
+        table_clip_norm: float | None = None,
+        warmup_steps: int = 0,
+        decay: float = 0.0,
+    ) -> None:
+        super().__init__(warmup_steps, decay)
+        _check_positive(lr=lr, table_lr=table_lr, eps=eps)
+        if not 0.0 <= smoothing < 1.0:
+            raise ValueError(f"smoothing must be in [0, 1), got {smoothing}")
+        self.limits = Limits(weight_decay, table_weight_decay, clip_norm, table_clip_norm)
+        self.lr, self.smoothing, self.eps = lr, smoothing, eps
+        self.table_lr = lr if table_lr is None else table_lr
+
+    def build(self, model: nn.Module) -> list[torch.optim.Optimizer]:
+        def rule(lr: float) -> TableRule:
+            return rules_of.RmsProp(lr, self.smoothing, self.eps, **self.limits.of_tables())
+
+        return _assemble(
+            kinds_of(model),
+            partial(torch.optim.RMSprop, lr=self.lr, alpha=self.smoothing, eps=self.eps),
+            lambda: rule(self.table_lr),
+            lambda: rule(self.lr),
+            self.limits,
+        )
+
+    def state_floats(self, table_rows: int, width: int) -> int:
+        return table_rows * width
+
+
+class Sgd(Scheduled):
+    """Plain gradient descent everywhere, no state.
+
+    Args:
+        lr: learning rate of layers and per-item numbers.
+        table_lr: of the input tables and the catalog table; None: `lr`.
+        weight_decay: as of `Adam`.
+        table_weight_decay: as of `Adam`.
+        clip_norm: as of `Adam`.
+        table_clip_norm: as of `Adam`.
+        warmup_steps: see `Scheduled`.
+        decay: see `Scheduled`.
+    """
+
+    def __init__(
+        self,
+        *,
+        lr: float = 0.1,
+        table_lr: float | None = None,
+        weight_decay: float = 0.0,
+        table_weight_decay: float = 0.0,
+        clip_norm: float | None = None,
+        table_clip_norm: float | None = None,
+        warmup_steps: int = 0,
+        decay: float = 0.0,
+    ) -> None:
+        super().__init__(warmup_steps, decay)
+        _check_positive(lr=lr, table_lr=table_lr)
+        self.limits = Limits(weight_decay, table_weight_decay, clip_norm, table_clip_norm)
+        self.lr, self.table_lr = lr, lr if table_lr is None else table_lr
+
+    def build(self, model: nn.Module) -> list[torch.optim.Optimizer]:
+        return _assemble(
+            kinds_of(model),
+            partial(torch.optim.SGD, lr=self.lr),
+            lambda: rules_of.Sgd(self.table_lr, **self.limits.of_tables()),
+            lambda: rules_of.Sgd(self.lr, **self.limits.of_tables()),
+            self.limits,
+        )
+
+    def state_floats(self, table_rows: int, width: int) -> int:
+        return 0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What keeps weights and gradients small; see `Adam`."""
+
+    weight_decay: float
+    table_weight_decay: float
+    clip_norm: float | None
+    table_clip_norm: float | None
+
+    def __post_init__(self) -> None:
+        _check_positive(clip_norm=self.clip_norm, table_clip_norm=self.table_clip_norm)
+        for name in ("weight_decay", "table_weight_decay"):
+            if not getattr(self, name) >= 0.0:
+                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
+
+    def of_tables(self) -> dict[str, Any]:
+        """Arguments of a rule."""
+        return {"weight_decay": self.table_weight_decay, "clip_norm": self.table_clip_norm}
+
+    def hold(self, layers: torch.optim.Optimizer) -> torch.optim.Optimizer:
+        """Clips and decays before each step of the optimizer of the layers."""
+        layers.register_step_pre_hook(lambda optimizer, *_: self._before_step(optimizer))
+        return layers
+
+    @torch.no_grad()
+    def _before_step(self, layers: torch.optim.Optimizer) -> None:
+        for group in layers.param_groups:
+            if self.clip_norm is not None:
+                nn.utils.clip_grad_norm_(group["params"], self.clip_norm)
+            if self.weight_decay:
+                for parameter in group["params"]:
+                    parameter.mul_(1.0 - group["lr"] * self.weight_decay)
+
+
+def _assemble(
+    kinds: Kinds,
+    layers: Callable[[list[nn.Parameter]], torch.optim.Optimizer],
+    of_table: Callable[[], TableRule],
+    of_numbers: Callable[[], TableRule],
+    limits: Limits,
+) -> list[torch.optim.Optimizer]:
+    """One optimizer a kind; each table has a rule of its own, because rules hold learning rates."""
+    tables = [*kinds.catalog, *kinds.per_item]
+    rules = [*(of_table() for _ in kinds.catalog), *(of_numbers() for _ in kinds.per_item)]
+    return [
+        *([limits.hold(layers(kinds.layers))] if kinds.layers else []),
+        InLoss(tables, rules),
+        *(InBackward(inputs, of_table()) for inputs in kinds.inputs),
+    ]
+
+
+def _adam(
+    parameters: list[nn.Parameter], *, lr: float, betas: tuple[float, float], eps: float
+) -> torch.optim.Adam:
+    return torch.optim.Adam(parameters, lr=lr, betas=betas, eps=eps, fused=True)
 
 
 class InLoss(torch.optim.Optimizer):
@@ -256,27 +494,16 @@ def state_tensors(optimizers: Iterable[torch.optim.Optimizer]) -> dict[str, Tens
 
 
 def begin_state(optimizers: Iterable[torch.optim.Optimizer]) -> None:
-    """Makes the state that `torch.optim.Adam` only makes at its first step."""
+    """Makes the state that torch's optimizers only make at their first step."""
     for optimizer in optimizers:
-        if isinstance(optimizer, torch.optim.Adam):
-            for group in optimizer.param_groups:
-                for parameter in group["params"]:
-                    optimizer.state[parameter] = {
-                        "step": torch.zeros((), device=parameter.device),
-                        "exp_avg": torch.zeros_like(parameter),
-                        "exp_avg_sq": torch.zeros_like(parameter),
-                    }
-
-
-def _layers_by_adam(
-    kinds: Kinds, lr: float, betas: tuple[float, float], eps: float
-) -> torch.optim.Adam:
-    return torch.optim.Adam(kinds.layers, lr=lr, betas=betas, eps=eps, fused=True)
-
-
-def _rate(step: int, total_steps: int, warmup_steps: int, decay: float) -> float:
-    rising = min(1.0, (step + 1) / (warmup_steps + 1))
-    return float(rising * max(0.0, 1.0 - step / max(total_steps, 1)) ** decay)
+        names = [name for kind, name in LATE_STATE.items() if isinstance(optimizer, kind)]
+        for group in optimizer.param_groups if names else []:
+            for parameter in group["params"]:
+                state = {name: torch.zeros_like(parameter) for name in names[0]}
+                optimizer.state[parameter] = {
+                    "step": torch.zeros((), device=parameter.device),
+                    **state,
+                }
 
 
 def _check_positive(**values: float | None) -> None:
