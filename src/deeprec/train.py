@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
 from deeprec.config import TrainConfig, to_dict
 from deeprec.console import console
@@ -17,7 +18,7 @@ from deeprec.trainer import checkpoint, memory
 from deeprec.trainer.callback import Keeper
 from deeprec.trainer.device import choose_device
 from deeprec.trainer.loop import Loop
-from deeprec.trainer.module import Progress, Training
+from deeprec.trainer.module import Loss, Progress, Training
 from deeprec.trainer.run import (
     Facts,
     RunFolder,
@@ -153,7 +154,7 @@ class Work:
         model = build_model(config.model, self.facts, popularity).to(self.device.torch)
         return Training(
             model,  # type: ignore[arg-type]  # a Module that keeps the contract of Recommender
-            build_loss(config.loss, self.facts, popularity),
+            self._new_loss(model, popularity),
             instantiate(config.optimizer),
             seed=config.seed,
             total_steps=self.loop.schedule.max_epochs * len(self.data.training),
@@ -164,21 +165,30 @@ class Work:
         """On shapes alone: what would not fit is refused before it is made."""
         with torch.device("meta"):
             model = build_model(self.config.model, self.facts, None)
+        loss = self._new_loss(model, None)
         lengths = self.prepared.parts["train"].lengths[self.data.training.users]
         lines = memory.plan(
             model,
             instantiate(self.config.optimizer),
             batch_users=min(self.loop.batch_users, len(lengths)),
             batch_events=int(min(self.loop.batch_users, len(lengths)) * lengths.mean()),
-            block_items=min(self._block_items(), self.facts.num_items),
+            block_items=min(getattr(loss, "block_items", 8192), self.facts.num_items),
         )
         available = memory.available_bytes(self.device.torch)
         console.print(memory.show(lines, available))
         memory.check(lines, available)
 
-    def _block_items(self) -> int:
-        """Items that the loss scores at once, as far as it says."""
-        return int(getattr(build_loss(self.config.loss, self.facts, None), "block_items", 8192))
+    def _new_loss(self, model: nn.Module, popularity: Tensor | None) -> Loss:
+        item_weight = model.item_weight
+        assert isinstance(item_weight, Tensor)
+        return build_loss(
+            self.config.loss,
+            self.facts,
+            popularity,
+            width=item_weight.shape[1],
+            batch_users=self.loop.batch_users,
+            device=self.device.name,
+        )
 
     def _introduce(self) -> None:
         users, judged = len(self.data.training.users), len(self.data.validation.users)

@@ -248,9 +248,24 @@ def build_model(
     return model
 
 
-def build_loss(part: Mapping[str, Any], facts: Facts, popularity: Tensor | None) -> Loss:
-    """The loss of a config, told what it asks for of the data."""
-    loss: Loss = instantiate_with(part, num_items=facts.num_items, popularity=popularity)
+def build_loss(
+    part: Mapping[str, Any],
+    facts: Facts,
+    popularity: Tensor | None,
+    *,
+    width: int,
+    batch_users: int,
+    device: str,
+) -> Loss:
+    """The loss of a config, told what it asks for of data, model, trainer and machine."""
+    loss: Loss = instantiate_with(
+        part,
+        num_items=facts.num_items,
+        popularity=popularity,
+        width=width,
+        batch_users=batch_users,
+        device=device,
+    )
     return loss
 
 
