@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from deeprec.config import TrainConfig, to_dict
 from deeprec.console import console
-from deeprec.data.datamodule import DataModule
+from deeprec.data.datamodule import DataModule, pinned
 from deeprec.data.dataset import Batches, JudgedBatches
 from deeprec.data.store import Prepared
 from deeprec.data.target import Target
@@ -16,7 +16,7 @@ from deeprec.model.sparse_input import SparseInput
 from deeprec.part import instantiate
 from deeprec.trainer import checkpoint, memory
 from deeprec.trainer.callback import Keeper
-from deeprec.trainer.device import choose_device
+from deeprec.trainer.device import Device, choose_device
 from deeprec.trainer.loop import Loop
 from deeprec.trainer.module import Loss, Progress, Training
 from deeprec.trainer.run import (
@@ -96,7 +96,7 @@ class Work:
             torch.set_num_threads(self.loop.threads)
         self.device = choose_device(self.loop.device)
         target: Target = instantiate(config.target)
-        self.data = _data(config, prepared, target, self.loop)
+        self.data = _data(config, prepared, target, self.loop, self.device)
         self.facts = _facts(prepared, self.data.training)
         self._check_memory()
         self.training = self._new_training()
@@ -166,12 +166,12 @@ class Work:
         with torch.device("meta"):
             model = build_model(self.config.model, self.facts, None)
         loss = self._new_loss(model, None)
-        lengths = self.prepared.parts["train"].lengths[self.data.training.users]
+        users = self.data.training.users_of_batch
         lines = memory.plan(
             model,
             instantiate(self.config.optimizer),
-            batch_users=min(self.loop.batch_users, len(lengths)),
-            batch_events=int(min(self.loop.batch_users, len(lengths)) * lengths.mean()),
+            batch_users=users,
+            batch_events=int(users * self.data.training.lengths.mean()),
             block_items=min(getattr(loss, "block_items", 8192), self.facts.num_items),
         )
         available = memory.available_bytes(self.device.torch)
@@ -186,7 +186,7 @@ class Work:
             self.facts,
             popularity,
             width=item_weight.shape[1],
-            batch_users=self.loop.batch_users,
+            batch_users=self.data.training.users_of_batch,
             device=self.device.name,
         )
 
@@ -239,14 +239,23 @@ def _target_share(prepared: Prepared, training: Batches) -> float:
     return float(len(batch.target.values) / batch.num_users / owned)
 
 
-def _data(config: TrainConfig, prepared: Prepared, target: Target, loop: Loop) -> DataModule:
-    training = Batches(prepared, target, batch_users=loop.batch_users, seed=config.seed)
+def _data(
+    config: TrainConfig, prepared: Prepared, target: Target, loop: Loop, device: Device
+) -> DataModule:
+    training = Batches(
+        prepared,
+        target,
+        grouping=loop.grouping,
+        seed=config.seed,
+        prefetch=loop.prefetch_batches,
+        finish=pinned if device.name == "cuda" else None,
+    )
     if not len(training.users):
         raise DataError(f"{prepared.path}: no user has training events; prepare other data")
     validation = JudgedBatches(
         prepared,
         "validation",
-        batch_users=loop.batch_users,
+        batch_users=training.users_of_batch,
         max_users=loop.validation_users,
         exclude_seen=not prepared.repeats,
     )

@@ -10,6 +10,7 @@ import torch
 from deeprec.batch import Batch
 from deeprec.data import store
 from deeprec.data.dataset import Batches, JudgedBatches
+from deeprec.data.grouping import Grouping
 from deeprec.data.store import SECONDS_PER_DAY, Events, Prepared
 from deeprec.data.target import AfterCut, Reconstruct
 
@@ -69,7 +70,8 @@ def prepared(tmp_path: Path, request: pytest.FixtureRequest) -> Prepared:
 
 
 def cut_batches(prepared: Prepared, **settings: int) -> Batches:
-    return Batches(prepared, AfterCut(window_days=20), **{"batch_users": 4, "seed": 3} | settings)
+    grouping = Grouping(settings.pop("batch_users", 4))
+    return Batches(prepared, AfterCut(window_days=20), grouping=grouping, **{"seed": 3} | settings)
 
 
 def same(one: Batch, other: Batch) -> bool:
@@ -88,7 +90,7 @@ def same(one: Batch, other: Batch) -> bool:
 def test_an_epoch_shows_every_training_user_once_and_the_next_another_order(
     prepared: Prepared,
 ) -> None:
-    batches = Batches(prepared, Reconstruct(), batch_users=4, seed=3)
+    batches = Batches(prepared, Reconstruct(), grouping=Grouping(4), seed=3)
     first, second = list(batches), list(batches)
     assert len(first) == len(second) == len(batches) == 6
     for epoch in (first, second):
@@ -165,10 +167,10 @@ def test_resuming_anywhere_gives_the_batches_that_were_left(prepared: Prepared, 
 @pytest.mark.parametrize("world", [2, 3, 30])
 def test_ranks_share_the_batches_of_one(prepared: Prepared, world: int) -> None:
     ranks = [
-        Batches(prepared, Reconstruct(), batch_users=2, seed=3, rank=r, world=world)
+        Batches(prepared, Reconstruct(), grouping=Grouping(2), seed=3, rank=r, world=world)
         for r in range(world)
     ]
-    single = Batches(prepared, Reconstruct(), batch_users=2 * world, seed=3)
+    single = Batches(prepared, Reconstruct(), grouping=Grouping(2 * world), seed=3)
     assert {len(rank) for rank in ranks} == {len(single)}
     for position in range(len(single)):
         parts = torch.cat([rank.batch(0, position).user_rows for rank in ranks])
@@ -187,3 +189,24 @@ def test_validation_users_are_capped_by_a_fixed_choice(prepared: Prepared) -> No
     few = judged(5)
     assert few.users.tolist() == judged(5).users.tolist() == sorted(few.users.tolist())
     assert sum(batch.num_users for batch in few) == 5
+
+
+@pytest.mark.parametrize("grouping", [Grouping(3), Grouping(None, 25), Grouping(3, None, True)])
+def test_batches_made_ahead_are_the_same_and_begin_anywhere(
+    prepared: Prepared, grouping: Grouping
+) -> None:
+    made = [Batches(prepared, Reconstruct(), grouping=grouping, seed=3, prefetch=n) for n in (0, 4)]
+    runs = [[batch.user_rows.tolist() for _ in range(2) for batch in each] for each in made]
+    assert runs[0] == runs[1]
+    assert len(runs[0]) == 2 * len(made[0])
+    made[1].load_state_dict({"epoch": 1, "position": 1})
+    rest = [batch.user_rows.tolist() for batch in made[1]]
+    assert rest == runs[0][len(made[0]) + 1 :]
+    assert made[1].state_dict() == {"epoch": 2, "position": 0}
+
+
+def test_the_place_told_is_that_of_what_was_taken_not_of_what_was_made(prepared: Prepared) -> None:
+    batches = Batches(prepared, Reconstruct(), grouping=Grouping(2), seed=3, prefetch=4)
+    taken = iter(batches)
+    next(taken)
+    assert batches.state_dict() == {"epoch": 0, "position": 1}

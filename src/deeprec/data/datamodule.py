@@ -1,7 +1,10 @@
 """The batches of a run, in the form Lightning asks for them."""
 
 from lightning.pytorch import LightningDataModule
+from lightning_utilities.core.apply_func import apply_to_collection
+from torch import Tensor
 
+from deeprec.batch import Batch
 from deeprec.data.dataset import Batches, JudgedBatches
 
 
@@ -14,3 +17,9 @@ class DataModule(LightningDataModule):
 
     def train_dataloader(self) -> Batches:
         return self.training
+
+
+def pinned(batch: Batch) -> Batch:
+    """The batch in page-locked memory, from which Lightning moves it to CUDA without waiting."""
+    moved: Batch = apply_to_collection(batch, Tensor, Tensor.pin_memory)
+    return moved

@@ -1,14 +1,16 @@
 """Histories to batches: a pure function of seed, epoch, rank and position, resumable anywhere."""
 
-from collections.abc import Iterator
-from functools import lru_cache
+from collections.abc import Callable, Iterator
+from functools import lru_cache, partial
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from deeprec.batch import Batch, Jagged
+from deeprec.data.grouping import Grouping
 from deeprec.data.judge import attributes_of, distinct, judged_batch, without_seen
+from deeprec.data.prefetch import ahead
 from deeprec.data.store import SECONDS_PER_DAY, Events, PartName, Prepared
 from deeprec.data.target import Examples, Target
 
@@ -25,8 +27,10 @@ class Batches:
     Args:
         prepared: the prepared folder.
         target: what the model learns to predict.
-        batch_users: users in a batch of this rank, before some are left out.
+        grouping: which users share a batch, before some are left out.
         seed: of the order of users and of what the target draws.
+        prefetch: batches made ahead of their use; 0: each when it is asked for.
+        finish: what is done to a batch after it is made, in the same thread; None: nothing.
         rank: this process, in [0, world).
         world: processes that share the users.
     """
@@ -36,39 +40,53 @@ class Batches:
         prepared: Prepared,
         target: Target,
         *,
-        batch_users: int,
+        grouping: Grouping,
         seed: int,
+        prefetch: int = 0,
+        finish: Callable[[Batch], Batch] | None = None,
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        if batch_users < 1:
-            raise ValueError(f"batch_users must be 1 or more, got {batch_users}")
-        self.prepared, self.target, self.batch_users = prepared, target, batch_users
+        self.prepared, self.target, self.grouping = prepared, target, grouping
+        self.prefetch, self.finish = prefetch, finish
         self.seed, self.rank, self.world = seed, rank, world
         self.users = prepared.training_users()
+        self._lengths = prepared.parts["train"].lengths
         self.period = training_period(prepared)
         self.epoch, self.position = 0, 0
         self._plan = lru_cache(maxsize=1)(self._plan_epoch)
 
     def __len__(self) -> int:
         """Batches in an epoch, the same for every rank."""
-        return -(-len(self.users) // (self.batch_users * self.world))
+        return self.grouping.num_batches(self.lengths, self.world)
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """int64 [U]: events of each of the users."""
+        return self._lengths[self.users]
+
+    @property
+    def users_of_batch(self) -> int:
+        """About how many users a batch holds."""
+        return self.grouping.users_of_batch(self.lengths)
 
     def __iter__(self) -> Iterator[Batch]:
-        for position in range(self.position, len(self)):
-            epoch = self.epoch
+        positions = range(self.position, len(self))
+        batches = ahead(partial(self.batch, self.epoch), positions, self.prefetch)
+        for position, batch in zip(positions, batches, strict=True):
             # before the yield: whoever counts len(self) batches never comes back for the rest
             self._advance(position)
-            yield self.batch(epoch, position)
+            yield batch
 
     def batch(self, epoch: int, position: int) -> Batch:
         """The batch at this place of this epoch, whatever was asked for before."""
-        order, uniform = self._plan(epoch)
-        start = (position * self.world + self.rank) * self.batch_users
-        rows = np.sort(order[start : start + self.batch_users])
+        groups, uniform = self._plan(epoch)
+        rows = np.sort(groups[position * self.world + self.rank])
         events = self.prepared.parts["train"].take(rows)
         examples = self.target(events, uniform[rows], self.period)
-        return training_batch(self.prepared, rows, examples, shows_target=self.target.shows_target)
+        shows_target = self.target.shows_target
+        batch = training_batch(self.prepared, rows, examples, shows_target=shows_target)
+        return batch if self.finish is None else self.finish(batch)
 
     def state_dict(self) -> dict[str, int]:
         """Where the next pass begins."""
@@ -81,10 +99,13 @@ class Batches:
         finished = position + 1 == len(self)
         self.epoch, self.position = (self.epoch + 1, 0) if finished else (self.epoch, position + 1)
 
-    def _plan_epoch(self, epoch: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-        """The order of users, and one draw for every user of the folder."""
+    def _plan_epoch(
+        self, epoch: int
+    ) -> tuple[list[npt.NDArray[np.int64]], npt.NDArray[np.float64]]:
+        """The users of every batch, and one draw for every user of the folder."""
         draw = np.random.default_rng([self.seed, epoch])
-        return draw.permutation(self.users), draw.random(self.prepared.num_users)
+        order, uniform = draw.permutation(self.users), draw.random(self.prepared.num_users)
+        return self.grouping.plan(order, self._lengths[order], draw, self.world), uniform
 
 
 class JudgedBatches:

