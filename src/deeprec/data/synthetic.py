@@ -6,10 +6,12 @@ recommend: its most popular items, and what the user had before.
 """
 
 from collections.abc import Iterator
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from deeprec.errors import ConfigError
 
@@ -67,21 +69,30 @@ class Synthetic:
         self.events_per_user, self.taste_strength = events_per_user, taste_strength
         self.drift, self.repeat_share = drift, repeat_share
         self.first_second, self.seconds, self.seed = first_second, days * SECONDS_PER_DAY, seed
-        self.weights = (
-            np.arange(1, num_items + 1, dtype=np.float64) ** -zipf
-        )  # by rank; rank = index
+        weights = np.arange(1, num_items + 1, dtype=np.float64) ** -zipf  # by rank = index
+        # cumulative weights of all items (None) and of each cluster's
+        self._heights = {None: np.cumsum(weights)} | {
+            cluster: np.cumsum(weights[cluster::num_tastes]) for cluster in range(num_tastes)
+        }
 
-    def item_ids(self) -> npt.NDArray[np.str_]:
+    @cached_property
+    def item_ids(self) -> pa.Array:
         """Id of each item in order of popularity; item j is of taste j modulo `num_tastes`."""
         ranks = np.arange(self.num_items)
-        pairs = zip(ranks % self.num_tastes, ranks // self.num_tastes, strict=True)
-        return np.array([f"t{taste:02d}-{place:04d}" for taste, place in pairs])
+        tastes, places = ranks % self.num_tastes, ranks // self.num_tastes
+        parts = pa.scalar("t"), _padded(tastes, 2), pa.scalar("-"), _padded(places, 4)
+        return pc.binary_join_element_wise(*parts, "")
 
     def item_table(self) -> pa.Table:
         """item, name and taste of each item."""
-        ids, tastes = self.item_ids(), np.arange(self.num_items) % self.num_tastes
-        names = [f"thing {i} of taste {t}" for i, t in enumerate(tastes)]
-        return pa.table({"item": ids, "name": names, "taste": [f"t{t:02d}" for t in tastes]})
+        ranks = np.arange(self.num_items)
+        tastes = ranks % self.num_tastes
+        words = pa.array(ranks).cast("string"), pa.scalar("of taste"), pa.array(tastes)
+        names = pc.binary_join_element_wise(
+            pa.scalar("thing"), words[0], words[1], words[2].cast("string"), " "
+        )
+        taste = pc.binary_join_element_wise(pa.scalar("t"), _padded(tastes, 2), "")
+        return pa.table({"item": self.item_ids, "name": names, "taste": taste})
 
     def pieces(self) -> Iterator[tuple[pa.Table, pa.Table]]:
         """Events (user, item, time, kind, value, price) and users (user, region), by chunk."""
@@ -115,11 +126,11 @@ class Synthetic:
         self, draw: np.random.Generator, taste: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.int64]:
         """An item of each event: of its taste, or of all; popular ones oftener."""
-        chosen = _weighted(draw, self.weights, len(taste))
+        chosen = _weighted(draw, self._heights[None], len(taste))
         own = draw.random(len(taste)) < self.taste_strength
         for cluster in range(self.num_tastes):
             here = np.flatnonzero(own & (taste == cluster))
-            ranks = _weighted(draw, self.weights[cluster :: self.num_tastes], len(here))
+            ranks = _weighted(draw, self._heights[cluster], len(here))
             chosen[here] = ranks * self.num_tastes + cluster
         return chosen
 
@@ -134,17 +145,24 @@ class Synthetic:
         value = 1.0 + draw.poisson(0.3, count)
         price = np.round((1 + items % 7) * value, 2)  # an item has one price
         kind = np.where(draw.random(count) < 0.7, "view", "purchase")
-        columns = {"user": users, "item": self.item_ids()[items], "time": times + self.first_second}
+        columns = {
+            "user": users,
+            "item": self.item_ids.take(pa.array(items)),
+            "time": times + self.first_second,
+        }
         return pa.table({**columns, "kind": kind, "value": value, "price": price})
 
 
+def _padded(numbers: npt.NDArray[np.int64], width: int) -> pa.Array:
+    return pc.utf8_lpad(pa.array(numbers).cast("string"), width, "0")
+
+
 def _weighted(
-    draw: np.random.Generator, weights: npt.NDArray[np.float64], count: int
+    draw: np.random.Generator, heights: npt.NDArray[np.float64], count: int
 ) -> npt.NDArray[np.int64]:
-    """Indices with chances in proportion to weights."""
-    heights = np.cumsum(weights)
+    """Indices with chances in proportion to weights, whose cumulative sums are given."""
     found = np.searchsorted(heights, draw.random(count) * heights[-1], side="right")
-    chosen: npt.NDArray[np.int64] = np.minimum(found, len(weights) - 1).astype(np.int64)
+    chosen: npt.NDArray[np.int64] = np.minimum(found, len(heights) - 1).astype(np.int64)
     return chosen
 
 
