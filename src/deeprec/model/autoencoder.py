@@ -110,7 +110,7 @@ class Autoencoder(nn.Module):
         self.sparse_input = SparseInput(tables, first, backend=table_backend, init_std=init_std)
         self.layers = _Layers(hidden_dims, activation, output_activation or activation, dropout)
         log_odds_V = None if popularity is None else item_log_odds(popularity, num_users)
-        self.item_weight = nn.Parameter(torch.randn(num_items, last) * output_init_std)
+        self.item_weight = nn.Parameter(torch.randn(num_items, last).mul_(output_init_std))
         self.item_bias = nn.Parameter(
             torch.zeros(num_items)
             if popularity is None

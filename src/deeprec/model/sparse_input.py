@@ -58,7 +58,7 @@ class SparseInput(nn.Module):
         self.width, self.backend = width, backend
         self.tables = nn.ParameterDict(
             {
-                name: nn.Parameter(torch.randn(rows, width) * init_std)
+                name: nn.Parameter(torch.randn(rows, width).mul_(init_std))
                 for name, rows in fields.items()
             }
         )

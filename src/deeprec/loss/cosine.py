@@ -1,0 +1,89 @@
+"""The angle between a user's targets and its scores over the whole catalog, without scoring it."""
+
+from torch import Tensor, nn
+
+from deeprec.batch import Encoded, Jagged
+from deeprec.loss.gram import BLOCK_ITEMS, Replaced, cell_scores, squares, summed, users_of
+from deeprec.table import NO_UPDATES, Updates
+
+SMALLEST = 1e-12  # squared length below which a user has no direction
+
+
+class Cosine(nn.Module):
+    """Twice one minus the cosine between the targets and the scores, as vectors over the catalog.
+
+    Args:
+        exclude_self: what an item of the target contributed to its own score is taken out of it.
+            For a model whose hidden vector is the sum of the target's rows of the catalog table,
+            each times the target's weight, with rows of unit length and without bias
+            (`model=linear_autoencoder`); for others it would be wrong.
+        block_items: items whose part of the Gram matrix is made at once.
+
+    Raises:
+        ValueError: block_items is below 1.
+
+    Reference:
+        Vancura, Alves, Kasalicky and Kordik, Scalable Linear Shallow Autoencoder for Collaborative
+        Filtering, RecSys 2022, equation 7, there on scores of the whole catalog.
+    """
+
+    dense_gradient = True  # of the catalog table: a Gram matrix moves every row
+
+    def __init__(self, *, exclude_self: bool = False, block_items: int = BLOCK_ITEMS) -> None:
+        super().__init__()
+        if block_items < 1:
+            raise ValueError(f"block_items must be 1 or more, got {block_items}")
+        self.exclude_self, self.block_items = exclude_self, block_items
+
+    def forward(
+        self,
+        encoded: Encoded,
+        item_weight_VD: Tensor,
+        item_bias_V: Tensor,
+        target: Jagged,
+        updates: Updates = NO_UPDATES,
+    ) -> Tensor:
+        """Mean over users with targets of `2 - 2 cos(scores, targets)`.
+
+        Args:
+            encoded: hidden float [B, D] and the scores of own-history items.
+            item_weight_VD: float [V, D], receives a dense gradient.
+            item_bias_V: float [V], receives a dense gradient.
+            target: distinct item indices of each user in [0, V); its weights are the vector that
+                scores are compared with, 1 where there are none.
+            updates: not used: every row has a gradient that is known only at the end.
+
+        Returns:
+            float32 [] (float64 for float64 scores), in [0, 4].
+
+        Example:
+            >>> none = torch.zeros(0, dtype=torch.int64), torch.zeros(2, dtype=torch.int64)
+            >>> user = Encoded(torch.tensor([[1.0, 0.0]]), *none, torch.zeros(0))
+            >>> target = Jagged(torch.tensor([0]), torch.tensor([0, 1]))
+            >>> weight = torch.tensor([[3.0, 0.0], [4.0, 0.0]])
+            >>> Cosine()(user, weight, torch.zeros(2), target)  # 2 - 2 * 3 / 5
+            tensor(0.8000)
+        """
+        scored = encoded.hidden_BD, item_weight_VD, item_bias_V
+        users_P, num_users = users_of(target), encoded.hidden_BD.shape[0]
+        weights_P = target.weights
+        if weights_P is None:
+            weights_P = item_bias_V.new_ones(len(users_P))
+        length_B = summed(weights_P.square(), users_P, num_users)
+        squares_B = squares(*scored, None, self.block_items)
+        if self.exclude_self:
+            inner_B = encoded.hidden_BD.square().sum(1)
+            squares_B = squares_B - 2.0 * inner_B + length_B
+            inner_B = inner_B - length_B
+        else:
+            replaced = Replaced(encoded, target, len(item_bias_V))
+            scores_P = replaced.in_place_of(cell_scores(*scored, users_P, target.values))
+            inner_B = summed(weights_P * scores_P, users_P, num_users)
+            if len(replaced):
+                products_M = cell_scores(*scored, replaced.users_M, replaced.items_M)
+                more_M = replaced.scores_M.to(products_M.dtype).square() - products_M.square()
+                squares_B = squares_B + summed(more_M, replaced.users_M, num_users)
+        lengths_B = (squares_B.clamp(min=SMALLEST) * length_B.clamp(min=SMALLEST)).sqrt()
+        has_target = target.offsets.diff() > 0
+        loss_B = (2.0 - 2.0 * inner_B / lengths_B) * has_target
+        return loss_B.sum() / has_target.sum().clamp(min=1)
