@@ -173,6 +173,7 @@ class Work:
             batch_users=users,
             batch_events=int(users * self.data.training.lengths.mean()),
             block_items=min(getattr(loss, "block_items", 8192), self.facts.num_items),
+            dense_gradient=getattr(loss, "dense_gradient", False),
         )
         available = memory.available_bytes(self.device.torch)
         console.print(memory.show(lines, available))

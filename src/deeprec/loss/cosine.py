@@ -57,6 +57,7 @@ class Cosine(nn.Module):
             float32 [] (float64 for float64 scores), in [0, 4].
 
         Example:
+            >>> import torch
             >>> none = torch.zeros(0, dtype=torch.int64), torch.zeros(2, dtype=torch.int64)
             >>> user = Encoded(torch.tensor([[1.0, 0.0]]), *none, torch.zeros(0))
             >>> target = Jagged(torch.tensor([0]), torch.tensor([0, 1]))

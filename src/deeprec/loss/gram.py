@@ -12,6 +12,7 @@ Reference:
     speed rests on this; Vancura et al., ELSA, RecSys 2022, for the cosine.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -143,7 +144,7 @@ class _Gram(torch.autograd.Function):
 
 def _blocks(
     item_weight_VD: Tensor, item_bias_V: Tensor, item_scale_V: Tensor | None, block_items: int
-) -> list[tuple[slice, Tensor, Tensor]]:
+) -> Iterator[tuple[slice, Tensor, Tensor]]:
     """For each block of items: which, its rows with their bias, and these scaled."""
     for start in range(0, len(item_weight_VD), block_items):
         items = slice(start, start + block_items)
@@ -160,11 +161,13 @@ class _CellScores(torch.autograd.Function):
         ctx: Any, hidden_BD: Tensor, item_weight_VD: Tensor, users_P: Tensor, items_P: Tensor
     ) -> Tensor:
         ctx.save_for_backward(hidden_BD, item_weight_VD, users_P, items_P)
-        scores = [
-            (hidden_BD.index_select(0, users) * item_weight_VD.index_select(0, items)).sum(1)
-            for users, items in zip(users_P.split(CELLS), items_P.split(CELLS), strict=True)
-        ]
-        return torch.cat(scores)
+        scores_P = hidden_BD.new_empty(len(users_P))
+        for start in range(0, len(users_P), CELLS):
+            cells = slice(start, start + CELLS)
+            of_users, of_items = users_P[cells], items_P[cells]
+            rows_XD = item_weight_VD.index_select(0, of_items)
+            torch.sum(rows_XD.mul_(hidden_BD.index_select(0, of_users)), 1, out=scores_P[cells])
+        return scores_P
 
     @staticmethod
     @once_differentiable

@@ -76,6 +76,7 @@ class Squared(nn.Module):
             float32 [] (float64 for float64 scores).
 
         Example:
+            >>> import torch
             >>> none = torch.zeros(0, dtype=torch.int64), torch.zeros(2, dtype=torch.int64)
             >>> flat = Encoded(torch.zeros(1, 4), *none, torch.zeros(0))
             >>> target = Jagged(torch.tensor([0]), torch.tensor([0, 1]))

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from deeprec import folder
@@ -27,6 +27,8 @@ from deeprec.trainer.module import Training
 from deeprec.trainer.optimizer import state_tensors
 
 KIND = "checkpoint"
+SAFE_NAMES = {torch.float32: "F32", torch.float64: "F64", torch.int64: "I64", torch.bool: "BOOL"}
+ROWS = 2**20  # of a table that are looked at at once
 KEPT = 2  # the newest so many are kept, and the best
 
 
@@ -66,9 +68,8 @@ def save(
     path = checkpoints / f"step-{progress.step:08d}"
     manifest = {"step": progress.step, "score": score, **made_from}
     with folder.writing(path, KIND, manifest) as draft:
-        save_file(_own_memory(training.model.state_dict()), draft / "weights.safetensors")
-        remembered = _own_memory(state_tensors(training.built))
-        save_file(remembered, draft / "optimizer.safetensors")
+        _write(draft / "weights.safetensors", training.model.state_dict())
+        _write(draft / "optimizer.safetensors", state_tensors(training.built))
         (draft / "progress.json").write_text(json.dumps(asdict(progress), indent=2) + "\n")
     folder.verify(path, KIND)
     _drop_old(checkpoints)
@@ -83,20 +84,13 @@ def load(checkpoint: Checkpoint, training: Training) -> None:
     """
     checkpoint.verify()
     load_weights(checkpoint, training.model)
-    saved = load_file(checkpoint.path / "optimizer.safetensors")
-    tensors = state_tensors(training.built)
-    _check_same_shapes(checkpoint.path / "optimizer.safetensors", saved, tensors)
-    for name, tensor in tensors.items():
-        tensor.copy_(saved[name])
+    _read(checkpoint.path / "optimizer.safetensors", state_tensors(training.built))
     training.go_on_from(json.loads((checkpoint.path / "progress.json").read_text()))
 
 
 def load_weights(checkpoint: Checkpoint, model: nn.Module) -> None:
     """Copies the weights into a model of the same shapes; `verify` comes first."""
-    path = checkpoint.path / "weights.safetensors"
-    saved = load_file(path)
-    _check_same_shapes(path, saved, model.state_dict())
-    model.load_state_dict(saved)
+    _read(checkpoint.path / "weights.safetensors", model.state_dict())
 
 
 def newest_valid(checkpoints: Path) -> tuple[Checkpoint | None, list[str]]:
@@ -138,31 +132,56 @@ def _drop_old(checkpoints: Path) -> None:
 
 def _check_finite_weights(model: nn.Module) -> None:
     for name, tensor in model.state_dict().items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        if tensor.is_floating_point() and not _is_finite(tensor):
             raise NonFiniteError(
                 f"{name} holds a value that is not finite; nothing of it is saved. Lower the "
                 "learning rates (optimizer.lr, optimizer.table_lr) or give optimizer.warmup_steps"
             )
 
 
-def _check_same_shapes(
-    path: Path, saved: Mapping[str, Tensor], expected: Mapping[str, Tensor]
-) -> None:
-    if unlike := sorted(saved.keys() ^ expected.keys()):
-        raise IntegrityError(f"{path}: not of this model; {', '.join(unlike)} is only on one side")
-    for name, tensor in expected.items():
-        if saved[name].shape != tensor.shape:
+def _is_finite(tensor: Tensor) -> bool:
+    rows = torch.split(tensor, ROWS) if tensor.dim() else [tensor]
+    return all(bool(torch.isfinite(some).all()) for some in rows)
+
+
+def _read(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Copies a file into these tensors, one after the other.
+
+    Raises:
+        IntegrityError: the file holds other tensors.
+    """
+    with safe_open(path, "pt") as saved:
+        if unlike := sorted(set(saved.keys()) ^ tensors.keys()):
             raise IntegrityError(
-                f"{path}: {name} has shape {list(saved[name].shape)}, the model has "
-                f"{list(tensor.shape)}"
+                f"{path}: not of this model; {', '.join(unlike)} is only on one side"
             )
+        shapes = {name: saved.get_slice(name).get_shape() for name in tensors}
+        for name, tensor in tensors.items():
+            if shapes[name] != list(tensor.shape):
+                raise IntegrityError(
+                    f"{path}: {name} has shape {shapes[name]}, the model has {list(tensor.shape)}"
+                )
+        for name, tensor in tensors.items():
+            tensor.copy_(saved.get_tensor(name))
 
 
-def _own_memory(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """On the CPU, contiguous, each tensor alone in its memory, as safetensors wants them."""
-    own = {}
-    for name, tensor in tensors.items():
-        on_cpu = tensor.detach().cpu().contiguous()
-        alone = on_cpu.untyped_storage().nbytes() == on_cpu.nbytes
-        own[name] = on_cpu if alone else on_cpu.clone()
-    return own
+def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Writes a safetensors file tensor by tensor, so that no second copy of a table is made.
+
+    Reference: the format of safetensors, whose own writer first turns all tensors into bytes.
+    """
+    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    header, end = {}, 0
+    for name, tensor in on_cpu.items():
+        start, end = end, end + tensor.nbytes
+        header[name] = {
+            "dtype": SAFE_NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [start, end],
+        }
+    told = json.dumps(header).encode()
+    told += b" " * (-len(told) % 8)  # numbers begin where processors like to read them
+    with path.open("wb") as file:
+        file.write(len(told).to_bytes(8, "little") + told)
+        for tensor in on_cpu.values():
+            file.write(tensor.reshape(-1).view(torch.uint8).numpy().data)

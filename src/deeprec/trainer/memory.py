@@ -32,6 +32,7 @@ def plan(
     batch_users: int,
     batch_events: int,
     block_items: int,
+    dense_gradient: bool = False,
 ) -> list[Line]:
     """What each table, its gradient and its optimizer's state take, and one batch.
 
@@ -41,11 +42,13 @@ def plan(
         batch_users: users in a batch.
         batch_events: events in an average batch.
         block_items: items that the loss scores at once.
+        dense_gradient: whether the loss gives every row of the catalog table a gradient, instead of
+            handing the rows of a block to the optimizer.
     """
     lines = []
     for name, parameter in model.named_parameters():
         if parameter.dim() == 2 and parameter.numel() > 100_000:
-            lines += _table_lines(name, parameter, optimizer)
+            lines += _table_lines(name, parameter, optimizer, dense_gradient)
     small = sum(p.numel() for p in model.parameters()) - sum(
         p.numel() for p in model.parameters() if p.dim() == 2 and p.numel() > 100_000
     )
@@ -128,12 +131,14 @@ def _without(lines: list[Line], settings: list[str]) -> int:
     return sum(line.bytes for line in lines if not {*settings} & {*line.settings})
 
 
-def _table_lines(name: str, table: nn.Parameter, optimizer: Optimizer) -> list[Line]:
+def _table_lines(
+    name: str, table: nn.Parameter, optimizer: Optimizer, dense_gradient: bool
+) -> list[Line]:
     rows, width = table.shape
     what = f"{name} [{rows:,}, {width}]"
     state = optimizer.state_floats(rows, width) * FLOAT
     lines = [Line(what, table.numel() * FLOAT, (WIDTH,))]
-    if name == "item_weight":  # input tables have gradients of touched rows only
+    if name == "item_weight" and dense_gradient:  # input tables: of touched rows only
         lines.append(Line(f"{what} gradient", table.numel() * FLOAT, (WIDTH,)))
     return [*lines, Line(f"{what} optimizer", state, (WIDTH,))]
 
