@@ -401,3 +401,12 @@ def test_a_run_is_not_judged_on_another_prepared_folder(run: Path, tmp_path: Pat
     other = write_prepared(tmp_path)
     with pytest.raises(ConfigError, match="was not trained on"):
         judge(tmp_path, other, run=str(run))
+
+
+def test_some_users_stand_for_all_and_the_report_says_so(tmp_path: Path) -> None:
+    prepared = write_prepared(tmp_path)
+    everybody = judge(tmp_path, prepared, baselines=["popularity"])["systems"][0]["users"]
+    some = judge(tmp_path, prepared, baselines=["popularity"], max_users=2)["systems"][0]["users"]
+    assert some["scored"] == 2
+    assert some["reasons"]["not drawn (max_users)"] == everybody["scored"] - 2
+    assert some["scored"] + some["dropped"] == everybody["scored"] + everybody["dropped"]

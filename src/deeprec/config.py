@@ -74,9 +74,10 @@ class EvaluateConfig:
     baselines: list[Literal["popularity", "item_to_item", "own_frequency"]] = field(
         default_factory=lambda: ["popularity", "item_to_item", "own_frequency"]
     )  # systems judged beside it
+    max_users: int | None = None  # judge so many, drawn with the seed; default: everybody
     batch_users: int = 256  # users ranked at once
     bootstrap_samples: int = 1000  # draws behind each 95 % interval
-    seed: int = 0  # of the bootstrap
+    seed: int = 0  # of the bootstrap, and of which users are drawn
 
     def mistakes(self) -> Iterator[str]:
         if not (self.run or self.bundle or self.recommendations or self.baselines):
@@ -84,7 +85,10 @@ class EvaluateConfig:
         for name in ("prepared", "output_dir"):
             if not (self.run or getattr(self, name)):
                 yield f"{name}: missing; give {name}=FOLDER, or run=RUN, which knows its own"
-        yield from _at_least(1, self, "batch_users", "bootstrap_samples")
+        sizes = ["batch_users", "bootstrap_samples"]
+        yield from _at_least(
+            1, self, *sizes, *(["max_users"] if self.max_users is not None else [])
+        )
         yield from _seed(self.seed)
         cutoffs = self.cutoffs
         if not cutoffs or min(cutoffs) < 1 or len(set(cutoffs)) < len(cutoffs):

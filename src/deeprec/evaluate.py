@@ -22,6 +22,7 @@ from deeprec.catalog import Catalog
 from deeprec.config import EvaluateConfig, check, to_dict
 from deeprec.console import console, progress
 from deeprec.data import protocol
+from deeprec.data.dataset import drawn_users
 from deeprec.data.judge import distinct, judged_batch, known_histories, without_seen
 from deeprec.data.lists import read_lists
 from deeprec.data.store import PartName, Prepared
@@ -68,6 +69,7 @@ class Question:
     exclude_seen: bool
     cutoffs: list[int]
     batch_users: int
+    users: npt.NDArray[np.int64]  # rows of those who are asked about
 
     @property
     def k(self) -> int:
@@ -130,12 +132,14 @@ def _question(config: EvaluateConfig, run: "Run | None") -> Question:
             "would not mean the same items. Give the folder it was trained on, or export a bundle "
             "and judge that"
         )
+    part = cast(PartName, config.part)
     return Question(
         prepared,
-        cast(PartName, config.part),
+        part,
         not prepared.repeats if config.exclude_seen is None else config.exclude_seen,
         sorted(set(config.cutoffs)),
         config.batch_users,
+        drawn_users(prepared.judged_users(part), config.max_users, config.seed),
     )
 
 
@@ -253,7 +257,7 @@ def _judge(
 
 def _batches(question: Question) -> Iterator[Batch]:
     """The users with anything relevant, some at a time."""
-    users = question.prepared.judged_users(question.part)
+    users = question.users
     ends = range(question.batch_users, len(users), question.batch_users)
     with progress(f"ranking for the {question.part}", len(users), "users") as advance:
         for rows in np.split(users, ends):
@@ -285,7 +289,7 @@ def _report(
     seed: int,
 ) -> dict[str, Any]:
     prepared, part, exclude_seen = question.prepared, question.part, question.exclude_seen
-    users = protocol.users(prepared, part, user_rows, exclude_seen=exclude_seen)
+    users = protocol.users(prepared, part, user_rows, question.users, exclude_seen=exclude_seen)
     metric = f"ndcg@{report.headline(question.cutoffs)}"
     return {
         "format": report.FORMAT,

@@ -128,10 +128,7 @@ class JudgedBatches:
     ) -> None:
         self.prepared, self.part = prepared, part
         self.batch_users, self.exclude_seen = batch_users, exclude_seen
-        self.users = prepared.judged_users(part)
-        if max_users is not None and len(self.users) > max_users:
-            chosen = np.random.default_rng(seed).permutation(self.users)[:max_users]
-            self.users = np.sort(chosen)
+        self.users = drawn_users(prepared.judged_users(part), max_users, seed)
 
     def __len__(self) -> int:
         return -(-len(self.users) // self.batch_users)
@@ -141,6 +138,15 @@ class JudgedBatches:
             rows = self.users[start : start + self.batch_users]
             batch = judged_batch(self.prepared, rows, self.part)
             yield without_seen(batch) if self.exclude_seen else batch
+
+
+def drawn_users(
+    users: npt.NDArray[np.int64], max_users: int | None, seed: int
+) -> npt.NDArray[np.int64]:
+    """At most so many of the users, ascending, always the same for a seed; None: all of them."""
+    if max_users is None or len(users) <= max_users:
+        return users
+    return np.sort(np.random.default_rng(seed).permutation(users)[:max_users])
 
 
 def training_batch(

@@ -42,7 +42,12 @@ def card(prepared: Prepared, part: PartName, *, exclude_seen: bool) -> dict[str,
 
 
 def users(
-    prepared: Prepared, part: PartName, scored: npt.NDArray[np.int64], *, exclude_seen: bool
+    prepared: Prepared,
+    part: PartName,
+    scored: npt.NDArray[np.int64],
+    asked: npt.NDArray[np.int64],
+    *,
+    exclude_seen: bool,
 ) -> dict[str, Any]:
     """How many users were scored, and why others who might have been were not.
 
@@ -50,6 +55,7 @@ def users(
         prepared: the prepared folder.
         part: what was judged on.
         scored: int64, rows of the users who were.
+        asked: int64, rows of the users who were drawn to be judged.
         exclude_seen: whether items of the history were relevant.
     """
     empty = may_be_judged(prepared, part) & (prepared.parts[part].lengths == 0)
@@ -59,9 +65,9 @@ def users(
         f"only items unknown to the catalog in the {part}": int((empty & unknown).sum()),
     }
     if exclude_seen:
-        reasons[f"only items in the {part} that they had before"] = len(
-            np.setdiff1d(prepared.judged_users(part), scored)
-        )
+        reasons[f"only items in the {part} that they had before"] = len(np.setdiff1d(asked, scored))
+    if not_drawn := len(prepared.judged_users(part)) - len(asked):
+        reasons["not drawn (max_users)"] = not_drawn
     return {"scored": len(scored), "dropped": sum(reasons.values()), "reasons": reasons}
 
 
