@@ -1,7 +1,7 @@
 """Sampled losses: exact where everything is drawn, unbiased where they say so, blind to V."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import pytest
@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 import reference
-from deeprec.batch import Batch, Encoded, Jagged
-from deeprec.loss.negatives import Candidates, Negatives
+from deeprec.batch import Asked, Batch, Encoded, Jagged, Sample, with_transposition
+from deeprec.loss.candidate_catalog import candidate_catalog
+from deeprec.loss.negatives import Negatives
 from deeprec.loss.sampled_binary import SampledBinary
 from deeprec.loss.sampled_softmax import SampledSoftmax
 from deeprec.model.autoencoder import Autoencoder
-from deeprec.table import Updates
+from deeprec.table import NO_UPDATES, Updates
 from deeprec.trainer.module import Progress, Training
 from deeprec.trainer.optimizer import Adam, RowwiseAdagrad
 from largest_tensor import LargestTensor
@@ -38,6 +39,15 @@ def problem(seed: int) -> tuple[list[Tensor], Callable[..., Encoded], Jagged]:
 
 def popularity() -> Tensor:
     return torch.arange(ITEMS) ** 2
+
+
+def asked(targets: list[int], repeats: Sequence[int] = ()) -> Asked:
+    """One user a target, all repeats with the first."""
+    ends = torch.tensor([0] + [len(repeats)] * len(targets))
+    return Asked(
+        with_transposition(Jagged(torch.tensor(targets), torch.arange(len(targets) + 1))),
+        with_transposition(Jagged(torch.tensor(repeats, dtype=torch.int64), ends)),
+    )
 
 
 def ones(target: Jagged) -> Tensor:
@@ -86,9 +96,8 @@ def test_a_sum_over_the_catalog_is_estimated_without_bias(popular: Tensor | None
     torch.manual_seed(1)
     numbers = torch.linspace(-1, 3, ITEMS, dtype=torch.float64).exp()
     negatives = Negatives(ITEMS, 12, popularity=popular, power=1.0)
-    targets = torch.tensor([3, 50, 3])
-    found = [negatives.candidates(targets, len) for _ in range(4000)]
-    sums = torch.stack([(each.share_R * numbers[each.items_R]).sum() for each in found])
+    found = [negatives.sample(asked([3, 50, 3])) for _ in range(4000)]
+    sums = torch.stack([(each.shares * numbers[each.items]).sum() for each in found])
     error = (sums.mean() - numbers.sum()).abs()
     assert error < 4 * sums.std() / math.sqrt(len(sums))
     assert sums.std() > 0
@@ -97,20 +106,23 @@ def test_a_sum_over_the_catalog_is_estimated_without_bias(popular: Tensor | None
 def test_targets_stand_for_themselves_and_are_never_drawn() -> None:
     torch.manual_seed(2)
     negatives = Negatives(ITEMS, 50, popularity=popularity())
-    targets = torch.tensor([7, 59, 20, 7])
-    items_R, share_R = negatives.candidates(targets, len)
-    assert torch.equal(items_R, items_R.unique())  # distinct, ascending
-    of_targets = torch.isin(items_R, targets)
+    targets = [7, 59, 20, 7]
+    sample = negatives.sample(asked(targets, [3, 20, 59]))
+    assert torch.equal(sample.items, sample.items.unique())  # distinct, ascending
+    of_targets = torch.isin(sample.items, torch.tensor(targets))
     assert of_targets.sum() == 3
-    assert torch.equal(share_R[of_targets], torch.ones(3))
+    assert torch.equal(sample.shares[of_targets], torch.ones(3))
+    assert sample.items[sample.target.values].tolist() == targets
+    repeats = sample.items[sample.repeats.values].tolist()
+    assert repeats == [item for item in [3, 20, 59] if item in sample.items]
+    assert sample.of_repeats.tolist() == [[3, 20, 59].index(item) for item in repeats]
+    assert sample.repeats.offsets.tolist() == [0, *[len(repeats)] * 4]
 
 
 def test_draws_are_as_frequent_as_expected() -> None:
     torch.manual_seed(3)
     negatives = Negatives(ITEMS, 1000, popularity=popularity(), power=0.7, uniform_share=0.3)
-    counts = sum(
-        torch.bincount(negatives.draw(torch.device("cpu")), minlength=ITEMS) for _ in range(300)
-    )
+    counts = sum(torch.bincount(negatives.draw(), minlength=ITEMS) for _ in range(300))
     chances = (torch.arange(ITEMS).double() ** 2 + 1) ** 0.7
     truth = 300 * (300 / ITEMS + 700 * chances / chances.sum())
     torch.testing.assert_close(
@@ -184,19 +196,35 @@ def test_rows_may_change_at_once(make: Callable, dense: Callable) -> None:
 def test_hard_negatives_are_those_the_batch_scores_highest() -> None:
     torch.manual_seed(10)
     negatives = Negatives(ITEMS, 5, pool=55)
-    drawn: list[Tensor] = []
+    sample = negatives.sample(asked([30], [40]))
+    owned = [40] if 40 in sample.items else []  # drawn, and so scored, however low
+    assert sample.items.tolist() == [30, *owned]
+    none = torch.zeros(0, dtype=torch.int64), torch.zeros(2, dtype=torch.int64)
+    scored = Encoded(torch.zeros(1, 2), *none, torch.zeros(0))
+    bias = -(torch.arange(ITEMS) - 30.0).abs()
+    catalog = candidate_catalog(
+        negatives,
+        scored,
+        torch.zeros(ITEMS, 2),
+        bias,
+        Asked(sample.target, sample.repeats, sample),
+        NO_UPDATES,
+        corrected=True,
+    )
+    nearest = sorted(abs(item - 30) for item in sample.pool.tolist())[: 5 - len(owned)]
+    found = sorted((-catalog.item_bias_R[len(sample.items) :]).tolist())
+    assert found == nearest
+    assert torch.equal(catalog.share_R, torch.ones(6))
 
-    def hardness(items: Tensor) -> Tensor:
-        drawn.append(items)
-        return -(items - 30.0).abs()
 
-    found: Candidates = negatives.candidates(torch.tensor([30]), hardness)
-    (pool,) = drawn
-    nearest = sorted(pool.tolist(), key=lambda item: abs(item - 30))[:5]
-    distances = sorted(abs(item - 30) for item in nearest)
-    kept = [item for item in found.items_R.tolist() if item != 30]
-    assert sorted(abs(item - 30) for item in kept) == distances
-    assert torch.equal(found.share_R, torch.ones(6))
+def test_a_sample_depends_on_its_generator_alone() -> None:
+    negatives = Negatives(ITEMS, 8, popularity=popularity())
+
+    def draw(seed: int) -> Sample:
+        return negatives.sample(asked([1, 2]), torch.Generator().manual_seed(seed))
+
+    assert torch.equal(draw(1).items, draw(1).items)
+    assert not torch.equal(draw(1).items, draw(2).items)
 
 
 @pytest.mark.parametrize("t", [0.0, 0.3, 1.0])
@@ -241,9 +269,10 @@ def test_a_step_makes_nothing_as_long_as_the_catalog(
     rows = Jagged(items.flatten(), offsets)
     batch = Batch(torch.arange(num_users), rows, target=rows)
     before = model.item_weight.detach().clone()
-    training.training_step(batch, 0)
+    arranged = training.arrange(batch, torch.Generator())
+    training.training_step(arranged, 0)
     with LargestTensor() as largest:
-        training.training_step(batch, 0)
+        training.training_step(arranged, 0)
     assert largest.elements < num_items / 10
     changed = (model.item_weight != before).any(1).sum()
     assert 0 < changed <= 2 * (num_users * events + 64)

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deeprec.batch import Encoded, Jagged
+from deeprec.batch import Encoded
+from deeprec.loss.asked import Target
 from deeprec.loss.candidate_catalog import candidate_catalog
 from deeprec.loss.catalog_blocks import BLOCK_ITEMS, Cost, catalog_loss, separable
 from deeprec.loss.negatives import Negatives
@@ -89,7 +90,7 @@ class SampledBinary(nn.Module):
         encoded: Encoded,
         item_weight_VD: Tensor,
         item_bias_V: Tensor,
-        target: Jagged,
+        target: Target,
         updates: Updates = NO_UPDATES,
     ) -> Tensor:
         """Sum over users and items of `-log p` of targets and `-log(1 - p)` of others, over B.
@@ -106,6 +107,7 @@ class SampledBinary(nn.Module):
             float32 []. Unit: nats per user.
 
         Example:
+            >>> from deeprec.batch import Jagged
             >>> none = torch.zeros(0, dtype=torch.int64), torch.zeros(2, dtype=torch.int64)
             >>> flat = Encoded(torch.zeros(1, 4), *none, torch.zeros(0))
             >>> target = Jagged(torch.tensor([0, 2]), torch.tensor([0, 2]))
@@ -129,8 +131,8 @@ class SampledBinary(nn.Module):
             catalog.encoded,
             catalog.item_weight_RD,
             catalog.item_bias_R,
-            catalog.target,
-            num_users=item_bias_V.new_tensor(encoded.hidden_BD.shape[0]),
+            catalog.asked,
+            num_users=item_bias_V.new_full((), encoded.hidden_BD.shape[0]),
             block_items=self.block_items,
             updates=catalog.updates,
         )

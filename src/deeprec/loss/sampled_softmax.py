@@ -2,7 +2,8 @@
 
 from torch import Tensor, nn
 
-from deeprec.batch import Encoded, Jagged
+from deeprec.batch import Encoded
+from deeprec.loss.asked import Target
 from deeprec.loss.candidate_catalog import candidate_catalog
 from deeprec.loss.catalog_blocks import BLOCK_ITEMS
 from deeprec.loss.negatives import Negatives
@@ -84,7 +85,7 @@ class SampledSoftmax(nn.Module):
         encoded: Encoded,
         item_weight_VD: Tensor,
         item_bias_V: Tensor,
-        target: Jagged,
+        target: Target,
         updates: Updates = NO_UPDATES,
     ) -> Tensor:
         """Mean over users with targets of `-sum over targets of log softmax(scores)`, estimated.
@@ -103,6 +104,7 @@ class SampledSoftmax(nn.Module):
 
         Example:
             >>> import torch
+            >>> from deeprec.batch import Jagged
             >>> none = torch.zeros(0, dtype=torch.int64), torch.zeros(2, dtype=torch.int64)
             >>> flat = Encoded(torch.zeros(1, 4), *none, torch.zeros(0))
             >>> target = Jagged(torch.tensor([0, 2]), torch.tensor([0, 2]))
@@ -117,7 +119,7 @@ class SampledSoftmax(nn.Module):
             catalog.encoded,
             catalog.item_weight_RD,
             catalog.item_bias_R,
-            catalog.target,
+            catalog.asked,
             catalog.updates,
         )
         return loss

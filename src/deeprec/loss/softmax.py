@@ -1,11 +1,13 @@
 """Multinomial cross entropy: the whole catalog competes for each user's targets."""
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from deeprec.batch import Encoded, Jagged
+from deeprec.batch import Encoded
+from deeprec.loss.asked import Target, asked_of
 from deeprec.loss.catalog_blocks import (
     BLOCK_ITEMS,
     Blocks,
@@ -45,7 +47,7 @@ class Softmax(nn.Module):
         encoded: Encoded,
         item_weight_VD: Tensor,
         item_bias_V: Tensor,
-        target: Jagged,
+        target: Target,
         updates: Updates = NO_UPDATES,
     ) -> Tensor:
         """Mean over users with targets of `-sum over targets of log softmax(scores)`.
@@ -66,16 +68,18 @@ class Softmax(nn.Module):
             float32 []. Unit: nats per user.
 
         Example:
+            >>> from deeprec.batch import Jagged
             >>> none = torch.zeros(0, dtype=torch.int64), torch.zeros(2, dtype=torch.int64)
             >>> flat = Encoded(torch.zeros(1, 4), *none, torch.zeros(0))
             >>> target = Jagged(torch.tensor([0, 2]), torch.tensor([0, 2]))
             >>> Softmax()(flat, torch.zeros(3, 4), torch.zeros(3), target)  # 2 log 3
             tensor(2.1972)
         """
-        lengths_B = target.offsets.diff()
-        weights_P = target.weights
+        asked = asked_of(target, encoded, item_bias_V)
+        lengths_B = asked.target.offsets.diff()
+        weights_P = asked.target.weights
         if weights_P is None:
-            weights_P = encoded.hidden_BD.new_ones(target.values.shape)
+            weights_P = encoded.hidden_BD.new_ones(asked.target.values.shape)
         if self.normalise_targets:
             shares_B = 1.0 / lengths_B.clamp(min=1).to(weights_P.dtype)
             weights_P = weights_P * shares_B.repeat_interleave(
@@ -86,7 +90,7 @@ class Softmax(nn.Module):
             encoded,
             item_weight_VD,
             item_bias_V,
-            Jagged(target.values, target.offsets, weights_P),
+            replace(asked, target=replace(asked.target, weights=weights_P)),
             num_users=(lengths_B > 0).sum().clamp(min=1),
             block_items=self.block_items,
             updates=updates,
