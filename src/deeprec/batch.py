@@ -90,12 +90,29 @@ class Sample:
 
 
 @dataclass
+class Drawn:
+    """The items that a sampled loss scores for everybody, where a target is only for its own user.
+
+    Targets and repeats are told by their places among these items.
+    """
+
+    items: Tensor  # int64 [S], distinct, ascending
+    shares: Tensor  # float32 [S], for how many items of the catalog each stands, > 0
+    targets: Jagged  # those that are a target of a user
+    repeats: Jagged  # those that have a score of their own
+    of_repeats: Tensor  # int64, which of the repeats of `Asked` these are
+    shared: Tensor  # int64, places of the items that are a target of somebody
+    as_targets: Tensor  # int64, places of the same among the distinct items of the target
+    others: Tensor  # int64, places of all other items
+
+
+@dataclass
 class Asked:
     """What a loss must know of a batch before the model speaks."""
 
     target: Jagged  # distinct items of each user
     repeats: Jagged  # distinct items of each user that have a score of their own
-    sample: Sample | None = None  # absent: a sampled loss draws it when it is called
+    sample: Sample | Drawn | None = None  # absent: a sampled loss draws it when it is called
 
 
 @dataclass

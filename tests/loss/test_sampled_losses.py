@@ -66,8 +66,14 @@ def dense_binary(scores: Tensor, target: Jagged) -> Tensor:
     return nn.functional.binary_cross_entropy_with_logits(scores, wanted, reduction="sum") / USERS
 
 
-LOSSES = [(SampledSoftmax, dense_softmax), (SampledBinary, dense_binary)]
-both = pytest.mark.parametrize(("make", "dense"), LOSSES)
+LOSSES = [
+    (SampledSoftmax, dense_softmax),
+    (SampledBinary, dense_binary),
+    (partial(SampledSoftmax, shared_targets=False), dense_softmax),
+    (partial(SampledBinary, shared_targets=False), dense_binary),
+]
+every = pytest.mark.parametrize(("make", "dense"), LOSSES)
+shared = pytest.mark.parametrize("make", [SampledSoftmax, SampledBinary])
 
 
 def run(loss: nn.Module, leaves: list[Tensor], encode: Callable, target: Jagged) -> list[Tensor]:
@@ -83,7 +89,7 @@ def run_dense(dense: Callable, leaves: list[Tensor], encode: Callable, target: J
     return [value.detach(), *torch.autograd.grad(value, theirs)]
 
 
-@both
+@every
 def test_drawing_everything_is_exact(make: Callable, dense: Callable) -> None:
     leaves, encode, target = problem(0)
     ours = run(make(ITEMS, negatives=ITEMS, block_items=7), leaves, encode, target)
@@ -131,7 +137,7 @@ def test_draws_are_as_frequent_as_expected() -> None:
     assert ((counts - truth).abs() < 5 * truth.sqrt()).all()
 
 
-@both
+@every
 def test_the_bias_vanishes_as_negatives_grow(make: Callable, dense: Callable) -> None:
     """Few negatives are wrong on average; with eight times as many, far less."""
     leaves, encode, target = problem(4)
@@ -147,7 +153,7 @@ def test_the_bias_vanishes_as_negatives_grow(make: Callable, dense: Callable) ->
         return (value - truth[0]).abs().item(), (gradient - truth[1]).norm().item()
 
     few, many = bias(4), bias(32)
-    if make is SampledSoftmax:
+    if dense is dense_softmax:
         assert many[0] < few[0] / 4
         assert many[1] < few[1] / 2
         assert few[0] > 0.05 * truth[0]  # there was something to see
@@ -157,9 +163,18 @@ def test_the_bias_vanishes_as_negatives_grow(make: Callable, dense: Callable) ->
         assert many[1] < 0.03 * truth[1].norm()
 
 
-@both
-@pytest.mark.parametrize("settings", [{}, {"popularity": popularity()}, {"pool": 20}])
+@shared
+def test_numerical_gradient_of_hard_negatives(make: Callable) -> None:
+    assert_numerical_gradient(make, {"pool": 20})
+
+
+@every
+@pytest.mark.parametrize("settings", [{}, {"popularity": popularity()}])
 def test_numerical_gradient(make: Callable, dense: Callable, settings: dict) -> None:
+    assert_numerical_gradient(make, settings)
+
+
+def assert_numerical_gradient(make: Callable, settings: dict) -> None:
     leaves, encode, target = problem(6)
     loss = make(ITEMS, negatives=8, block_items=9, **settings)
 
@@ -170,7 +185,7 @@ def test_numerical_gradient(make: Callable, dense: Callable, settings: dict) -> 
     assert torch.autograd.gradcheck(value, [leaf.requires_grad_() for leaf in leaves])
 
 
-@both
+@every
 def test_rows_may_change_at_once(make: Callable, dense: Callable) -> None:
     leaves, encode, target = problem(8)
     loss = make(ITEMS, negatives=8, popularity=popularity(), block_items=9)
@@ -248,7 +263,10 @@ def test_gbce_raises_the_probability_of_targets_to_a_power(t: float) -> None:
 
 @pytest.mark.parametrize("repeats", [False, True])
 @pytest.mark.parametrize("optimizer", [Adam(), RowwiseAdagrad()])
-@pytest.mark.parametrize("make", [SampledSoftmax, SampledBinary])
+@pytest.mark.parametrize(
+    "make",
+    [SampledSoftmax, SampledBinary, partial(SampledSoftmax, shared_targets=False)],
+)
 def test_a_step_makes_nothing_as_long_as_the_catalog(
     make: Callable, optimizer: Adam, repeats: bool
 ) -> None:
@@ -278,8 +296,8 @@ def test_a_step_makes_nothing_as_long_as_the_catalog(
     assert 0 < changed <= 2 * (num_users * events + 64)
 
 
-@both
-def test_mistakes_are_told(make: Callable, dense: Callable) -> None:
+@shared
+def test_mistakes_are_told(make: Callable) -> None:
     with pytest.raises(ValueError, match="negatives must be 1 or more, got 0"):
         make(ITEMS, negatives=0)
     with pytest.raises(ValueError, match="uniform_share must be above 0 and at most 1, got 0"):
@@ -288,3 +306,5 @@ def test_mistakes_are_told(make: Callable, dense: Callable) -> None:
         make(ITEMS, negatives=8, pool=8)
     assert "the loss is exact" in make(ITEMS, negatives=ITEMS).note
     assert "biased by design" in make(ITEMS, negatives=4, pool=8).note
+    with pytest.raises(ValueError, match="a pool of hard negatives needs shared_targets=true"):
+        make(ITEMS, negatives=4, pool=8, shared_targets=False)

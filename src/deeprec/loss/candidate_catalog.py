@@ -53,6 +53,7 @@ def candidate_catalog(
     """
     asked = asked_of(target, encoded, item_bias_V)
     sample = asked.sample or negatives.sample(asked)
+    assert isinstance(sample, Sample), "targets that are not shared are scored by own_targets.py"
     items_R, share_R = sample.items, sample.shares.to(item_bias_V.dtype)
     if sample.num_hardest:
         hardest = _hardest(sample, encoded, item_weight_VD, item_bias_V)

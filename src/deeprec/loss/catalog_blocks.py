@@ -316,7 +316,7 @@ def catalog_loss(
     encoded = encoded._replace(hidden_BD=encoded.hidden_BD.to(item_weight_VD.dtype))
     scored = (encoded.hidden_BD, item_weight_VD, item_bias_V, encoded.repeat_scores_M)
     needed = Needed(*(torch.is_grad_enabled() and tensor.requires_grad for tensor in scored))
-    dtype = _product_dtype(item_weight_VD)
+    dtype = product_dtype(item_weight_VD)
     with torch.autocast(item_weight_VD.device.type, enabled=False):
         total: Tensor = _CatalogLoss.apply(  # type: ignore[no-untyped-call]  # torch leaves it so
             *scored, encoded, asked, walk, num_users, block_items, dtype, needed, updates
@@ -324,7 +324,7 @@ def catalog_loss(
     return total
 
 
-def _product_dtype(item_weight_VD: Tensor) -> torch.dtype:
+def product_dtype(item_weight_VD: Tensor) -> torch.dtype:
     """That of autocast where it is on, else that of the table; float64 is never narrowed."""
     device = item_weight_VD.device.type
     if item_weight_VD.dtype == torch.float32 and torch.is_autocast_enabled(device):

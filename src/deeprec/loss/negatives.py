@@ -12,12 +12,14 @@ by the device; how many they are is known before.
 Shapes (legend in deeprec/batch.py): S draws, T distinct targets.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from deeprec.batch import Asked, Jagged, Sample, transposed, with_transposition
+from deeprec.batch import Asked, Drawn, Jagged, Sample, transposed, with_transposition
 
 Items = npt.NDArray[np.int64]
 Shares = npt.NDArray[np.float32]
@@ -41,9 +43,12 @@ class Negatives:
             that somebody of it had and has an own score for; each then stands for itself, so that
             a sum over the catalog is no longer estimated: the others are left out. None: keep all
             draws.
+        shared_targets: score the batch's targets for everybody; else each for its own users, and
+            for everybody the draws alone.
 
     Raises:
-        ValueError: count is below 1, uniform_share lies outside (0, 1], or pool is not above count.
+        ValueError: count is below 1, uniform_share lies outside (0, 1], pool is not above count, or
+            there is a pool and targets are not shared.
 
     Reference:
         Bengio and Senecal, Quick Training of Probabilistic Neural Nets by Importance Sampling,
@@ -59,6 +64,7 @@ class Negatives:
         power: float = 0.5,
         uniform_share: float = 0.2,
         pool: int | None = None,
+        shared_targets: bool = True,
     ) -> None:
         if count < 1:
             raise ValueError(f"negatives must be 1 or more, got {count}")
@@ -66,14 +72,17 @@ class Negatives:
             raise ValueError(f"pool must be above negatives={count}, got {pool}; or set it to null")
         if not 0.0 < uniform_share <= 1.0:
             raise ValueError(f"uniform_share must be above 0 and at most 1, got {uniform_share}")
+        if pool is not None and not shared_targets:
+            raise ValueError("a pool of hard negatives needs shared_targets=true, got false")
         self.num_items, self.count, self.pool = num_items, count, pool
+        self.shared_targets = shared_targets
         draws = pool or count
         self.num_uniform = draws if popularity is None else max(1, round(draws * uniform_share))
         self.num_popular = draws - self.num_uniform
         self._cumulative_V = None if popularity is None else _cumulative(popularity, power)
 
-    def sample(self, asked: Asked, draw: torch.Generator | None = None) -> Sample:
-        """The batch's targets, and items drawn beside them.
+    def sample(self, asked: Asked, draw: torch.Generator | None = None) -> Sample | Drawn:
+        """What is scored for a batch: `Sample` where targets are shared, else `Drawn`.
 
         What is asked may lie on any device; all this happens on the host, where the sample's sizes
         are known, and the sample is brought to the device.
@@ -82,9 +91,12 @@ class Negatives:
             asked: arranged; targets and repeats of the batch.
             draw: on the CPU; None: torch's own.
         """
+        return self._with_targets(asked, draw) if self.shared_targets else self._alone(asked, draw)
+
+    def _with_targets(self, asked: Asked, draw: torch.Generator | None) -> Sample:
         if self.count >= self.num_items:  # to draw so many is to know all of them
-            items = np.arange(self.num_items)
-            shares, pool, num_hardest = np.ones(len(items), np.float32), items[:0], 0
+            items, shares = self._everything()
+            pool, num_hardest = items[:0], 0
         else:
             items, shares, pool, num_hardest = self._chosen(asked, draw)
         target, _ = _told(asked.target, items)
@@ -99,6 +111,33 @@ class Negatives:
             repeats=repeats,
             of_repeats=of_repeats,
         )
+
+    def _alone(self, asked: Asked, draw: torch.Generator | None) -> Drawn:
+        if self.count >= self.num_items:
+            items, shares = self._everything()
+        else:
+            items, counts = np.unique(self.draw(draw).numpy(), return_counts=True)
+            shares = counts.astype(np.float32) / self.expected(torch.from_numpy(items)).numpy()
+        targets, _ = _told(replace(asked.target, weights=None), items)
+        repeats, of_repeats = _told(asked.repeats, items)
+        distinct = transposed(asked.target).distinct.cpu().numpy()
+        among = _among(items, distinct)
+        shared, others = np.flatnonzero(among), np.flatnonzero(~among)
+        as_targets = np.searchsorted(distinct, items[shared])
+        device = asked.target.values.device
+        return Drawn(
+            items=torch.from_numpy(items).to(device),
+            shares=torch.from_numpy(shares).to(device),
+            targets=targets,
+            repeats=repeats,
+            of_repeats=of_repeats,
+            shared=torch.from_numpy(shared).to(device),
+            as_targets=torch.from_numpy(as_targets).to(device),
+            others=torch.from_numpy(others).to(device),
+        )
+
+    def _everything(self) -> tuple[Items, Shares]:
+        return np.arange(self.num_items), np.ones(self.num_items, np.float32)
 
     def draw(self, draw: torch.Generator | None = None) -> Tensor:
         """int64 [S], with repeats, on the CPU."""

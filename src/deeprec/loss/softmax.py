@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from deeprec.batch import Encoded
+from deeprec.batch import Encoded, Jagged
 from deeprec.loss.asked import Target, asked_of
 from deeprec.loss.catalog_blocks import (
     BLOCK_ITEMS,
@@ -68,7 +68,6 @@ class Softmax(nn.Module):
             float32 []. Unit: nats per user.
 
         Example:
-            >>> from deeprec.batch import Jagged
             >>> none = torch.zeros(0, dtype=torch.int64), torch.zeros(2, dtype=torch.int64)
             >>> flat = Encoded(torch.zeros(1, 4), *none, torch.zeros(0))
             >>> target = Jagged(torch.tensor([0, 2]), torch.tensor([0, 2]))
@@ -76,25 +75,34 @@ class Softmax(nn.Module):
             tensor(2.1972)
         """
         asked = asked_of(target, encoded, item_bias_V)
-        lengths_B = asked.target.offsets.diff()
-        weights_P = asked.target.weights
-        if weights_P is None:
-            weights_P = encoded.hidden_BD.new_ones(asked.target.values.shape)
-        if self.normalise_targets:
-            shares_B = 1.0 / lengths_B.clamp(min=1).to(weights_P.dtype)
-            weights_P = weights_P * shares_B.repeat_interleave(
-                lengths_B, output_size=weights_P.shape[0]
-            )
+        weights_P = target_weights(asked.target, encoded.hidden_BD, self.normalise_targets)
         return catalog_loss(
             _walk,
             encoded,
             item_weight_VD,
             item_bias_V,
             replace(asked, target=replace(asked.target, weights=weights_P)),
-            num_users=(lengths_B > 0).sum().clamp(min=1),
+            num_users=users_with_targets(asked.target),
             block_items=self.block_items,
             updates=updates,
         )
+
+
+def target_weights(target: Jagged, like: Tensor, normalise: bool) -> Tensor:
+    """Float [P]: the weight of each target; over the number of its user's if normalised."""
+    weights_P = target.weights
+    if weights_P is None:
+        weights_P = like.new_ones(target.values.shape)
+    if not normalise:
+        return weights_P
+    lengths_B = target.offsets.diff()
+    shares_B = 1.0 / lengths_B.clamp(min=1).to(weights_P.dtype)
+    return weights_P * shares_B.repeat_interleave(lengths_B, output_size=weights_P.shape[0])
+
+
+def users_with_targets(target: Jagged) -> Tensor:
+    """int64 []: how many, at least 1."""
+    return (target.offsets.diff() > 0).sum().clamp(min=1)
 
 
 class _Exponentials(NamedTuple):
