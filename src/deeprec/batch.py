@@ -41,7 +41,8 @@ class Jagged:
     values: Tensor  # int64 [N]
     offsets: Tensor  # int64 [B + 1], starts at 0, ends at N
     weights: Tensor | None = None  # float32 [N]; absent means 1
-    by_item: ByItem | None = None  # absent: whoever needs it makes it, which waits for the device
+    # absent: whoever needs it makes it, which waits for the device
+    by_item: ByItem | None = field(default=None, repr=False)
 
 
 @dataclass
