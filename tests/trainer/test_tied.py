@@ -104,7 +104,7 @@ def test_both_sides_train_the_table_as_one_dense_parameter(
         plain.zero_grad()
         plain_loss(model, weights, batch).backward()
         plain.step()
-        training.training_step(batch, step)
+        training.training_step(training.arrange(batch, torch.Generator()), step)
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(
             parameter.detach(), weights[name].float(), atol=2e-6, rtol=0, msg=name
@@ -117,9 +117,9 @@ def test_with_sampled_losses_a_step_makes_nothing_as_long_as_the_catalog() -> No
     training = step_of(model, SampledSoftmax(num_items, negatives=64), Adagrad())
     batch = new_batch(0, fields={})
     before = model.item_weight.detach().clone()
-    training.training_step(batch, 0)
+    training.training_step(training.arrange(batch, torch.Generator()), 0)
     with LargestTensor() as largest:
-        training.training_step(batch, 1)
+        training.training_step(training.arrange(batch, torch.Generator()), 1)
     assert largest.elements < num_items
     changed = (model.item_weight != before).any(1)
     assert changed[batch.history.values].all()

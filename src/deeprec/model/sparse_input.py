@@ -10,6 +10,7 @@ Shapes: B users, N values, R touched rows, D width, F fields that read one table
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from itertools import chain
 from typing import Any, Literal, Protocol, get_args
@@ -161,7 +162,7 @@ class SparseInput(nn.Module):
             return rows
         users_N = _users_of(rows.offsets, len(rows.values))
         weights_N = mean_weights(_weights(rows), users_N, len(rows.offsets) - 1)
-        return Jagged(rows.values, rows.offsets, weights_N)
+        return replace(rows, weights=weights_N)
 
     def _choose_backend(self, rule: TableRule) -> tuple[str, str]:
         if self.backend == "torch":
@@ -226,7 +227,7 @@ def _bag(table_VD: Tensor, rows: Jagged) -> Tensor:
 
 def _sparse_gradient_bag(table_VD: Tensor, rows: Jagged) -> Tensor:
     bag: Tensor = _SparseGradientBag.apply(  # type: ignore[no-untyped-call]  # torch leaves it so
-        table_VD, rows.values, rows.offsets, rows.weights
+        table_VD, rows
     )
     return bag
 
@@ -235,20 +236,17 @@ class _SparseGradientBag(torch.autograd.Function):
     """A weighted embedding bag whose table gets a sparse gradient of distinct rows."""
 
     @staticmethod
-    def forward(
-        ctx: Any, table_VD: Tensor, values_N: Tensor, offsets_B1: Tensor, weights_N: Tensor | None
-    ) -> Tensor:
-        ctx.save_for_backward(values_N, offsets_B1, weights_N)
-        ctx.shape = table_VD.shape
-        return _bag(table_VD, Jagged(values_N, offsets_B1, weights_N))
+    def forward(ctx: Any, table_VD: Tensor, rows: Jagged) -> Tensor:
+        ctx.rows, ctx.shape = rows, table_VD.shape
+        return _bag(table_VD, rows)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
-        rows_R, gradient_RD = _row_gradients(gradients[0], *ctx.saved_tensors)
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        rows_R, gradient_RD = _row_gradients(gradients[0], ctx.rows)
         gradient = torch.sparse_coo_tensor(
             rows_R[None], gradient_RD, ctx.shape, is_coalesced=True, check_invariants=False
         )
-        return gradient, None, None, None
+        return gradient, None
 
 
 class _TorchTables:
