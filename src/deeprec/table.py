@@ -53,9 +53,7 @@ class TableRule(Protocol):
         ...
 
 
-def update_rows(
-    rule: TableRule, table: Tensor, state: State, rows: Rows, gradient: Tensor
-) -> None:
+def update_rows(rule: TableRule, table: Tensor, state: State, rows: Rows, gradient: Tensor) -> None:
     """Changes rows by a rule; on a CPU a few at a time, so that what it works on stays in cache.
 
     Nine thousand rows of 600 floats at once take Adam three times as long: each of its copies is

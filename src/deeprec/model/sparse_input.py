@@ -200,11 +200,11 @@ class _UpdatingBag(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, None, None, None]:
         values_N, offsets_B1, weights_N = ctx.saved_tensors
         if len(values_N):
-            ctx.update(*_row_gradients(gradients[0], values_N, offsets_B1, weights_N))
+            ctx.update(*row_gradients(gradients[0], values_N, offsets_B1, weights_N))
         return None, None, None, None, None
 
 
-def _row_gradients(
+def row_gradients(
     gradient_BD: Tensor, values_N: Tensor, offsets_B1: Tensor, weights_N: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """The distinct rows that were read and the gradient of each: the bag, transposed."""
