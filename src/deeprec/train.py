@@ -198,6 +198,7 @@ class Work:
             width=item_weight.shape[1],
             batch_users=self.data.training.users_of_batch,
             device=self.device.name,
+            row_length=getattr(model, "row_length_V", None),
         )
 
     def _introduce(self) -> None:

@@ -169,7 +169,7 @@ class Autoencoder(nn.Module):
         fields = {name: Jagged(*attributes[name]) for name in self.fields}
         hidden_BD = self._hidden(self._shown(self._weighted(history), fields))
         if self.repeat is None:
-            return _without_repeat(hidden_BD * self.scale)
+            return without_repeat(hidden_BD * self.scale)
         return _with_repeat(hidden_BD * self.scale, history, self.repeat(history))
 
     def arrange(self, batch: Batch, draw: torch.Generator) -> Shown:
@@ -230,7 +230,7 @@ class Autoencoder(nn.Module):
 
     def _trained(self, arranged: Shown, hidden_BD: Tensor) -> Encoded:
         if self.repeat is None:
-            return _without_repeat(hidden_BD)
+            return without_repeat(hidden_BD)
         by_item = transposed(arranged.asked[0].repeats)
         scores_M = self.repeat.trained(arranged.history, by_item)
         return _with_repeat(hidden_BD, arranged.history, scores_M)
@@ -278,7 +278,7 @@ class ServingEncoder(nn.Module):
         hidden_BD = self.layers(sum_BH) * self.scale
         if self.has_repeat:
             return _with_repeat(hidden_BD, history, self.repeat(history))
-        return _without_repeat(hidden_BD)
+        return without_repeat(hidden_BD)
 
 
 def field_of(attribute: str) -> str:
@@ -353,7 +353,7 @@ class _NoRepeat(nn.Module):
         return torch.zeros(0)
 
 
-def _without_repeat(hidden_BD: Tensor) -> Encoded:
+def without_repeat(hidden_BD: Tensor) -> Encoded:
     device = hidden_BD.device
     offsets_B1 = torch.zeros(hidden_BD.shape[0] + 1, dtype=torch.int64, device=device)
     none = torch.zeros(0, dtype=torch.int64, device=device)

@@ -143,7 +143,7 @@ class SparseInput(nn.Module):
         training = self.training and torch.is_grad_enabled()
         pooled = {name: self._pooled(name, rows) for name, rows in fields.items()}
         bags = [
-            (_sparse_gradient_bag if training else _bag)(borrowed[name], pooled[name])
+            (sparse_gradient_bag if training else _bag)(borrowed[name], pooled[name])
             for name in self.borrowed
         ]
         if self._fused is not None and training:
@@ -225,7 +225,7 @@ def _bag(table_VD: Tensor, rows: Jagged) -> Tensor:
     return bag
 
 
-def _sparse_gradient_bag(table_VD: Tensor, rows: Jagged) -> Tensor:
+def sparse_gradient_bag(table_VD: Tensor, rows: Jagged) -> Tensor:
     bag: Tensor = _SparseGradientBag.apply(  # type: ignore[no-untyped-call]  # torch leaves it so
         table_VD, rows
     )

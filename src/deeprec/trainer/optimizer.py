@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from deeprec import table as rules_of
 from deeprec.model.sparse_input import SparseInput
 from deeprec.table import Rows, RowUpdate, TableRule, update_rows
+from deeprec.trainer.row_length import KeptLength
 
 BETAS = (0.9, 0.999)
 # what torch's optimizers remember of each parameter, beside their step, only from the first one on
@@ -39,6 +40,7 @@ class Kinds:
     inputs: list[SparseInput] = field(default_factory=list)
     catalog: list[nn.Parameter] = field(default_factory=list)
     tied: bool = False  # the input reads the catalog table too
+    row_length_V: Tensor | None = None  # which the rows of the catalog table keep; None: any
     per_item: list[nn.Parameter] = field(default_factory=list)
     layers: list[nn.Parameter] = field(default_factory=list)
 
@@ -51,6 +53,7 @@ def kinds_of(model: nn.Module) -> Kinds:
     catalog = model.item_weight
     assert isinstance(catalog, nn.Parameter)
     kinds.catalog.append(catalog)
+    kinds.row_length_V = getattr(model, "row_length_V", None)
     for parameter in model.parameters():
         if id(parameter) in tables or parameter is catalog or not parameter.requires_grad:
             continue
@@ -384,7 +387,9 @@ def _assemble(
 ) -> list[torch.optim.Optimizer]:
     """One optimizer a kind; each table has a rule of its own, because rules hold learning rates."""
     tables = [*kinds.catalog, *kinds.per_item]
-    rules = [*(of_table() for _ in kinds.catalog), *(of_numbers() for _ in kinds.per_item)]
+    length_V = kinds.row_length_V
+    of_catalog = (lambda: KeptLength(of_table(), length_V)) if length_V is not None else of_table
+    rules = [*(of_catalog() for _ in kinds.catalog), *(of_numbers() for _ in kinds.per_item)]
     return [
         *([limits.hold(layers(kinds.layers))] if kinds.layers else []),
         InLoss(tables, rules, at_step=kinds.catalog if kinds.tied else []),

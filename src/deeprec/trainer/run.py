@@ -38,7 +38,7 @@ from deeprec.config import TrainConfig
 from deeprec.data.store import Prepared
 from deeprec.errors import ConfigError, IntegrityError
 from deeprec.model.base import Recommender
-from deeprec.part import instantiate, instantiate_with
+from deeprec.part import instantiate_with
 from deeprec.trainer import checkpoint
 from deeprec.trainer.checkpoint import Checkpoint
 from deeprec.trainer.module import Loss
@@ -234,8 +234,8 @@ def open_run(path: Path | str, which: Literal["best", "last"] = "best") -> Run:
 def build_model(
     part: Mapping[str, Any], facts: Facts, popularity: Tensor | None
 ) -> torch.nn.Module:
-    """The model of a config, new."""
-    model = instantiate(
+    """The model of a config, new, told what it asks for of the data."""
+    model = instantiate_with(
         part,
         num_items=facts.num_items,
         num_users=facts.num_users,
@@ -256,6 +256,7 @@ def build_loss(
     width: int,
     batch_users: int,
     device: str,
+    row_length: Tensor | None = None,
 ) -> Loss:
     """The loss of a config, told what it asks for of data, model, trainer and machine."""
     loss: Loss = instantiate_with(
@@ -265,6 +266,7 @@ def build_loss(
         width=width,
         batch_users=batch_users,
         device=device,
+        row_length=row_length,
     )
     return loss
 
