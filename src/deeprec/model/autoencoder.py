@@ -122,7 +122,8 @@ class Autoencoder(nn.Module):
             self.reconstruction_bias = nn.Parameter(bias_V)
             self.scale = nn.Parameter(torch.tensor(0.3))  # learned: about 0.2 on daily purchases
         else:
-            self.register_buffer("scale", torch.ones(()), persistent=False)
+            # on the CPU even where the rest is on the meta device: no file holds it
+            self.register_buffer("scale", torch.ones((), device="cpu"), persistent=False)
 
     def encode(
         self,
