@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from deeprec.batch import Arranged, Batch
 from deeprec.config import TrainConfig, to_dict
 from deeprec.console import console
 from deeprec.data.datamodule import DataModule, pinned
@@ -16,7 +17,7 @@ from deeprec.model.sparse_input import SparseInput
 from deeprec.part import instantiate
 from deeprec.trainer import checkpoint, memory
 from deeprec.trainer.callback import Keeper
-from deeprec.trainer.device import Device, choose_device
+from deeprec.trainer.device import choose_device, precision_note
 from deeprec.trainer.loop import Loop
 from deeprec.trainer.module import Loss, Progress, Training
 from deeprec.trainer.run import (
@@ -96,10 +97,11 @@ class Work:
             torch.set_num_threads(self.loop.threads)
         self.device = choose_device(self.loop.device)
         target: Target = instantiate(config.target)
-        self.data = _data(config, prepared, target, self.loop, self.device)
+        self.data = _data(config, prepared, target, self.loop)
         self.facts = _facts(prepared, self.data.training)
         self._check_memory()
         self.training = self._new_training()
+        self.data.training.finish = self._arranged
 
     def finish(self, run: RunFolder) -> None:
         """Trains to the end, keeping the run folder true, and seals it."""
@@ -146,6 +148,11 @@ class Work:
                 "evaluate and export take it"
             )
         console.print(f"run: {run.path}\nnext: deeprec evaluate run={run.path}", soft_wrap=True)
+
+    def _arranged(self, batch: Batch, draw: torch.Generator) -> Arranged:
+        """What a step reads, ready to be moved to the device."""
+        arranged = self.training.arrange(batch, draw)
+        return pinned(arranged) if self.device.name == "cuda" else arranged
 
     def _new_training(self) -> Training:
         config = self.config
@@ -195,6 +202,8 @@ class Work:
         users, judged = len(self.data.training.users), len(self.data.validation.users)
         weights = sum(parameter.numel() for parameter in self.training.model.parameters())
         console.print(f"device: {self.device.description}, {self.loop.precision}")
+        if note := precision_note(self.device, self.loop.precision):
+            console.print(f"[yellow]note[/yellow] {note}")
         for module in self.training.model.modules():
             if isinstance(module, SparseInput):
                 console.print(f"input tables: {module.backend_in_use} ({module.reason})")
@@ -240,16 +249,13 @@ def _target_share(prepared: Prepared, training: Batches) -> float:
     return float(len(batch.target.values) / batch.num_users / owned)
 
 
-def _data(
-    config: TrainConfig, prepared: Prepared, target: Target, loop: Loop, device: Device
-) -> DataModule:
+def _data(config: TrainConfig, prepared: Prepared, target: Target, loop: Loop) -> DataModule:
     training = Batches(
         prepared,
         target,
         grouping=loop.grouping,
         seed=config.seed,
         prefetch=loop.prefetch_batches,
-        finish=pinned if device.name == "cuda" else None,
     )
     if not len(training.users):
         raise DataError(f"{prepared.path}: no user has training events; prepare other data")

@@ -2,7 +2,8 @@
 
 from torch import Tensor, nn
 
-from deeprec.batch import Encoded, Jagged
+from deeprec.batch import Encoded
+from deeprec.loss.asked import Target, rows_of
 from deeprec.loss.gram import BLOCK_ITEMS, Replaced, cell_scores, squares, summed, users_of
 from deeprec.table import NO_UPDATES, Updates
 
@@ -40,7 +41,7 @@ class Cosine(nn.Module):
         encoded: Encoded,
         item_weight_VD: Tensor,
         item_bias_V: Tensor,
-        target: Jagged,
+        target: Target,
         updates: Updates = NO_UPDATES,
     ) -> Tensor:
         """Mean over users with targets of `2 - 2 cos(scores, targets)`.
@@ -58,6 +59,7 @@ class Cosine(nn.Module):
 
         Example:
             >>> import torch
+            >>> from deeprec.batch import Jagged
             >>> none = torch.zeros(0, dtype=torch.int64), torch.zeros(2, dtype=torch.int64)
             >>> user = Encoded(torch.tensor([[1.0, 0.0]]), *none, torch.zeros(0))
             >>> target = Jagged(torch.tensor([0]), torch.tensor([0, 1]))
@@ -65,9 +67,9 @@ class Cosine(nn.Module):
             >>> Cosine()(user, weight, torch.zeros(2), target)  # 2 - 2 * 3 / 5
             tensor(0.8000)
         """
-        scored = encoded.hidden_BD, item_weight_VD, item_bias_V
-        users_P, num_users = users_of(target), encoded.hidden_BD.shape[0]
-        weights_P = target.weights
+        rows, scored = rows_of(target), (encoded.hidden_BD, item_weight_VD, item_bias_V)
+        users_P, num_users = users_of(rows), encoded.hidden_BD.shape[0]
+        weights_P = rows.weights
         if weights_P is None:
             weights_P = item_bias_V.new_ones(len(users_P))
         length_B = summed(weights_P.square(), users_P, num_users)
@@ -77,14 +79,14 @@ class Cosine(nn.Module):
             squares_B = squares_B - 2.0 * inner_B + length_B
             inner_B = inner_B - length_B
         else:
-            replaced = Replaced(encoded, target, len(item_bias_V))
-            scores_P = replaced.in_place_of(cell_scores(*scored, users_P, target.values))
+            replaced = Replaced(encoded, rows, len(item_bias_V))
+            scores_P = replaced.in_place_of(cell_scores(*scored, users_P, rows.values))
             inner_B = summed(weights_P * scores_P, users_P, num_users)
             if len(replaced):
                 products_M = cell_scores(*scored, replaced.users_M, replaced.items_M)
                 more_M = replaced.scores_M.to(products_M.dtype).square() - products_M.square()
                 squares_B = squares_B + summed(more_M, replaced.users_M, num_users)
         lengths_B = (squares_B.clamp(min=SMALLEST) * length_B.clamp(min=SMALLEST)).sqrt()
-        has_target = target.offsets.diff() > 0
+        has_target = rows.offsets.diff() > 0
         loss_B = (2.0 - 2.0 * inner_B / lengths_B) * has_target
         return loss_B.sum() / has_target.sum().clamp(min=1)

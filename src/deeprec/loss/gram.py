@@ -92,9 +92,11 @@ class Replaced:
         self.users_M = users_of(Jagged(self.items_M, encoded.repeat_offsets_B1))
         keys_M = self.users_M * num_items + self.items_M  # ascending, as items are inside a user
         keys_P = users_of(target) * num_items + target.values
-        self.is_target_M = torch.isin(keys_M, keys_P)
-        self._found_P = torch.isin(keys_P, keys_M)
         self._place_P = torch.searchsorted(keys_M, keys_P).clamp_(max=max(len(keys_M) - 1, 0))
+        if len(keys_M):
+            self._found_P = keys_M[self._place_P] == keys_P
+            num_M = torch.zeros_like(keys_M).index_add_(0, self._place_P, self._found_P.long())
+            self.is_target_M = num_M > 0
 
     def __len__(self) -> int:
         return len(self.items_M)

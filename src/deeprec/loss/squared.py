@@ -2,7 +2,8 @@
 
 from torch import Tensor, nn
 
-from deeprec.batch import Encoded, Jagged
+from deeprec.batch import Encoded
+from deeprec.loss.asked import Target, rows_of
 from deeprec.loss.gram import BLOCK_ITEMS, Replaced, cell_scores, squares, summed, users_of
 from deeprec.table import NO_UPDATES, Updates
 
@@ -59,7 +60,7 @@ class Squared(nn.Module):
         encoded: Encoded,
         item_weight_VD: Tensor,
         item_bias_V: Tensor,
-        target: Jagged,
+        target: Target,
         updates: Updates = NO_UPDATES,
     ) -> Tensor:
         """Mean over users of the weighted squared error over the catalog.
@@ -77,6 +78,7 @@ class Squared(nn.Module):
 
         Example:
             >>> import torch
+            >>> from deeprec.batch import Jagged
             >>> none = torch.zeros(0, dtype=torch.int64), torch.zeros(2, dtype=torch.int64)
             >>> flat = Encoded(torch.zeros(1, 4), *none, torch.zeros(0))
             >>> target = Jagged(torch.tensor([0]), torch.tensor([0, 1]))
@@ -84,21 +86,21 @@ class Squared(nn.Module):
             >>> loss(flat, torch.zeros(3, 4), torch.tensor([0.5, 2.0, 0.0]), target)
             tensor(2.2500)
         """
-        scored = encoded.hidden_BD, item_weight_VD, item_bias_V
-        users_P, num_users = users_of(target), encoded.hidden_BD.shape[0]
-        products_P = cell_scores(*scored, users_P, target.values)
-        replaced = Replaced(encoded, target, len(item_bias_V))
+        rows, scored = rows_of(target), (encoded.hidden_BD, item_weight_VD, item_bias_V)
+        users_P, num_users = users_of(rows), encoded.hidden_BD.shape[0]
+        products_P = cell_scores(*scored, users_P, rows.values)
+        replaced = Replaced(encoded, rows, len(item_bias_V))
         scores_P = replaced.in_place_of(products_P)
         errors_P = (scores_P - 1.0).square()
-        if target.weights is not None:
-            errors_P = errors_P * target.weights
-        zero_P = self._weighted(products_P.square(), target.values)
+        if rows.weights is not None:
+            errors_P = errors_P * rows.weights
+        zero_P = self._weighted(products_P.square(), rows.values)
         loss_B = self.zero_scale * squares(*scored, self._scale(scored[1]), self.block_items)
         loss_B = loss_B + summed(errors_P - zero_P, users_P, num_users)
         if len(replaced):
             loss_B = loss_B + self._of_replaced(replaced, scored, num_users)
         if self.normalise_users:
-            loss_B = loss_B / target.offsets.diff().clamp(min=1)
+            loss_B = loss_B / rows.offsets.diff().clamp(min=1)
         return loss_B.mean()
 
     def _of_replaced(

@@ -6,13 +6,23 @@ may get a score for how often and how long ago they were had (`repeat`).
 
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deeprec.batch import Batch, Encoded, Jagged, Task
+from deeprec.batch import (
+    Arranged,
+    Asked,
+    Batch,
+    Encoded,
+    Jagged,
+    Task,
+    transposed,
+    with_transposition,
+)
 from deeprec.model.history import History, aggregate
 from deeprec.model.repeat import RepeatScores
 from deeprec.model.sparse_input import Backend, SparseInput
@@ -30,6 +40,13 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "identity": nn.Identity,
 }
 HISTORY_WEIGHTINGS = get_args(HistoryWeighting)
+
+
+@dataclass
+class Shown(Arranged):
+    """What an `Autoencoder` reads of a batch in a step."""
+
+    history: History  # whole, for the repeat scores
 
 
 class Autoencoder(nn.Module):
@@ -135,26 +152,43 @@ class Autoencoder(nn.Module):
         """What the model says of each user; see `Recommender.encode`."""
         history = aggregate(items_N, offsets_B1, ages_N, self.num_items, self.fade_days)
         fields = {name: Jagged(*attributes[name]) for name in self.fields}
-        hidden_BD = self._hidden(self._weighted(history), fields)
-        return self._encoded(history, hidden_BD * self.scale)
+        hidden_BD = self._hidden(self._shown(self._weighted(history), fields))
+        if self.repeat is None:
+            return _without_repeat(hidden_BD * self.scale)
+        return _with_repeat(hidden_BD * self.scale, history, self.repeat(history))
 
-    def tasks(self, batch: Batch) -> list[Task]:
-        """The target from the history, and with `reconstruction` the history from a part of it."""
+    def arrange(self, batch: Batch, draw: torch.Generator) -> Shown:
+        """Aggregates histories and draws what is dropped of them; see `Recommender.arrange`."""
         assert batch.target is not None
-        items, ages = batch.history, batch.ages
-        ages_N = torch.zeros(0, device=items.values.device) if ages is None else ages
+        items = batch.history
+        ages_N = torch.zeros(0) if batch.ages is None else batch.ages
         history = aggregate(items.values, items.offsets, ages_N, self.num_items, self.fade_days)
-        kept, dropped = _divide(self._weighted(history), history.users_M, self.input_dropout)
-        hidden_BD = self._hidden(kept, batch.attributes)
+        kept, dropped = _divide(self._weighted(history), history.users_M, self.input_dropout, draw)
+        kept = with_transposition(kept)
+        scored = 0 if self.repeat is None else len(history.items_M)
+        repeats = Jagged(history.items_M[:scored], history.offsets_B1.clamp(max=scored))
+        asked = [Asked(with_transposition(batch.target), with_transposition(repeats))]
+        if self.reconstruction > 0.0:
+            asked.append(Asked(with_transposition(dropped), replace(kept, weights=None)))
+        attributes = {name: with_transposition(batch.attributes[name]) for name in self.fields}
+        return Shown(batch.num_users, self._shown(kept, attributes), asked, history)
+
+    def tasks(self, arranged: Shown) -> list[Task]:
+        """The target from the history, and with `reconstruction` the history from a part of it."""
+        hidden_BD = self._hidden(arranged.fields)
         if self.reconstruction == 0.0:
-            encoded = self._encoded(history, hidden_BD)
-            return [Task(1.0, encoded, self.item_weight, self.item_bias, batch.target)]
-        encoded = self._encoded(history, hidden_BD.detach() * self.scale)
+            [asked] = arranged.asked
+            encoded = self._trained(arranged, hidden_BD)
+            return [Task(1.0, encoded, self.item_weight, self.item_bias, asked)]
+        asked, asked_dropped = arranged.asked
+        encoded = self._trained(arranged, hidden_BD.detach() * self.scale)
+        kept = asked_dropped.repeats
         never = torch.full_like(kept.values, NEVER, dtype=torch.float32)
         rebuilt = Encoded(hidden_BD, kept.values, kept.offsets, never)
+        item_bias = self.reconstruction_bias
         return [
-            Task(1.0, encoded, self.item_weight.detach(), self.item_bias, batch.target),
-            Task(self.reconstruction, rebuilt, self.item_weight, self.reconstruction_bias, dropped),
+            Task(1.0, encoded, self.item_weight.detach(), self.item_bias, asked),
+            Task(self.reconstruction, rebuilt, self.item_weight, item_bias, asked_dropped),
         ]
 
     def serving_encoder(self) -> nn.Module:
@@ -165,20 +199,25 @@ class Autoencoder(nn.Module):
         weights_M = history_weights(history, self.history_weighting)
         return Jagged(history.items_M, history.offsets_B1, weights_M)
 
-    def _hidden(self, items: Jagged, fields: Mapping[str, Jagged]) -> Tensor:
+    def _shown(self, items: Jagged, attributes: Mapping[str, Jagged]) -> dict[str, Jagged]:
+        """The sparse fields, by the names that their tables have."""
         if self.normalize:
             assert items.weights is not None
             users = torch.repeat_interleave(items.offsets.diff(), output_size=len(items.values))
             weights = normalized(items.weights, users, len(items.offsets) - 1)
-            items = Jagged(items.values, items.offsets, weights)
-        rows = {field_of(name): fields[name] for name in self.fields}
-        hidden_BD: Tensor = self.layers(self.sparse_input({HISTORY: items, **rows}))
+            items = replace(items, weights=weights)
+        return {HISTORY: items} | {field_of(name): attributes[name] for name in self.fields}
+
+    def _hidden(self, fields: Mapping[str, Jagged]) -> Tensor:
+        hidden_BD: Tensor = self.layers(self.sparse_input(fields))
         return hidden_BD
 
-    def _encoded(self, history: History, hidden_BD: Tensor) -> Encoded:
+    def _trained(self, arranged: Shown, hidden_BD: Tensor) -> Encoded:
         if self.repeat is None:
             return _without_repeat(hidden_BD)
-        return Encoded(hidden_BD, history.items_M, history.offsets_B1, self.repeat(history))
+        by_item = transposed(arranged.asked[0].repeats)
+        scores_M = self.repeat.trained(arranged.history, by_item)
+        return _with_repeat(hidden_BD, arranged.history, scores_M)
 
 
 class ServingEncoder(nn.Module):
@@ -219,7 +258,7 @@ class ServingEncoder(nn.Module):
             sum_BH = sum_BH + bag(attribute_values[i], attribute_offsets[i], ones)
         hidden_BD = self.layers(sum_BH) * self.scale
         if self.has_repeat:
-            return Encoded(hidden_BD, history.items_M, history.offsets_B1, self.repeat(history))
+            return _with_repeat(hidden_BD, history, self.repeat(history))
         return _without_repeat(hidden_BD)
 
 
@@ -302,11 +341,17 @@ def _without_repeat(hidden_BD: Tensor) -> Encoded:
     return Encoded(hidden_BD, none, offsets_B1, torch.zeros(0, device=device))
 
 
-def _divide(rows: Jagged, users_M: Tensor, share: float) -> tuple[Jagged, Jagged]:
+def _with_repeat(hidden_BD: Tensor, history: History, scores_M: Tensor) -> Encoded:
+    return Encoded(hidden_BD, history.items_M, history.offsets_B1, scores_M)
+
+
+def _divide(
+    rows: Jagged, users_M: Tensor, share: float, draw: torch.Generator
+) -> tuple[Jagged, Jagged]:
     """Values kept, their weights scaled up by 1 / (1 - share), and values dropped."""
     assert rows.weights is not None
-    kept = torch.rand(len(rows.values), device=rows.values.device) >= share
-    users = torch.arange(len(rows.offsets), device=rows.values.device)
+    kept = torch.rand(len(rows.values), generator=draw) >= share
+    users = torch.arange(len(rows.offsets))
     return (
         Jagged(
             rows.values[kept],

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deeprec.batch import Jagged
+from deeprec.batch import Jagged, transposed
 from deeprec.errors import ConfigError
-from deeprec.table import Adagrad, RowwiseAdagrad, Sgd, State, TableRule
+from deeprec.table import Adagrad, RowwiseAdagrad, Sgd, State, TableRule, update_rows
 
 Backend = Literal["auto", "torchrec", "torch"]
 FUSED = (Sgd, Adagrad, RowwiseAdagrad)  # rules that TorchRec has in its tables on every device
@@ -171,10 +171,11 @@ class _TorchTables:
 
     def _updating_bag(self, name: str, rows: Jagged) -> Tensor:
         def update(rows_R: Tensor, gradient_RD: Tensor) -> None:
-            self.rule.update(self.tables[name].data, self.states[name], rows_R, gradient_RD)
+            table, state = self.tables[name].data, self.states[name]
+            update_rows(self.rule, table, state, rows_R, gradient_RD)
 
         bag: Tensor = _UpdatingBag.apply(  # type: ignore[no-untyped-call]  # torch leaves it so
-            self.tables[name], rows.values, rows.offsets, rows.weights, update
+            self.tables[name], rows, update
         )
         return bag
 
@@ -184,37 +185,24 @@ class _UpdatingBag(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        table_VD: Tensor,
-        values_N: Tensor,
-        offsets_B1: Tensor,
-        weights_N: Tensor | None,
-        update: Callable[[Tensor, Tensor], None],
+        ctx: Any, table_VD: Tensor, rows: Jagged, update: Callable[[Tensor, Tensor], None]
     ) -> Tensor:
-        ctx.save_for_backward(values_N, offsets_B1, weights_N)
-        ctx.update = update
-        return _bag(table_VD, Jagged(values_N, offsets_B1, weights_N))
+        ctx.rows, ctx.update = rows, update
+        return _bag(table_VD, rows)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, None, None, None]:
-        values_N, offsets_B1, weights_N = ctx.saved_tensors
-        if len(values_N):
-            ctx.update(*_row_gradients(gradients[0], values_N, offsets_B1, weights_N))
-        return None, None, None, None, None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, None]:
+        if len(ctx.rows.values):
+            ctx.update(*_row_gradients(gradients[0], ctx.rows))
+        return None, None, None
 
 
-def _row_gradients(
-    gradient_BD: Tensor, values_N: Tensor, offsets_B1: Tensor, weights_N: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def _row_gradients(gradient_BD: Tensor, rows: Jagged) -> tuple[Tensor, Tensor]:
     """The distinct rows that were read and the gradient of each: the bag, transposed."""
-    num_users = gradient_BD.shape[0]
-    users = torch.arange(num_users, device=values_N.device)
-    users_N = users.repeat_interleave(offsets_B1.diff(), output_size=len(values_N))
-    sorted_N, order_N = torch.sort(values_N, stable=True)
-    rows_R, counts_R = torch.unique_consecutive(sorted_N, return_counts=True)
-    offsets_R1 = F.pad(counts_R.cumsum(0), (1, 0))
-    weights = None if weights_N is None else weights_N[order_N]
-    return rows_R, _bag(gradient_BD.contiguous(), Jagged(users_N[order_N], offsets_R1, weights))
+    by_item = transposed(rows)
+    weights = None if rows.weights is None else rows.weights[by_item.order]
+    bag = Jagged(by_item.users, by_item.offsets, weights)
+    return by_item.distinct, _bag(gradient_BD.contiguous(), bag)
 
 
 class _TorchRecTables:
