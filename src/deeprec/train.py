@@ -20,6 +20,7 @@ from deeprec.trainer.callback import Keeper
 from deeprec.trainer.device import choose_device, precision_note
 from deeprec.trainer.loop import Loop
 from deeprec.trainer.module import Loss, Progress, Training
+from deeprec.trainer.optimizer import kinds_of
 from deeprec.trainer.run import (
     Facts,
     RunFolder,
@@ -180,7 +181,8 @@ class Work:
             batch_users=users,
             batch_events=int(users * self.data.training.lengths.mean()),
             block_items=min(getattr(loss, "block_items", 8192), self.facts.num_items),
-            dense_gradient=getattr(loss, "dense_gradient", False),
+            dense_gradient=getattr(loss, "dense_gradient", False)
+            or (kinds_of(model).tied and not getattr(loss, "sampled", False)),
         )
         available = memory.available_bytes(self.device.torch)
         console.print(memory.show(lines, available))

@@ -25,7 +25,7 @@ from deeprec.batch import (
 )
 from deeprec.model.history import History, aggregate
 from deeprec.model.repeat import RepeatScores
-from deeprec.model.sparse_input import Backend, SparseInput
+from deeprec.model.sparse_input import Backend, Pooling, SparseInput, mean_weights
 
 NEVER = -1e4  # a score that takes the item out of any loss
 HISTORY = "history"  # the sparse field of the items
@@ -67,12 +67,16 @@ class Autoencoder(nn.Module):
         history_weighting: weight of each distinct item of a history: `binary` 1, `log_count`
             log(1 + events), `decayed` the same with events fading by `fade_days`.
         fade_days: days after which an event counts 1/e in `decayed`.
-        normalize: divide those weights by their root of summed squares.
+        pooling: what becomes of the weighted embeddings of a history: their `sum`, or their `mean`
+            (the sum over the sum of the weights).
+        normalize: divide those weights by their root of summed squares; a mean knows no such scale.
         input_dropout: chance of dropping each distinct item of a history in training; those kept
             are scaled up (DSSTNE: Denoising.p).
         dropout: chance of dropping each hidden unit in training.
-        init_std: standard deviation of the initial input rows.
-        output_init_std: the same of the catalog table.
+        tied: one table for the items of a history and for the catalog, which learns from both sides
+            at once; the first and the last of `hidden_dims` must be equal.
+        init_std: standard deviation of the initial input rows, and of a tied table.
+        output_init_std: the same of a catalog table that is not tied.
         repeat_scores: give items of the user's own history a score for how often and how long ago
             they were had, where `repeats`.
         reconstruction: above 0 and where `repeats`, the network and the catalog table learn from a
@@ -105,9 +109,11 @@ class Autoencoder(nn.Module):
         output_activation: Activation | None = None,
         history_weighting: HistoryWeighting = "log_count",
         fade_days: float = 90.0,
+        pooling: Pooling = "sum",
         normalize: bool = True,
         input_dropout: float = 0.5,
         dropout: float = 0.0,
+        tied: bool = False,
         init_std: float = 0.1,
         output_init_std: float = 0.01,
         repeat_scores: bool = True,
@@ -118,16 +124,26 @@ class Autoencoder(nn.Module):
         _check(hidden_dims, [activation, output_activation or activation], history_weighting)
         self.reconstruction = reconstruction if repeats else 0.0
         _check_shares(input_dropout, dropout, self.reconstruction)
+        _check_tied(tied, hidden_dims)
         self.num_items = num_items
         self.fields = dict(fields or {})
         self.history_weighting, self.fade_days = history_weighting, fade_days
-        self.normalize, self.input_dropout = normalize, input_dropout
+        self.pooling, self.normalize, self.input_dropout = pooling, normalize, input_dropout
         first, last = hidden_dims[0], hidden_dims[-1]
-        tables = {HISTORY: num_items} | {field_of(name): n for name, n in self.fields.items()}
-        self.sparse_input = SparseInput(tables, first, backend=table_backend, init_std=init_std)
+        tables = {field_of(name): size for name, size in self.fields.items()}
+        self.tied = tied
+        self.sparse_input = SparseInput(
+            tables if tied else {HISTORY: num_items, **tables},
+            first,
+            borrowed=[HISTORY] if tied else [],
+            pooling={HISTORY: pooling},
+            backend=table_backend,
+            init_std=init_std,
+        )
         self.layers = _Layers(hidden_dims, activation, output_activation or activation, dropout)
         log_odds_V = None if popularity is None else item_log_odds(popularity, num_users)
-        self.item_weight = nn.Parameter(torch.randn(num_items, last).mul_(output_init_std))
+        std = init_std if tied else output_init_std
+        self.item_weight = nn.Parameter(torch.randn(num_items, last).mul_(std))
         self.item_bias = nn.Parameter(
             torch.zeros(num_items)
             if popularity is None
@@ -201,7 +217,7 @@ class Autoencoder(nn.Module):
 
     def _shown(self, items: Jagged, attributes: Mapping[str, Jagged]) -> dict[str, Jagged]:
         """The sparse fields, by the names that their tables have."""
-        if self.normalize:
+        if self.normalize and self.pooling == "sum":
             assert items.weights is not None
             users = torch.repeat_interleave(items.offsets.diff(), output_size=len(items.values))
             weights = normalized(items.weights, users, len(items.offsets) - 1)
@@ -209,7 +225,8 @@ class Autoencoder(nn.Module):
         return {HISTORY: items} | {field_of(name): attributes[name] for name in self.fields}
 
     def _hidden(self, fields: Mapping[str, Jagged]) -> Tensor:
-        hidden_BD: Tensor = self.layers(self.sparse_input(fields))
+        tables = {HISTORY: self.item_weight} if self.tied else {}
+        hidden_BD: Tensor = self.layers(self.sparse_input(fields, tables))
         return hidden_BD
 
     def _trained(self, arranged: Shown, hidden_BD: Tensor) -> Encoded:
@@ -230,10 +247,11 @@ class ServingEncoder(nn.Module):
     def __init__(self, model: Autoencoder) -> None:
         super().__init__()
         tables = model.sparse_input.tables
+        history = model.item_weight if model.tied else tables[HISTORY]
         self.num_items = model.num_items
         self.history_weighting, self.fade_days = model.history_weighting, model.fade_days
-        self.normalize = model.normalize
-        self.history = _Bag(tables[HISTORY])
+        self.pooling, self.normalize = model.pooling, model.normalize
+        self.history = _Bag(history)
         self.attributes = nn.ModuleList([_Bag(tables[field_of(name)]) for name in model.fields])
         self.layers, self.scale = model.layers, model.scale
         self.repeat = _NoRepeat() if model.repeat is None else model.repeat
@@ -250,7 +268,9 @@ class ServingEncoder(nn.Module):
         """As `Autoencoder.encode` in evaluation; attributes in the order of the model's fields."""
         history = aggregate(items_N, offsets_B1, ages_N, self.num_items, self.fade_days)
         weights_M = history_weights(history, self.history_weighting)
-        if self.normalize:
+        if self.pooling == "mean":
+            weights_M = mean_weights(weights_M, history.users_M, offsets_B1.shape[0] - 1)
+        elif self.normalize:
             weights_M = normalized(weights_M, history.users_M, offsets_B1.shape[0] - 1)
         sum_BH = self.history(history.items_M, history.offsets_B1, weights_M)
         for i, bag in enumerate(self.attributes):
@@ -373,6 +393,14 @@ def _check(hidden_dims: Sequence[int], activations: Sequence[str], weighting: st
     if weighting not in HISTORY_WEIGHTINGS:
         raise ValueError(
             f"history_weighting must be one of {', '.join(HISTORY_WEIGHTINGS)}; got {weighting!r}"
+        )
+
+
+def _check_tied(tied: bool, hidden_dims: Sequence[int]) -> None:
+    if tied and hidden_dims[0] != hidden_dims[-1]:
+        raise ValueError(
+            f"tied makes one table of input and catalog, so the first and the last of hidden_dims "
+            f"must be equal, got {list(hidden_dims)}"
         )
 
 
