@@ -155,7 +155,8 @@ class Autoencoder(nn.Module):
             self.reconstruction_bias = nn.Parameter(bias_V)
             self.scale = nn.Parameter(torch.tensor(0.3))  # learned: about 0.2 on daily purchases
         else:
-            self.register_buffer("scale", torch.ones(()), persistent=False)
+            # on the CPU even where the rest is on the meta device: no file holds it
+            self.register_buffer("scale", torch.ones((), device="cpu"), persistent=False)
 
     def encode(
         self,
@@ -178,7 +179,7 @@ class Autoencoder(nn.Module):
         items = batch.history
         ages_N = torch.zeros(0) if batch.ages is None else batch.ages
         history = aggregate(items.values, items.offsets, ages_N, self.num_items, self.fade_days)
-        kept, dropped = _divide(self._weighted(history), history.users_M, self.input_dropout, draw)
+        kept, dropped = _divide(self._weighted(history), self.input_dropout, draw)
         kept = with_transposition(kept)
         scored = 0 if self.repeat is None else len(history.items_M)
         repeats = Jagged(history.items_M[:scored], history.offsets_B1.clamp(max=scored))
@@ -364,20 +365,22 @@ def _with_repeat(hidden_BD: Tensor, history: History, scores_M: Tensor) -> Encod
     return Encoded(hidden_BD, history.items_M, history.offsets_B1, scores_M)
 
 
-def _divide(
-    rows: Jagged, users_M: Tensor, share: float, draw: torch.Generator
-) -> tuple[Jagged, Jagged]:
+def _divide(rows: Jagged, share: float, draw: torch.Generator) -> tuple[Jagged, Jagged]:
     """Values kept, their weights scaled up by 1 / (1 - share), and values dropped."""
-    assert rows.weights is not None
     kept = torch.rand(len(rows.values), generator=draw) >= share
-    users = torch.arange(len(rows.offsets))
-    return (
-        Jagged(
-            rows.values[kept],
-            torch.searchsorted(users_M[kept], users),
-            rows.weights[kept] / (1.0 - share),
-        ),
-        Jagged(rows.values[~kept], torch.searchsorted(users_M[~kept], users)),
+    found, left = _only(rows, kept), _only(rows, kept.logical_not())
+    assert found.weights is not None
+    return replace(found, weights=found.weights / (1.0 - share)), replace(left, weights=None)
+
+
+def _only(rows: Jagged, chosen: Tensor) -> Jagged:
+    """The chosen values, by their places: to select with a mask takes longer."""
+    places = torch.nonzero(chosen).squeeze(1)
+    assert rows.weights is not None
+    return Jagged(
+        rows.values.index_select(0, places),
+        torch.searchsorted(places, rows.offsets),
+        rows.weights.index_select(0, places),
     )
 
 
