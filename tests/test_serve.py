@@ -229,7 +229,9 @@ def test_what_a_call_asks_for_is_followed(opened: Bundle) -> None:
 def test_attributes_matter_and_unknown_values_do_not(opened: Bundle) -> None:
     plain, again = opened.recommend([["003"]] * 2, attributes={"age": [None, "not known"]})
     young, old = opened.recommend([["003"]] * 2, attributes={"age": ["young", "old"]})
-    assert plain == again == opened.recommend([["003"]])[0]
+    assert plain == again
+    alone = opened.recommend([["003"]])[0]  # another number of users adds up in another order
+    assert alone == plain._replace(scores=pytest.approx(plain.scores, rel=1e-6))
     assert len({str(answer.scores) for answer in (plain, young, old)}) == 3
 
 

@@ -7,7 +7,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from deeprec.table import Adagrad, LazyAdam, RmsProp, RowwiseAdagrad, Sgd, TableRule
+from deeprec import table as table_module
+from deeprec.table import (
+    Adagrad,
+    LazyAdam,
+    RmsProp,
+    Rows,
+    RowwiseAdagrad,
+    Sgd,
+    TableRule,
+    update_rows,
+)
 
 ROWS, WIDTH, STEPS = 11, 4, 6
 RULES: list[tuple[Callable[..., TableRule], Callable[..., torch.optim.Optimizer]]] = [
@@ -69,6 +79,25 @@ def test_rows_in_any_order_are_the_same_rows(
             made.update(table, state, rows, gradient(step)[rows])
         made.finish_step(state)
     torch.testing.assert_close(table, by_torch(theirs), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("rows", [slice(1, 9), torch.tensor([8, 0, 3, 5, 10, 1, 2])])
+@pytest.mark.parametrize("rule", [*(rule for rule, _ in RULES), partial(RowwiseAdagrad, 0.1)])
+def test_rows_a_few_at_a_time_end_where_all_at_once_do(
+    rule: Callable[..., TableRule], rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends = []
+    for cached_floats in (10**6, 3 * WIDTH, 1):
+        monkeypatch.setattr(table_module, "CACHED_FLOATS", cached_floats)
+        made, table = rule(), start()
+        state = made.new_state(table)
+        for step in range(STEPS):
+            update_rows(made, table, state, rows, gradient(step)[rows])
+            made.finish_step(state)
+        ends.append(table)
+    assert (ends[0] != start()).any(1).sum() == len(start()[rows])
+    for end in ends[1:]:
+        torch.testing.assert_close(end, ends[0])
 
 
 @pytest.mark.parametrize("rule", [*(rule for rule, _ in RULES), partial(RowwiseAdagrad, 0.1)])

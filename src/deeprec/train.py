@@ -16,7 +16,7 @@ from deeprec.model.sparse_input import SparseInput
 from deeprec.part import instantiate
 from deeprec.trainer import checkpoint, memory
 from deeprec.trainer.callback import Keeper
-from deeprec.trainer.device import Device, choose_device
+from deeprec.trainer.device import Device, choose_device, precision_note
 from deeprec.trainer.loop import Loop
 from deeprec.trainer.module import Loss, Progress, Training
 from deeprec.trainer.run import (
@@ -195,6 +195,8 @@ class Work:
         users, judged = len(self.data.training.users), len(self.data.validation.users)
         weights = sum(parameter.numel() for parameter in self.training.model.parameters())
         console.print(f"device: {self.device.description}, {self.loop.precision}")
+        if note := precision_note(self.device, self.loop.precision):
+            console.print(f"[yellow]note[/yellow] {note}")
         for module in self.training.model.modules():
             if isinstance(module, SparseInput):
                 console.print(f"input tables: {module.backend_in_use} ({module.reason})")

@@ -15,7 +15,7 @@ from deeprec.loss.catalog_blocks import (
 )
 from deeprec.table import NO_UPDATES, Updates
 
-KEPT_BYTES = 32 * 2**20  # of a batch's exponentials: what is kept is not scored a second time
+KEPT_BYTES = 64 * 2**20  # of a batch's exponentials: what is kept is not scored a second time
 SMALLEST_FACTOR = 1e-30
 
 
@@ -51,7 +51,7 @@ class Softmax(nn.Module):
         """Mean over users with targets of `-sum over targets of log softmax(scores)`.
 
         The normaliser must be known before the gradient. The exponentials of the first blocks are
-        kept for it, up to 32 MiB; other blocks are scored a second time. No `[B, V]` tensor is held
+        kept for it, up to 64 MiB; other blocks are scored a second time. No `[B, V]` tensor is held
         for a large catalog.
 
         Args:

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from deeprec.batch import Jagged
 from deeprec.errors import ConfigError
-from deeprec.table import Adagrad, RowwiseAdagrad, Sgd, State, TableRule
+from deeprec.table import Adagrad, RowwiseAdagrad, Sgd, State, TableRule, update_rows
 
 Backend = Literal["auto", "torchrec", "torch"]
 FUSED = (Sgd, Adagrad, RowwiseAdagrad)  # rules that TorchRec has in its tables on every device
@@ -171,7 +171,8 @@ class _TorchTables:
 
     def _updating_bag(self, name: str, rows: Jagged) -> Tensor:
         def update(rows_R: Tensor, gradient_RD: Tensor) -> None:
-            self.rule.update(self.tables[name].data, self.states[name], rows_R, gradient_RD)
+            table, state = self.tables[name].data, self.states[name]
+            update_rows(self.rule, table, state, rows_R, gradient_RD)
 
         bag: Tensor = _UpdatingBag.apply(  # type: ignore[no-untyped-call]  # torch leaves it so
             self.tables[name], rows.values, rows.offsets, rows.weights, update

@@ -38,3 +38,22 @@ def choose_device(wanted: DeviceName) -> Device:
         )
     reason = "as configured" if wanted == "cpu" else "no CUDA device answers"
     return Device("cpu", f"cpu, {torch.get_num_threads()} threads ({reason})")
+
+
+def precision_note(device: Device, precision: Precision) -> str | None:
+    """What a person should know of this precision on this device; None: nothing.
+
+    oneDNN emulates bfloat16 where a processor lacks it: 7.5 times the CPU time of float32 products,
+    512 x 600 x 2,048 on an AMD EPYC with AVX2.
+    """
+    if precision == "float32" or device.name != "cpu" or _multiplies_bfloat16():
+        return None
+    return (
+        "this processor does not multiply bfloat16, which is emulated and several times slower "
+        "than trainer.precision=float32"
+    )
+
+
+def _multiplies_bfloat16() -> bool:
+    known = torch.cpu.get_capabilities()
+    return any(bool(has) for name, has in known.items() if "bf16" in name)

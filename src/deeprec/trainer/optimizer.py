@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from deeprec import table as rules_of
 from deeprec.model.sparse_input import SparseInput
-from deeprec.table import Rows, RowUpdate, TableRule
+from deeprec.table import Rows, RowUpdate, TableRule, update_rows
 
 BETAS = (0.9, 0.999)
 # what torch's optimizers remember of each parameter, beside their step, only from the first one on
@@ -431,7 +431,7 @@ class InLoss(torch.optim.Optimizer):
         (table,) = group["params"]
         rule = self._rules[table]
         rule.lr = group["lr"]
-        rule.update(table, self.state[table], rows, gradient)
+        update_rows(rule, table, self.state[table], rows, gradient)
 
 
 def _rows_of(gradient: Tensor) -> tuple[Rows, Tensor]:
