@@ -1,6 +1,7 @@
 """The step as it is commonly written in PyTorch: a dense row a user, dense scores, Adam."""
 
 from collections.abc import Mapping
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ class Dense(nn.Module):
 
     def __init__(self, dims: list[int], start: Mapping[str, Tensor], dropout: float) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(dims, dims[1:]))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(dims))
         self.load_state_dict(start)
         self.dropout = dropout
 

@@ -114,11 +114,12 @@ def section(result: Result, folder: Path) -> str:
     drawn = [
         f"![{plot_title(name, plot)}]({path_of(name, index)})\n" for index, plot in plots(found)
     ]
+    of_run = "; ".join(ran[fact] for fact in ("machine", "versions", "date", "others"))
     return "\n".join(
         [
             f"## {name}.py\n",
             f"{found['claim']}\n",
-            f"`{ran['command']}`: {ran['machine']}; {ran['versions']}; {ran['date']}; {ran['others']}.\n",
+            f"`{ran['command']}`: {of_run}.\n",
             f"{conditions(found['conditions'])}\n",
             *(f"- {verdict(goal)}" for goal in found["goals"]),
             "",

@@ -107,10 +107,10 @@ def measured(num_items: int, goals: dict[str, float], *, curve: bool) -> Measure
         }
         for threads in ROUNDS
     ]
-    told: dict[str, Any] = {}
+    facts: dict[str, Any] = {}
     for hidden_dims in NETWORKS:
         network = "-".join(map(str, hidden_dims))
-        with systems(hidden_dims, num_items) as (steps, told):
+        with systems(hidden_dims, num_items) as (steps, facts):
             by_threads = {
                 threads: in_turns(steps, rounds=rounds, threads=threads)
                 for threads, rounds in ROUNDS.items()
@@ -122,7 +122,7 @@ def measured(num_items: int, goals: dict[str, float], *, curve: bool) -> Measure
     return {
         "claim": "A full training step takes a fraction of the commonly written one, at the same "
         "loss.",
-        "conditions": conditions(num_items, told),
+        "conditions": conditions(num_items, facts),
         "rows": rows,
         "goals": reached,
         "plots": plots,

@@ -62,6 +62,6 @@ def ratio(of: list[Taken], to: list[Taken]) -> float:
 
 
 def multiplies_bfloat16() -> bool:
-    """Whether this processor has instructions for it; without, a product takes many times longer."""
+    """Whether this processor has instructions for it; without, products take many times longer."""
     flags = Path("/proc/cpuinfo").read_text().split()
     return "avx512_bf16" in flags or "amx_bf16" in flags

@@ -12,8 +12,8 @@ import sys
 import time
 from pathlib import Path
 
-import recbole_patches  # noqa: F401  # before recbole
 import numpy as np
+import recbole_patches  # noqa: F401  # before recbole
 import torch
 from recbole.config import Config
 from recbole.data import create_dataset
