@@ -205,6 +205,24 @@ def test_unseen_users_have_their_roles(tmp_path: Path) -> None:
     assert set(prepared.roles[prepared.training_users()]) == {"train"}
 
 
+def test_cold_items_make_the_catalog_that_of_the_item_table(tmp_path: Path) -> None:
+    few = ["data=synthetic", "data.num_users=50", "data.num_items=9000", "data.events_per_user=4"]
+    cold = Prepared(
+        prepare(composed(*few, "data.filters.cold_items=true", f"output_dir={tmp_path / 'cold'}"))
+    )
+    had = Prepared(prepare(composed(*few, f"output_dir={tmp_path / 'had'}")))
+    assert cold.num_items == 9000 > had.num_items
+    assert cold.items["name"].null_count == 0
+    places = cold.catalog.indices_of(had.catalog.item_ids)
+    assert cold.popularity[places].tolist() == had.popularity.tolist()
+    assert cold.popularity.sum() == had.popularity.sum()
+    known = {user: events for user, events in lists(had, "train").items() if events}
+    assert lists(cold, "train") == known
+    checks = json.loads((cold.path / "contract.json").read_text())["checks"]
+    facts = next(check["facts"] for check in checks if check["name"] == "catalog")
+    assert facts == {"items": 9000, "cold": int((cold.popularity == 0).sum())}
+
+
 @pytest.mark.parametrize(
     ("overrides", "error", "says"),
     [
@@ -213,6 +231,7 @@ def test_unseen_users_have_their_roles(tmp_path: Path) -> None:
         (["data.filters.minimum_value=99"], DataError, r"minimum_value=99.* left none of 400"),
         (["data.filters.min_users_per_item=99"], DataError, "min_users_per_item=99"),
         (["data.filters.kinds=[sale]"], DataError, "kinds"),
+        (["data.filters.cold_items=true"], ConfigError, "there is none; give data.item_attributes"),
         (["split=time_cut", "split.holdout_from=2050-01-01"], DataError, "leaves a part empty"),
         (["split=random_fraction", "split.validation=1e-9"], DataError, "validation: 0 events"),
     ],

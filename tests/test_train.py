@@ -11,10 +11,12 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 import small_shop
 from deeprec import folder
@@ -28,12 +30,13 @@ from deeprec.errors import (
     NonFiniteError,
     ResourceError,
 )
+from deeprec.model.autoencoder import Autoencoder
 from deeprec.train import train
 from deeprec.trainer import checkpoint, memory
 from deeprec.trainer.callback import Keeper
 from deeprec.trainer.logger import MetricsFile, read_metrics
 from deeprec.trainer.module import Training
-from deeprec.trainer.run import RunFolder, open_run
+from deeprec.trainer.run import RunFolder, open_run, trained_model
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +155,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(
 import os, signal, sys
 from pathlib import Path
 import small_shop
+from deeprec.model.autoencoder import Autoencoder
 from deeprec.train import train
 from deeprec.trainer.callback import Keeper
 class Die(Keeper):
@@ -410,6 +414,32 @@ def test_other_parts_train_too(prepared: Path, tmp_path: Path, model: str, loss:
     words = (f"loss={loss}", model, "trainer.max_epochs=2")
     run = open_run(train(small_shop.settings(prepared, tmp_path / "run", *words)))
     assert run.checkpoint.score is not None
+
+
+class Holding(Autoencoder):
+    """Holds numbers that are no weights, so that no checkpoint has them."""
+
+    def __init__(self, num_items: int, **others: Any) -> None:
+        super().__init__(num_items, **others)
+        self.ones = torch.ones(num_items)
+        self.register_buffer("twos", self.ones * 2, persistent=False)
+
+
+def test_a_model_is_opened_with_what_it_holds_besides_its_weights(
+    whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DEEPREC_TRUSTED_PACKAGES", __name__.split(".")[0])
+    config, facts = open_run(whole).config, open_run(whole).facts
+    found = checkpoint.best(whole / "checkpoints")
+    assert found is not None
+    model = trained_model({**config.model, "_target_": f"{__name__}.Holding"}, facts, found)
+    assert model.ones.tolist() == [1.0] * facts.num_items
+    assert model.twos.tolist() == [2.0] * facts.num_items
+    saved = load_file(found.path / "weights.safetensors")
+    opened = model.state_dict()
+    assert opened.keys() == saved.keys()
+    assert all(torch.equal(opened[name], saved[name]) for name in saved)
+    assert all(type(parameter) is nn.Parameter for parameter in model.parameters())
 
 
 def test_where_seen_items_are_excluded_a_history_is_reconstructed(tmp_path: Path) -> None:

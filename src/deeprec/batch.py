@@ -1,15 +1,37 @@
 """What a model is shown: the events of a few users, as jagged tensors.
 
+A training step never waits for its device, because whatever of it has a size that depends on data
+is decided before: `Arranged` holds it, made on the host by the thread that makes batches.
+
 Shapes, everywhere in deeprec:
     B  users in a batch            V  items in the catalog       D  width of hidden and item_weight
     N  events in a batch           M  distinct (user, item) pairs in a batch
     C  items in one catalog block  K  cutoff
+    R  distinct items in a batch
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+import torch
 from torch import Tensor
+
+
+@dataclass
+class ByItem:
+    """The values of a `Jagged` in ascending order, each with the row it stood in: it, transposed.
+
+    Distinct value r owns `users[offsets[r]:offsets[r + 1]]`.
+    """
+
+    values: Tensor  # int64 [N], ascending
+    users: Tensor  # int64 [N], ascending among equal values
+    order: Tensor  # int64 [N], where each stood
+    distinct: Tensor  # int64 [R], ascending
+    offsets: Tensor  # int64 [R + 1]
+    on_host: npt.NDArray[np.int64]  # `values`; stays on the host, wherever the tensors go
 
 
 @dataclass
@@ -19,6 +41,8 @@ class Jagged:
     values: Tensor  # int64 [N]
     offsets: Tensor  # int64 [B + 1], starts at 0, ends at N
     weights: Tensor | None = None  # float32 [N]; absent means 1
+    # absent: whoever needs it makes it, which waits for the device
+    by_item: ByItem | None = field(default=None, repr=False)
 
 
 @dataclass
@@ -50,6 +74,60 @@ class Encoded(NamedTuple):
     repeat_scores_M: Tensor  # float32 [M], the scores of these items
 
 
+@dataclass
+class Sample:
+    """The items that a sampled loss scores in the place of the catalog, known before it does.
+
+    They are a catalog of their own, in whose indices target and repeats are told.
+    """
+
+    items: Tensor  # int64 [K], distinct, ascending; every target is among them
+    shares: Tensor  # float32 [K], for how many items of the catalog each stands, > 0
+    pool: Tensor  # int64 [S], further items, of which the hardest are scored too, after `items`
+    num_hardest: int  # so many of them
+    target: Jagged
+    repeats: Jagged
+    of_repeats: Tensor  # int64, which of the repeats of `Asked` these are
+
+
+@dataclass
+class Drawn:
+    """The items that a sampled loss scores for everybody, where a target is only for its own user.
+
+    Targets and repeats are told by their places among these items.
+    """
+
+    items: Tensor  # int64 [S], distinct, ascending
+    shares: Tensor  # float32 [S], for how many items of the catalog each stands, > 0
+    targets: Jagged  # those that are a target of a user
+    repeats: Jagged  # those that have a score of their own
+    of_repeats: Tensor  # int64, which of the repeats of `Asked` these are
+    shared: Tensor  # int64, places of the items that are a target of somebody
+    as_targets: Tensor  # int64, places of the same among the distinct items of the target
+    others: Tensor  # int64, places of all other items
+
+
+@dataclass
+class Asked:
+    """What a loss must know of a batch before the model speaks."""
+
+    target: Jagged  # distinct items of each user
+    repeats: Jagged  # distinct items of each user that have a score of their own
+    sample: Sample | Drawn | None = None  # absent: a sampled loss draws it when it is called
+
+
+@dataclass
+class Arranged:
+    """A batch as a training step reads it; models with more to read add to it.
+
+    Not frozen, as `Batch`.
+    """
+
+    num_users: int
+    fields: dict[str, Jagged]  # what the model is shown, by sparse field
+    asked: list[Asked]  # of each task
+
+
 class Task(NamedTuple):
     """One thing that a training step asks of a model: score the target above all other items."""
 
@@ -57,4 +135,42 @@ class Task(NamedTuple):
     encoded: Encoded
     item_weight_VD: Tensor
     item_bias_V: Tensor
-    target: Jagged
+    asked: Asked
+
+
+def transposed(rows: Jagged) -> ByItem:
+    """The values by item; on CUDA this waits for the device, unless it was made already.
+
+    Example:
+        >>> by_item = transposed(Jagged(torch.tensor([5, 3, 5]), torch.tensor([0, 2, 3])))
+        >>> by_item.values.tolist(), by_item.users.tolist(), by_item.order.tolist()
+        ([3, 5, 5], [0, 0, 1], [1, 0, 2])
+        >>> by_item.distinct.tolist(), by_item.offsets.tolist()
+        ([3, 5], [0, 1, 3])
+    """
+    if rows.by_item is not None:
+        return rows.by_item
+    values, offsets = rows.values.cpu().numpy(), rows.offsets.cpu().numpy()
+    # one sort of (value, place) in one number each is far faster than a stable sort of values
+    bits = len(values).bit_length()
+    keys = np.sort((values << bits) | np.arange(len(values)))
+    ascending, order = keys >> bits, keys & ((1 << bits) - 1)
+    first = np.flatnonzero(np.diff(ascending, prepend=ascending[:1] - 1))
+    users = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))[order]
+
+    def moved(column: npt.NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(column).to(rows.values.device)
+
+    return ByItem(
+        values=moved(ascending),
+        users=moved(users),
+        order=moved(order),
+        distinct=moved(ascending[first]),
+        offsets=moved(np.append(first, len(values))),
+        on_host=ascending,
+    )
+
+
+def with_transposition(rows: Jagged) -> Jagged:
+    """The same rows, their values by item beside them."""
+    return replace(rows, by_item=transposed(rows))

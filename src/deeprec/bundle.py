@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -59,7 +60,7 @@ def verify(path: Path) -> dict[str, Any]:
 
 def write_catalog(draft: Path, items: pa.Table) -> None:
     """Writes `items`, in index order, with the index that the model answers with."""
-    indices = pa.array(range(items.num_rows), pa.int64())
+    indices = pa.array(np.arange(items.num_rows))
     table = items.add_column(0, "item_index", indices)
     pq.write_table(table, draft / CATALOG, compression="zstd", write_page_checksum=True)
 
@@ -186,8 +187,8 @@ import pyarrow.parquet as pq
 import torch
 
 model = torch.jit.load("model.pt")
-item_ids = pq.read_table("catalog.parquet")["item_id"].to_pylist()
-history = torch.tensor([item_ids.index(item) for item in item_ids[:2]])  # of one user
+item_ids = pq.read_table("catalog.parquet")["item_id"]
+history = torch.arange(min(2, len(item_ids)))  # of one user: places in item_ids
 offsets = torch.tensor([0, len(history)])
 ages = torch.full([len(history)], 1.0)  # each event was a day ago
 none, nowhere = torch.zeros(0, dtype=torch.int64), torch.tensor([0, 0])
@@ -195,7 +196,7 @@ values, ends = [none] * {num_fields}, [nowhere] * {num_fields}  # no attribute o
 k, exclude_seen = 10, {exclude_seen}
 items, scores = model(history, offsets, ages, values, ends, k, exclude_seen, none, nowhere)
 for item, score in zip(items[0].tolist(), scores[0].tolist()):
-    print(item_ids[item] if item >= 0 else "no further candidate", score)
+    print(item_ids[item].as_py() if item >= 0 else "no further candidate", score)
 """
 
 

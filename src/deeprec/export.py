@@ -298,8 +298,8 @@ def request_of(trained: Trained, batch: Batch, row: int) -> Request:
 
 def with_unknown_item(trained: Trained, request: Request) -> Request:
     """The request with a newest event whose item is not in the catalog."""
-    known = set(trained.prepared.catalog.item_ids.to_pylist())
-    unknown = next(name for n in count() if (name := f"unknown {n}") not in known)
+    catalog = trained.prepared.catalog
+    unknown = next(name for n in count() if catalog.indices_of([name := f"unknown {n}"])[0] < 0)
     ages = request["ages"]
     return {
         "item_ids": [*request["item_ids"], unknown],

@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import ibis.expr.types as ir
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -33,6 +34,7 @@ from deeprec.data.source import short_names
 from deeprec.data.split import Split
 from deeprec.data.store import PARTS, Events
 from deeprec.data.workspace import Workspace, workspace
+from deeprec.errors import ConfigError
 
 Rule = Callable[[Workspace, EventLog, int], Split]
 
@@ -102,8 +104,18 @@ def _divide(
     with _stage("gave users and items their rows"):
         core, outside = keep_core(space, split.events, log.filters)
         capped, cut = cap_histories(space, core, log.filters.max_history)
-        indexed = index(space, capped)
+        indexed = index(space, capped, _cold_items(log))
     return split, indexed, [*outside, *cut]
+
+
+def _cold_items(log: EventLog) -> tuple[ir.Table, ...]:
+    """Tables of items that are in the catalog, whether anybody had them or not."""
+    if log.filters.cold_items and not log.item_attributes:
+        raise ConfigError(
+            "data.filters.cold_items=true takes items from a table of items, and there is none; "
+            "give data.item_attributes, or leave it false"
+        )
+    return log.item_attributes if log.filters.cold_items else ()
 
 
 def _describe(space: Workspace, log: EventLog, indexed: Indexed) -> Known:
@@ -121,7 +133,7 @@ def _describe(space: Workspace, log: EventLog, indexed: Indexed) -> Known:
     for name in ("validation", "holdout"):
         people[f"{name}_unknown"] = pa.array(indexed.unknown[name])
     catalog.update({name: of_items[name] for name in of_items.column_names})
-    checks = [*item_checks, *user_checks]
+    checks = [contract.look_at_catalog(catalog["popularity"]), *item_checks, *user_checks]
     return Known(_plain(catalog), _plain(people), vocabularies, checks)
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor
@@ -143,13 +144,15 @@ class Bundle:
         self.path, self.manifest, self.device = path, manifest, torch.device(device)
         self.signature: dict[str, Any] = _json(path / "signature.json")
         self.policy: dict[str, Any] = _json(path / "policy.json")
-        catalog = pq.read_table(path / "catalog.parquet", page_checksum_verification=True)
+        catalog = pq.read_table(
+            path / "catalog.parquet", columns=["item_id"], page_checksum_verification=True
+        )
         self.item_ids: pa.Array = catalog["item_id"].combine_chunks()
+        self._sorted = _Sorted(self.item_ids)
         self.vocabularies: dict[str, dict[str, int]] = {
             name: {value: index for index, value in enumerate(values)}
             for name, values in _json(path / "vocabularies.json").items()
         }
-        self._index_of = {item: index for index, item in enumerate(self.item_ids.to_pylist())}
         self._model = load_model(path / "model.pt", self.device)
 
     @property
@@ -201,7 +204,7 @@ class Bundle:
         if isinstance(histories, Mapping):
             users, histories = list(histories), list(histories.values())
         attributes = self._checked(attributes or {}, len(histories))
-        denied_indices = sorted({self._index_of[item] for item in denied if item in self._index_of})
+        denied_indices = sorted({*self.indices_of(denied)} - {-1})
         moment = time.time() if now is None else _seconds(now)
         answers: list[Answer] = []
         for start in range(0, len(histories), batch_users):
@@ -268,6 +271,10 @@ class Bundle:
             raise RequestError(rule) from None
         return answer[0].cpu(), answer[1].cpu()
 
+    def indices_of(self, item_ids: Sequence[str]) -> list[int]:
+        """The item index of each id, -1 for one that the bundle does not know."""
+        return self._sorted.indices_of(item_ids)
+
     def golden(self) -> Iterator[str]:
         """Asks the golden requests and says, line by line, which answer is not the expected one."""
         requests = _lines(self.path / "golden" / "requests.jsonl")
@@ -280,15 +287,15 @@ class Bundle:
 
     def ask(self, request: Mapping[str, Any]) -> tuple[list[int], list[float]]:
         """Item indices and scores for one golden request."""
-        known = [i for i, item in enumerate(request["item_ids"]) if item in self._index_of]
-        ages = request["ages"]
+        indices, ages = self.indices_of(request["item_ids"]), request["ages"]
+        known = [place for place, index in enumerate(indices) if index >= 0]
         items, scores = self.rank(
-            *_rows([[self._index_of[request["item_ids"][i]] for i in known]]),
-            None if ages is None else torch.tensor([ages[i] for i in known], dtype=torch.float32),
+            *_rows([[indices[place] for place in known]]),
+            None if ages is None else torch.tensor([ages[p] for p in known], dtype=torch.float32),
             self._rows_of_attributes({n: [v] for n, v in request["attributes"].items()}),
             k=request["k"],
             exclude_seen=request["exclude_seen"],
-            denied=_rows([[self._index_of[item] for item in request["denied"]]]),
+            denied=_rows([self.indices_of(request["denied"])]),
         )
         found = int((items[0] >= 0).sum())
         return items[0, :found].tolist(), scores[0, :found].tolist()
@@ -306,10 +313,11 @@ class Bundle:
         """One batch of `recommend`."""
         timed = _has_times(histories)
         events = [_events(history, timed) for history in histories]
-        known = [[event for event in row if event[0] in self._index_of] for row in events]
+        index = iter(self.indices_of([item for row in events for item, _ in row]))
+        known = [[(i, when) for _, when in row if (i := next(index)) >= 0] for row in events]
         ages = [max(moment - when, 0.0) / SECONDS_PER_DAY for row in known for _, when in row]
         items, scores = self.rank(
-            *_rows([[self._index_of[item] for item, _ in row] for row in known]),
+            *_rows([[i for i, _ in row] for row in known]),
             torch.tensor(ages, dtype=torch.float64).float() if timed else None,
             self._rows_of_attributes(attributes),
             k=k,
@@ -347,6 +355,31 @@ class Bundle:
             index_of = self.vocabularies[name]
             rows[name] = _rows([[index_of[v]] if v in index_of else [] for v in values])
         return rows
+
+
+class _Sorted:
+    """Item ids to be looked up by halving: a table of millions in a dict takes gigabytes."""
+
+    def __init__(self, item_ids: pa.Array) -> None:
+        rising = pc.less(item_ids.slice(0, max(len(item_ids) - 1, 0)), item_ids.slice(1))
+        self._order = None if pc.all(rising).as_py() else pc.sort_indices(item_ids)
+        self._ids = item_ids if self._order is None else item_ids.take(self._order)
+
+    def indices_of(self, item_ids: Sequence[str]) -> list[int]:
+        """The place of each id in the table, -1 where it is not in it."""
+        num_ids, wanted = len(self._ids), pa.array(item_ids, self._ids.type)
+        place = pa.array([0] * len(item_ids), pa.int64())  # how many ids come before it, so far
+        step = 1 << num_ids.bit_length()
+        while step := step >> 1:
+            further = pc.add(place, step)
+            last = self._ids.take(pc.subtract(pc.min_element_wise(further, num_ids), 1))
+            below = pc.and_(pc.less_equal(further, num_ids), pc.less(last, wanted))
+            place = pc.if_else(below, further, place)
+        here = pc.min_element_wise(place, num_ids - 1)
+        found = here if self._order is None else self._order.take(here).cast(pa.int64())
+        same = pc.equal(self._ids.take(here), wanted)
+        indices: list[int] = pc.if_else(same, found, -1).to_pylist()
+        return indices
 
 
 def same_answer(

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from deeprec.batch import Arranged, Batch
 from deeprec.config import TrainConfig, to_dict
 from deeprec.console import console
 from deeprec.data.datamodule import DataModule, pinned
@@ -16,9 +17,10 @@ from deeprec.model.sparse_input import SparseInput
 from deeprec.part import instantiate
 from deeprec.trainer import checkpoint, memory
 from deeprec.trainer.callback import Keeper
-from deeprec.trainer.device import Device, choose_device, precision_note
+from deeprec.trainer.device import choose_device, precision_note
 from deeprec.trainer.loop import Loop
 from deeprec.trainer.module import Loss, Progress, Training
+from deeprec.trainer.optimizer import kinds_of
 from deeprec.trainer.run import (
     Facts,
     RunFolder,
@@ -96,10 +98,11 @@ class Work:
             torch.set_num_threads(self.loop.threads)
         self.device = choose_device(self.loop.device)
         target: Target = instantiate(config.target)
-        self.data = _data(config, prepared, target, self.loop, self.device)
+        self.data = _data(config, prepared, target, self.loop)
         self.facts = _facts(prepared, self.data.training)
         self._check_memory()
         self.training = self._new_training()
+        self.data.training.finish = self._arranged
 
     def finish(self, run: RunFolder) -> None:
         """Trains to the end, keeping the run folder true, and seals it."""
@@ -147,6 +150,11 @@ class Work:
             )
         console.print(f"run: {run.path}\nnext: deeprec evaluate run={run.path}", soft_wrap=True)
 
+    def _arranged(self, batch: Batch, draw: torch.Generator) -> Arranged:
+        """What a step reads, ready to be moved to the device."""
+        arranged = self.training.arrange(batch, draw)
+        return pinned(arranged) if self.device.name == "cuda" else arranged
+
     def _new_training(self) -> Training:
         config = self.config
         torch.manual_seed(config.seed)
@@ -173,7 +181,8 @@ class Work:
             batch_users=users,
             batch_events=int(users * self.data.training.lengths.mean()),
             block_items=min(getattr(loss, "block_items", 8192), self.facts.num_items),
-            dense_gradient=getattr(loss, "dense_gradient", False),
+            dense_gradient=getattr(loss, "dense_gradient", False)
+            or (kinds_of(model).tied and not getattr(loss, "sampled", False)),
         )
         available = memory.available_bytes(self.device.torch)
         console.print(memory.show(lines, available))
@@ -189,6 +198,7 @@ class Work:
             width=item_weight.shape[1],
             batch_users=self.data.training.users_of_batch,
             device=self.device.name,
+            row_length=getattr(model, "row_length_V", None),
         )
 
     def _introduce(self) -> None:
@@ -242,16 +252,13 @@ def _target_share(prepared: Prepared, training: Batches) -> float:
     return float(len(batch.target.values) / batch.num_users / owned)
 
 
-def _data(
-    config: TrainConfig, prepared: Prepared, target: Target, loop: Loop, device: Device
-) -> DataModule:
+def _data(config: TrainConfig, prepared: Prepared, target: Target, loop: Loop) -> DataModule:
     training = Batches(
         prepared,
         target,
         grouping=loop.grouping,
         seed=config.seed,
         prefetch=loop.prefetch_batches,
-        finish=pinned if device.name == "cuda" else None,
     )
     if not len(training.users):
         raise DataError(f"{prepared.path}: no user has training events; prepare other data")

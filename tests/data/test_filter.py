@@ -147,3 +147,5 @@ def test_settings_that_cannot_be_are_refused() -> None:
         Filters(min_users_per_item=0)
     with pytest.raises(ConfigError, match="'soon'"):
         Filters(first_time="soon")
+    with pytest.raises(ConfigError, match="cold_items keeps items that nobody had"):
+        Filters(cold_items=True, min_users_per_item=2)

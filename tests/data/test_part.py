@@ -77,6 +77,21 @@ def test_popularity_counts_training_users_and_unknown_items_are_counted(
     assert seen_again(space, indexed.events) == 1  # a had x
 
 
+def test_cold_items_are_in_the_catalog_where_they_are_asked_for(
+    space: Workspace, events: Make
+) -> None:
+    given = [("a", "x", 0, "all"), ("b", "n", 0, "all"), ("a", "z", 2, "all")]
+    table = events("user item part role", given).mutate(in_core=True)
+    listed = events("item kind", [("m", "k"), ("x", "k"), ("z", "k"), ("m", "l"), (None, "k")])
+    more = events("item", [("b",), ("m",)])
+    indexed = index(space, table, [listed, more])
+    items = space.fetch(indexed.items.order_by("row")).to_pydict()
+    assert items["item"] == ["b", "m", "n", "x", "z"]
+    assert items["popularity"] == [0, 0, 1, 1, 0]
+    assert indexed.num_items == 5
+    assert indexed.unknown["holdout"].tolist() == [0, 0]  # z is known from its list
+
+
 def test_nothing_to_train_on_is_an_error(space: Workspace, events: Make) -> None:
     table = events("user item part role", [("a", "x", 2, "all")])
     with pytest.raises(DataError, match="no event is left to train on"):

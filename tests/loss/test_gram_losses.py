@@ -77,7 +77,7 @@ LOSSES = [
         dense_popular,
     ),
     (lambda n: Squared(ITEMS, zero_scale=0.3, normalise_users=True, block_items=n), dense_per_user),
-    (lambda n: Cosine(block_items=n), dense_cosine),
+    (lambda n: Cosine(ITEMS, block_items=n), dense_cosine),
 ]
 
 
@@ -130,7 +130,7 @@ def test_without_its_own_contribution_an_item_must_be_told_by_the_others() -> No
             none = torch.zeros(0, dtype=torch.int64), torch.zeros(USERS + 1, dtype=torch.int64)
             encoded = Encoded(hidden, *none, torch.zeros(0))
             bias = torch.zeros(ITEMS, dtype=torch.float64)
-            value = Cosine(exclude_self=True)(encoded, unit, bias, target)
+            value = Cosine(ITEMS, exclude_self=True)(encoded, unit, bias, target)
         else:
             value = dense_cosine(hidden @ unit.T - x, x)
         value.backward()
@@ -139,7 +139,7 @@ def test_without_its_own_contribution_an_item_must_be_told_by_the_others() -> No
         torch.testing.assert_close(our, their, rtol=1e-8, atol=1e-10)
 
 
-@pytest.mark.parametrize("loss", [Squared(2000, block_items=50), Cosine(block_items=50)])
+@pytest.mark.parametrize("loss", [Squared(2000, block_items=50), Cosine(2000, block_items=50)])
 def test_users_by_catalog_never_exists(loss: nn.Module) -> None:
     users, items, width = 64, 2000, 4
     none = torch.zeros(0, dtype=torch.int64), torch.zeros(users + 1, dtype=torch.int64)
@@ -152,7 +152,7 @@ def test_users_by_catalog_never_exists(loss: nn.Module) -> None:
 
 
 @pytest.mark.parametrize(
-    "make", [lambda n: Squared(9, block_items=n), lambda n: Cosine(block_items=n)]
+    "make", [lambda n: Squared(9, block_items=n), lambda n: Cosine(9, block_items=n)]
 )
 def test_mistakes_are_told(make: Callable[[int], nn.Module]) -> None:
     with pytest.raises(ValueError, match="block_items must be 1 or more, got 0"):

@@ -1,7 +1,7 @@
 """Sampled losses: exact where everything is drawn, unbiased where they say so, blind to V."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import pytest
@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 import reference
-from deeprec.batch import Batch, Encoded, Jagged
-from deeprec.loss.negatives import Candidates, Negatives
+from deeprec.batch import Asked, Batch, Encoded, Jagged, Sample, with_transposition
+from deeprec.loss.candidate_catalog import candidate_catalog
+from deeprec.loss.negatives import Negatives
 from deeprec.loss.sampled_binary import SampledBinary
 from deeprec.loss.sampled_softmax import SampledSoftmax
 from deeprec.model.autoencoder import Autoencoder
-from deeprec.table import Updates
+from deeprec.table import NO_UPDATES, Updates
 from deeprec.trainer.module import Progress, Training
 from deeprec.trainer.optimizer import Adam, RowwiseAdagrad
 from largest_tensor import LargestTensor
@@ -40,6 +41,15 @@ def popularity() -> Tensor:
     return torch.arange(ITEMS) ** 2
 
 
+def asked(targets: list[int], repeats: Sequence[int] = ()) -> Asked:
+    """One user a target, all repeats with the first."""
+    ends = torch.tensor([0] + [len(repeats)] * len(targets))
+    return Asked(
+        with_transposition(Jagged(torch.tensor(targets), torch.arange(len(targets) + 1))),
+        with_transposition(Jagged(torch.tensor(repeats, dtype=torch.int64), ends)),
+    )
+
+
 def ones(target: Jagged) -> Tensor:
     dense = torch.zeros(USERS, ITEMS, dtype=torch.float64)
     for user, row in enumerate(reference.rows(target.values, target.offsets)):
@@ -56,8 +66,14 @@ def dense_binary(scores: Tensor, target: Jagged) -> Tensor:
     return nn.functional.binary_cross_entropy_with_logits(scores, wanted, reduction="sum") / USERS
 
 
-LOSSES = [(SampledSoftmax, dense_softmax), (SampledBinary, dense_binary)]
-both = pytest.mark.parametrize(("make", "dense"), LOSSES)
+LOSSES = [
+    (SampledSoftmax, dense_softmax),
+    (SampledBinary, dense_binary),
+    (partial(SampledSoftmax, shared_targets=False), dense_softmax),
+    (partial(SampledBinary, shared_targets=False), dense_binary),
+]
+every = pytest.mark.parametrize(("make", "dense"), LOSSES)
+shared = pytest.mark.parametrize("make", [SampledSoftmax, SampledBinary])
 
 
 def run(loss: nn.Module, leaves: list[Tensor], encode: Callable, target: Jagged) -> list[Tensor]:
@@ -73,7 +89,7 @@ def run_dense(dense: Callable, leaves: list[Tensor], encode: Callable, target: J
     return [value.detach(), *torch.autograd.grad(value, theirs)]
 
 
-@both
+@every
 def test_drawing_everything_is_exact(make: Callable, dense: Callable) -> None:
     leaves, encode, target = problem(0)
     ours = run(make(ITEMS, negatives=ITEMS, block_items=7), leaves, encode, target)
@@ -86,9 +102,8 @@ def test_a_sum_over_the_catalog_is_estimated_without_bias(popular: Tensor | None
     torch.manual_seed(1)
     numbers = torch.linspace(-1, 3, ITEMS, dtype=torch.float64).exp()
     negatives = Negatives(ITEMS, 12, popularity=popular, power=1.0)
-    targets = torch.tensor([3, 50, 3])
-    found = [negatives.candidates(targets, len) for _ in range(4000)]
-    sums = torch.stack([(each.share_R * numbers[each.items_R]).sum() for each in found])
+    found = [negatives.sample(asked([3, 50, 3])) for _ in range(4000)]
+    sums = torch.stack([(each.shares * numbers[each.items]).sum() for each in found])
     error = (sums.mean() - numbers.sum()).abs()
     assert error < 4 * sums.std() / math.sqrt(len(sums))
     assert sums.std() > 0
@@ -97,20 +112,23 @@ def test_a_sum_over_the_catalog_is_estimated_without_bias(popular: Tensor | None
 def test_targets_stand_for_themselves_and_are_never_drawn() -> None:
     torch.manual_seed(2)
     negatives = Negatives(ITEMS, 50, popularity=popularity())
-    targets = torch.tensor([7, 59, 20, 7])
-    items_R, share_R = negatives.candidates(targets, len)
-    assert torch.equal(items_R, items_R.unique())  # distinct, ascending
-    of_targets = torch.isin(items_R, targets)
+    targets = [7, 59, 20, 7]
+    sample = negatives.sample(asked(targets, [3, 20, 59]))
+    assert torch.equal(sample.items, sample.items.unique())  # distinct, ascending
+    of_targets = torch.isin(sample.items, torch.tensor(targets))
     assert of_targets.sum() == 3
-    assert torch.equal(share_R[of_targets], torch.ones(3))
+    assert torch.equal(sample.shares[of_targets], torch.ones(3))
+    assert sample.items[sample.target.values].tolist() == targets
+    repeats = sample.items[sample.repeats.values].tolist()
+    assert repeats == [item for item in [3, 20, 59] if item in sample.items]
+    assert sample.of_repeats.tolist() == [[3, 20, 59].index(item) for item in repeats]
+    assert sample.repeats.offsets.tolist() == [0, *[len(repeats)] * 4]
 
 
 def test_draws_are_as_frequent_as_expected() -> None:
     torch.manual_seed(3)
     negatives = Negatives(ITEMS, 1000, popularity=popularity(), power=0.7, uniform_share=0.3)
-    counts = sum(
-        torch.bincount(negatives.draw(torch.device("cpu")), minlength=ITEMS) for _ in range(300)
-    )
+    counts = sum(torch.bincount(negatives.draw(), minlength=ITEMS) for _ in range(300))
     chances = (torch.arange(ITEMS).double() ** 2 + 1) ** 0.7
     truth = 300 * (300 / ITEMS + 700 * chances / chances.sum())
     torch.testing.assert_close(
@@ -119,7 +137,7 @@ def test_draws_are_as_frequent_as_expected() -> None:
     assert ((counts - truth).abs() < 5 * truth.sqrt()).all()
 
 
-@both
+@every
 def test_the_bias_vanishes_as_negatives_grow(make: Callable, dense: Callable) -> None:
     """Few negatives are wrong on average; with eight times as many, far less."""
     leaves, encode, target = problem(4)
@@ -135,7 +153,7 @@ def test_the_bias_vanishes_as_negatives_grow(make: Callable, dense: Callable) ->
         return (value - truth[0]).abs().item(), (gradient - truth[1]).norm().item()
 
     few, many = bias(4), bias(32)
-    if make is SampledSoftmax:
+    if dense is dense_softmax:
         assert many[0] < few[0] / 4
         assert many[1] < few[1] / 2
         assert few[0] > 0.05 * truth[0]  # there was something to see
@@ -145,9 +163,18 @@ def test_the_bias_vanishes_as_negatives_grow(make: Callable, dense: Callable) ->
         assert many[1] < 0.03 * truth[1].norm()
 
 
-@both
-@pytest.mark.parametrize("settings", [{}, {"popularity": popularity()}, {"pool": 20}])
+@shared
+def test_numerical_gradient_of_hard_negatives(make: Callable) -> None:
+    assert_numerical_gradient(make, {"pool": 20})
+
+
+@every
+@pytest.mark.parametrize("settings", [{}, {"popularity": popularity()}])
 def test_numerical_gradient(make: Callable, dense: Callable, settings: dict) -> None:
+    assert_numerical_gradient(make, settings)
+
+
+def assert_numerical_gradient(make: Callable, settings: dict) -> None:
     leaves, encode, target = problem(6)
     loss = make(ITEMS, negatives=8, block_items=9, **settings)
 
@@ -158,7 +185,7 @@ def test_numerical_gradient(make: Callable, dense: Callable, settings: dict) -> 
     assert torch.autograd.gradcheck(value, [leaf.requires_grad_() for leaf in leaves])
 
 
-@both
+@every
 def test_rows_may_change_at_once(make: Callable, dense: Callable) -> None:
     leaves, encode, target = problem(8)
     loss = make(ITEMS, negatives=8, popularity=popularity(), block_items=9)
@@ -184,19 +211,35 @@ def test_rows_may_change_at_once(make: Callable, dense: Callable) -> None:
 def test_hard_negatives_are_those_the_batch_scores_highest() -> None:
     torch.manual_seed(10)
     negatives = Negatives(ITEMS, 5, pool=55)
-    drawn: list[Tensor] = []
+    sample = negatives.sample(asked([30], [40]))
+    owned = [40] if 40 in sample.items else []  # drawn, and so scored, however low
+    assert sample.items.tolist() == [30, *owned]
+    none = torch.zeros(0, dtype=torch.int64), torch.zeros(2, dtype=torch.int64)
+    scored = Encoded(torch.zeros(1, 2), *none, torch.zeros(0))
+    bias = -(torch.arange(ITEMS) - 30.0).abs()
+    catalog = candidate_catalog(
+        negatives,
+        scored,
+        torch.zeros(ITEMS, 2),
+        bias,
+        Asked(sample.target, sample.repeats, sample),
+        NO_UPDATES,
+        corrected=True,
+    )
+    nearest = sorted(abs(item - 30) for item in sample.pool.tolist())[: 5 - len(owned)]
+    found = sorted((-catalog.item_bias_R[len(sample.items) :]).tolist())
+    assert found == nearest
+    assert torch.equal(catalog.share_R, torch.ones(6))
 
-    def hardness(items: Tensor) -> Tensor:
-        drawn.append(items)
-        return -(items - 30.0).abs()
 
-    found: Candidates = negatives.candidates(torch.tensor([30]), hardness)
-    (pool,) = drawn
-    nearest = sorted(pool.tolist(), key=lambda item: abs(item - 30))[:5]
-    distances = sorted(abs(item - 30) for item in nearest)
-    kept = [item for item in found.items_R.tolist() if item != 30]
-    assert sorted(abs(item - 30) for item in kept) == distances
-    assert torch.equal(found.share_R, torch.ones(6))
+def test_a_sample_depends_on_its_generator_alone() -> None:
+    negatives = Negatives(ITEMS, 8, popularity=popularity())
+
+    def draw(seed: int) -> Sample:
+        return negatives.sample(asked([1, 2]), torch.Generator().manual_seed(seed))
+
+    assert torch.equal(draw(1).items, draw(1).items)
+    assert not torch.equal(draw(1).items, draw(2).items)
 
 
 @pytest.mark.parametrize("t", [0.0, 0.3, 1.0])
@@ -220,7 +263,10 @@ def test_gbce_raises_the_probability_of_targets_to_a_power(t: float) -> None:
 
 @pytest.mark.parametrize("repeats", [False, True])
 @pytest.mark.parametrize("optimizer", [Adam(), RowwiseAdagrad()])
-@pytest.mark.parametrize("make", [SampledSoftmax, SampledBinary])
+@pytest.mark.parametrize(
+    "make",
+    [SampledSoftmax, SampledBinary, partial(SampledSoftmax, shared_targets=False)],
+)
 def test_a_step_makes_nothing_as_long_as_the_catalog(
     make: Callable, optimizer: Adam, repeats: bool
 ) -> None:
@@ -241,16 +287,17 @@ def test_a_step_makes_nothing_as_long_as_the_catalog(
     rows = Jagged(items.flatten(), offsets)
     batch = Batch(torch.arange(num_users), rows, target=rows)
     before = model.item_weight.detach().clone()
-    training.training_step(batch, 0)
+    arranged = training.arrange(batch, torch.Generator())
+    training.training_step(arranged, 0)
     with LargestTensor() as largest:
-        training.training_step(batch, 0)
+        training.training_step(arranged, 0)
     assert largest.elements < num_items / 10
     changed = (model.item_weight != before).any(1).sum()
     assert 0 < changed <= 2 * (num_users * events + 64)
 
 
-@both
-def test_mistakes_are_told(make: Callable, dense: Callable) -> None:
+@shared
+def test_mistakes_are_told(make: Callable) -> None:
     with pytest.raises(ValueError, match="negatives must be 1 or more, got 0"):
         make(ITEMS, negatives=0)
     with pytest.raises(ValueError, match="uniform_share must be above 0 and at most 1, got 0"):
@@ -259,3 +306,5 @@ def test_mistakes_are_told(make: Callable, dense: Callable) -> None:
         make(ITEMS, negatives=8, pool=8)
     assert "the loss is exact" in make(ITEMS, negatives=ITEMS).note
     assert "biased by design" in make(ITEMS, negatives=4, pool=8).note
+    with pytest.raises(ValueError, match="a pool of hard negatives needs shared_targets=true"):
+        make(ITEMS, negatives=4, pool=8, shared_targets=False)

@@ -79,7 +79,7 @@ def test_item_to_item_sums_dense_cosines(
 ) -> None:
     monkeypatch.setattr(item_to_item, "FIT_BLOCK_PAIRS", 3 * NUM_ITEMS)
     fitted = ItemToItem.fit(jagged(HISTORIES), NUM_ITEMS, neighbours=neighbours)
-    similarity = np.hstack([block.toarray() for block in fitted._blocks.values()])
+    similarity = fitted.similarity.toarray()
     truth = dense_cosine(neighbours)
     np.testing.assert_allclose(similarity, truth, atol=1e-6)
 
@@ -99,6 +99,14 @@ def test_an_item_is_its_own_neighbour_at_similarity_one() -> None:
     assert scores.tolist() == [[1, 1, 0], [1, 0, 0]]
     items, _ = model.recommend(batch([[1]]), 3, exclude_seen=True)
     assert items.tolist() == [[0, 2, -1]]
+
+
+def test_items_that_nobody_took_have_no_neighbours() -> None:
+    few = ItemToItem.fit(jagged([[0, 1], [0, 2, 1]]), 3)
+    many = ItemToItem.fit(jagged([[5, 70], [5, 800, 70]]), 1000)
+    kept = np.ix_([5, 70, 800], [5, 70, 800])
+    np.testing.assert_array_equal(many.similarity.toarray()[kept], few.similarity.toarray())
+    assert many.similarity.nnz == few.similarity.nnz == 9
 
 
 def test_item_to_item_leaves_the_histories_as_they_were() -> None:

@@ -121,6 +121,110 @@ def test_torchrec_and_plain_torch_train_alike(rule: type[Adagrad]) -> None:
             torch.testing.assert_close(value, of_fused, atol=1e-6, rtol=1e-6)
 
 
+ODD: list[list[list[tuple[int, float]]]] = [  # field, user, (row, weight)
+    [[(0, 1.0), (3, 2.0), (0, 0.5)], [], [(2, 0.0), (1, 0.0)], [(4, 3.0)]],
+    [[(3, 1.0)], [(0, 1.0), (1, 1.0), (1, 1.0)], [(2, 4.0)], []],
+    [[(1, 1.0)], [(0, 1.0)], [], [(1, 1.0), (1, 1.0), (0, 1.0)]],
+]
+NAMES = ("history", "wishlist", "age")  # the wishlist reads the table of the history
+
+
+def odd_fields(*, weighted: bool) -> dict[str, Jagged]:
+    """Repeats, empty users, a row in two fields of one table, weights that sum to 0."""
+    fields = {}
+    for name, users in zip(NAMES, ODD, strict=True):
+        pairs = [pair for user in users for pair in user]
+        offsets = torch.tensor([0, *(len(user) for user in users)]).cumsum(0)
+        weights = torch.tensor([weight for _, weight in pairs]) if weighted else None
+        fields[name] = Jagged(torch.tensor([row for row, _ in pairs]), offsets, weights)
+    return fields
+
+
+def written_out(tables: dict[str, Tensor], pooling: dict[str, str], *, weighted: bool) -> Tensor:
+    """float64 [4, D], differentiable: the sum over fields of pooled rows, row by row."""
+    users = []
+    for user in range(4):
+        total = torch.zeros(WIDTH, dtype=torch.float64)
+        for name, of_users in zip(NAMES, ODD, strict=True):
+            table = tables["history" if name == "wishlist" else name]
+            pairs = [(row, weight if weighted else 1.0) for row, weight in of_users[user]]
+            bag = sum((weight * table[row] for row, weight in pairs), torch.zeros(WIDTH))
+            scale = sum(weight for _, weight in pairs) if pooling[name] == "mean" else 1.0
+            total = total + bag / (scale or 1.0)
+        users.append(total)
+    return torch.stack(users)
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("pooling", [("sum", "sum"), ("mean", "sum"), ("mean", "mean")])
+@pytest.mark.parametrize("rule", [Sgd, Adagrad, RowwiseAdagrad])
+@pytest.mark.parametrize("backend", ["torch", "torchrec"])
+def test_pooled_and_shared_fields_are_what_is_written_out(
+    backend: str, rule: type[Adagrad], pooling: tuple[str, str], weighted: bool
+) -> None:
+    if backend == "torchrec":
+        pytest.importorskip("torchrec")
+    how = dict(zip(NAMES, (*pooling, "mean"), strict=True))
+    torch.manual_seed(0)
+    tables = SparseInput(
+        {"history": 5, "age": 2},
+        WIDTH,
+        shared={"wishlist": "history"},
+        pooling=how,  # type: ignore[arg-type]
+        backend=backend,  # type: ignore[arg-type]
+    )
+    truth = {n: t.detach().double().requires_grad_() for n, t in tables.tables.items()}
+    squares = {name: torch.zeros_like(table) for name, table in truth.items()}
+    fields = odd_fields(weighted=weighted)
+    torch.testing.assert_close(
+        tables(fields).double(), written_out(truth, how, weighted=weighted), atol=1e-6, rtol=0
+    )
+    tables.fuse(rule(0.02))
+    for step in range(4):
+        wanted = torch.randn(4, WIDTH, generator=torch.Generator().manual_seed(step))
+        hidden = tables(fields)
+        expected = written_out(truth, how, weighted=weighted)
+        torch.testing.assert_close(hidden.double(), expected, atol=1e-6, rtol=0)
+        ((hidden - wanted) ** 2).sum().backward()
+        tables.finish_step()
+        gradients = torch.autograd.grad(((expected - wanted) ** 2).sum(), [*truth.values()])
+        for (name, table), gradient in zip(truth.items(), gradients, strict=True):
+            square = gradient.square()
+            squares[name] += square.mean(1, keepdim=True) if rule is RowwiseAdagrad else square
+            scale = 1.0 if rule is Sgd else squares[name].sqrt() + 1e-8
+            table.data -= 0.02 * gradient / scale
+    for name, table in truth.items():
+        torch.testing.assert_close(tables.tables[name].double(), table, atol=1e-6, rtol=0)
+        for held in tables.optimizer_state[name].values():
+            kept = squares[name][:, 0] if rule is RowwiseAdagrad else squares[name]
+            torch.testing.assert_close(held.view_as(kept).double(), kept, atol=1e-5, rtol=1e-6)
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+def test_a_borrowed_table_gets_a_sparse_gradient_of_the_rows_read(weighted: bool) -> None:
+    torch.manual_seed(0)
+    pooling = dict(zip(NAMES, ("mean", "sum", "sum"), strict=True))
+    tables = SparseInput({"age": 2}, WIDTH, borrowed=["history", "wishlist"], pooling=pooling)  # type: ignore[arg-type]
+    lent = torch.nn.Parameter(torch.randn(5, WIDTH))
+    truth = {"age": tables.tables["age"].detach().double()}
+    truth["history"] = lent.detach().double().requires_grad_()
+    wanted = torch.randn(4, WIDTH)
+    hidden = tables(odd_fields(weighted=weighted), {"history": lent, "wishlist": lent})
+    ((hidden - wanted) ** 2).sum().backward()
+    expected = written_out(truth, pooling, weighted=weighted)
+    ((expected - wanted) ** 2).sum().backward()
+    assert lent.grad.is_sparse
+    torch.testing.assert_close(
+        lent.grad.to_dense().double(), truth["history"].grad, atol=1e-5, rtol=0
+    )
+    assert "history" not in dict(tables.named_parameters())
+
+
+def test_a_pooling_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(ValueError, match="pooling must be 'sum' or 'mean', got 'max'"):
+        SparseInput({"history": 3}, 4, pooling={"history": "max"})  # type: ignore[dict-item]
+
+
 @pytest.mark.parametrize("limit", [{"weight_decay": 0.1}, {"clip_norm": 1.0}])
 def test_what_torchrec_cannot_do_is_not_asked_of_it(limit: dict[str, float]) -> None:
     tables = new_input("torchrec")

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import ibis
 import ibis.expr.types as ir
 import pyarrow as pa
+import pyarrow.compute as pc
 from rich.table import Table
 
 from deeprec.data.column import iso
@@ -154,6 +155,17 @@ def look_at_times(workspace: Workspace, events: ir.Table, now: float | None = No
     )
     said = f"{iso(facts['first'])} to {iso(facts['last'])} UTC"
     return [Check("times", "ok", said, facts=facts), *_odd_times(facts)]
+
+
+def look_at_catalog(popularity: pa.ChunkedArray) -> Check:
+    """How much of the catalog a model can learn nothing of from training events.
+
+    Args:
+        popularity: training users that had each item.
+    """
+    count, cold = len(popularity), int(pc.sum(pc.equal(popularity, 0)).as_py() or 0)
+    says = f"{count:,} items, {_share(cold, count)} of them in no training event"
+    return Check("catalog", "ok", says, facts={"items": count, "cold": cold})
 
 
 def look_at_split(counts: Mapping[str, Any], *, repeats: bool) -> list[Check]:

@@ -4,7 +4,7 @@ from lightning.pytorch import LightningDataModule
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 
-from deeprec.batch import Batch
+from deeprec.batch import Arranged
 from deeprec.data.dataset import Batches, JudgedBatches
 
 
@@ -19,7 +19,7 @@ class DataModule(LightningDataModule):
         return self.training
 
 
-def pinned(batch: Batch) -> Batch:
+def pinned(batch: Arranged) -> Arranged:
     """The batch in page-locked memory, from which Lightning moves it to CUDA without waiting."""
-    moved: Batch = apply_to_collection(batch, Tensor, Tensor.pin_memory)
+    moved: Arranged = apply_to_collection(batch, Tensor, Tensor.pin_memory)
     return moved

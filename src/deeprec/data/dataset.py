@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +31,8 @@ class Batches:
         grouping: which users share a batch, before some are left out.
         seed: of the order of users and of what the target draws.
         prefetch: batches made ahead of their use; 0: each when it is asked for.
-        finish: what is done to a batch after it is made, in the same thread; None: nothing.
+        finish: what is made of a batch, in the same thread, and given in its place; it draws from
+            a generator of its own for each batch. None: nothing.
         rank: this process, in [0, world).
         world: processes that share the users.
     """
@@ -43,7 +45,7 @@ class Batches:
         grouping: Grouping,
         seed: int,
         prefetch: int = 0,
-        finish: Callable[[Batch], Batch] | None = None,
+        finish: Callable[[Batch, torch.Generator], Any] | None = None,
         rank: int = 0,
         world: int = 1,
     ) -> None:
@@ -70,9 +72,9 @@ class Batches:
         """About how many users a batch holds."""
         return self.grouping.users_of_batch(self.lengths)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Any]:
         positions = range(self.position, len(self))
-        batches = ahead(partial(self.batch, self.epoch), positions, self.prefetch)
+        batches = ahead(partial(self.finished, self.epoch), positions, self.prefetch)
         for position, batch in zip(positions, batches, strict=True):
             # before the yield: whoever counts len(self) batches never comes back for the rest
             self._advance(position)
@@ -85,8 +87,17 @@ class Batches:
         events = self.prepared.parts["train"].take(rows)
         examples = self.target(events, uniform[rows], self.period)
         shows_target = self.target.shows_target
-        batch = training_batch(self.prepared, rows, examples, shows_target=shows_target)
-        return batch if self.finish is None else self.finish(batch)
+        return training_batch(self.prepared, rows, examples, shows_target=shows_target)
+
+    def finished(self, epoch: int, position: int) -> Any:
+        """What a pass gives at this place of this epoch."""
+        batch = self.batch(epoch, position)
+        if self.finish is None:
+            return batch
+        place = [self.seed, epoch, position * self.world + self.rank]
+        draw = torch.Generator()
+        draw.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0] >> 1))
+        return self.finish(batch, draw)
 
     def state_dict(self) -> dict[str, int]:
         """Where the next pass begins."""

@@ -34,6 +34,8 @@ class Filters:
             together are a core: applied in turn until nothing changes.
         max_history: each user's latest events of training; of equal times, those that come last in
             the prepared folder's order (item id, kind, value, price).
+        cold_items: items of the item attributes that nobody had are in the catalog too; false: the
+            catalog is what was had before the holdout.
     """
 
     minimum_value: float | None = None
@@ -44,6 +46,7 @@ class Filters:
     min_users_per_item: int | None = None
     min_items_per_user: int | None = None
     max_history: int | None = None
+    cold_items: bool = False
 
     def __post_init__(self) -> None:
         for name in ("min_users_per_item", "min_items_per_user", "max_history"):
@@ -53,6 +56,11 @@ class Filters:
         for name in ("first_time", "last_time"):
             if getattr(self, name) is not None:
                 instant(getattr(self, name))
+        if self.cold_items and self.min_users_per_item is not None:
+            raise ConfigError(
+                "data.filters.cold_items keeps items that nobody had, and min_users_per_item="
+                f"{self.min_users_per_item} leaves out those that few had; set one of them"
+            )
 
 
 def keep_events(

@@ -1,8 +1,9 @@
 """Events with a part and a role -> the tables and lists of a prepared folder.
 
 Ids become indices here: items and users in ascending order of their ids' UTF-8 bytes. The catalog
-is what the users that a model is trained on had before the holdout; events on other items are
-counted for users who are judged on them, and left out of the lists. The catalog and the core count
+is what the users that a model is trained on had before the holdout, and cold items where they are
+asked for; events on other items are counted for users who are judged on them, and left out of the
+lists. The catalog and the core count
 the validation part too: it is known before the holdout, and only the holdout must stay unknown.
 """
 
@@ -59,17 +60,18 @@ class Indexed:
         return ["items", *(name for name in SINGULAR if name in self.events.columns)]
 
 
-def index(workspace: Workspace, events: ir.Table) -> Indexed:
+def index(workspace: Workspace, events: ir.Table, cold: Sequence[ir.Table] = ()) -> Indexed:
     """Gives every user and item its row.
 
     Args:
         events: user, item, part, role, in_core and, where known, time, kind, value, price.
+        cold: tables of `item`: in the catalog, whether anybody had them or not.
 
     Raises:
         DataError: there is nothing to train on, or there are too many kinds.
     """
     users = _users(workspace, events)
-    items = _items(workspace, events)
+    items = _items(workspace, events, cold)
     kinds = _kinds(workspace, events)
     joined = events.join(users.select("user", "row"), "user")
     joined = joined.left_join(items.select("item", index=items.row), "item")
@@ -111,12 +113,16 @@ def _users(workspace: Workspace, events: ir.Table) -> ir.Table:
     return workspace.keep("users", users.mutate(row=row).order_by("row"))
 
 
-def _items(workspace: Workspace, events: ir.Table) -> ir.Table:
+def _items(workspace: Workspace, events: ir.Table, cold: Sequence[ir.Table]) -> ir.Table:
     trained = events.role.isin(["all", "train"])
     known = events.filter((events.part < 2) & trained & events.in_core)
     items = known.group_by("item").aggregate(
         popularity=known.user.nunique(where=known.part == 0)  # users, not events: see GLOSSARY
     )
+    for table in cold:
+        listed = table.filter(table.item.notnull()).select("item").distinct()
+        none = ibis.literal(0, "int64")
+        items = items.union(listed.anti_join(items, "item").mutate(popularity=none))
     row = ibis.row_number().over(order_by=items.item)
     return workspace.keep("items", items.mutate(row=row).order_by("row"))
 

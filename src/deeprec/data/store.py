@@ -23,6 +23,7 @@ Who is trained on and who is judged follows from `role`:
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -173,10 +174,8 @@ class Prepared:
         self.path = path
         read = folder.verify if check_hashes else folder.read_manifest
         self.manifest = read(path, KIND)
-        self.items: pa.Table = pq.read_table(path / "catalog.parquet")
+        self.num_items = int(pq.read_metadata(path / "catalog.parquet").num_rows)
         self.users: pa.Table = pq.read_table(path / "users.parquet")
-        self.catalog = Catalog(self.items["item_id"])
-        self.popularity: npt.NDArray[np.int64] = self.items["popularity"].to_numpy()
         self.roles: npt.NDArray[Any] = self.users["role"].to_numpy(zero_copy_only=False)
         self.vocabularies: dict[str, list[str]] = json.loads(
             (path / "vocabularies.json").read_text()
@@ -189,9 +188,22 @@ class Prepared:
                     f"{self.num_users}; prepare the folder again"
                 )
 
-    @property
-    def num_items(self) -> int:
-        return len(self.catalog)
+    @cached_property
+    def items(self) -> pa.Table:
+        """One row per item. Read when asked for: training needs neither ids nor names."""
+        return pq.read_table(self.path / "catalog.parquet")
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        """The item ids, in index order."""
+        return Catalog(pq.read_table(self.path / "catalog.parquet", columns=["item_id"])["item_id"])
+
+    @cached_property
+    def popularity(self) -> npt.NDArray[np.int64]:
+        """int64 [V]: training users that had each item."""
+        column = pq.read_table(self.path / "catalog.parquet", columns=["popularity"])["popularity"]
+        popularity: npt.NDArray[np.int64] = column.to_numpy()
+        return popularity
 
     @property
     def num_users(self) -> int:

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deeprec.batch import Encoded, Jagged
+from deeprec.batch import Encoded
+from deeprec.loss.asked import Target
 from deeprec.loss.catalog_blocks import (
     BLOCK_ITEMS,
     Cost,
@@ -65,7 +66,7 @@ class Asymmetric(nn.Module):
         encoded: Encoded,
         item_weight_VD: Tensor,
         item_bias_V: Tensor,
-        target: Jagged,
+        target: Target,
         updates: Updates = NO_UPDATES,
     ) -> Tensor:
         """Sum over users and items of what each costs, divided by B.
@@ -81,6 +82,7 @@ class Asymmetric(nn.Module):
             float32 []. Unit: nats per user.
 
         Example:
+            >>> from deeprec.batch import Jagged
             >>> none = torch.zeros(0, dtype=torch.int64), torch.zeros(2, dtype=torch.int64)
             >>> flat = Encoded(torch.zeros(1, 4), *none, torch.zeros(0))
             >>> target = Jagged(torch.tensor([0]), torch.tensor([0, 1]))
@@ -96,7 +98,7 @@ class Asymmetric(nn.Module):
             item_weight_VD,
             item_bias_V,
             target,
-            num_users=item_bias_V.new_tensor(encoded.hidden_BD.shape[0]),
+            num_users=item_bias_V.new_full((), encoded.hidden_BD.shape[0]),
             block_items=self.block_items,
             updates=updates,
         )

@@ -2,8 +2,10 @@
 
 from torch import Tensor, nn
 
-from deeprec.batch import Encoded, Jagged
+from deeprec.batch import Encoded
+from deeprec.loss.asked import Target
 from deeprec.loss.catalog_blocks import BLOCK_ITEMS
+from deeprec.loss.negatives import Negatives
 from deeprec.loss.sampled_softmax import SampledSoftmax
 from deeprec.loss.softmax import Softmax
 from deeprec.table import NO_UPDATES, Updates
@@ -56,6 +58,7 @@ class Auto(nn.Module):
         )
         affordable = cost <= BUDGETS[device]
         self.chosen = Softmax(block_items=block_items) if affordable else sampled
+        self.sampled = not affordable
         self.block_items = block_items
         what = f"softmax over all {num_items:,} items" if affordable else "sampled softmax"
         self.note = (
@@ -63,12 +66,17 @@ class Auto(nn.Module):
             + ("" if affordable else f" would be needed to score all {num_items:,}; {sampled.note}")
         )
 
+    @property
+    def negatives(self) -> Negatives | None:
+        """What draws the items that are scored; None: all of them are."""
+        return getattr(self.chosen, "negatives", None)
+
     def forward(
         self,
         encoded: Encoded,
         item_weight_VD: Tensor,
         item_bias_V: Tensor,
-        target: Jagged,
+        target: Target,
         updates: Updates = NO_UPDATES,
     ) -> Tensor:
         """As the loss that was chosen."""

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from deeprec.batch import Encoded, Jagged
+from deeprec.batch import Asked, Encoded, Sample
+from deeprec.loss.asked import Target, asked_of
 from deeprec.loss.negatives import Negatives
 from deeprec.table import Rows, RowUpdate, Updates
 
@@ -25,7 +26,7 @@ class CandidateCatalog:
     encoded: Encoded
     item_weight_RD: Tensor
     item_bias_R: Tensor
-    target: Jagged
+    asked: Asked
     updates: Updates
 
 
@@ -34,7 +35,7 @@ def candidate_catalog(
     encoded: Encoded,
     item_weight_VD: Tensor,
     item_bias_V: Tensor,
-    target: Jagged,
+    target: Target,
     updates: Updates,
     *,
     corrected: bool,
@@ -42,31 +43,42 @@ def candidate_catalog(
     """The batch's targets and drawn negatives as a catalog of their own.
 
     Args:
-        negatives: draws them.
+        negatives: draws them, where `target` comes without a sample.
         encoded: of the users; repeat scores of items that are no candidates are left out.
         item_weight_VD: float [V, D].
         item_bias_V: float [V].
-        target: item indices in [0, V).
+        target: item indices in [0, V), plain or arranged.
         updates: of rows of the whole catalog.
         corrected: add the logarithm of how many items each stands for to its scores.
     """
-
-    def hardness(items: Tensor) -> Tensor:
-        weight_SD, bias_S = item_weight_VD.detach()[items], item_bias_V.detach()[items]
-        hidden_BD = encoded.hidden_BD.detach().to(weight_SD.dtype)
-        return torch.addmm(bias_S, hidden_BD, weight_SD.T).logsumexp(0)
-
-    items_R, share_R = negatives.candidates(target.values, hardness)
-    share_R = share_R.to(item_bias_V.dtype)
+    asked = asked_of(target, encoded, item_bias_V)
+    sample = asked.sample or negatives.sample(asked)
+    assert isinstance(sample, Sample), "targets that are not shared are scored by own_targets.py"
+    items_R, share_R = sample.items, sample.shares.to(item_bias_V.dtype)
+    if sample.num_hardest:
+        hardest = _hardest(sample, encoded, item_weight_VD, item_bias_V)
+        items_R = torch.cat([items_R, hardest])
+        share_R = torch.cat([share_R, share_R.new_ones(sample.num_hardest)])
     offset_R = share_R.log() if corrected else torch.zeros_like(share_R)
+    repeat_scores = encoded.repeat_scores_M[sample.of_repeats] + offset_R[sample.repeats.values]
     return CandidateCatalog(
         share_R,
-        _among(encoded, items_R, offset_R),
+        Encoded(encoded.hidden_BD, sample.repeats.values, sample.repeats.offsets, repeat_scores),
         _rows(item_weight_VD, items_R, updates.item_weight),
         _rows(item_bias_V, items_R, updates.item_bias) + offset_R,
-        Jagged(torch.searchsorted(items_R, target.values), target.offsets, target.weights),
+        Asked(sample.target, sample.repeats),
         Updates(_at(items_R, updates.item_weight), _at(items_R, updates.item_bias), updates.weight),
     )
+
+
+def _hardest(
+    sample: Sample, encoded: Encoded, item_weight_VD: Tensor, item_bias_V: Tensor
+) -> Tensor:
+    """int64: items of the pool that the batch scores highest."""
+    with torch.no_grad():
+        weight_SD, bias_S = item_weight_VD[sample.pool], item_bias_V[sample.pool]
+        scores_BS = torch.addmm(bias_S, encoded.hidden_BD.to(weight_SD.dtype), weight_SD.T)
+        return sample.pool[scores_BS.logsumexp(0).topk(sample.num_hardest).indices]
 
 
 def _rows(table: Tensor, items_R: Tensor, update: RowUpdate | None) -> Tensor:
@@ -85,16 +97,3 @@ def _at(items_R: Tensor, update: RowUpdate | None) -> RowUpdate | None:
         update(items_R[rows], gradient)
 
     return of_candidates
-
-
-def _among(encoded: Encoded, items_R: Tensor, offset_R: Tensor) -> Encoded:
-    """The repeat scores of candidates, in their indices."""
-    items_M, offsets_B1 = encoded.repeat_items_M, encoded.repeat_offsets_B1
-    if len(items_M) == 0:
-        return encoded
-    places_M = torch.searchsorted(items_R, items_M).clamp_(max=len(items_R) - 1)
-    found = items_R[places_M] == items_M
-    before_M1 = torch.nn.functional.pad(found.cumsum(0), (1, 0))
-    places = places_M[found]
-    scores = encoded.repeat_scores_M[found] + offset_R[places]
-    return Encoded(encoded.hidden_BD, places, before_M1[offsets_B1], scores)

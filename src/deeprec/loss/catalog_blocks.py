@@ -21,11 +21,13 @@ Reference:
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from deeprec.batch import Encoded, Jagged
+from deeprec.batch import Asked, Encoded, Jagged, transposed
+from deeprec.loss.asked import Target, asked_of
 from deeprec.table import RowUpdate, Updates
 
 BLOCK_ITEMS = 2_048  # 4 MiB of scores for 512 users in float32: stays in a processor's cache
@@ -53,26 +55,12 @@ class Cells(NamedTuple):
         return here, (self.users_P[here], self.items_P[here] - start)
 
 
-def cells(
-    name: str, items_P: Tensor, offsets_B1: Tensor, num_items: int, block_items: int
-) -> Cells:
-    """Sorts the pairs of a jagged tensor by item; `name` is what an error calls them."""
-    users_P = torch.repeat_interleave(offsets_B1.diff(), output_size=items_P.shape[0])
-    sorted_P, order_P = torch.sort(items_P, stable=True)
-    users_P = users_P[order_P]
-    edges = torch.arange(0, num_items + block_items, block_items, device=items_P.device)
-    again_P = (sorted_P.diff() == 0) & (users_P.diff() == 0)
-    facts = [torch.searchsorted(sorted_P, edges.clamp_(max=num_items)), again_P.sum()[None]]
-    *bounds, num_again = torch.cat(facts).tolist()  # the one wait for the device
-    if bounds[0] > 0 or bounds[-1] < items_P.shape[0]:
-        worst = int(sorted_P[0] if bounds[0] > 0 else sorted_P[-1])
-        raise ValueError(
-            f"{name} items must lie in [0, {num_items}), got {worst}; "
-            "were they made with another catalog?"
-        )
-    if num_again:
-        raise ValueError(f"{name} items must be distinct inside a user, got {num_again} repeats")
-    return Cells(sorted_P, users_P, order_P, bounds)
+def cells(rows: Jagged, num_items: int, block_items: int) -> Cells:
+    """The pairs of a jagged tensor by block; the bounds are found on the host, without waiting."""
+    by_item = transposed(rows)
+    edges = np.arange(0, num_items + block_items, block_items)
+    bounds = np.searchsorted(by_item.on_host, edges).tolist()
+    return Cells(by_item.values, by_item.users, by_item.order, bounds)
 
 
 class Block(NamedTuple):
@@ -93,7 +81,7 @@ class Blocks:
         encoded: Encoded,
         item_weight_VD: Tensor,
         item_bias_V: Tensor,
-        target: Jagged,
+        asked: Asked,
         block_items: int,
         product_dtype: torch.dtype,
     ) -> None:
@@ -101,13 +89,12 @@ class Blocks:
         self.hidden_BD, self.narrow_BD = encoded.hidden_BD, encoded.hidden_BD.to(product_dtype)
         self.item_weight_VD, self.item_bias_V = item_weight_VD, item_bias_V
         self.num_items, self.block_items = item_weight_VD.shape[0], block_items
-        repeats = encoded.repeat_items_M, encoded.repeat_offsets_B1
-        self.repeat = cells("repeat", *repeats, self.num_items, block_items)
+        self.repeat = cells(asked.repeats, self.num_items, block_items)
         self.repeat_scores_M = encoded.repeat_scores_M[self.repeat.order_P]
-        self.target = cells("target", target.values, target.offsets, self.num_items, block_items)
-        weights_P = target.weights
+        self.target = cells(asked.target, self.num_items, block_items)
+        weights_P = asked.target.weights
         if weights_P is None:
-            weights_P = self.hidden_BD.new_ones(target.values.shape)
+            weights_P = self.hidden_BD.new_ones(asked.target.values.shape)
         self.weights_P = weights_P.to(self.hidden_BD.dtype)[self.target.order_P]
         self._narrowed: tuple[slice, Tensor] | None = None
 
@@ -298,7 +285,7 @@ def catalog_loss(
     encoded: Encoded,
     item_weight_VD: Tensor,
     item_bias_V: Tensor,
-    target: Jagged,
+    target: Target,
     *,
     num_users: Tensor,
     block_items: int,
@@ -311,7 +298,8 @@ def catalog_loss(
         encoded: hidden_BD and repeat_scores_M receive gradients.
         item_weight_VD: float [V, D], receives a dense gradient, or changes here by `updates`.
         item_bias_V: float [V], likewise.
-        target: distinct item indices of each user in [0, V), weights absent or float [P].
+        target: distinct item indices of each user in [0, V), weights absent or float [P]; plain or
+            arranged.
         num_users: float [], above 0: what the sum over users is divided by.
         block_items: items scored at once; memory is O(B * block_items), and O(V * D) for the
             gradient of the table where there are no updates.
@@ -321,26 +309,22 @@ def catalog_loss(
         float32 [] (float64 for float64 scores).
 
     Raises:
-        ValueError: target offsets do not have B + 1 entries, or an item is not in the catalog or
-            stands twice in a user's target.
+        ValueError: a plain target's offsets do not have B + 1 entries, or an item is not in the
+            catalog or stands twice in a user's target.
     """
-    batch_users = encoded.hidden_BD.shape[0]
-    if target.offsets.shape[0] != batch_users + 1:
-        raise ValueError(
-            f"target offsets need B + 1 = {batch_users + 1} entries, got {target.offsets.shape[0]}"
-        )
+    asked = asked_of(target, encoded, item_bias_V)
     encoded = encoded._replace(hidden_BD=encoded.hidden_BD.to(item_weight_VD.dtype))
     scored = (encoded.hidden_BD, item_weight_VD, item_bias_V, encoded.repeat_scores_M)
     needed = Needed(*(torch.is_grad_enabled() and tensor.requires_grad for tensor in scored))
-    dtype = _product_dtype(item_weight_VD)
+    dtype = product_dtype(item_weight_VD)
     with torch.autocast(item_weight_VD.device.type, enabled=False):
         total: Tensor = _CatalogLoss.apply(  # type: ignore[no-untyped-call]  # torch leaves it so
-            *scored, encoded, target, walk, num_users, block_items, dtype, needed, updates
+            *scored, encoded, asked, walk, num_users, block_items, dtype, needed, updates
         )
     return total
 
 
-def _product_dtype(item_weight_VD: Tensor) -> torch.dtype:
+def product_dtype(item_weight_VD: Tensor) -> torch.dtype:
     """That of autocast where it is on, else that of the table; float64 is never narrowed."""
     device = item_weight_VD.device.type
     if item_weight_VD.dtype == torch.float32 and torch.is_autocast_enabled(device):
@@ -357,7 +341,7 @@ class _CatalogLoss(torch.autograd.Function):
         item_bias_V: Tensor,
         repeat_scores_M: Tensor,
         encoded: Encoded,
-        target: Jagged,
+        asked: Asked,
         walk: Walk,
         num_users: Tensor,
         block_items: int,
@@ -366,7 +350,7 @@ class _CatalogLoss(torch.autograd.Function):
         updates: Updates,
     ) -> Tensor:
         encoded = encoded._replace(hidden_BD=hidden_BD, repeat_scores_M=repeat_scores_M)
-        blocks = Blocks(encoded, item_weight_VD, item_bias_V, target, block_items, dtype)
+        blocks = Blocks(encoded, item_weight_VD, item_bias_V, asked, block_items, dtype)
         scale = num_users.to(hidden_BD.dtype).reciprocal()
         gradient = Gradient(blocks, needed, scale, updates) if any(needed) else None
         total = walk(blocks, gradient) * scale

@@ -1,9 +1,12 @@
 """The angle between a user's targets and its scores over the whole catalog, without scoring it."""
 
+import torch
 from torch import Tensor, nn
 
-from deeprec.batch import Encoded, Jagged
+from deeprec.batch import Encoded
+from deeprec.loss.asked import Target, rows_of
 from deeprec.loss.gram import BLOCK_ITEMS, Replaced, cell_scores, squares, summed, users_of
+from deeprec.loss.kept_gram import new_gram
 from deeprec.table import NO_UPDATES, Updates
 
 SMALLEST = 1e-12  # squared length below which a user has no direction
@@ -13,78 +16,101 @@ class Cosine(nn.Module):
     """Twice one minus the cosine between the targets and the scores, as vectors over the catalog.
 
     Args:
+        num_items: V, known from the data.
+        popularity: int64 [V], training users that had each item, known from the data.
+        row_length: float [V], lengths that the model keeps its rows at, known from the model; with
+            `exclude_self`, users are compared as if these were 1.
         exclude_self: what an item of the target contributed to its own score is taken out of it.
             For a model whose hidden vector is the sum of the target's rows of the catalog table,
-            each times the target's weight, with rows of unit length and without bias
+            each times the target's weight over its length, without bias
             (`model=linear_autoencoder`); for others it would be wrong.
+        gram_items: for catalogs of millions: keep the Gram matrix from step to step, and estimate
+            its gradient from the batch's items and so many drawn ones; None: exact, from all.
         block_items: items whose part of the Gram matrix is made at once.
 
     Raises:
-        ValueError: block_items is below 1.
+        ValueError: gram_items or block_items is below 1.
 
     Reference:
         Vancura, Alves, Kasalicky and Kordik, Scalable Linear Shallow Autoencoder for Collaborative
         Filtering, RecSys 2022, equation 7, there on scores of the whole catalog.
     """
 
-    dense_gradient = True  # of the catalog table: a Gram matrix moves every row
+    scale_V: Tensor | None
 
-    def __init__(self, *, exclude_self: bool = False, block_items: int = BLOCK_ITEMS) -> None:
+    def __init__(
+        self,
+        num_items: int,
+        *,
+        popularity: Tensor | None = None,
+        row_length: Tensor | None = None,
+        exclude_self: bool = False,
+        gram_items: int | None = None,
+        block_items: int = BLOCK_ITEMS,
+    ) -> None:
         super().__init__()
-        if block_items < 1:
-            raise ValueError(f"block_items must be 1 or more, got {block_items}")
         self.exclude_self, self.block_items = exclude_self, block_items
+        self.gram = new_gram(num_items, popularity, gram_items, block_items)
+        self.dense_gradient = self.gram.dense_gradient
+        scale_V = None
+        if exclude_self and row_length is not None:
+            scale_V = row_length.square().reciprocal()
+        self.register_buffer("scale_V", scale_V, persistent=False)
 
     def forward(
         self,
         encoded: Encoded,
         item_weight_VD: Tensor,
         item_bias_V: Tensor,
-        target: Jagged,
+        target: Target,
         updates: Updates = NO_UPDATES,
     ) -> Tensor:
         """Mean over users with targets of `2 - 2 cos(scores, targets)`.
 
         Args:
             encoded: hidden float [B, D] and the scores of own-history items.
-            item_weight_VD: float [V, D], receives a dense gradient.
-            item_bias_V: float [V], receives a dense gradient.
+            item_weight_VD: float [V, D].
+            item_bias_V: float [V].
             target: distinct item indices of each user in [0, V); its weights are the vector that
                 scores are compared with, 1 where there are none.
-            updates: not used: every row has a gradient that is known only at the end.
+            updates: not used: the gradient of a row is known only at the end.
 
         Returns:
             float32 [] (float64 for float64 scores), in [0, 4].
 
         Example:
-            >>> import torch
+            >>> from deeprec.batch import Jagged
             >>> none = torch.zeros(0, dtype=torch.int64), torch.zeros(2, dtype=torch.int64)
             >>> user = Encoded(torch.tensor([[1.0, 0.0]]), *none, torch.zeros(0))
             >>> target = Jagged(torch.tensor([0]), torch.tensor([0, 1]))
             >>> weight = torch.tensor([[3.0, 0.0], [4.0, 0.0]])
-            >>> Cosine()(user, weight, torch.zeros(2), target)  # 2 - 2 * 3 / 5
+            >>> Cosine(2)(user, weight, torch.zeros(2), target)  # 2 - 2 * 3 / 5
             tensor(0.8000)
         """
-        scored = encoded.hidden_BD, item_weight_VD, item_bias_V
-        users_P, num_users = users_of(target), encoded.hidden_BD.shape[0]
-        weights_P = target.weights
+        rows = rows_of(target)
+        users_P, num_users = users_of(rows), encoded.hidden_BD.shape[0]
+        weights_P = rows.weights
         if weights_P is None:
             weights_P = item_bias_V.new_ones(len(users_P))
         length_B = summed(weights_P.square(), users_P, num_users)
-        squares_B = squares(*scored, None, self.block_items)
         if self.exclude_self:
-            inner_B = encoded.hidden_BD.square().sum(1)
-            squares_B = squares_B - 2.0 * inner_B + length_B
-            inner_B = inner_B - length_B
+            of_hidden_B = encoded.hidden_BD.square().sum(1)
+            gram_DD = self.gram(item_weight_VD, None, self.scale_V, rows.values)
+            squares_B = squares(encoded.hidden_BD, gram_DD) - 2.0 * of_hidden_B + length_B
+            inner_B = of_hidden_B - length_B
         else:
-            replaced = Replaced(encoded, target, len(item_bias_V))
-            scores_P = replaced.in_place_of(cell_scores(*scored, users_P, target.values))
+            scored = encoded.hidden_BD, item_weight_VD, item_bias_V
+            replaced = Replaced(encoded, rows, len(item_bias_V))
+            changing_P = torch.cat([rows.values, replaced.items_M])
+            gram_EE = self.gram(item_weight_VD, item_bias_V, None, changing_P)
+            squares_B = squares(encoded.hidden_BD, gram_EE)
+            scores_P = replaced.in_place_of(cell_scores(*scored, users_P, rows.values))
             inner_B = summed(weights_P * scores_P, users_P, num_users)
             if len(replaced):
                 products_M = cell_scores(*scored, replaced.users_M, replaced.items_M)
                 more_M = replaced.scores_M.to(products_M.dtype).square() - products_M.square()
                 squares_B = squares_B + summed(more_M, replaced.users_M, num_users)
         lengths_B = (squares_B.clamp(min=SMALLEST) * length_B.clamp(min=SMALLEST)).sqrt()
-        has_target = target.offsets.diff() > 0
+        has_target = rows.offsets.diff() > 0
         loss_B = (2.0 - 2.0 * inner_B / lengths_B) * has_target
         return loss_B.sum() / has_target.sum().clamp(min=1)

@@ -20,30 +20,63 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from deeprec.batch import Encoded, Jagged
+from deeprec.table import Rows
 
 BLOCK_ITEMS = 8_192
 CELLS = 16_384  # whose rows are gathered at once
 
 
-def squares(
-    hidden_BD: Tensor,
-    item_weight_VD: Tensor,
-    item_bias_V: Tensor,
-    item_scale_V: Tensor | None,
-    block_items: int,
-) -> Tensor:
+class ExactGram:
+    """The Gram matrix over every item, and its gradient on every row, at each step.
+
+    Args:
+        block_items: items whose part of it is made at once.
+
+    Raises:
+        ValueError: block_items is below 1.
+    """
+
+    dense_gradient = True  # of the catalog table
+
+    def __init__(self, block_items: int) -> None:
+        if block_items < 1:
+            raise ValueError(f"block_items must be 1 or more, got {block_items}")
+        self.block_items = block_items
+
+    def __call__(
+        self,
+        item_weight_VD: Tensor,
+        item_bias_V: Tensor | None,
+        item_scale_V: Tensor | None,
+        changing_P: Tensor,
+    ) -> Tensor:
+        """Float [E, E]: `sum over j of scale[j] * e_j e_j^T`, `e_j` the row of j with its bias.
+
+        Args:
+            item_weight_VD: float [V, D].
+            item_bias_V: float [V]; None: there is none, and E = D.
+            item_scale_V: float [V]; None: 1.
+            changing_P: not used: every row changes.
+        """
+        gram_EE: Tensor = _Gram.apply(  # type: ignore[no-untyped-call]  # torch leaves it so
+            item_weight_VD, item_bias_V, item_scale_V, self.block_items
+        )
+        return gram_EE
+
+
+def squares(hidden_BD: Tensor, gram_EE: Tensor) -> Tensor:
     """Float [B]: `sum over j of scale[j] * (hidden . item_weight[j] + item_bias[j]) ** 2`.
 
     Example:
         >>> hidden, weight = torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-        >>> squares(hidden, weight, torch.tensor([0.0, 1.0]), None, 1)  # 1 ** 2 + 3 ** 2
+        >>> gram = ExactGram(1)(weight, torch.tensor([0.0, 1.0]), None, torch.tensor([0, 1]))
+        >>> squares(hidden, gram)  # 1 ** 2 + 3 ** 2
         tensor([10.])
     """
-    with torch.autocast(item_weight_VD.device.type, enabled=False):
-        hidden_BE = torch.nn.functional.pad(hidden_BD.to(item_weight_VD.dtype), (0, 1), value=1.0)
-        gram_EE: Tensor = _Gram.apply(  # type: ignore[no-untyped-call]  # torch leaves it so
-            item_weight_VD, item_bias_V, item_scale_V, block_items
-        )
+    with torch.autocast(gram_EE.device.type, enabled=False):
+        hidden_BE = hidden_BD.to(gram_EE.dtype)
+        if len(gram_EE) > hidden_BD.shape[1]:
+            hidden_BE = torch.nn.functional.pad(hidden_BE, (0, 1), value=1.0)
         return ((hidden_BE @ gram_EE) * hidden_BE).sum(1)
 
 
@@ -65,7 +98,8 @@ def cell_scores(
         scores_P: Tensor = _CellScores.apply(  # type: ignore[no-untyped-call]  # torch leaves it so
             hidden_BD, item_weight_VD, users_P, items_P
         )
-        return scores_P + item_bias_V.index_select(0, items_P)
+        # sparse, as the gradient of the rows is: a dense one would touch the bias of every item
+        return scores_P + torch.gather(item_bias_V, 0, items_P, sparse_grad=True)
 
 
 def users_of(rows: Jagged) -> Tensor:
@@ -92,9 +126,11 @@ class Replaced:
         self.users_M = users_of(Jagged(self.items_M, encoded.repeat_offsets_B1))
         keys_M = self.users_M * num_items + self.items_M  # ascending, as items are inside a user
         keys_P = users_of(target) * num_items + target.values
-        self.is_target_M = torch.isin(keys_M, keys_P)
-        self._found_P = torch.isin(keys_P, keys_M)
         self._place_P = torch.searchsorted(keys_M, keys_P).clamp_(max=max(len(keys_M) - 1, 0))
+        if len(keys_M):
+            self._found_P = keys_M[self._place_P] == keys_P
+            num_M = torch.zeros_like(keys_M).index_add_(0, self._place_P, self._found_P.long())
+            self.is_target_M = num_M > 0
 
     def __len__(self) -> int:
         return len(self.items_M)
@@ -108,49 +144,60 @@ class Replaced:
 
 
 class _Gram(torch.autograd.Function):
-    """`E^T diag(scale) E` of the table with its bias as one more column, block by block."""
+    """`E^T diag(scale) E`, block by block."""
 
     @staticmethod
     def forward(
         ctx: Any,
         item_weight_VD: Tensor,
-        item_bias_V: Tensor,
+        item_bias_V: Tensor | None,
         item_scale_V: Tensor | None,
         block_items: int,
     ) -> Tensor:
         ctx.save_for_backward(item_weight_VD, item_bias_V, item_scale_V)
         ctx.block_items = block_items
-        width = item_weight_VD.shape[1] + 1
+        width = item_weight_VD.shape[1] + (item_bias_V is not None)
         gram_EE = item_weight_VD.new_zeros(width, width)
-        for _, rows_CE, scaled_CE in _blocks(
-            item_weight_VD, item_bias_V, item_scale_V, block_items
-        ):
-            gram_EE.addmm_(rows_CE.T, scaled_CE)
+        for items in blocks(len(item_weight_VD), block_items):
+            rows_CE = extended(item_weight_VD, item_bias_V, items)
+            gram_EE.addmm_(rows_CE.T, scaled(rows_CE, item_scale_V, items))
         return gram_EE
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_EE: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, grad_EE: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         item_weight_VD, item_bias_V, item_scale_V = ctx.saved_tensors
-        weight_VD, bias_V = torch.empty_like(item_weight_VD), torch.empty_like(item_bias_V)
+        weight_VD = torch.empty_like(item_weight_VD)
+        bias_V = None if item_bias_V is None else torch.empty_like(item_bias_V)
         both_EE = grad_EE + grad_EE.T
-        for items, _, scaled_CE in _blocks(
-            item_weight_VD, item_bias_V, item_scale_V, ctx.block_items
-        ):
-            found_CE = scaled_CE @ both_EE
+        for items in blocks(len(item_weight_VD), ctx.block_items):
+            rows_CE = scaled(extended(item_weight_VD, item_bias_V, items), item_scale_V, items)
+            if bias_V is None:
+                torch.mm(rows_CE, both_EE, out=weight_VD[items])
+                continue
+            found_CE = rows_CE @ both_EE
             weight_VD[items], bias_V[items] = found_CE[:, :-1], found_CE[:, -1]
         return weight_VD, bias_V, None, None
 
 
-def _blocks(
-    item_weight_VD: Tensor, item_bias_V: Tensor, item_scale_V: Tensor | None, block_items: int
-) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """For each block of items: which, its rows with their bias, and these scaled."""
-    for start in range(0, len(item_weight_VD), block_items):
-        items = slice(start, start + block_items)
-        rows_CE = torch.cat([item_weight_VD[items], item_bias_V[items, None]], 1)
-        scale_C = None if item_scale_V is None else item_scale_V[items]
-        yield items, rows_CE, rows_CE if scale_C is None else rows_CE * scale_C[:, None]
+def blocks(num_items: int, block_items: int) -> Iterator[slice]:
+    """The items of the catalog, some at a time."""
+    for start in range(0, num_items, block_items):
+        yield slice(start, min(start + block_items, num_items))
+
+
+def extended(item_weight_VD: Tensor, item_bias_V: Tensor | None, items: Rows) -> Tensor:
+    """Float [R, E]: rows with their bias as one more column, where there is one."""
+    if isinstance(items, Tensor):
+        rows_RD = item_weight_VD.index_select(0, items)
+    else:
+        rows_RD = item_weight_VD[items]
+    return rows_RD if item_bias_V is None else torch.cat([rows_RD, item_bias_V[items, None]], 1)
+
+
+def scaled(rows_RE: Tensor, item_scale_V: Tensor | None, items: Rows) -> Tensor:
+    """The rows of these items, each times its scale."""
+    return rows_RE if item_scale_V is None else rows_RE * item_scale_V[items, None]
 
 
 class _CellScores(torch.autograd.Function):
@@ -173,19 +220,24 @@ class _CellScores(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_P: Tensor) -> tuple[Tensor, Tensor, None, None]:
         hidden_BD, item_weight_VD, users_P, items_P = ctx.saved_tensors
-        by_item_P = torch.argsort(items_P, stable=True)
+        items_P, by_item_P = torch.sort(items_P, stable=True)
+        items_R, counts_R = torch.unique_consecutive(items_P, return_counts=True)
+        bags_P = torch.arange(len(items_R), device=items_P.device).repeat_interleave(counts_R)
+        by_item = bags_P, users_P[by_item_P], grad_P[by_item_P]
+        of_items_RD = _bags(hidden_BD, *by_item, len(items_R))
         return (
-            _bags(item_weight_VD, users_P, items_P, grad_P, len(hidden_BD)),
-            _bags(
-                hidden_BD,
-                items_P[by_item_P],
-                users_P[by_item_P],
-                grad_P[by_item_P],
-                len(item_weight_VD),
-            ),
+            _bags(item_weight_VD, users_P, ctx.saved_tensors[3], grad_P, len(hidden_BD)),
+            sparse_rows(items_R, of_items_RD, item_weight_VD),
             None,
             None,
         )
+
+
+def sparse_rows(rows_R: Tensor, values: Tensor, table: Tensor) -> Tensor:
+    """A sparse gradient of the table: distinct, ascending rows and their values."""
+    return torch.sparse_coo_tensor(
+        rows_R[None], values, table.shape, is_coalesced=True, check_invariants=False
+    )
 
 
 def _bags(table: Tensor, bags_P: Tensor, rows_P: Tensor, grad_P: Tensor, num_bags: int) -> Tensor:

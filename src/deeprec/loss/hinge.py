@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from deeprec.batch import Encoded, Jagged
+from deeprec.batch import Encoded
+from deeprec.loss.asked import Target
 from deeprec.loss.catalog_blocks import (
     BLOCK_ITEMS,
     Cost,
@@ -47,7 +48,7 @@ class Hinge(nn.Module):
         encoded: Encoded,
         item_weight_VD: Tensor,
         item_bias_V: Tensor,
-        target: Jagged,
+        target: Target,
         updates: Updates = NO_UPDATES,
     ) -> Tensor:
         """Sum over users and items of the gap to the margin, divided by B.
@@ -63,6 +64,7 @@ class Hinge(nn.Module):
             float32 [].
 
         Example:
+            >>> from deeprec.batch import Jagged
             >>> none = torch.zeros(0, dtype=torch.int64), torch.zeros(2, dtype=torch.int64)
             >>> flat = Encoded(torch.zeros(1, 4), *none, torch.zeros(0))
             >>> target = Jagged(torch.tensor([0, 2]), torch.tensor([0, 2]))
@@ -88,7 +90,7 @@ class Hinge(nn.Module):
             item_weight_VD,
             item_bias_V,
             target,
-            num_users=item_bias_V.new_tensor(encoded.hidden_BD.shape[0]),
+            num_users=item_bias_V.new_full((), encoded.hidden_BD.shape[0]),
             block_items=self.block_items,
             updates=updates,
         )

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deeprec.batch import Encoded, Jagged
+from deeprec.batch import Encoded
+from deeprec.loss.asked import Target
 from deeprec.loss.catalog_blocks import (
     BLOCK_ITEMS,
     Cost,
@@ -57,7 +58,7 @@ class Marginal(nn.Module):
         encoded: Encoded,
         item_weight_VD: Tensor,
         item_bias_V: Tensor,
-        target: Jagged,
+        target: Target,
         updates: Updates = NO_UPDATES,
     ) -> Tensor:
         """Mean loss per user of scoring the whole catalog against each user's targets.
@@ -78,6 +79,7 @@ class Marginal(nn.Module):
             float32 []. Sum over users and items, divided by B. Unit: nats per user.
 
         Example:
+            >>> from deeprec.batch import Jagged
             >>> none = torch.zeros(0, dtype=torch.int64), torch.zeros(3, dtype=torch.int64)
             >>> flat = Encoded(torch.zeros(2, 4), *none, torch.zeros(0))
             >>> target = Jagged(torch.tensor([0, 2, 1]), torch.tensor([0, 2, 3]))
@@ -97,7 +99,7 @@ class Marginal(nn.Module):
             item_weight_VD,
             item_bias_V,
             target,
-            num_users=item_bias_V.new_tensor(encoded.hidden_BD.shape[0]),
+            num_users=item_bias_V.new_full((), encoded.hidden_BD.shape[0]),
             block_items=self.block_items,
             updates=updates,
         )

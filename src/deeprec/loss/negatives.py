@@ -6,21 +6,23 @@ alone. The rest of the catalog is estimated from items drawn for the whole batch
 sum over the catalog of any function of the scores is estimated without bias, and a target is never
 mistaken for a drawn negative.
 
-Shapes (legend in deeprec/batch.py): S draws, R distinct items that are scored.
+All of that is decided on the host, before a step. Of a pool of draws the hardest can only be found
+by the device; how many they are is known before.
+
+Shapes (legend in deeprec/batch.py): S draws, T distinct targets.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import replace
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from deeprec.batch import Asked, Drawn, Jagged, Sample, transposed, with_transposition
 
-class Candidates(NamedTuple):
-    """The items that are scored for a batch."""
-
-    items_R: Tensor  # int64 [R], distinct, ascending
-    share_R: Tensor  # float32 [R], for how many items each stands in a sum over the catalog, > 0
+Items = npt.NDArray[np.int64]
+Shares = npt.NDArray[np.float32]
 
 
 class Negatives:
@@ -37,12 +39,16 @@ class Negatives:
         power: a popular draw takes an item with probability in proportion to
             `(popularity + 1) ** power`.
         uniform_share: of the draws, in [0, 1]; above 0, so that no item stands for very many.
-        pool: draw so many instead, and keep the `count` that are hardest for the batch; each then
-            stands for itself, so that a sum over the catalog is no longer estimated: the others
-            are left out. None: keep all draws.
+        pool: draw so many instead, and keep the `count` that are hardest for the batch, those first
+            that somebody of it had and has an own score for; each then stands for itself, so that
+            a sum over the catalog is no longer estimated: the others are left out. None: keep all
+            draws.
+        shared_targets: score the batch's targets for everybody; else each for its own users, and
+            for everybody the draws alone.
 
     Raises:
-        ValueError: count is below 1, uniform_share lies outside (0, 1], or pool is not above count.
+        ValueError: count is below 1, uniform_share lies outside (0, 1], pool is not above count, or
+            there is a pool and targets are not shared.
 
     Reference:
         Bengio and Senecal, Quick Training of Probabilistic Neural Nets by Importance Sampling,
@@ -58,6 +64,7 @@ class Negatives:
         power: float = 0.5,
         uniform_share: float = 0.2,
         pool: int | None = None,
+        shared_targets: bool = True,
     ) -> None:
         if count < 1:
             raise ValueError(f"negatives must be 1 or more, got {count}")
@@ -65,54 +72,138 @@ class Negatives:
             raise ValueError(f"pool must be above negatives={count}, got {pool}; or set it to null")
         if not 0.0 < uniform_share <= 1.0:
             raise ValueError(f"uniform_share must be above 0 and at most 1, got {uniform_share}")
+        if pool is not None and not shared_targets:
+            raise ValueError("a pool of hard negatives needs shared_targets=true, got false")
         self.num_items, self.count, self.pool = num_items, count, pool
+        self.shared_targets = shared_targets
         draws = pool or count
         self.num_uniform = draws if popularity is None else max(1, round(draws * uniform_share))
         self.num_popular = draws - self.num_uniform
         self._cumulative_V = None if popularity is None else _cumulative(popularity, power)
 
-    def candidates(self, targets_P: Tensor, hardness: Callable[[Tensor], Tensor]) -> Candidates:
-        """The batch's targets, and items drawn beside them from the global generator.
+    def sample(self, asked: Asked, draw: torch.Generator | None = None) -> Sample | Drawn:
+        """What is scored for a batch: `Sample` where targets are shared, else `Drawn`.
+
+        What is asked may lie on any device; all this happens on the host, where the sample's sizes
+        are known, and the sample is brought to the device.
 
         Args:
-            targets_P: int64 [P], items that are a target of somebody; repeats are fine.
-            hardness: int64 items -> float, how high the batch scores each; asked for a pool only.
+            asked: arranged; targets and repeats of the batch.
+            draw: on the CPU; None: torch's own.
         """
-        if self.count >= self.num_items:  # to draw so many is to know all of them
-            items_V = torch.arange(self.num_items, device=targets_P.device)
-            return Candidates(items_V, torch.ones(len(items_V), device=targets_P.device))
-        drawn_S = self.draw(targets_P.device)
-        targets_T = torch.unique(targets_P)
-        negatives, counts = torch.unique(
-            drawn_S[~torch.isin(drawn_S, targets_T)], return_counts=True
-        )
-        shares = counts / self.expected(negatives)
-        if self.pool is not None:
-            hardest = hardness(negatives).topk(min(self.count, len(negatives))).indices
-            negatives, shares = negatives[hardest], torch.ones_like(shares[hardest])
-        items_R, order_R = torch.sort(torch.cat([targets_T, negatives]))
-        share_R = torch.cat([shares.new_ones(len(targets_T)), shares])[order_R]
-        return Candidates(items_R, share_R)
+        return self._with_targets(asked, draw) if self.shared_targets else self._alone(asked, draw)
 
-    def draw(self, device: torch.device) -> Tensor:
-        """int64 [S], with repeats."""
-        uniform = torch.randint(self.num_items, (self.num_uniform,), device=device)
+    def _with_targets(self, asked: Asked, draw: torch.Generator | None) -> Sample:
+        if self.count >= self.num_items:  # to draw so many is to know all of them
+            items, shares = self._everything()
+            pool, num_hardest = items[:0], 0
+        else:
+            items, shares, pool, num_hardest = self._chosen(asked, draw)
+        target, _ = _told(asked.target, items)
+        repeats, of_repeats = _told(asked.repeats, items)
+        device = target.values.device
+        return Sample(
+            items=torch.from_numpy(items).to(device),
+            shares=torch.from_numpy(shares).to(device),
+            pool=torch.from_numpy(pool).to(device),
+            num_hardest=num_hardest,
+            target=target,
+            repeats=repeats,
+            of_repeats=of_repeats,
+        )
+
+    def _alone(self, asked: Asked, draw: torch.Generator | None) -> Drawn:
+        if self.count >= self.num_items:
+            items, shares = self._everything()
+        else:
+            items, counts = np.unique(self.draw(draw).numpy(), return_counts=True)
+            shares = counts.astype(np.float32) / self.expected(torch.from_numpy(items)).numpy()
+        targets, _ = _told(replace(asked.target, weights=None), items)
+        repeats, of_repeats = _told(asked.repeats, items)
+        distinct = transposed(asked.target).distinct.cpu().numpy()
+        among = _among(items, distinct)
+        shared, others = np.flatnonzero(among), np.flatnonzero(~among)
+        as_targets = np.searchsorted(distinct, items[shared])
+        device = asked.target.values.device
+        return Drawn(
+            items=torch.from_numpy(items).to(device),
+            shares=torch.from_numpy(shares).to(device),
+            targets=targets,
+            repeats=repeats,
+            of_repeats=of_repeats,
+            shared=torch.from_numpy(shared).to(device),
+            as_targets=torch.from_numpy(as_targets).to(device),
+            others=torch.from_numpy(others).to(device),
+        )
+
+    def _everything(self) -> tuple[Items, Shares]:
+        return np.arange(self.num_items), np.ones(self.num_items, np.float32)
+
+    def draw(self, draw: torch.Generator | None = None) -> Tensor:
+        """int64 [S], with repeats, on the CPU."""
+        uniform = torch.randint(self.num_items, (self.num_uniform,), generator=draw)
         if self._cumulative_V is None:
             return uniform
-        self._cumulative_V = self._cumulative_V.to(device)
-        places = torch.rand(self.num_popular, dtype=torch.float64, device=device)
+        places = torch.rand(self.num_popular, dtype=torch.float64, generator=draw)
         places *= self._cumulative_V[-1]
         popular = torch.searchsorted(self._cumulative_V, places, right=True)
         return torch.cat([uniform, popular.clamp_(max=self.num_items - 1)])
 
     def expected(self, items: Tensor) -> Tensor:
         """float32, shape of items: how often each is drawn on average."""
-        expected = torch.full(items.shape, self.num_uniform / self.num_items, device=items.device)
+        expected = torch.full(items.shape, self.num_uniform / self.num_items)
         if self._cumulative_V is not None:
             below = torch.where(items > 0, self._cumulative_V[(items - 1).clamp(min=0)], 0.0)
             chance = (self._cumulative_V[items] - below) / self._cumulative_V[-1]
             expected += (self.num_popular * chance).float()
         return expected
+
+    def _chosen(
+        self, asked: Asked, draw: torch.Generator | None
+    ) -> tuple[Items, Shares, Items, int]:
+        """The first four fields of a `Sample`, on the host."""
+        ascending = transposed(asked.target).on_host
+        targets_T = ascending[np.diff(ascending, prepend=-1) > 0]
+        drawn, counts = np.unique(self.draw(draw).numpy(), return_counts=True)
+        beside = ~_among(drawn, targets_T)
+        negatives, counts = drawn[beside], counts[beside]
+        if self.pool is not None:
+            # a repeat score needs its place now, so items with one are not left to the device
+            owned = _among(negatives, transposed(asked.repeats).on_host)
+            items, pool = np.sort(np.concatenate([targets_T, negatives[owned]])), negatives[~owned]
+            num_hardest = min(max(self.count - int(owned.sum()), 0), len(pool))
+            return items, np.ones(len(items), np.float32), pool, num_hardest
+        shares = counts / self.expected(torch.from_numpy(negatives)).numpy()
+        items, shares = (
+            np.concatenate(columns)
+            for columns in ((targets_T, negatives), (np.ones(len(targets_T)), shares))
+        )
+        order = np.argsort(items)
+        return items[order], shares[order].astype(np.float32), items[:0], 0
+
+
+def _told(rows: Jagged, items: Items) -> tuple[Jagged, Tensor]:
+    """Those of the values that are among the items, told by their place there; and which they are.
+
+    Args:
+        rows: weights stay as they are; there may be some only where all values are among the items.
+        items: int64, ascending.
+    """
+    device, values = rows.values.device, rows.values.cpu().numpy()
+    kept = np.flatnonzero(_among(values, items))
+    places = torch.from_numpy(np.searchsorted(items, values[kept])).to(device)
+    offsets = torch.from_numpy(np.searchsorted(kept, rows.offsets.cpu().numpy())).to(device)
+    told = with_transposition(Jagged(places, offsets, rows.weights))
+    return told, torch.from_numpy(kept).to(device)
+
+
+def _among(items: Items, ascending: Items) -> npt.NDArray[np.bool_]:
+    """Of each item, whether it is one of those."""
+    if len(ascending) == 0:
+        return np.zeros(len(items), np.bool_)
+    places = np.searchsorted(ascending, items).clip(max=len(ascending) - 1)
+    found: npt.NDArray[np.bool_] = ascending[places] == items
+    return found
 
 
 def _cumulative(popularity_V: Tensor, power: float) -> Tensor:

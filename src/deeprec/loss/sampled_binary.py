@@ -4,10 +4,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deeprec.batch import Encoded, Jagged
+from deeprec.batch import Encoded
+from deeprec.loss.asked import Target, asked_of
 from deeprec.loss.candidate_catalog import candidate_catalog
 from deeprec.loss.catalog_blocks import BLOCK_ITEMS, Cost, catalog_loss, separable
 from deeprec.loss.negatives import Negatives
+from deeprec.loss.own_targets import own_scores
 from deeprec.table import NO_UPDATES, Updates
 
 
@@ -28,6 +30,8 @@ class SampledBinary(nn.Module):
         uniform_share: of the draws that take any item alike, above 0.
         pool: hard negatives: draw so many, and keep the `negatives` that the batch scores highest;
             None: keep what is drawn.
+        shared_targets: score the targets of the batch for all of its users. False: for their own
+            users only, which costs far less where a batch has more distinct targets than draws.
         calibration: None, or gBCE's t in [0, 1]: 0 leaves probabilities as they come out, 1
             calibrates them fully.
         one_scale: weight of the targets.
@@ -42,6 +46,8 @@ class SampledBinary(nn.Module):
         batch, and the sampling rate is that of all scored items.
     """
 
+    sampled = True  # a step gives a gradient to the rows that it scores alone
+
     def __init__(
         self,
         num_items: int,
@@ -51,6 +57,7 @@ class SampledBinary(nn.Module):
         popularity_power: float = 0.5,
         uniform_share: float = 0.2,
         pool: int | None = None,
+        shared_targets: bool = True,
         calibration: float | None = None,
         one_scale: float = 1.0,
         block_items: int = BLOCK_ITEMS,
@@ -65,6 +72,7 @@ class SampledBinary(nn.Module):
             power=popularity_power,
             uniform_share=uniform_share,
             pool=pool,
+            shared_targets=shared_targets,
         )
         self.calibration, self.one_scale, self.block_items = calibration, one_scale, block_items
 
@@ -89,7 +97,7 @@ class SampledBinary(nn.Module):
         encoded: Encoded,
         item_weight_VD: Tensor,
         item_bias_V: Tensor,
-        target: Jagged,
+        target: Target,
         updates: Updates = NO_UPDATES,
     ) -> Tensor:
         """Sum over users and items of `-log p` of targets and `-log(1 - p)` of others, over B.
@@ -106,6 +114,7 @@ class SampledBinary(nn.Module):
             float32 []. Unit: nats per user.
 
         Example:
+            >>> from deeprec.batch import Jagged
             >>> none = torch.zeros(0, dtype=torch.int64), torch.zeros(2, dtype=torch.int64)
             >>> flat = Encoded(torch.zeros(1, 4), *none, torch.zeros(0))
             >>> target = Jagged(torch.tensor([0, 2]), torch.tensor([0, 2]))
@@ -113,6 +122,8 @@ class SampledBinary(nn.Module):
             >>> loss(flat, torch.zeros(3, 4), torch.zeros(3), target)  # 3 log 2
             tensor(2.0794)
         """
+        if not self.negatives.shared_targets:
+            return self._of_own_targets(encoded, item_weight_VD, item_bias_V, target, updates)
         catalog = candidate_catalog(
             self.negatives, encoded, item_weight_VD, item_bias_V, target, updates, corrected=False
         )
@@ -129,11 +140,30 @@ class SampledBinary(nn.Module):
             catalog.encoded,
             catalog.item_weight_RD,
             catalog.item_bias_R,
-            catalog.target,
-            num_users=item_bias_V.new_tensor(encoded.hidden_BD.shape[0]),
+            catalog.asked,
+            num_users=item_bias_V.new_full((), encoded.hidden_BD.shape[0]),
             block_items=self.block_items,
             updates=catalog.updates,
         )
+
+    def _of_own_targets(
+        self,
+        encoded: Encoded,
+        item_weight_VD: Tensor,
+        item_bias_V: Tensor,
+        target: Target,
+        updates: Updates,
+    ) -> Tensor:
+        """The draws that are a target of a user cost that user nothing."""
+        asked = asked_of(target, encoded, item_bias_V)
+        scored = own_scores(self.negatives, asked, encoded, item_weight_VD, item_bias_V, updates)
+        costs_S = F.softplus(scored.drawn_BS).sum(0)
+        if self.calibration is None:
+            costs_S = costs_S * scored.shares_S
+        costs_P = self._power(len(scored.shares_S)) * F.softplus(-scored.target_P)
+        if asked.target.weights is not None:
+            costs_P = costs_P * asked.target.weights
+        return (costs_S.sum() + costs_P.sum()) / encoded.hidden_BD.shape[0]
 
     def _power(self, num_scored: int) -> float:
         """The weight of a target: gBCE's power of its probability, and `one_scale`."""

@@ -2,20 +2,22 @@
 
 from torch import Tensor, nn
 
-from deeprec.batch import Encoded, Jagged
+from deeprec.batch import Encoded
+from deeprec.loss.asked import Target, asked_of
 from deeprec.loss.candidate_catalog import candidate_catalog
 from deeprec.loss.catalog_blocks import BLOCK_ITEMS
 from deeprec.loss.negatives import Negatives
-from deeprec.loss.softmax import Softmax
+from deeprec.loss.own_targets import own_scores
+from deeprec.loss.softmax import Softmax, target_weights, users_with_targets
 from deeprec.table import NO_UPDATES, Updates
 
 
 class SampledSoftmax(nn.Module):
     """Cross entropy between a user's targets and the softmax over the catalog, estimated.
 
-    The batch's targets are scored exactly for everybody; other items are drawn, and the logarithm
-    of how many items a drawn one stands for is added to its score. A step costs what it scores,
-    whatever the size of the catalog.
+    The batch's targets are scored exactly, for everybody or for their own users; other items are
+    drawn, and the logarithm of how many items a drawn one stands for is added to its score. A step
+    costs what it scores, whatever the size of the catalog.
 
     Args:
         num_items: V, known from the data.
@@ -26,6 +28,8 @@ class SampledSoftmax(nn.Module):
         uniform_share: of the draws that take any item alike, above 0.
         pool: hard negatives: draw so many, and keep the `negatives` that the batch scores highest;
             None: keep what is drawn.
+        shared_targets: score the targets of the batch for all of its users. False: for their own
+            users only, which costs far less where a batch has more distinct targets than draws.
         normalise_targets: as of `Softmax`.
         block_items: items scored at once.
 
@@ -38,6 +42,8 @@ class SampledSoftmax(nn.Module):
         occur in batches, because they are scored exactly and only the rest is drawn.
     """
 
+    sampled = True  # a step gives a gradient to the rows that it scores alone
+
     def __init__(
         self,
         num_items: int,
@@ -47,6 +53,7 @@ class SampledSoftmax(nn.Module):
         popularity_power: float = 0.5,
         uniform_share: float = 0.2,
         pool: int | None = None,
+        shared_targets: bool = True,
         normalise_targets: bool = False,
         block_items: int = BLOCK_ITEMS,
     ) -> None:
@@ -59,6 +66,7 @@ class SampledSoftmax(nn.Module):
             power=popularity_power,
             uniform_share=uniform_share,
             pool=pool,
+            shared_targets=shared_targets,
         )
         self.block_items = block_items
 
@@ -84,7 +92,7 @@ class SampledSoftmax(nn.Module):
         encoded: Encoded,
         item_weight_VD: Tensor,
         item_bias_V: Tensor,
-        target: Jagged,
+        target: Target,
         updates: Updates = NO_UPDATES,
     ) -> Tensor:
         """Mean over users with targets of `-sum over targets of log softmax(scores)`, estimated.
@@ -103,6 +111,7 @@ class SampledSoftmax(nn.Module):
 
         Example:
             >>> import torch
+            >>> from deeprec.batch import Jagged
             >>> none = torch.zeros(0, dtype=torch.int64), torch.zeros(2, dtype=torch.int64)
             >>> flat = Encoded(torch.zeros(1, 4), *none, torch.zeros(0))
             >>> target = Jagged(torch.tensor([0, 2]), torch.tensor([0, 2]))
@@ -110,6 +119,8 @@ class SampledSoftmax(nn.Module):
             >>> loss(flat, torch.zeros(3, 4), torch.zeros(3), target)  # 2 log 3
             tensor(2.1972)
         """
+        if not self.negatives.shared_targets:
+            return self._of_own_targets(encoded, item_weight_VD, item_bias_V, target, updates)
         catalog = candidate_catalog(
             self.negatives, encoded, item_weight_VD, item_bias_V, target, updates, corrected=True
         )
@@ -117,7 +128,30 @@ class SampledSoftmax(nn.Module):
             catalog.encoded,
             catalog.item_weight_RD,
             catalog.item_bias_R,
-            catalog.target,
+            catalog.asked,
             catalog.updates,
         )
         return loss
+
+    def _of_own_targets(
+        self,
+        encoded: Encoded,
+        item_weight_VD: Tensor,
+        item_bias_V: Tensor,
+        target: Target,
+        updates: Updates,
+    ) -> Tensor:
+        """A user's normaliser: its own targets, and the draws that are none of them."""
+        asked = asked_of(target, encoded, item_bias_V)
+        scored = own_scores(self.negatives, asked, encoded, item_weight_VD, item_bias_V, updates)
+        raised_BS = scored.drawn_BS + scored.shares_S.log()
+        users_P = scored.users_P
+        highest_B = raised_BS.detach().amax(1)
+        highest_B = highest_B.scatter_reduce(0, users_P, scored.target_P.detach(), "amax")
+        own_P = (scored.target_P - highest_B[users_P]).exp()
+        sum_B = (raised_BS - highest_B[:, None]).exp().sum(1).index_add(0, users_P, own_P)
+        normaliser_B = highest_B + sum_B.log()
+        normalise = self.softmax.normalise_targets
+        weights_P = target_weights(asked.target, scored.target_P, normalise)
+        costs_P = weights_P * (normaliser_B[users_P] - scored.target_P)
+        return costs_P.sum() / users_with_targets(asked.target)

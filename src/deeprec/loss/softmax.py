@@ -1,11 +1,13 @@
 """Multinomial cross entropy: the whole catalog competes for each user's targets."""
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from deeprec.batch import Encoded, Jagged
+from deeprec.loss.asked import Target, asked_of
 from deeprec.loss.catalog_blocks import (
     BLOCK_ITEMS,
     Blocks,
@@ -45,7 +47,7 @@ class Softmax(nn.Module):
         encoded: Encoded,
         item_weight_VD: Tensor,
         item_bias_V: Tensor,
-        target: Jagged,
+        target: Target,
         updates: Updates = NO_UPDATES,
     ) -> Tensor:
         """Mean over users with targets of `-sum over targets of log softmax(scores)`.
@@ -72,25 +74,35 @@ class Softmax(nn.Module):
             >>> Softmax()(flat, torch.zeros(3, 4), torch.zeros(3), target)  # 2 log 3
             tensor(2.1972)
         """
-        lengths_B = target.offsets.diff()
-        weights_P = target.weights
-        if weights_P is None:
-            weights_P = encoded.hidden_BD.new_ones(target.values.shape)
-        if self.normalise_targets:
-            shares_B = 1.0 / lengths_B.clamp(min=1).to(weights_P.dtype)
-            weights_P = weights_P * shares_B.repeat_interleave(
-                lengths_B, output_size=weights_P.shape[0]
-            )
+        asked = asked_of(target, encoded, item_bias_V)
+        weights_P = target_weights(asked.target, encoded.hidden_BD, self.normalise_targets)
         return catalog_loss(
             _walk,
             encoded,
             item_weight_VD,
             item_bias_V,
-            Jagged(target.values, target.offsets, weights_P),
-            num_users=(lengths_B > 0).sum().clamp(min=1),
+            replace(asked, target=replace(asked.target, weights=weights_P)),
+            num_users=users_with_targets(asked.target),
             block_items=self.block_items,
             updates=updates,
         )
+
+
+def target_weights(target: Jagged, like: Tensor, normalise: bool) -> Tensor:
+    """Float [P]: the weight of each target; over the number of its user's if normalised."""
+    weights_P = target.weights
+    if weights_P is None:
+        weights_P = like.new_ones(target.values.shape)
+    if not normalise:
+        return weights_P
+    lengths_B = target.offsets.diff()
+    shares_B = 1.0 / lengths_B.clamp(min=1).to(weights_P.dtype)
+    return weights_P * shares_B.repeat_interleave(lengths_B, output_size=weights_P.shape[0])
+
+
+def users_with_targets(target: Jagged) -> Tensor:
+    """int64 []: how many, at least 1."""
+    return (target.offsets.diff() > 0).sum().clamp(min=1)
 
 
 class _Exponentials(NamedTuple):

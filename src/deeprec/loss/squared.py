@@ -1,9 +1,12 @@
 """Squared error over the whole catalog, exact at the price of a Gram matrix."""
 
+import torch
 from torch import Tensor, nn
 
-from deeprec.batch import Encoded, Jagged
+from deeprec.batch import Encoded
+from deeprec.loss.asked import Target, rows_of
 from deeprec.loss.gram import BLOCK_ITEMS, Replaced, cell_scores, squares, summed, users_of
+from deeprec.loss.kept_gram import new_gram
 from deeprec.table import NO_UPDATES, Updates
 
 
@@ -17,10 +20,12 @@ class Squared(nn.Module):
         popularity_power: items that are no target weigh in proportion to
             `(popularity + 1) ** popularity_power`, on average `zero_scale`; 0: all alike.
         normalise_users: divide a user's loss by the number of its targets.
+        gram_items: for catalogs of millions: keep the Gram matrix from step to step, and estimate
+            its gradient from the batch's items and so many drawn ones; None: exact, from all.
         block_items: items whose part of the Gram matrix is made at once.
 
     Raises:
-        ValueError: zero_scale or block_items is not positive.
+        ValueError: zero_scale, gram_items or block_items is not positive.
 
     Reference:
         Rendle et al., iALS++: Speeding up Matrix Factorization with Subspace Optimization, 2021,
@@ -28,7 +33,6 @@ class Squared(nn.Module):
         the hidden vectors, by gradient.
     """
 
-    dense_gradient = True  # of the catalog table: a Gram matrix moves every row
     scale_V: Tensor | None
 
     def __init__(
@@ -39,15 +43,15 @@ class Squared(nn.Module):
         zero_scale: float = 0.1,
         popularity_power: float = 0.0,
         normalise_users: bool = False,
+        gram_items: int | None = None,
         block_items: int = BLOCK_ITEMS,
     ) -> None:
         super().__init__()
         if not zero_scale > 0.0:
             raise ValueError(f"zero_scale must be above 0, got {zero_scale}")
-        if block_items < 1:
-            raise ValueError(f"block_items must be 1 or more, got {block_items}")
         self.zero_scale, self.normalise_users = zero_scale, normalise_users
-        self.block_items = block_items
+        self.gram = new_gram(num_items, popularity, gram_items, block_items)
+        self.block_items, self.dense_gradient = block_items, self.gram.dense_gradient
         scale_V = None
         if popularity_power != 0.0 and popularity is not None:
             scale_V = (popularity.float() + 1.0) ** popularity_power
@@ -59,24 +63,24 @@ class Squared(nn.Module):
         encoded: Encoded,
         item_weight_VD: Tensor,
         item_bias_V: Tensor,
-        target: Jagged,
+        target: Target,
         updates: Updates = NO_UPDATES,
     ) -> Tensor:
         """Mean over users of the weighted squared error over the catalog.
 
         Args:
             encoded: hidden float [B, D] and the scores of own-history items.
-            item_weight_VD: float [V, D], receives a dense gradient.
-            item_bias_V: float [V], receives a dense gradient.
+            item_weight_VD: float [V, D].
+            item_bias_V: float [V].
             target: distinct item indices of each user in [0, V). Weights multiply the error of a
                 target.
-            updates: not used: every row has a gradient that is known only at the end.
+            updates: not used: the gradient of a row is known only at the end.
 
         Returns:
             float32 [] (float64 for float64 scores).
 
         Example:
-            >>> import torch
+            >>> from deeprec.batch import Jagged
             >>> none = torch.zeros(0, dtype=torch.int64), torch.zeros(2, dtype=torch.int64)
             >>> flat = Encoded(torch.zeros(1, 4), *none, torch.zeros(0))
             >>> target = Jagged(torch.tensor([0]), torch.tensor([0, 1]))
@@ -84,21 +88,23 @@ class Squared(nn.Module):
             >>> loss(flat, torch.zeros(3, 4), torch.tensor([0.5, 2.0, 0.0]), target)
             tensor(2.2500)
         """
-        scored = encoded.hidden_BD, item_weight_VD, item_bias_V
-        users_P, num_users = users_of(target), encoded.hidden_BD.shape[0]
-        products_P = cell_scores(*scored, users_P, target.values)
-        replaced = Replaced(encoded, target, len(item_bias_V))
+        rows, scored = rows_of(target), (encoded.hidden_BD, item_weight_VD, item_bias_V)
+        users_P, num_users = users_of(rows), encoded.hidden_BD.shape[0]
+        products_P = cell_scores(*scored, users_P, rows.values)
+        replaced = Replaced(encoded, rows, len(item_bias_V))
         scores_P = replaced.in_place_of(products_P)
         errors_P = (scores_P - 1.0).square()
-        if target.weights is not None:
-            errors_P = errors_P * target.weights
-        zero_P = self._weighted(products_P.square(), target.values)
-        loss_B = self.zero_scale * squares(*scored, self._scale(scored[1]), self.block_items)
+        if rows.weights is not None:
+            errors_P = errors_P * rows.weights
+        zero_P = self._weighted(products_P.square(), rows.values)
+        changing_P = torch.cat([rows.values, replaced.items_M])
+        gram_EE = self.gram(item_weight_VD, item_bias_V, self._scale(item_weight_VD), changing_P)
+        loss_B = self.zero_scale * squares(encoded.hidden_BD, gram_EE)
         loss_B = loss_B + summed(errors_P - zero_P, users_P, num_users)
         if len(replaced):
             loss_B = loss_B + self._of_replaced(replaced, scored, num_users)
         if self.normalise_users:
-            loss_B = loss_B / target.offsets.diff().clamp(min=1)
+            loss_B = loss_B / rows.offsets.diff().clamp(min=1)
         return loss_B.mean()
 
     def _of_replaced(

@@ -6,16 +6,26 @@ may get a score for how often and how long ago they were had (`repeat`).
 
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deeprec.batch import Batch, Encoded, Jagged, Task
+from deeprec.batch import (
+    Arranged,
+    Asked,
+    Batch,
+    Encoded,
+    Jagged,
+    Task,
+    transposed,
+    with_transposition,
+)
 from deeprec.model.history import History, aggregate
 from deeprec.model.repeat import RepeatScores
-from deeprec.model.sparse_input import Backend, SparseInput
+from deeprec.model.sparse_input import Backend, Pooling, SparseInput, mean_weights
 
 NEVER = -1e4  # a score that takes the item out of any loss
 HISTORY = "history"  # the sparse field of the items
@@ -30,6 +40,13 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "identity": nn.Identity,
 }
 HISTORY_WEIGHTINGS = get_args(HistoryWeighting)
+
+
+@dataclass
+class Shown(Arranged):
+    """What an `Autoencoder` reads of a batch in a step."""
+
+    history: History  # whole, for the repeat scores
 
 
 class Autoencoder(nn.Module):
@@ -50,12 +67,16 @@ class Autoencoder(nn.Module):
         history_weighting: weight of each distinct item of a history: `binary` 1, `log_count`
             log(1 + events), `decayed` the same with events fading by `fade_days`.
         fade_days: days after which an event counts 1/e in `decayed`.
-        normalize: divide those weights by their root of summed squares.
+        pooling: what becomes of the weighted embeddings of a history: their `sum`, or their `mean`
+            (the sum over the sum of the weights).
+        normalize: divide those weights by their root of summed squares; a mean knows no such scale.
         input_dropout: chance of dropping each distinct item of a history in training; those kept
             are scaled up (DSSTNE: Denoising.p).
         dropout: chance of dropping each hidden unit in training.
-        init_std: standard deviation of the initial input rows.
-        output_init_std: the same of the catalog table.
+        tied: one table for the items of a history and for the catalog, which learns from both sides
+            at once; the first and the last of `hidden_dims` must be equal.
+        init_std: standard deviation of the initial input rows, and of a tied table.
+        output_init_std: the same of a catalog table that is not tied.
         repeat_scores: give items of the user's own history a score for how often and how long ago
             they were had, where `repeats`.
         reconstruction: above 0 and where `repeats`, the network and the catalog table learn from a
@@ -88,9 +109,11 @@ class Autoencoder(nn.Module):
         output_activation: Activation | None = None,
         history_weighting: HistoryWeighting = "log_count",
         fade_days: float = 90.0,
+        pooling: Pooling = "sum",
         normalize: bool = True,
         input_dropout: float = 0.5,
         dropout: float = 0.0,
+        tied: bool = False,
         init_std: float = 0.1,
         output_init_std: float = 0.01,
         repeat_scores: bool = True,
@@ -101,16 +124,26 @@ class Autoencoder(nn.Module):
         _check(hidden_dims, [activation, output_activation or activation], history_weighting)
         self.reconstruction = reconstruction if repeats else 0.0
         _check_shares(input_dropout, dropout, self.reconstruction)
+        _check_tied(tied, hidden_dims)
         self.num_items = num_items
         self.fields = dict(fields or {})
         self.history_weighting, self.fade_days = history_weighting, fade_days
-        self.normalize, self.input_dropout = normalize, input_dropout
+        self.pooling, self.normalize, self.input_dropout = pooling, normalize, input_dropout
         first, last = hidden_dims[0], hidden_dims[-1]
-        tables = {HISTORY: num_items} | {field_of(name): n for name, n in self.fields.items()}
-        self.sparse_input = SparseInput(tables, first, backend=table_backend, init_std=init_std)
+        tables = {field_of(name): size for name, size in self.fields.items()}
+        self.tied = tied
+        self.sparse_input = SparseInput(
+            tables if tied else {HISTORY: num_items, **tables},
+            first,
+            borrowed=[HISTORY] if tied else [],
+            pooling={HISTORY: pooling},
+            backend=table_backend,
+            init_std=init_std,
+        )
         self.layers = _Layers(hidden_dims, activation, output_activation or activation, dropout)
         log_odds_V = None if popularity is None else item_log_odds(popularity, num_users)
-        self.item_weight = nn.Parameter(torch.randn(num_items, last).mul_(output_init_std))
+        std = init_std if tied else output_init_std
+        self.item_weight = nn.Parameter(torch.randn(num_items, last).mul_(std))
         self.item_bias = nn.Parameter(
             torch.zeros(num_items)
             if popularity is None
@@ -122,7 +155,8 @@ class Autoencoder(nn.Module):
             self.reconstruction_bias = nn.Parameter(bias_V)
             self.scale = nn.Parameter(torch.tensor(0.3))  # learned: about 0.2 on daily purchases
         else:
-            self.register_buffer("scale", torch.ones(()), persistent=False)
+            # on the CPU even where the rest is on the meta device: no file holds it
+            self.register_buffer("scale", torch.ones((), device="cpu"), persistent=False)
 
     def encode(
         self,
@@ -134,26 +168,43 @@ class Autoencoder(nn.Module):
         """What the model says of each user; see `Recommender.encode`."""
         history = aggregate(items_N, offsets_B1, ages_N, self.num_items, self.fade_days)
         fields = {name: Jagged(*attributes[name]) for name in self.fields}
-        hidden_BD = self._hidden(self._weighted(history), fields)
-        return self._encoded(history, hidden_BD * self.scale)
+        hidden_BD = self._hidden(self._shown(self._weighted(history), fields))
+        if self.repeat is None:
+            return without_repeat(hidden_BD * self.scale)
+        return _with_repeat(hidden_BD * self.scale, history, self.repeat(history))
 
-    def tasks(self, batch: Batch) -> list[Task]:
-        """The target from the history, and with `reconstruction` the history from a part of it."""
+    def arrange(self, batch: Batch, draw: torch.Generator) -> Shown:
+        """Aggregates histories and draws what is dropped of them; see `Recommender.arrange`."""
         assert batch.target is not None
-        items, ages = batch.history, batch.ages
-        ages_N = torch.zeros(0, device=items.values.device) if ages is None else ages
+        items = batch.history
+        ages_N = torch.zeros(0) if batch.ages is None else batch.ages
         history = aggregate(items.values, items.offsets, ages_N, self.num_items, self.fade_days)
-        kept, dropped = _divide(self._weighted(history), history.users_M, self.input_dropout)
-        hidden_BD = self._hidden(kept, batch.attributes)
+        kept, dropped = _divide(self._weighted(history), self.input_dropout, draw)
+        kept = with_transposition(kept)
+        scored = 0 if self.repeat is None else len(history.items_M)
+        repeats = Jagged(history.items_M[:scored], history.offsets_B1.clamp(max=scored))
+        asked = [Asked(with_transposition(batch.target), with_transposition(repeats))]
+        if self.reconstruction > 0.0:
+            asked.append(Asked(with_transposition(dropped), replace(kept, weights=None)))
+        attributes = {name: with_transposition(batch.attributes[name]) for name in self.fields}
+        return Shown(batch.num_users, self._shown(kept, attributes), asked, history)
+
+    def tasks(self, arranged: Shown) -> list[Task]:
+        """The target from the history, and with `reconstruction` the history from a part of it."""
+        hidden_BD = self._hidden(arranged.fields)
         if self.reconstruction == 0.0:
-            encoded = self._encoded(history, hidden_BD)
-            return [Task(1.0, encoded, self.item_weight, self.item_bias, batch.target)]
-        encoded = self._encoded(history, hidden_BD.detach() * self.scale)
+            [asked] = arranged.asked
+            encoded = self._trained(arranged, hidden_BD)
+            return [Task(1.0, encoded, self.item_weight, self.item_bias, asked)]
+        asked, asked_dropped = arranged.asked
+        encoded = self._trained(arranged, hidden_BD.detach() * self.scale)
+        kept = asked_dropped.repeats
         never = torch.full_like(kept.values, NEVER, dtype=torch.float32)
         rebuilt = Encoded(hidden_BD, kept.values, kept.offsets, never)
+        item_bias = self.reconstruction_bias
         return [
-            Task(1.0, encoded, self.item_weight.detach(), self.item_bias, batch.target),
-            Task(self.reconstruction, rebuilt, self.item_weight, self.reconstruction_bias, dropped),
+            Task(1.0, encoded, self.item_weight.detach(), self.item_bias, asked),
+            Task(self.reconstruction, rebuilt, self.item_weight, item_bias, asked_dropped),
         ]
 
     def serving_encoder(self) -> nn.Module:
@@ -164,20 +215,26 @@ class Autoencoder(nn.Module):
         weights_M = history_weights(history, self.history_weighting)
         return Jagged(history.items_M, history.offsets_B1, weights_M)
 
-    def _hidden(self, items: Jagged, fields: Mapping[str, Jagged]) -> Tensor:
-        if self.normalize:
+    def _shown(self, items: Jagged, attributes: Mapping[str, Jagged]) -> dict[str, Jagged]:
+        """The sparse fields, by the names that their tables have."""
+        if self.normalize and self.pooling == "sum":
             assert items.weights is not None
             users = torch.repeat_interleave(items.offsets.diff(), output_size=len(items.values))
             weights = normalized(items.weights, users, len(items.offsets) - 1)
-            items = Jagged(items.values, items.offsets, weights)
-        rows = {field_of(name): fields[name] for name in self.fields}
-        hidden_BD: Tensor = self.layers(self.sparse_input({HISTORY: items, **rows}))
+            items = replace(items, weights=weights)
+        return {HISTORY: items} | {field_of(name): attributes[name] for name in self.fields}
+
+    def _hidden(self, fields: Mapping[str, Jagged]) -> Tensor:
+        tables = {HISTORY: self.item_weight} if self.tied else {}
+        hidden_BD: Tensor = self.layers(self.sparse_input(fields, tables))
         return hidden_BD
 
-    def _encoded(self, history: History, hidden_BD: Tensor) -> Encoded:
+    def _trained(self, arranged: Shown, hidden_BD: Tensor) -> Encoded:
         if self.repeat is None:
-            return _without_repeat(hidden_BD)
-        return Encoded(hidden_BD, history.items_M, history.offsets_B1, self.repeat(history))
+            return without_repeat(hidden_BD)
+        by_item = transposed(arranged.asked[0].repeats)
+        scores_M = self.repeat.trained(arranged.history, by_item)
+        return _with_repeat(hidden_BD, arranged.history, scores_M)
 
 
 class ServingEncoder(nn.Module):
@@ -190,10 +247,11 @@ class ServingEncoder(nn.Module):
     def __init__(self, model: Autoencoder) -> None:
         super().__init__()
         tables = model.sparse_input.tables
+        history = model.item_weight if model.tied else tables[HISTORY]
         self.num_items = model.num_items
         self.history_weighting, self.fade_days = model.history_weighting, model.fade_days
-        self.normalize = model.normalize
-        self.history = _Bag(tables[HISTORY])
+        self.pooling, self.normalize = model.pooling, model.normalize
+        self.history = _Bag(history)
         self.attributes = nn.ModuleList([_Bag(tables[field_of(name)]) for name in model.fields])
         self.layers, self.scale = model.layers, model.scale
         self.repeat = _NoRepeat() if model.repeat is None else model.repeat
@@ -210,7 +268,9 @@ class ServingEncoder(nn.Module):
         """As `Autoencoder.encode` in evaluation; attributes in the order of the model's fields."""
         history = aggregate(items_N, offsets_B1, ages_N, self.num_items, self.fade_days)
         weights_M = history_weights(history, self.history_weighting)
-        if self.normalize:
+        if self.pooling == "mean":
+            weights_M = mean_weights(weights_M, history.users_M, offsets_B1.shape[0] - 1)
+        elif self.normalize:
             weights_M = normalized(weights_M, history.users_M, offsets_B1.shape[0] - 1)
         sum_BH = self.history(history.items_M, history.offsets_B1, weights_M)
         for i, bag in enumerate(self.attributes):
@@ -218,8 +278,8 @@ class ServingEncoder(nn.Module):
             sum_BH = sum_BH + bag(attribute_values[i], attribute_offsets[i], ones)
         hidden_BD = self.layers(sum_BH) * self.scale
         if self.has_repeat:
-            return Encoded(hidden_BD, history.items_M, history.offsets_B1, self.repeat(history))
-        return _without_repeat(hidden_BD)
+            return _with_repeat(hidden_BD, history, self.repeat(history))
+        return without_repeat(hidden_BD)
 
 
 def field_of(attribute: str) -> str:
@@ -294,25 +354,33 @@ class _NoRepeat(nn.Module):
         return torch.zeros(0)
 
 
-def _without_repeat(hidden_BD: Tensor) -> Encoded:
+def without_repeat(hidden_BD: Tensor) -> Encoded:
     device = hidden_BD.device
     offsets_B1 = torch.zeros(hidden_BD.shape[0] + 1, dtype=torch.int64, device=device)
     none = torch.zeros(0, dtype=torch.int64, device=device)
     return Encoded(hidden_BD, none, offsets_B1, torch.zeros(0, device=device))
 
 
-def _divide(rows: Jagged, users_M: Tensor, share: float) -> tuple[Jagged, Jagged]:
+def _with_repeat(hidden_BD: Tensor, history: History, scores_M: Tensor) -> Encoded:
+    return Encoded(hidden_BD, history.items_M, history.offsets_B1, scores_M)
+
+
+def _divide(rows: Jagged, share: float, draw: torch.Generator) -> tuple[Jagged, Jagged]:
     """Values kept, their weights scaled up by 1 / (1 - share), and values dropped."""
+    kept = torch.rand(len(rows.values), generator=draw) >= share
+    found, left = _only(rows, kept), _only(rows, kept.logical_not())
+    assert found.weights is not None
+    return replace(found, weights=found.weights / (1.0 - share)), replace(left, weights=None)
+
+
+def _only(rows: Jagged, chosen: Tensor) -> Jagged:
+    """The chosen values, by their places: to select with a mask takes longer."""
+    places = torch.nonzero(chosen).squeeze(1)
     assert rows.weights is not None
-    kept = torch.rand(len(rows.values), device=rows.values.device) >= share
-    users = torch.arange(len(rows.offsets), device=rows.values.device)
-    return (
-        Jagged(
-            rows.values[kept],
-            torch.searchsorted(users_M[kept], users),
-            rows.weights[kept] / (1.0 - share),
-        ),
-        Jagged(rows.values[~kept], torch.searchsorted(users_M[~kept], users)),
+    return Jagged(
+        rows.values.index_select(0, places),
+        torch.searchsorted(places, rows.offsets),
+        rows.weights.index_select(0, places),
     )
 
 
@@ -327,6 +395,14 @@ def _check(hidden_dims: Sequence[int], activations: Sequence[str], weighting: st
     if weighting not in HISTORY_WEIGHTINGS:
         raise ValueError(
             f"history_weighting must be one of {', '.join(HISTORY_WEIGHTINGS)}; got {weighting!r}"
+        )
+
+
+def _check_tied(tied: bool, hidden_dims: Sequence[int]) -> None:
+    if tied and hidden_dims[0] != hidden_dims[-1]:
+        raise ValueError(
+            f"tied makes one table of input and catalog, so the first and the last of hidden_dims "
+            f"must be equal, got {list(hidden_dims)}"
         )
 
 

@@ -11,11 +11,12 @@ ago. They replace the product, which is about taste and would count popularity t
 without them leaves them empty, and the product scores every item.
 """
 
-from typing import Protocol
+from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
-from deeprec.batch import Batch, Encoded, Task
+from deeprec.batch import Arranged, Batch, Encoded, Task
 
 
 class Recommender(Protocol):
@@ -42,10 +43,25 @@ class Recommender(Protocol):
         """
         ...
 
-    def tasks(self, batch: Batch) -> list[Task]:
-        """What the model is trained on in one step; `batch.target` is given.
+    def arrange(self, batch: Batch, draw: torch.Generator) -> Arranged:
+        """What a training step reads of the batch: all whose size depends on data is decided here.
+
+        It is called on the host, by the thread that makes batches while another trains, so it reads
+        what the model was built with, and no parameter.
+
+        Args:
+            batch: on the CPU; `batch.target` is given.
+            draw: for whatever is drawn; depends on seed, epoch and place of the batch alone.
+        """
+        ...
+
+    def tasks(self, arranged: Any) -> list[Task]:
+        """What the model is trained on in one step, one task for each that is asked.
 
         Most models have one task: what they encode, with their catalog table, against the target.
+
+        Args:
+            arranged: what `arrange` gave, on the device of the model.
         """
         ...
 

@@ -58,5 +58,6 @@ def users_per_item(histories: Jagged, num_items: int) -> npt.NDArray[np.int64]:
         [1, 0, 2]
     """
     users = np.repeat(np.arange(len(histories.offsets) - 1), histories.offsets.diff().numpy())
-    pairs = np.unique(users * num_items + histories.values.numpy())
-    return np.bincount(pairs % num_items, minlength=num_items)
+    pairs = np.sort(users * num_items + histories.values.numpy())
+    first = np.diff(pairs, prepend=-1) > 0
+    return np.bincount(pairs[first] % num_items, minlength=num_items)

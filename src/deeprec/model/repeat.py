@@ -3,9 +3,13 @@
 Scriptable and of plain aten operations. Shapes as in deeprec/batch.py.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from deeprec.batch import ByItem
 from deeprec.model.history import History
 
 NUM_FEATURES = 4
@@ -59,8 +63,47 @@ class RepeatScores(nn.Module):
 
     def forward(self, history: History) -> Tensor:
         """float32 [M]: the score of each pair of `history`."""
+        return self._scores(history, self.item_bias[history.items_M])
+
+    def trained(self, history: History, by_item: ByItem) -> Tensor:
+        """The same; the gradient of `item_bias` holds the items of the batch alone.
+
+        Args:
+            history: M pairs.
+            by_item: its items, transposed.
+        """
+        bias_M: Tensor = _Read.apply(self.item_bias, history.items_M, by_item)  # type: ignore[no-untyped-call]  # torch leaves it so
+        return self._scores(history, bias_M)
+
+    def _scores(self, history: History, bias_M: Tensor) -> Tensor:
         features = pair_features(history, self.popularity_V)
-        # the gradient holds the items of the batch only, not every item of the catalog
-        bias_M = torch.gather(self.item_bias, 0, history.items_M, sparse_grad=True)
         scores_M: Tensor = self.layers(features).squeeze(1) + bias_M
         return scores_M
+
+
+class _Read(torch.autograd.Function):
+    """Numbers of items, with a gradient that is sparse and, without a look at it, coalesced."""
+
+    @staticmethod
+    def forward(ctx: Any, numbers_V: Tensor, items_M: Tensor, by_item: ByItem) -> Tensor:
+        ctx.num_items, ctx.by_item = len(numbers_V), by_item
+        return numbers_V.index_select(0, items_M)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        by_item = ctx.by_item
+        gradient_R = F.embedding_bag(
+            by_item.order,
+            gradients[0][:, None],
+            by_item.offsets,
+            mode="sum",
+            include_last_offset=True,
+        ).squeeze(1)
+        sparse = torch.sparse_coo_tensor(
+            by_item.distinct[None],
+            gradient_R,
+            (ctx.num_items,),
+            check_invariants=False,
+            is_coalesced=True,
+        )
+        return sparse, None, None

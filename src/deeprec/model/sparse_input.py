@@ -3,33 +3,60 @@
 Until `fuse` is called the tables are ordinary parameters. Afterwards their optimizer runs inside
 backward, on the rows that the batch touched and no others, so a step costs what the batch holds
 and not what the catalog holds. Two backends do this with equal results: TorchRec's fused tables,
-and plain torch. Values, optimizer state and state dict are the same whichever ran.
+and plain torch; trainer/sharding.py has a third, for tables over several processes. Values,
+optimizer state and state dict are the same whichever ran.
 
-Shapes: B users, N values, R touched rows, D width.
+Shapes: B users, N values, R touched rows, D width, F fields that read one table.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
-from typing import Any, Literal
+from itertools import chain
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deeprec.batch import Jagged
+from deeprec.batch import Jagged, transposed
 from deeprec.errors import ConfigError
 from deeprec.table import Adagrad, RowwiseAdagrad, Sgd, State, TableRule, update_rows
 
 Backend = Literal["auto", "torchrec", "torch"]
+Pooling = Literal["sum", "mean"]
+POOLINGS = get_args(Pooling)
 FUSED = (Sgd, Adagrad, RowwiseAdagrad)  # rules that TorchRec has in its tables on every device
+NONE_BORROWED: Mapping[str, Tensor] = {}
+FieldsOfTables = Mapping[str, Sequence[str]]  # table -> the fields that read it
+
+
+class FusedTables(Protocol):
+    """What runs the tables and their optimizer once they are fused."""
+
+    name: str
+    states: dict[str, State]  # by table; changing a tensor in place changes what is remembered
+
+    def set_learning_rate(self, lr: float) -> None: ...
+
+    def finish_step(self) -> None: ...
+
+    def lookup(self, fields: Mapping[str, Jagged]) -> Tensor:
+        """float32 [B, D]: the sum over all fields; backward changes the tables."""
+        ...
 
 
 class SparseInput(nn.Module):
-    """The sum, over fields, of the weighted embeddings of each user's values.
+    """The sum, over fields, of the pooled embeddings of each user's values.
 
     Args:
         fields: name, without dots -> number of rows of its table.
         width: D, floats in a row.
+        shared: further field -> the field of `fields` whose table it reads too.
+        borrowed: further fields, each of a table that another module owns and trains; `forward` is
+            given it. Backward gives that table a sparse gradient of the rows that were read.
+        pooling: field -> how its rows become one: `sum` of weight times row, where absent; or
+            `mean`, that sum over the sum of the weights.
         backend: what runs the tables' optimizer in backward. `auto` takes TorchRec on CUDA where it
             is installed and can fuse the optimizer, and plain torch otherwise: on a CPU that takes
             no longer and half the memory while tables are made.
@@ -47,6 +74,9 @@ class SparseInput(nn.Module):
         fields: Mapping[str, int],
         width: int,
         *,
+        shared: Mapping[str, str] | None = None,
+        borrowed: Collection[str] = (),
+        pooling: Mapping[str, Pooling] | None = None,
         backend: Backend = "auto",
         init_std: float = 0.1,
     ) -> None:
@@ -62,25 +92,33 @@ class SparseInput(nn.Module):
                 for name, rows in fields.items()
             }
         )
-        self.reason = "not fused"  # why the backend in use was taken, for a log line
-        self._fused: _TorchTables | _TorchRecTables | None = None
+        self.fields_of = {name: [name] for name in fields}  # table -> the fields that read it
+        for name, table in (shared or {}).items():
+            self.fields_of[table].append(name)
+        self.borrowed, self.pooling = tuple(borrowed), dict(pooling or {})
+        _check(self.pooling, [*chain(*self.fields_of.values()), *self.borrowed])
+        # why the backend in use was taken, for a log line
+        self.reason = "not fused" if fields else "none but tied ones"
+        self._fused: FusedTables | None = None
 
     def fuse(self, rule: TableRule) -> None:
         """From now on backward updates the tables by `rule`; they get no gradient any more."""
         backend, self.reason = self._choose_backend(rule)
-        tables = dict(self.tables.items())
-        self._fused = (
-            _TorchRecTables(tables, rule) if backend == "torchrec" else _TorchTables(tables, rule)
-        )
+        make = _TorchRecTables if backend == "torchrec" else _TorchTables
+        self._fused = make(dict(self.tables.items()), self.fields_of, rule)
+
+    def take(self, fused: FusedTables, reason: str) -> None:
+        """As `fuse`, by a backend that was made elsewhere."""
+        self._fused, self.reason = fused, reason
 
     @property
     def backend_in_use(self) -> str:
-        """`autograd` before `fuse`, then `torchrec` or `torch`."""
+        """`autograd` before `fuse`, then `torchrec`, `torch`, or the name of what was taken."""
         return "autograd" if self._fused is None else self._fused.name
 
     @property
     def optimizer_state(self) -> dict[str, State]:
-        """By field, what the fused optimizer remembers; changing a tensor in place changes it."""
+        """By table, what the fused optimizer remembers; changing a tensor in place changes it."""
         assert self._fused is not None, "call fuse first"
         return self._fused.states
 
@@ -93,12 +131,38 @@ class SparseInput(nn.Module):
         assert self._fused is not None, "call fuse first"
         self._fused.finish_step()
 
-    def forward(self, fields: Mapping[str, Jagged]) -> Tensor:
-        """float32 [B, D]: every field of `self.tables` must be given, with the same B."""
-        if self._fused is not None and self.training and torch.is_grad_enabled():
-            return self._fused.lookup(fields)
-        bags = [_bag(table, fields[name]) for name, table in self.tables.items()]
+    def forward(
+        self, fields: Mapping[str, Jagged], borrowed: Mapping[str, Tensor] = NONE_BORROWED
+    ) -> Tensor:
+        """float32 [B, D].
+
+        Args:
+            fields: every field, with the same B.
+            borrowed: by field, the tables [rows, D] of other owners.
+        """
+        training = self.training and torch.is_grad_enabled()
+        pooled = {name: self._pooled(name, rows) for name, rows in fields.items()}
+        bags = [
+            (sparse_gradient_bag if training else _bag)(borrowed[name], pooled[name])
+            for name in self.borrowed
+        ]
+        if self._fused is not None and training:
+            bags.append(self._fused.lookup(pooled))
+        else:
+            bags += [
+                _bag(table, pooled[field])
+                for name, table in self.tables.items()
+                for field in self.fields_of[name]
+            ]
         return torch.stack(bags).sum(0) if len(bags) > 1 else bags[0]
+
+    def _pooled(self, name: str, rows: Jagged) -> Jagged:
+        """The values with such weights that their weighted sum is the pooled one."""
+        if self.pooling.get(name, "sum") == "sum":
+            return rows
+        users_N = _users_of(rows.offsets, len(rows.values))
+        weights_N = mean_weights(_weights(rows), users_N, len(rows.offsets) - 1)
+        return replace(rows, weights=weights_N)
 
     def _choose_backend(self, rule: TableRule) -> tuple[str, str]:
         if self.backend == "torch":
@@ -137,6 +201,18 @@ def _import_error() -> str | None:
     return None
 
 
+def mean_weights(weights_N: Tensor, users_N: Tensor, num_users: int) -> Tensor:
+    """The weights over the sum of their user's; where that is 0 they stay.
+
+    Example:
+        >>> mean_weights(torch.tensor([1., 3., 2.]), torch.tensor([0, 0, 1]), 2).tolist()
+        [0.25, 0.75, 1.0]
+    """
+    zeros_B = torch.zeros(num_users, device=weights_N.device)
+    totals_B = zeros_B.index_add(0, users_N, weights_N)
+    return weights_N / totals_B.masked_fill(totals_B == 0.0, 1.0)[users_N]
+
+
 def _bag(table_VD: Tensor, rows: Jagged) -> Tensor:
     bag: Tensor = F.embedding_bag(
         rows.values,
@@ -149,13 +225,39 @@ def _bag(table_VD: Tensor, rows: Jagged) -> Tensor:
     return bag
 
 
+def sparse_gradient_bag(table_VD: Tensor, rows: Jagged) -> Tensor:
+    bag: Tensor = _SparseGradientBag.apply(  # type: ignore[no-untyped-call]  # torch leaves it so
+        table_VD, rows
+    )
+    return bag
+
+
+class _SparseGradientBag(torch.autograd.Function):
+    """A weighted embedding bag whose table gets a sparse gradient of distinct rows."""
+
+    @staticmethod
+    def forward(ctx: Any, table_VD: Tensor, rows: Jagged) -> Tensor:
+        ctx.rows, ctx.shape = rows, table_VD.shape
+        return _bag(table_VD, rows)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        rows_R, gradient_RD = _row_gradients(gradients[0], ctx.rows)
+        gradient = torch.sparse_coo_tensor(
+            rows_R[None], gradient_RD, ctx.shape, is_coalesced=True, check_invariants=False
+        )
+        return gradient, None
+
+
 class _TorchTables:
     """Tables whose rows are updated in backward by plain torch."""
 
     name = "torch"
 
-    def __init__(self, tables: Mapping[str, nn.Parameter], rule: TableRule) -> None:
-        self.tables, self.rule = tables, rule
+    def __init__(
+        self, tables: Mapping[str, nn.Parameter], fields_of: FieldsOfTables, rule: TableRule
+    ) -> None:
+        self.tables, self.fields_of, self.rule = tables, fields_of, rule
         self.states = {name: rule.new_state(table.data) for name, table in tables.items()}
 
     def set_learning_rate(self, lr: float) -> None:
@@ -166,18 +268,22 @@ class _TorchTables:
             self.rule.finish_step(state)
 
     def lookup(self, fields: Mapping[str, Jagged]) -> Tensor:
-        bags = [self._updating_bag(name, fields[name]) for name in self.tables]
+        bags = [
+            self._updating_bag(name, [fields[field] for field in self.fields_of[name]])
+            for name in self.tables
+        ]
         return torch.stack(bags).sum(0) if len(bags) > 1 else bags[0]
 
-    def _updating_bag(self, name: str, rows: Jagged) -> Tensor:
+    def _updating_bag(self, name: str, fields: Sequence[Jagged]) -> Tensor:
         def update(rows_R: Tensor, gradient_RD: Tensor) -> None:
             table, state = self.tables[name].data, self.states[name]
             update_rows(self.rule, table, state, rows_R, gradient_RD)
 
-        bag: Tensor = _UpdatingBag.apply(  # type: ignore[no-untyped-call]  # torch leaves it so
-            self.tables[name], rows.values, rows.offsets, rows.weights, update
+        rows = _joined(fields)  # a row in two fields changes once, by the sum of its gradients
+        bags: Tensor = _UpdatingBag.apply(  # type: ignore[no-untyped-call]  # torch leaves it so
+            self.tables[name], rows, update
         )
-        return bag
+        return bags.view(len(fields), -1, bags.shape[1]).sum(0) if len(fields) > 1 else bags
 
 
 class _UpdatingBag(torch.autograd.Function):
@@ -185,37 +291,42 @@ class _UpdatingBag(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        table_VD: Tensor,
-        values_N: Tensor,
-        offsets_B1: Tensor,
-        weights_N: Tensor | None,
-        update: Callable[[Tensor, Tensor], None],
+        ctx: Any, table_VD: Tensor, rows: Jagged, update: Callable[[Tensor, Tensor], None]
     ) -> Tensor:
-        ctx.save_for_backward(values_N, offsets_B1, weights_N)
-        ctx.update = update
-        return _bag(table_VD, Jagged(values_N, offsets_B1, weights_N))
+        ctx.rows, ctx.update = rows, update
+        return _bag(table_VD, rows)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, None, None, None]:
-        values_N, offsets_B1, weights_N = ctx.saved_tensors
-        if len(values_N):
-            ctx.update(*_row_gradients(gradients[0], values_N, offsets_B1, weights_N))
-        return None, None, None, None, None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, None]:
+        if len(ctx.rows.values):
+            ctx.update(*_row_gradients(gradients[0], ctx.rows))
+        return None, None, None
 
 
-def _row_gradients(
-    gradient_BD: Tensor, values_N: Tensor, offsets_B1: Tensor, weights_N: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def _row_gradients(gradient_BD: Tensor, rows: Jagged) -> tuple[Tensor, Tensor]:
     """The distinct rows that were read and the gradient of each: the bag, transposed."""
-    num_users = gradient_BD.shape[0]
-    users = torch.arange(num_users, device=values_N.device)
-    users_N = users.repeat_interleave(offsets_B1.diff(), output_size=len(values_N))
-    sorted_N, order_N = torch.sort(values_N, stable=True)
-    rows_R, counts_R = torch.unique_consecutive(sorted_N, return_counts=True)
-    offsets_R1 = F.pad(counts_R.cumsum(0), (1, 0))
-    weights = None if weights_N is None else weights_N[order_N]
-    return rows_R, _bag(gradient_BD.contiguous(), Jagged(users_N[order_N], offsets_R1, weights))
+    by_item = transposed(rows)
+    weights = None if rows.weights is None else rows.weights[by_item.order]
+    bag = Jagged(by_item.users, by_item.offsets, weights)
+    return by_item.distinct, _bag(gradient_BD.contiguous(), bag)
+
+
+def _users_of(offsets_B1: Tensor, num_values: int) -> Tensor:
+    """int64 [N]: the user of each value."""
+    return torch.repeat_interleave(offsets_B1.diff(), output_size=num_values)
+
+
+def _joined(fields: Sequence[Jagged]) -> Jagged:
+    """Several fields as one of F * B rows."""
+    if len(fields) == 1:
+        return fields[0]
+    plain = all(field.weights is None for field in fields)
+    lengths = torch.cat([field.offsets.diff() for field in fields])
+    return Jagged(
+        torch.cat([field.values for field in fields]),
+        F.pad(lengths.cumsum(0), (1, 0)),
+        None if plain else torch.cat([_weights(field) for field in fields]),
+    )
 
 
 class _TorchRecTables:
@@ -226,25 +337,27 @@ class _TorchRecTables:
 
     name = "torchrec"
 
-    def __init__(self, tables: Mapping[str, nn.Parameter], rule: TableRule) -> None:
+    def __init__(
+        self, tables: Mapping[str, nn.Parameter], fields_of: FieldsOfTables, rule: TableRule
+    ) -> None:
         from torchrec.modules.embedding_configs import EmbeddingBagConfig
         from torchrec.modules.fused_embedding_modules import (
             FusedEmbeddingBagCollection,
         )
 
-        assert isinstance(rule, FUSED)
         configs = [
             EmbeddingBagConfig(
                 name=name,
                 num_embeddings=table.shape[0],
                 embedding_dim=table.shape[1],
-                feature_names=[name],
+                feature_names=list(fields_of[name]),
             )
             for name, table in tables.items()
         ]
+        self._fields = [field for name in tables for field in fields_of[name]]
         self._collection = FusedEmbeddingBagCollection(
             configs,
-            *_fused_optimizer(rule),
+            *fused_optimizer(rule),
             is_weighted=True,
             device=next(iter(tables.values())).device,
         )
@@ -270,20 +383,24 @@ class _TorchRecTables:
         pass
 
     def lookup(self, fields: Mapping[str, Jagged]) -> Tensor:
-        from torchrec import KeyedJaggedTensor
-
-        rows = [fields[name] for name in self.states]
-        keyed = KeyedJaggedTensor(
-            keys=list(self.states),
-            values=torch.cat([field.values for field in rows]),
-            weights=torch.cat([_weights(field) for field in rows]),
-            lengths=torch.cat([field.offsets.diff() for field in rows]),
-        )
-        bags: Tensor = self._collection(keyed).values()
-        return bags.view(len(bags), len(rows), -1).sum(1)
+        bags: Tensor = self._collection(keyed(fields, self._fields)).values()
+        return bags.view(len(bags), len(self._fields), -1).sum(1)
 
 
-def _fused_optimizer(rule: TableRule) -> tuple[type[torch.optim.Optimizer], dict[str, float]]:
+def keyed(fields: Mapping[str, Jagged], names: Sequence[str]) -> Any:
+    """These fields as TorchRec takes them, a KeyedJaggedTensor."""
+    from torchrec import KeyedJaggedTensor
+
+    rows = [fields[name] for name in names]
+    return KeyedJaggedTensor(
+        keys=list(names),
+        values=torch.cat([field.values for field in rows]),
+        weights=torch.cat([_weights(field) for field in rows]),
+        lengths=torch.cat([field.offsets.diff() for field in rows]),
+    )
+
+
+def fused_optimizer(rule: TableRule) -> tuple[type[torch.optim.Optimizer], dict[str, float]]:
     """What TorchRec calls a rule, and its arguments."""
     from torchrec.optim import RowWiseAdagrad
 
@@ -298,3 +415,10 @@ def _weights(rows: Jagged) -> Tensor:
     if rows.weights is not None:
         return rows.weights
     return torch.ones(len(rows.values), device=rows.values.device)
+
+
+def _check(pooling: Mapping[str, str], fields: Collection[str]) -> None:
+    for name, how in pooling.items():
+        if how not in POOLINGS:
+            raise ValueError(f"pooling must be 'sum' or 'mean', got {how!r}")
+        assert name in fields, f"pooling is of no field: {name}"

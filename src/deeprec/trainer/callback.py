@@ -19,7 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from deeprec.batch import Batch
+from deeprec.batch import Arranged
 from deeprec.console import RateColumn, console
 from deeprec.data.datamodule import DataModule
 from deeprec.errors import Interrupted
@@ -69,7 +69,7 @@ class Keeper(Callback):
         trainer: Trainer,
         pl_module: LightningModule,
         outputs: object,
-        batch: Batch,
+        batch: Arranged,
         batch_idx: int,
     ) -> None:
         assert isinstance(pl_module, Training)
@@ -194,7 +194,7 @@ class ProgressBar(Callback):
         trainer: Trainer,
         pl_module: LightningModule,
         outputs: object,
-        batch: Batch,
+        batch: Arranged,
         batch_idx: int,
     ) -> None:
         assert isinstance(pl_module, Training)

@@ -13,6 +13,7 @@ function of the seed and of `progress.json`, so there is no other state.
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -83,14 +84,19 @@ def load(checkpoint: Checkpoint, training: Training) -> None:
         IntegrityError: the checkpoint is damaged, or of another model.
     """
     checkpoint.verify()
-    load_weights(checkpoint, training.model)
+    _read(checkpoint.path / "weights.safetensors", training.model.state_dict())
     _read(checkpoint.path / "optimizer.safetensors", state_tensors(training.built))
     training.go_on_from(json.loads((checkpoint.path / "progress.json").read_text()))
 
 
-def load_weights(checkpoint: Checkpoint, model: nn.Module) -> None:
-    """Copies the weights into a model of the same shapes; `verify` comes first."""
-    _read(checkpoint.path / "weights.safetensors", model.state_dict())
+def map_weights(checkpoint: Checkpoint, model: nn.Module) -> None:
+    """Gives a model that is only asked its weights, which stay in the file; `verify` comes first.
+
+    What is used of them is read when it is used, and memory that is needed otherwise is given back.
+    """
+    with _opened(checkpoint.path / "weights.safetensors", model.state_dict()) as saved:
+        mapped = {name: saved.get_tensor(name) for name in saved.keys()}  # noqa: SIM118  # no dict
+        model.load_state_dict(mapped, assign=True)
 
 
 def newest_valid(checkpoints: Path) -> tuple[Checkpoint | None, list[str]]:
@@ -145,24 +151,31 @@ def _is_finite(tensor: Tensor) -> bool:
 
 
 def _read(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Copies a file into these tensors, one after the other.
+    """Copies a file into these tensors, one after the other."""
+    with _opened(path, tensors) as saved:
+        for name, tensor in tensors.items():
+            tensor.copy_(saved.get_tensor(name))
+
+
+@contextmanager
+def _opened(path: Path, tensors: Mapping[str, Tensor]) -> Iterator[Any]:
+    """A file of tensors of these names and shapes.
 
     Raises:
-        IntegrityError: the file holds other tensors.
+        IntegrityError: it holds other tensors.
     """
     with safe_open(path, "pt") as saved:
         if unlike := sorted(set(saved.keys()) ^ tensors.keys()):
             raise IntegrityError(
                 f"{path}: not of this model; {', '.join(unlike)} is only on one side"
             )
-        shapes = {name: saved.get_slice(name).get_shape() for name in tensors}
         for name, tensor in tensors.items():
-            if shapes[name] != list(tensor.shape):
+            shape = saved.get_slice(name).get_shape()
+            if shape != list(tensor.shape):
                 raise IntegrityError(
-                    f"{path}: {name} has shape {shapes[name]}, the model has {list(tensor.shape)}"
+                    f"{path}: {name} has shape {shape}, the model has {list(tensor.shape)}"
                 )
-        for name, tensor in tensors.items():
-            tensor.copy_(saved.get_tensor(name))
+        yield saved
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -43,7 +43,7 @@ def plan(
         batch_events: events in an average batch.
         block_items: items that the loss scores at once.
         dense_gradient: whether the loss gives every row of the catalog table a gradient, instead of
-            handing the rows of a block to the optimizer.
+            handing the rows of a block to the optimizer at once.
     """
     lines = []
     for name, parameter in model.named_parameters():

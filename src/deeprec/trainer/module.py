@@ -8,8 +8,10 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from deeprec.batch import Batch, Encoded, Jagged, Task
+from deeprec.batch import Arranged, Batch, Encoded, Task
 from deeprec.errors import NonFiniteError
+from deeprec.loss.asked import Target, check
+from deeprec.loss.negatives import Negatives
 from deeprec.model.base import Recommender
 from deeprec.table import RowUpdate, Updates
 from deeprec.trainer.optimizer import Optimizer, begin_state, row_updates, set_rates
@@ -18,14 +20,17 @@ CHECK_STEPS = 50  # on CUDA a look at the loss waits for the device, so it is no
 
 
 class Loss(Protocol):
-    """The contract of a config part in the group `loss`."""
+    """The contract of a config part in the group `loss`.
+
+    A loss that does not score every item has `negatives`, which draw those it does.
+    """
 
     def __call__(
         self,
         encoded: Encoded,
         item_weight_VD: Tensor,
         item_bias_V: Tensor,
-        target: Jagged,
+        target: Target,
         updates: Updates,
     ) -> Tensor:
         """float32 []: mean over users, over the whole catalog.
@@ -55,7 +60,8 @@ class Progress:
 class Training(LightningModule):
     """One optimizer step per batch.
 
-    Random draws of a step depend on (seed, step) alone, so that a resumed run draws the same.
+    Random draws of a step depend on (seed, step) alone, and those of `arrange` on seed, epoch and
+    place of the batch, so that a resumed run draws the same.
     Optimizing is manual: catalog rows change inside the loss and input tables inside backward, so
     that gradients cannot be accumulated or clipped behind the model's back.
 
@@ -99,7 +105,21 @@ class Training(LightningModule):
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         return self.built
 
-    def training_step(self, batch: Batch, batch_index: int) -> None:
+    def arrange(self, batch: Batch, draw: torch.Generator) -> Arranged:
+        """What a step reads of the batch, made on the host; see `Recommender.arrange`.
+
+        Raises:
+            ValueError: a target or an own item is not in the catalog, or stands twice at a user.
+        """
+        arranged = self.recommender.arrange(batch, draw)
+        negatives: Negatives | None = getattr(self.loss, "negatives", None)
+        for asked in arranged.asked:
+            check(asked, len(self.recommender.item_bias))
+            if negatives is not None:
+                asked.sample = negatives.sample(asked, draw)
+        return arranged
+
+    def training_step(self, batch: Arranged, batch_index: int) -> None:
         progress = self.progress
         if batch.num_users > 0:  # everybody of it may lack a history or a target
             torch.manual_seed(_step_seed(self.seed, progress.step))

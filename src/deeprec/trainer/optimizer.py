@@ -4,6 +4,7 @@ A config part here says how each kind of parameter is trained:
 
     input tables     only the rows that a batch touched, in backward (model/sparse_input.py)
     catalog table    item_weight: rows change where a loss finds their gradient, block by block
+                     a tied table, which the input reads too, changes at the step instead
     per-item numbers item_bias and its like, one float an item: likewise
     layers           everything else
 
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from deeprec import table as rules_of
 from deeprec.model.sparse_input import SparseInput
 from deeprec.table import Rows, RowUpdate, TableRule, update_rows
+from deeprec.trainer.row_length import KeptLength
 
 BETAS = (0.9, 0.999)
 # what torch's optimizers remember of each parameter, beside their step, only from the first one on
@@ -37,17 +39,21 @@ class Kinds:
 
     inputs: list[SparseInput] = field(default_factory=list)
     catalog: list[nn.Parameter] = field(default_factory=list)
+    tied: bool = False  # the input reads the catalog table too
+    row_length_V: Tensor | None = None  # which the rows of the catalog table keep; None: any
     per_item: list[nn.Parameter] = field(default_factory=list)
     layers: list[nn.Parameter] = field(default_factory=list)
 
 
 def kinds_of(model: nn.Module) -> Kinds:
     """Sorts every trainable parameter of the model into its kind."""
-    kinds = Kinds([module for module in model.modules() if isinstance(module, SparseInput)])
+    inputs = [module for module in model.modules() if isinstance(module, SparseInput)]
+    kinds = Kinds([one for one in inputs if one.tables], tied=any(one.borrowed for one in inputs))
     tables = {id(table) for inputs in kinds.inputs for table in inputs.tables.values()}
     catalog = model.item_weight
     assert isinstance(catalog, nn.Parameter)
     kinds.catalog.append(catalog)
+    kinds.row_length_V = getattr(model, "row_length_V", None)
     for parameter in model.parameters():
         if id(parameter) in tables or parameter is catalog or not parameter.requires_grad:
             continue
@@ -381,10 +387,12 @@ def _assemble(
 ) -> list[torch.optim.Optimizer]:
     """One optimizer a kind; each table has a rule of its own, because rules hold learning rates."""
     tables = [*kinds.catalog, *kinds.per_item]
-    rules = [*(of_table() for _ in kinds.catalog), *(of_numbers() for _ in kinds.per_item)]
+    length_V = kinds.row_length_V
+    of_catalog = (lambda: KeptLength(of_table(), length_V)) if length_V is not None else of_table
+    rules = [*(of_catalog() for _ in kinds.catalog), *(of_numbers() for _ in kinds.per_item)]
     return [
         *([limits.hold(layers(kinds.layers))] if kinds.layers else []),
-        InLoss(tables, rules),
+        InLoss(tables, rules, at_step=kinds.catalog if kinds.tied else []),
         *(InBackward(inputs, of_table()) for inputs in kinds.inputs),
     ]
 
@@ -403,35 +411,72 @@ class InLoss(torch.optim.Optimizer):
     Args:
         tables: float [V, D] or [V].
         rules: of each table.
+        at_step: those of them that have gradients from elsewhere too; they change once, at the
+            step, by all of it.
     """
 
-    def __init__(self, tables: list[nn.Parameter], rules: Sequence[TableRule]) -> None:
+    def __init__(
+        self,
+        tables: list[nn.Parameter],
+        rules: Sequence[TableRule],
+        *,
+        at_step: Sequence[nn.Parameter] = (),
+    ) -> None:
         groups = [
             {"params": [table], "lr": rule.lr} for table, rule in zip(tables, rules, strict=True)
         ]
         super().__init__(groups, {})
+        self._at_step = {*at_step}
+        self._held: dict[Tensor, Tensor] = {}  # gradients of those, until the step
         self._rules = {table: rule for table, rule in zip(tables, rules, strict=True)}
         for table, rule in self._rules.items():
             self.state[table] = rule.new_state(table.data)
 
     def updates(self) -> dict[Tensor, RowUpdate]:
-        """By table, what changes rows of it by their gradient, at once."""
-        return {group["params"][0]: partial(self._update, group) for group in self.param_groups}
+        """By table, what takes the gradient of some rows: changes them at once, or keeps it."""
+        return {
+            table: partial(self._hold, table)
+            if table in self._at_step
+            else partial(self._update, group)
+            for group in self.param_groups
+            for table in group["params"]
+        }
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
         assert closure is None, "a closure would run after its own updates"
         for group in self.param_groups:
             (table,) = group["params"]
-            if table.grad is not None:
-                self._update(group, *_rows_of(table.grad))
+            gradient = _sum(self._held.pop(table, None), table.grad)
+            if gradient is not None:
+                self._update(group, *_rows_of(gradient))
             self._rules[table].finish_step(self.state[table])
+
+    def _hold(self, table: Tensor, rows: Rows, gradient: Tensor) -> None:
+        """Keeps a gradient for the step: of drawn rows as it is, of blocks as one of all rows."""
+        held = self._held.get(table)
+        if isinstance(rows, Tensor):
+            drawn = torch.sparse_coo_tensor(
+                rows[None], gradient, table.shape, check_invariants=False
+            )
+            self._held[table] = drawn if held is None else held + drawn
+            return
+        if held is None:
+            held = self._held[table] = torch.zeros_like(table, requires_grad=False)
+        held[rows].add_(gradient)
 
     def _update(self, group: dict[str, Any], rows: Rows, gradient: Tensor) -> None:
         (table,) = group["params"]
         rule = self._rules[table]
         rule.lr = group["lr"]
         update_rows(rule, table, self.state[table], rows, gradient)
+
+
+def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    """The sum of two gradients, either of which may be sparse or absent."""
+    if one is None or other is None:
+        return other if one is None else one
+    return other + one if one.is_sparse else one + other  # torch wants the dense one first
 
 
 def _rows_of(gradient: Tensor) -> tuple[Rows, Tensor]:

@@ -38,7 +38,7 @@ from deeprec.config import TrainConfig
 from deeprec.data.store import Prepared
 from deeprec.errors import ConfigError, IntegrityError
 from deeprec.model.base import Recommender
-from deeprec.part import instantiate, instantiate_with
+from deeprec.part import instantiate_with
 from deeprec.trainer import checkpoint
 from deeprec.trainer.checkpoint import Checkpoint
 from deeprec.trainer.module import Loss
@@ -215,11 +215,11 @@ def open_run(path: Path | str, which: Literal["best", "last"] = "best") -> Run:
     )
     if found is None:
         raise ConfigError(f"{path}: the run has no checkpoint yet; let it train for an epoch")
-    found.verify()
+    if not run.finished:  # else its files are among those just verified
+        found.verify()
     refuse_foreign(found, run)  # before config.yaml is read: damage may leave it readable
     config = run.config
-    model = build_model(config.model, facts, None)
-    checkpoint.load_weights(found, model)
+    model = trained_model(config.model, facts, found)
     return Run(
         path=run.path,
         model=cast(Recommender, model.eval()),
@@ -234,8 +234,8 @@ def open_run(path: Path | str, which: Literal["best", "last"] = "best") -> Run:
 def build_model(
     part: Mapping[str, Any], facts: Facts, popularity: Tensor | None
 ) -> torch.nn.Module:
-    """The model of a config, new."""
-    model = instantiate(
+    """The model of a config, new, told what it asks for of the data."""
+    model = instantiate_with(
         part,
         num_items=facts.num_items,
         num_users=facts.num_users,
@@ -248,6 +248,29 @@ def build_model(
     return model
 
 
+def trained_model(part: Mapping[str, Any], facts: Facts, found: Checkpoint) -> torch.nn.Module:
+    """The model of a config with the weights of a checkpoint, which stay in its file."""
+    with torch.device("meta"):  # to draw weights that are not used takes long
+        model = build_model(part, facts, None)
+    checkpoint.map_weights(found, model)
+    if _has_holes(model):
+        model = build_model(part, facts, None)
+        checkpoint.map_weights(found, model)
+    return model
+
+
+def _has_holes(model: torch.nn.Module) -> bool:
+    """Whether anything besides the weights was left without values on the meta device."""
+    holders = [
+        held
+        for module in model.modules()
+        for held in (module._parameters, module._buffers, vars(module))
+    ]
+    return any(
+        isinstance(value, Tensor) and value.is_meta for held in holders for value in held.values()
+    )
+
+
 def build_loss(
     part: Mapping[str, Any],
     facts: Facts,
@@ -256,6 +279,7 @@ def build_loss(
     width: int,
     batch_users: int,
     device: str,
+    row_length: Tensor | None = None,
 ) -> Loss:
     """The loss of a config, told what it asks for of data, model, trainer and machine."""
     loss: Loss = instantiate_with(
@@ -265,6 +289,7 @@ def build_loss(
         width=width,
         batch_users=batch_users,
         device=device,
+        row_length=row_length,
     )
     return loss
 

@@ -1,0 +1,238 @@
+"""Claim: a sampled step costs about the same whether the catalog has 100,000 or 10 million items.
+
+The step of `deeprec train` itself (trainer/module.py: input bag, layers, loss, every optimizer), on
+batches of a prepared folder that its own loader made, catalogs in turns in one process, one thread.
+Memory is the peak resident set over one step above what was resident before it, in a fresh process
+that has made a step already.
+"""
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import is_dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import torch
+from generated import prepared_folder
+from page import show
+from torch import Tensor
+
+from deeprec.config import compose
+from deeprec.console import console
+from deeprec.data.store import Prepared
+from deeprec.train import Work
+from deeprec.trainer.module import Loss, Training
+from deeprec.trainer.optimizer import state_tensors
+from deeprec.trainer.run import build_loss
+
+CATALOGS = (100_000, 10_000_000)
+USERS, EVENTS, WIDTH, ROUNDS = 512, 70, 64, 15
+LOSS, OPTIMIZER = "sampled_softmax", "rowwise_adagrad"
+
+
+class Alone(Training):
+    """A training module that needs no Trainer around it."""
+
+    def manual_backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        loss.backward()
+
+
+def work(folder: Path, num_items: int) -> Work:
+    path = prepared_folder(
+        folder / str(num_items),
+        num_users=4 * USERS,
+        num_items=num_items,
+        events_per_user=EVENTS,
+    )
+    words = [
+        f"prepared={path}",
+        f"output_dir={folder / 'run'}",
+        f"loss={LOSS}",
+        f"optimizer={OPTIMIZER}",
+        f"model.hidden_dims=[{WIDTH}]",
+        f"trainer.batch_users={USERS}",
+        "trainer.device=cpu",
+        "trainer.threads=1",
+        "trainer.prefetch_batches=0",
+    ]
+    made = Work(compose("train", words), Prepared(path))  # type: ignore[arg-type]
+    made.training.__class__ = Alone
+    made.training.train()
+    return made
+
+
+def step(made: Work, batch: Any) -> tuple[float, float]:
+    """CPU and wall milliseconds."""
+    cpu, wall = time.process_time(), time.perf_counter()
+    made.training.training_step(batch, 0)
+    return 1000 * (time.process_time() - cpu), 1000 * (time.perf_counter() - wall)
+
+
+def peak(num_items: int) -> dict[str, float]:
+    """MB over one step, in a process of its own."""
+    # freed memory goes back at once; else a step reuses what making the problem left behind
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
+    command = [sys.executable, __file__, str(num_items)]
+    run = subprocess.run(command, stdout=subprocess.PIPE, check=True, env=environment, text=True)
+    held, grown, process = map(float, run.stdout.split())
+    return {"held": held, "grown": grown, "process": process}
+
+
+def grown(num_items: int) -> str:
+    """MB of parameters, optimizer state and batch; MB above them in a step; MB of the process."""
+    console.quiet = True
+    with TemporaryDirectory() as folder:
+        made = work(Path(folder), num_items)
+        batches = [made.data.training.finished(0, position) for position in range(2)]
+    step(made, batches[0])
+    tensors = [*made.training.model.state_dict().values()]
+    tensors += [*state_tensors(made.training.built).values(), *tensors_of(batches[1])]
+    held = sum(tensor.nbytes for tensor in tensors)
+    before = kilobytes("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
+    step(made, batches[1])
+    above, process = kilobytes("VmHWM") - before, kilobytes("VmHWM")
+    return f"{held / 1e6} {above * 1024 / 1e6} {process * 1024 / 1e6}"
+
+
+def tensors_of(held: Any) -> Iterator[Tensor]:
+    """Every tensor in a batch, each once."""
+    if isinstance(held, Tensor):
+        yield held
+    elif is_dataclass(held):
+        yield from tensors_of(vars(held))
+    elif isinstance(held, Mapping):
+        yield from tensors_of([*held.values()])
+    elif isinstance(held, list | tuple):
+        found = {one.data_ptr(): one for each in held for one in tensors_of(each)}
+        yield from found.values()
+
+
+def kilobytes(kind: str) -> int:
+    """Resident now (VmRSS) or at its peak (VmHWM)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(kind)).split()[1])
+
+
+def losses(made: Work) -> dict[str, Loss]:
+    """The loss with targets that are scored for all users of a batch, and for their own alone."""
+    popularity = torch.from_numpy(made.prepared.popularity.copy())
+    return {
+        name: build_loss(
+            {**made.config.loss, "shared_targets": shared},
+            made.facts,
+            popularity,
+            width=WIDTH,
+            batch_users=USERS,
+            device="cpu",
+        )
+        for name, shared in (("for everybody", True), ("for their own users", False))
+    }
+
+
+class Turns(NamedTuple):
+    """What steps took, round after round."""
+
+    milliseconds: dict[tuple[str, int], list[tuple[float, float]]]  # by form and items; CPU, wall
+    touched: dict[int, int]  # rows of the input table, by items
+
+    def ratio(self, form: str) -> float:
+        """CPU of the large catalog over that of the small one, median over rounds."""
+        large, small = (self.milliseconds[form, num_items] for num_items in reversed(CATALOGS))
+        return statistics.median(a[0] / b[0] for a, b in zip(large, small, strict=True))
+
+
+def in_turns() -> Turns:
+    turns = Turns(defaultdict(list), {})
+    with TemporaryDirectory() as folder:
+        made = {num_items: work(Path(folder), num_items) for num_items in CATALOGS}
+        forms = {num_items: losses(one) for num_items, one in made.items()}
+        for number in range(ROUNDS + 3):
+            for form in forms[CATALOGS[0]]:
+                for num_items, one in made.items():
+                    one.training.loss = forms[num_items][form]
+                    batch = one.data.training.finished(number // 4, number % 4)
+                    turns.touched[num_items] = len(batch.fields["history"].values.unique())
+                    found = step(one, batch)
+                    turns.milliseconds[form, num_items] += [found] * (number >= 3)  # warm by then
+    return turns
+
+
+def measure() -> dict[str, Any]:
+    console.quiet = True
+    torch.set_num_threads(1)
+    turns = in_turns()
+    memory = {num_items: peak(num_items) for num_items in CATALOGS}
+    rows = [
+        {
+            "targets are scored": form,
+            "items": f"{num_items:,}",
+            "CPU ms a step": round(statistics.median(cpu for cpu, _ in taken), 1),
+            "wall ms a step": round(statistics.median(wall for _, wall in taken), 1),
+            "input rows touched": turns.touched[num_items],
+            "MB of parameters, optimizer state and batch": round(memory[num_items]["held"]),
+            "MB more at the peak of a step": round(memory[num_items]["grown"]),
+            "MB of the process at that peak": round(memory[num_items]["process"]),
+        }
+        for (form, num_items), taken in turns.milliseconds.items()
+    ]
+    large = memory[CATALOGS[-1]]
+    times = [
+        {
+            "what": f"a step at 10,000,000 items over 100,000, targets scored {form}",
+            "goal": 1.5,
+            "reached": turns.ratio(form),
+            "better": "lower",
+            "unit": "times",
+        }
+        for form in ("for everybody", "for their own users")
+    ]
+    return {
+        "claim": "A sampled step costs about the same at 100,000 and at 10 million items.",
+        "conditions": {
+            "users in a batch": USERS,
+            "events a user, mean": EVENTS,
+            "width": WIDTH,
+            "loss": f"{LOSS}, 4,096 draws; memory is that of targets scored for everybody",
+            "optimizer": OPTIMIZER,
+            "threads": 1,
+            "rounds": ROUNDS,
+        },
+        "rows": rows,
+        "goals": [
+            *times,
+            {
+                "what": "peak of a step above parameters, optimizer state and batch, at 10,000,000",
+                "goal": 15.0,
+                "reached": 100 * large["grown"] / large["held"],
+                "better": "lower",
+                "unit": "%",
+            },
+            {
+                "what": "resident memory of the process at 10,000,000 items",
+                "goal": 8.0,
+                "reached": large["process"] / 1000,
+                "better": "lower",
+                "unit": "GB",
+            },
+        ],
+        "plot": {
+            "kind": "bar",
+            "x": "items",
+            "y": ["CPU ms a step"],
+            "split": "targets are scored",
+        },
+    }
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        print(grown(int(sys.argv[1])))
+    else:
+        show(measure())

@@ -1,0 +1,169 @@
+"""Scores of a few drawn items for everybody, and of a target for its own user alone.
+
+Where a batch has more distinct targets than draws, to score every target for everybody is most of
+what a sampled step costs. Here a target costs one row of the catalog for each user who has it, and
+only the draws are a matrix product. The rest of a user's catalog is estimated from the draws that
+are none of its targets.
+
+Shapes (legend in deeprec/batch.py): P targets of the batch, T of them distinct; S distinct draws.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from deeprec.batch import Asked, ByItem, Drawn, Encoded, Jagged, transposed
+from deeprec.loss.catalog_blocks import product_dtype
+from deeprec.loss.gram import Replaced, users_of
+from deeprec.loss.negatives import Negatives
+from deeprec.table import RowUpdate, Updates
+
+CACHED_FLOATS = 2**18  # of catalog rows that are gathered at once: 1 MiB
+
+
+class OwnScores(NamedTuple):
+    """What a loss is made of where targets are not shared."""
+
+    users_P: Tensor  # int64 [P], of each target
+    target_P: Tensor  # float [P], the score of each target for its user
+    drawn_BS: Tensor  # float [B, S], of each draw; minus infinity where it is a target of the user
+    shares_S: Tensor  # float [S], for how many items of the catalog each draw stands
+
+
+def own_scores(
+    negatives: Negatives,
+    asked: Asked,
+    encoded: Encoded,
+    item_weight_VD: Tensor,
+    item_bias_V: Tensor,
+    updates: Updates,
+) -> OwnScores:
+    """Scores each target for its own user, and the draws for everybody.
+
+    Args:
+        negatives: draw, where what is asked comes without draws.
+        asked: arranged.
+        encoded: of its users.
+        item_weight_VD: float [V, D]; the rows of targets and draws receive a gradient.
+        item_bias_V: float [V], likewise.
+        updates: change these rows in backward, each once.
+    """
+    drawn = asked.sample or negatives.sample(asked)
+    assert isinstance(drawn, Drawn), "targets that are shared are scored by candidate_catalog.py"
+    dtype = product_dtype(item_weight_VD)
+    with torch.autocast(item_weight_VD.device.type, enabled=False):
+        hidden_BD = encoded.hidden_BD.to(item_weight_VD.dtype)
+        products_P, scores_BS = _Scores.apply(  # type: ignore[no-untyped-call]  # torch leaves it so
+            hidden_BD, item_weight_VD, item_bias_V, asked.target, drawn, updates, dtype
+        )
+    if len(drawn.repeats.values):
+        repeats_M = encoded.repeat_scores_M.to(scores_BS.dtype)[drawn.of_repeats]
+        scores_BS = scores_BS.index_put(_places(drawn.repeats), repeats_M)
+    return OwnScores(
+        users_of(asked.target),
+        Replaced(encoded, asked.target, len(item_bias_V)).in_place_of(products_P),
+        scores_BS.index_put(_places(drawn.targets), scores_BS.new_tensor(-torch.inf)),
+        drawn.shares.to(scores_BS.dtype),
+    )
+
+
+def _places(rows: Jagged) -> tuple[Tensor, Tensor]:
+    """User and value of each."""
+    return users_of(rows), rows.values
+
+
+class _Scores(torch.autograd.Function):
+    """The products of targets with their users, and of draws with everybody; bias included."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_BD: Tensor,
+        item_weight_VD: Tensor,
+        item_bias_V: Tensor,
+        target: Jagged,
+        drawn: Drawn,
+        updates: Updates,
+        dtype: torch.dtype,
+    ) -> tuple[Tensor, Tensor]:
+        by_item = transposed(target)
+        rows_SD = item_weight_VD.index_select(0, drawn.items).to(dtype)
+        scores_BS = (hidden_BD.to(dtype) @ rows_SD.T).to(hidden_BD.dtype)
+        scores_BS += item_bias_V[drawn.items]
+        scores_P = hidden_BD.new_empty(len(target.values))
+        scores_P[by_item.order] = _products(hidden_BD, item_weight_VD, by_item)
+        scores_P += item_bias_V[target.values]
+        ctx.save_for_backward(hidden_BD, rows_SD)
+        # not saved for backward: another task of the step may have changed its rows by then
+        ctx.tables, ctx.rest = (item_weight_VD, item_bias_V), (target, drawn, updates)
+        return scores_P, scores_BS
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_P: Tensor, grad_BS: Tensor) -> tuple[Tensor | None, ...]:
+        hidden_BD, rows_SD = ctx.saved_tensors
+        (item_weight_VD, item_bias_V), (target, drawn, updates) = ctx.tables, ctx.rest
+        by_item, narrow_BS = transposed(target), grad_BS.to(rows_SD.dtype)
+        grad_hidden_BD = None
+        if ctx.needs_input_grad[0]:
+            grad_hidden_BD = _bags(item_weight_VD, target.values, target.offsets, grad_P)
+            grad_hidden_BD += (narrow_BS @ rows_SD).to(hidden_BD.dtype)
+        grad_weight_VD = grad_bias_V = None
+        sorted_P = grad_P[by_item.order]
+        if ctx.needs_input_grad[1]:
+            of_targets_TD = _bags(hidden_BD, by_item.users, by_item.offsets, sorted_P)
+            of_draws_SD = (narrow_BS.T @ hidden_BD.to(rows_SD.dtype)).to(hidden_BD.dtype)
+            found = of_targets_TD, of_draws_SD
+            grad_weight_VD = _hand_out(item_weight_VD, by_item, drawn, found, updates.item_weight)
+        if ctx.needs_input_grad[2]:
+            ones_B1 = hidden_BD.new_ones(len(hidden_BD), 1)
+            of_targets_T = _bags(ones_B1, by_item.users, by_item.offsets, sorted_P)[:, 0]
+            found = of_targets_T, grad_BS.sum(0)
+            grad_bias_V = _hand_out(item_bias_V, by_item, drawn, found, updates.item_bias)
+        return grad_hidden_BD, grad_weight_VD, grad_bias_V, None, None, None, None
+
+
+def _products(hidden_BD: Tensor, item_weight_VD: Tensor, by_item: ByItem) -> Tensor:
+    """Float [P] in the order of items, whose rows are so read once."""
+    products_P = hidden_BD.new_empty(len(by_item.values))
+    count = max(1, CACHED_FLOATS // hidden_BD.shape[1])
+    for start in range(0, len(products_P), count):
+        here = slice(start, start + count)
+        rows = item_weight_VD.index_select(0, by_item.values[here])
+        rows *= hidden_BD.index_select(0, by_item.users[here])
+        torch.sum(rows, 1, out=products_P[here])
+    return products_P
+
+
+def _bags(table: Tensor, values: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
+    bags: Tensor = F.embedding_bag(
+        values,
+        table,
+        offsets,
+        mode="sum",
+        per_sample_weights=weights.to(table.dtype),
+        include_last_offset=True,
+    )
+    return bags
+
+
+def _hand_out(
+    table: Tensor,
+    by_item: ByItem,
+    drawn: Drawn,
+    found: tuple[Tensor, Tensor],
+    update: RowUpdate | None,
+) -> Tensor | None:
+    """Gives each row its whole gradient, once; without an update, as a gradient of the table."""
+    of_targets, of_draws = found
+    of_targets.index_add_(0, drawn.as_targets, of_draws.index_select(0, drawn.shared))
+    others, of_others = drawn.items[drawn.others], of_draws.index_select(0, drawn.others)
+    if update is None:
+        gradient = torch.zeros_like(table).index_copy_(0, by_item.distinct, of_targets)
+        return gradient.index_copy_(0, others, of_others)
+    update(by_item.distinct, of_targets)
+    update(others, of_others)
+    return None

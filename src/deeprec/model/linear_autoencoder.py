@@ -1,0 +1,188 @@
+"""A linear autoencoder with one table: an item is scored by its likeness to the items of a history.
+
+A shallow one: no layers, no bias. Item i has a row `u_i` of unit length, a history is the sum of
+its rows, and an item is scored by its product with that sum. What is learned is which items lie
+close to each other, as in an item-to-item model whose V x V similarities have rank D.
+
+Popularity enters twice, by powers that are settings: an item counts for less in a history the more
+popular it is, and is scored the higher.
+"""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from deeprec.batch import Arranged, Asked, Batch, Encoded, Jagged, Task, with_transposition
+from deeprec.model.autoencoder import HISTORY, HistoryWeighting, history_weights, without_repeat
+from deeprec.model.history import History, aggregate
+from deeprec.model.sparse_input import sparse_gradient_bag
+
+
+class LinearAutoencoder(nn.Module):
+    """A history as the sum of its items' rows, scored against the same rows.
+
+    It learns to rebuild the history that it is shown, whatever the config part `target` asks for,
+    and is made for `loss=cosine` with `exclude_self` (`experiment=linear`): other losses reward it
+    for scoring an item by its own row.
+
+    `item_weight` holds `row_length_V[i] * u_i`, so that training, ranking and bundle read one
+    table. The optimizer keeps the lengths of its rows.
+
+    Args:
+        num_items: V, known from the data.
+        popularity: int64 [V], training users that had each item, known from the data; None: all
+            alike, until the buffers are loaded.
+        width: D, floats of an item's row.
+        input_power: an item of a history weighs `popularity ** -input_power`.
+        output_power: scores are multiplied by `popularity ** output_power`.
+        history_weighting: weight of each distinct item of a history, as of `Autoencoder`.
+        fade_days: days after which an event counts 1/e in `decayed`.
+
+    Raises:
+        ValueError: width is below 1, or fade_days not above 0.
+
+    Example:
+        >>> model = LinearAutoencoder(3, width=2)
+        >>> _ = model.item_weight.data.copy_(torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]]))
+        >>> history = torch.tensor([1, 2]), torch.tensor([0, 2])
+        >>> model.encode(*history, torch.zeros(0), {}).hidden_BD.tolist()
+        [[0.6000000238418579, 1.7999999523162842]]
+
+    Reference:
+        Vancura et al., Scalable Linear Shallow Autoencoder for Collaborative Filtering (ELSA),
+        RecSys 2022. Differs: the powers of popularity, as graph filters have them (Shen et al., How
+        Powerful is Graph Convolution for Recommendation, CIKM 2021), and rows that are kept at
+        their length instead of being normalised in each step.
+    """
+
+    input_scale_V: Tensor
+    row_length_V: Tensor
+
+    def __init__(
+        self,
+        num_items: int,
+        *,
+        popularity: Tensor | None = None,
+        width: int = 256,
+        input_power: float = 0.2,
+        output_power: float = 0.2,
+        history_weighting: HistoryWeighting = "binary",
+        fade_days: float = 90.0,
+    ) -> None:
+        super().__init__()
+        if width < 1:
+            raise ValueError(f"width must be 1 or more, got {width}")
+        if not fade_days > 0.0:
+            raise ValueError(f"fade_days must be above 0, got {fade_days}")
+        self.num_items = num_items
+        self.history_weighting, self.fade_days = history_weighting, fade_days
+        self.register_buffer("input_scale_V", _powers(popularity, num_items, -input_power))
+        self.register_buffer("row_length_V", _powers(popularity, num_items, output_power))
+        rows_VD = torch.randn(num_items, width)
+        rows_VD.div_(torch.linalg.vector_norm(rows_VD, dim=1, keepdim=True))
+        self.item_weight = nn.Parameter(rows_VD.mul_(self.row_length_V[:, None]))
+        self.item_bias = nn.Parameter(torch.zeros(num_items), requires_grad=False)
+
+    def encode(
+        self,
+        items_N: Tensor,
+        offsets_B1: Tensor,
+        ages_N: Tensor,
+        attributes: dict[str, tuple[Tensor, Tensor]],
+    ) -> Encoded:
+        """What the model says of each user; see `Recommender.encode`. Attributes are not used."""
+        history = aggregate(items_N, offsets_B1, ages_N, self.num_items, self.fade_days)
+        items = Jagged(history.items_M, history.offsets_B1, self._weights(history))
+        return without_repeat(self._hidden(items))
+
+    def arrange(self, batch: Batch, draw: torch.Generator) -> Arranged:
+        """Aggregates histories; see `Recommender.arrange`. Nothing is drawn."""
+        items = batch.history
+        ages_N = torch.zeros(0) if batch.ages is None else batch.ages
+        history = aggregate(items.values, items.offsets, ages_N, self.num_items, self.fade_days)
+        weights_M = history_weights(history, self.history_weighting)
+        shown = with_transposition(Jagged(history.items_M, history.offsets_B1, weights_M))
+        none = Jagged(history.items_M[:0], torch.zeros_like(history.offsets_B1))
+        return Arranged(batch.num_users, {HISTORY: shown}, [Asked(shown, with_transposition(none))])
+
+    def tasks(self, arranged: Arranged) -> list[Task]:
+        """The history from itself; its weights are those that it has in `encode`."""
+        shown = arranged.fields[HISTORY]
+        assert shown.weights is not None
+        shown = replace(shown, weights=shown.weights * self.input_scale_V[shown.values])
+        asked = replace(arranged.asked[0], target=shown)
+        encoded = without_repeat(self._hidden(shown))
+        return [Task(1.0, encoded, self.item_weight, self.item_bias, asked)]
+
+    def serving_encoder(self) -> nn.Module:
+        """`encode` as a scriptable module, sharing the table of this model."""
+        return ServingEncoder(self)
+
+    def _weights(self, history: History) -> Tensor:
+        weights_M = history_weights(history, self.history_weighting)
+        return weights_M * self.input_scale_V[history.items_M]
+
+    def _hidden(self, items: Jagged) -> Tensor:
+        assert items.weights is not None
+        weights_M = items.weights / self.row_length_V[items.values]
+        return sparse_gradient_bag(self.item_weight, replace(items, weights=weights_M))
+
+
+class ServingEncoder(nn.Module):
+    """The encoder of a `LinearAutoencoder` in plain aten operations, for TorchScript.
+
+    Args:
+        model: whose table it shares.
+    """
+
+    input_scale_V: Tensor
+    row_length_V: Tensor
+
+    def __init__(self, model: LinearAutoencoder) -> None:
+        super().__init__()
+        self.num_items = model.num_items
+        self.history_weighting, self.fade_days = model.history_weighting, model.fade_days
+        self.item_weight = model.item_weight
+        self.register_buffer("input_scale_V", model.input_scale_V)
+        self.register_buffer("row_length_V", model.row_length_V)
+
+    def forward(
+        self,
+        items_N: Tensor,
+        offsets_B1: Tensor,
+        ages_N: Tensor,
+        attribute_values: list[Tensor],
+        attribute_offsets: list[Tensor],
+    ) -> Encoded:
+        """As `LinearAutoencoder.encode`."""
+        history = aggregate(items_N, offsets_B1, ages_N, self.num_items, self.fade_days)
+        weights_M = history_weights(history, self.history_weighting)
+        weights_M = weights_M * self.input_scale_V[history.items_M]
+        weights_M = weights_M / self.row_length_V[history.items_M]
+        return without_repeat(
+            _bag(self.item_weight, history.items_M, history.offsets_B1, weights_M)
+        )
+
+
+def _bag(table_VD: Tensor, values_M: Tensor, offsets_B1: Tensor, weights_M: Tensor) -> Tensor:
+    return F.embedding_bag(
+        values_M,
+        table_VD,
+        offsets_B1,
+        mode="sum",
+        per_sample_weights=weights_M,
+        include_last_offset=True,
+    )
+
+
+def _powers(popularity_V: Tensor | None, num_items: int, power: float) -> Tensor:
+    """float32 [V]: a power of popularity; an item that nobody had counts as one that one user had.
+
+    Over its mean, so that powers leave the size of rows and scores as it is.
+    """
+    if popularity_V is None:
+        return torch.ones(num_items)
+    powers_V = popularity_V.double().clamp(min=1.0) ** power
+    return (powers_V / powers_V.mean()).float()

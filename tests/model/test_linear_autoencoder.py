@@ -1,0 +1,199 @@
+"""The linear autoencoder against its definition written out densely, and on the whole road."""
+
+import json
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from deeprec import config
+from deeprec.batch import Batch, Jagged
+from deeprec.evaluate import evaluate
+from deeprec.export import export
+from deeprec.loss.cosine import Cosine
+from deeprec.model.linear_autoencoder import LinearAutoencoder
+from deeprec.prepare import prepare
+from deeprec.train import train
+from deeprec.trainer.optimizer import Adam, Sgd
+from largest_tensor import LargestTensor
+from recommender_contract import NUM_ITEMS, USERS, RecommenderContract, batch
+
+POPULARITY = torch.arange(NUM_ITEMS)
+
+
+class TestLinearAutoencoder(RecommenderContract):
+    def new_model(self) -> LinearAutoencoder:
+        return LinearAutoencoder(NUM_ITEMS, popularity=POPULARITY, width=6)
+
+
+class TestLinearAutoencoderOnDecayedHistories(RecommenderContract):
+    def new_model(self) -> LinearAutoencoder:
+        return LinearAutoencoder(NUM_ITEMS, width=4, history_weighting="decayed")
+
+
+def power(exponent: float) -> Tensor:
+    """Float64 [V]: what the definition says of popularity."""
+    powers = torch.tensor([max(n, 1) ** exponent for n in POPULARITY.tolist()]).double()
+    return powers / powers.mean()
+
+
+def dense_history() -> Tensor:
+    """Float64 [B, V]: 1 where a user of the contract has an item."""
+    had = torch.zeros(len(USERS), NUM_ITEMS, dtype=torch.float64)
+    for user, (items, _, _) in enumerate(USERS):
+        had[user, items] = 1.0
+    return had
+
+
+def new_model() -> LinearAutoencoder:
+    torch.manual_seed(0)
+    return LinearAutoencoder(
+        NUM_ITEMS, popularity=POPULARITY, width=6, input_power=0.5, output_power=0.25
+    )
+
+
+def given() -> Batch:
+    items, offsets, ages, _ = batch(USERS)
+    return Batch(torch.arange(len(USERS)), Jagged(items, offsets), ages)
+
+
+def loss_of(model: LinearAutoencoder) -> Tensor:
+    [task] = model.tasks(model.arrange(given(), torch.Generator()))
+    loss = Cosine(NUM_ITEMS, row_length=model.row_length_V, exclude_self=True, block_items=7)
+    found: Tensor = loss(*task[1:])
+    return found
+
+
+def test_scores_are_what_the_definition_says() -> None:
+    model = new_model()
+    rows = functional.normalize(model.item_weight.detach().double())
+    truth = dense_history() * power(-0.5) @ rows @ rows.T * power(0.25)
+    encoded = model.encode(*batch(USERS))
+    scores = encoded.hidden_BD @ model.item_weight.T + model.item_bias
+    torch.testing.assert_close(scores.detach().double(), truth, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("steps", [1, 5])
+def test_steps_are_those_of_gradient_descent_on_the_sphere(steps: int) -> None:
+    """Against autograd on unit rows, scores of the whole catalog and a step by hand."""
+    model, lr = new_model(), 0.3
+    optimizers = Sgd(lr=lr).build(model)
+    rows = functional.normalize(model.item_weight.detach().double())
+    history = dense_history() * power(-0.5)
+    some = history.sum(1) > 0
+    for _ in range(steps):
+        unit = rows.clone().requires_grad_()
+        built = history @ unit @ unit.T - history
+        loss = 2.0 - 2.0 * functional.cosine_similarity(built[some], history[some])
+        loss.mean().backward()
+        assert unit.grad is not None
+        along = (unit.grad * rows).sum(1, keepdim=True)
+        rows = functional.normalize(rows - lr * (unit.grad - along * rows))
+        ours = loss_of(model)
+        torch.testing.assert_close(ours.double(), loss.mean(), atol=1e-5, rtol=0)
+        ours.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+    table = rows * power(0.25)[:, None]
+    torch.testing.assert_close(model.item_weight.detach().double(), table, atol=1e-5, rtol=0)
+
+
+def test_rows_keep_their_length_under_any_step() -> None:
+    model = new_model()
+    [optimizer] = Adam(lr=0.5, table_weight_decay=0.1).build(model)
+    for seed in range(5):
+        draw = torch.Generator().manual_seed(seed)
+        model.item_weight.grad = torch.randn(NUM_ITEMS, 6, generator=draw)
+        optimizer.step()
+    lengths = torch.linalg.vector_norm(model.item_weight.detach().double(), dim=1)
+    torch.testing.assert_close(lengths, power(0.25), atol=0, rtol=1e-5)
+
+
+def test_long_rows_turn_as_fast_as_short_ones() -> None:
+    """Each row, whatever its length, gets the same gradient of its direction."""
+    model = new_model()
+    [optimizer] = Adam(lr=0.1).build(model)
+    unit = functional.normalize(torch.randn(6, generator=torch.Generator().manual_seed(1)), dim=0)
+    model.item_weight.data = unit * model.row_length_V[:, None]
+    push = torch.randn(6, generator=torch.Generator().manual_seed(2))
+    model.item_weight.grad = push / model.row_length_V[:, None]
+    optimizer.step()
+    turned = functional.normalize(model.item_weight.detach())
+    assert functional.cosine_similarity(turned[0], unit, dim=0) < 0.99
+    torch.testing.assert_close(turned, turned[:1].expand_as(turned), atol=1e-5, rtol=0)
+
+
+def test_a_step_makes_no_second_copy_of_the_table_and_no_scores() -> None:
+    users, items, width = 500, 2000, 8
+    model = LinearAutoencoder(items, width=width)
+    optimizers = Adam(lr=0.1).build(model)
+    history = Jagged(torch.arange(users), torch.arange(users + 1))
+    loss = Cosine(items, row_length=model.row_length_V, exclude_self=True, block_items=100)
+    arranged = model.arrange(Batch(torch.arange(users), history), torch.Generator())
+    with LargestTensor() as largest:
+        [task] = model.tasks(arranged)
+        loss(*task[1:]).backward()
+        for optimizer in optimizers:
+            optimizer.step()
+    assert largest.elements == items * width  # the gradient of the table
+    assert model.item_weight.grad is not None
+    assert not model.item_weight.grad.is_sparse
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"width": 0}, "width must be 1 or more, got 0"),
+        ({"fade_days": 0.0}, "fade_days must be above 0, got 0"),
+    ],
+)
+def test_wrong_settings_are_refused(arguments: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        LinearAutoencoder(3, **arguments)  # type: ignore[arg-type]
+
+
+def settings(prepared: Path, run: Path, *words: str) -> config.TrainConfig:
+    small = (
+        "model.width=8",
+        "trainer.max_epochs=4",
+        "trainer.batch_users=32",
+        "logger.wandb=off",
+        "optimizer.lr=0.05",
+    )
+    base = (f"prepared={prepared}", f"output_dir={run}", "experiment=linear", *small)
+    found = config.compose("train", [*base, *words])
+    assert isinstance(found, config.TrainConfig)
+    return found
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("linear") / "prepared"
+    shop = "num_users=300", "num_items=80", "num_tastes=4", "events_per_user=10", "zipf=0.3"
+    words = ["data=synthetic", f"output_dir={path}", *(f"data.{word}" for word in shop)]
+    found = config.compose("prepare", words)
+    assert isinstance(found, config.PrepareConfig)
+    return prepare(found)
+
+
+@pytest.mark.parametrize("loss", ["loss=cosine", "loss.gram_items=4"])
+def test_it_trains_evaluates_and_exports_what_was_evaluated(
+    prepared: Path, tmp_path: Path, loss: str
+) -> None:
+    run = train(settings(prepared, tmp_path / "run", loss))
+    evaluated = evaluate(config.EvaluateConfig(run=str(run), cutoffs=[5]))
+    by_name = {one["name"]: one["metrics"]["ndcg@5"]["mean"] for one in evaluated["systems"]}
+    assert by_name["linearautoencoder"] > by_name["popularity"] + 0.05
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        bundle = export(config.ExportConfig(run=str(run), output_dir=str(tmp_path / "bundle")))
+    assert json.loads((bundle / "manifest.json").read_text())["kind"] == "bundle"
+    judged = config.EvaluateConfig(
+        bundle=str(bundle), prepared=str(prepared), output_dir=str(tmp_path / "r"), cutoffs=[5]
+    )
+    [served, *_] = evaluate(judged)["systems"]
+    assert served["metrics"] == evaluated["systems"][0]["metrics"]
