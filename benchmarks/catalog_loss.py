@@ -30,10 +30,10 @@ from deeprec.loss.softmax import Softmax
 USERS, ITEMS, WIDTH, TARGETS, ROUNDS = 512, 30_000, 256, 30, 7
 
 
-def problem(items: int = ITEMS) -> tuple[Tensor, Tensor, Tensor, Jagged]:
+def problem(items: int = ITEMS, width: int = WIDTH) -> tuple[Tensor, Tensor, Tensor, Jagged]:
     draw = torch.Generator().manual_seed(0)
-    hidden = torch.randn(USERS, WIDTH, generator=draw).requires_grad_()
-    weight = (torch.randn(items, WIDTH, generator=draw) * 0.05).requires_grad_()
+    hidden = torch.randn(USERS, width, generator=draw).requires_grad_()
+    weight = (torch.randn(items, width, generator=draw) * 0.05).requires_grad_()
     bias = torch.zeros(items, requires_grad=True)
     rows = [torch.randperm(items, generator=draw)[:TARGETS].sort().values for _ in range(USERS)]
     return hidden, weight, bias, Jagged(torch.cat(rows), torch.arange(USERS + 1) * TARGETS)
