@@ -1,9 +1,9 @@
 """Claim: an exact loss costs little beside the matrix products that it consists of.
 
 Value and gradients of each loss, and its three products alone in the same blocks and dtype:
-scores, gradient of hidden, gradient of the table. Every exact loss does three; of softmax's a part is done
-twice where its exponentials are not kept, and squared error does none (a Gram matrix). In turns, one
-thread, CPU seconds.
+scores, gradient of hidden, gradient of the table. Every exact loss does three; of softmax's a part
+is done twice where its exponentials are not kept, and squared error does none (a Gram matrix). In
+turns, one thread, CPU seconds.
 
     python benchmarks/run.py matrix_rate
 """
