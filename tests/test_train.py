@@ -1,5 +1,6 @@
 """A run trains, is refused when it must be, and goes on as if it had never stopped."""
 
+import functools
 import json
 import math
 import os
@@ -434,6 +435,7 @@ def test_other_parts_train_too(prepared: Path, tmp_path: Path, model: str, loss:
 class Holding(Autoencoder):
     """Holds numbers that are no weights, so that no checkpoint has them."""
 
+    @functools.wraps(Autoencoder.__init__)  # its arguments are those that a config may give
     def __init__(self, num_items: int, **others: Any) -> None:
         super().__init__(num_items, **others)
         self.ones = torch.ones(num_items)
