@@ -5,20 +5,20 @@ seconds. Below them stands the floor: the three matrix products of a step alone,
 Memory is the peak resident set over one step above what was resident before it, each in a fresh
 process; it holds the gradient of the catalog table.
 
-    python benchmarks/catalog_loss.py            # prints a Markdown table
+    python benchmarks/run.py catalog_loss
 """
 
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from datetime import date
 from pathlib import Path
+from typing import Any
 
 import torch
+from page import Goal, Measured, show
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -30,10 +30,10 @@ from deeprec.loss.softmax import Softmax
 USERS, ITEMS, WIDTH, TARGETS, ROUNDS = 512, 30_000, 256, 30, 7
 
 
-def problem(items: int = ITEMS) -> tuple[Tensor, Tensor, Tensor, Jagged]:
+def problem(items: int = ITEMS, width: int = WIDTH) -> tuple[Tensor, Tensor, Tensor, Jagged]:
     draw = torch.Generator().manual_seed(0)
-    hidden = torch.randn(USERS, WIDTH, generator=draw).requires_grad_()
-    weight = (torch.randn(items, WIDTH, generator=draw) * 0.05).requires_grad_()
+    hidden = torch.randn(USERS, width, generator=draw).requires_grad_()
+    weight = (torch.randn(items, width, generator=draw) * 0.05).requires_grad_()
     bias = torch.zeros(items, requires_grad=True)
     rows = [torch.randperm(items, generator=draw)[:TARGETS].sort().values for _ in range(USERS)]
     return hidden, weight, bias, Jagged(torch.cat(rows), torch.arange(USERS + 1) * TARGETS)
@@ -131,7 +131,7 @@ def kilobytes(kind: str) -> int:
     return int(next(line for line in lines if line.startswith(kind)).split()[1])
 
 
-def main() -> None:
+def measure() -> Measured:
     torch.set_num_threads(1)
     made = problem()
     seconds: dict[str, list[float]] = {name: [] for name in FORMS}
@@ -140,21 +140,57 @@ def main() -> None:
         floor.append(three_products(*made))
         for name, form in FORMS.items():
             seconds[name].append(step(form, made))
-    print(
-        f"{date.today()}, torch {torch.__version__}, Python {platform.python_version()}, 1 thread"
+    rows = [row(name, taken, seconds) for name, taken in seconds.items()]
+    rows.append(
+        dict(zip(rows[0], ("three float32 products", 1000 * statistics.median(floor), None, None)))
     )
-    print(f"{USERS} users x {ITEMS:,} items, width {WIDTH}, {TARGETS} targets a user\n")
-    print("| form | CPU ms, median | to naive, paired median | peak MB |\n|---|---|---|---|")
-    for name, taken in seconds.items():
-        naive = seconds[name.split()[0] + " naive"]
-        ratio = statistics.median(a / b for a, b in zip(taken, naive, strict=True))
-        median = 1000 * statistics.median(taken)
-        print(f"| {name} | {median:.0f} | {ratio:.2f} | {peak_megabytes(name):.0f} |")
-    print(f"| three float32 products alone | {1000 * statistics.median(floor):.0f} | | |")
+    return {
+        "claim": "The blockwise catalog losses cost less than the naive dense ones, in time and in "
+        "memory.",
+        "conditions": {
+            "users": USERS,
+            "items": ITEMS,
+            "width": WIDTH,
+            "targets a user": TARGETS,
+            "threads": 1,
+            "peak MB": "growth of the resident set over one step, gradient of the table included",
+        },
+        "rows": rows,
+        "goals": goals(rows),
+        "plots": [
+            {"kind": "bar", "x": "form", "y": ["CPU ms"], "title": "Value and gradients, CPU ms"},
+            {"kind": "bar", "x": "form", "y": ["peak MB"], "title": "Peak memory of a step, MB"},
+        ],
+    }
+
+
+def row(name: str, taken: list[float], seconds: dict[str, list[float]]) -> dict[str, Any]:
+    naive = seconds[name.split()[0] + " naive"]
+    return {
+        "form": name,
+        "CPU ms": 1000 * statistics.median(taken),
+        "of naive": statistics.median(a / b for a, b in zip(taken, naive, strict=True)),
+        "peak MB": peak_megabytes(name),
+    }
+
+
+def goals(rows: list[dict[str, Any]]) -> list[Goal]:
+    """Less than the naive form, whatever by."""
+    return [
+        {
+            "what": f"{found['form']}, time",
+            "goal": 1.0,
+            "reached": found["of naive"],
+            "better": "lower",
+            "unit": "of naive",
+        }
+        for found in rows
+        if "blockwise" in found["form"]
+    ]
 
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
         print(grown(sys.argv[1]))
     else:
-        main()
+        show(measure())

@@ -1,0 +1,140 @@
+"""Claim: an exact loss costs little beside the matrix products that it consists of.
+
+Value and gradients of each loss, and its three products alone in the same blocks and dtype:
+scores, gradient of hidden, gradient of the table. Every exact loss does three; of softmax's a part
+is done twice where its exponentials are not kept, and squared error does none (a Gram matrix). In
+turns, one thread, CPU seconds.
+
+    python benchmarks/run.py matrix_rate
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from catalog_loss import TARGETS, narrow, ours, problem
+from page import Goal, Measured, show
+from torch import Tensor
+from turns import multiplies_bfloat16
+
+from deeprec.loss.asymmetric import Asymmetric
+from deeprec.loss.catalog_blocks import BLOCK_ITEMS
+from deeprec.loss.hinge import Hinge
+from deeprec.loss.marginal import Marginal
+from deeprec.loss.softmax import Softmax
+from deeprec.loss.squared import Squared
+
+USERS, ITEMS, ROUNDS = 512, 27_278, 7
+WIDTHS = (256, 600)
+GOALS = {torch.float32: 0.80, torch.bfloat16: 0.65}
+LOSSES = {
+    "softmax": (Softmax, "3"),
+    "marginal": (Marginal, "3"),
+    "hinge": (Hinge, "3"),
+    "asymmetric": (Asymmetric, "3"),
+    "squared": (lambda: Squared(ITEMS), "none: Gram"),
+}
+
+
+def products(
+    hidden_BD: Tensor, weight_VD: Tensor, bias_V: Tensor, dtype: torch.dtype
+) -> Callable[[], object]:
+    """The three of them, block by block, the gradient of the table written whole."""
+    hidden_BD, weight_VD, bias_V = (
+        each.detach().to(dtype) for each in (hidden_BD, weight_VD, bias_V)
+    )
+    of_weight_VD = torch.empty_like(weight_VD)
+
+    def run() -> None:
+        of_hidden_BD = torch.zeros_like(hidden_BD)
+        blocks = zip(*(each.split(BLOCK_ITEMS) for each in (weight_VD, of_weight_VD, bias_V)))
+        for weight_CD, into_CD, bias_C in blocks:
+            scores_BC = torch.addmm(bias_C, hidden_BD, weight_CD.T)
+            of_hidden_BD.addmm_(scores_BC, weight_CD)
+            torch.mm(scores_BC.T, hidden_BD, out=into_CD)
+
+    return run
+
+
+def rates(width: int, dtype: torch.dtype) -> list[dict[str, Any]]:
+    made = problem(ITEMS, width)
+    losses = {name: ours(build()) for name, (build, _) in LOSSES.items()}
+    if dtype == torch.bfloat16:
+        losses = {name: narrow(loss) for name, loss in losses.items()}
+    forms = {name: gradients(loss, made) for name, loss in losses.items()}
+    forms["three products alone"] = products(*made[:3], dtype)
+    taken: dict[str, list[float]] = {name: [] for name in forms}
+    for _ in range(ROUNDS):
+        for name, form in forms.items():
+            started = time.process_time()
+            form()
+            taken[name].append(time.process_time() - started)
+    floor = taken["three products alone"]
+    flops = 3 * 2 * USERS * ITEMS * width
+    return [
+        {
+            "what": f"D = {width}, {str(dtype)[6:]}: {name}",
+            "CPU ms": 1000 * statistics.median(seconds),
+            "share of the products' rate": statistics.median(
+                least / each for least, each in zip(floor, seconds, strict=True)
+            ),
+            "GFLOP/s of the three": flops / statistics.median(seconds) / 1e9,
+            "catalog products": LOSSES[name][1] if name in LOSSES else "3",
+        }
+        for name, seconds in taken.items()
+    ]
+
+
+def gradients(loss: Callable[..., Tensor], made: tuple) -> Callable[[], object]:
+    def run() -> None:
+        for leaf in made[:3]:
+            leaf.grad = None
+        loss(*made).backward()
+
+    return run
+
+
+def measure() -> Measured:
+    torch.set_num_threads(1)
+    dtypes = [torch.float32, *([torch.bfloat16] if multiplies_bfloat16() else [])]
+    rows = [row for dtype in dtypes for width in WIDTHS for row in rates(width, dtype)]
+    left_out = [] if len(dtypes) == 2 else ["bfloat16 (no instructions for it here)"]
+    return {
+        "claim": "An exact loss costs little beside the matrix products that it consists of.",
+        "conditions": {
+            "users": USERS,
+            "items": ITEMS,
+            "targets a user": TARGETS,
+            "items in a block": BLOCK_ITEMS,
+            "threads": 1,
+            **({"left out": ", ".join(left_out)} if left_out else {}),
+        },
+        "rows": rows,
+        "goals": [goal(row) for row in rows if "alone" not in row["what"]],
+        "plots": [
+            {
+                "kind": "bar",
+                "x": "what",
+                "y": ["share of the products' rate"],
+                "goal": GOALS[torch.float32],
+                "title": "Three products alone over the loss, CPU time (goal for float32)",
+            }
+        ],
+    }
+
+
+def goal(row: dict[str, Any]) -> Goal:
+    dtype = torch.bfloat16 if "bfloat16" in row["what"] else torch.float32
+    return {
+        "what": row["what"],
+        "goal": GOALS[dtype],
+        "reached": row["share of the products' rate"],
+        "better": "higher",
+        "unit": "of the products' rate",
+    }
+
+
+if __name__ == "__main__":
+    show(measure())

@@ -1,0 +1,66 @@
+"""Our step: what `deeprec train` puts together, stepped through by hand instead of by Lightning."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from deeprec.batch import Batch
+from deeprec.config import TrainConfig, compose
+from deeprec.console import console
+from deeprec.data.store import Prepared
+from deeprec.model.autoencoder import HISTORY, Autoencoder
+from deeprec.train import Work
+
+COMMON = (  # as the dense form and RecBole do it
+    "model.history_weighting=binary",
+    "optimizer.betas=[0.9,0.999]",
+    "optimizer.warmup_steps=0",
+    "optimizer.decay=0",
+    "trainer.prefetch_batches=0",  # made in the step and counted in it
+)
+
+
+class OurSteps:
+    """One step after another on shuffled users, the making of the batch included.
+
+    Args:
+        prepared: the users.
+        words: overrides of `deeprec train`.
+        narrow: products in bfloat16, as `trainer.precision=bfloat16` has them.
+    """
+
+    def __init__(self, prepared: Prepared, words: Sequence[str], *, narrow: bool = False) -> None:
+        config = compose("train", [f"prepared={prepared.path}", "output_dir=unused", *words])
+        assert isinstance(config, TrainConfig)
+        console.quiet = True  # no memory plan between the lines of a table
+        self.work, self.narrow = Work(config, prepared), narrow
+        self.training = self.work.training
+        # Lightning's is its trainer's, and there is none here
+        self.training.manual_backward = lambda loss: loss.backward()
+        self.batches = self.endless()
+
+    def endless(self) -> Iterator[Batch]:
+        while True:
+            yield from self.work.data.training
+
+    def step(self) -> float:
+        """Returns its loss."""
+        batch = next(self.batches)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.narrow):
+            self.training.training_step(batch, 0)
+        return self.training.mean_loss()
+
+    def start(self) -> dict[str, Tensor]:
+        """Copies of the weights, named as by `Dense`."""
+        model = self.work.training.model
+        assert isinstance(model, Autoencoder)
+        pairs = [(model.sparse_input.tables[HISTORY].T, model.layers.bias)]
+        hidden = [layer for layer in model.layers.layers if isinstance(layer, nn.Linear)]
+        pairs += [(layer.weight, layer.bias) for layer in hidden]
+        pairs.append((model.item_weight, model.item_bias))
+        return {
+            f"layers.{index}.{name}": tensor.detach().clone()
+            for index, pair in enumerate(pairs)
+            for name, tensor in zip(("weight", "bias"), pair)
+        }

@@ -1,0 +1,124 @@
+"""Measures, stores what was found, and makes the page.
+
+    python benchmarks/run.py                 # every script, each in a fresh process; then the page
+    python benchmarks/run.py step dsstne     # these
+    python benchmarks/run.py --page          # only the page, from what is stored
+
+Other libraries live in environments of their own; what is not given is left out, and said so:
+
+    --recbole PYTHON     with recbole 1.2.1, "setuptools<81"
+    --irspack PYTHON     with irspack 0.5.2, dm-haiku, jax, optax, implicit 0.7.3
+    --ml1m FOLDER        MovieLens 1M, prepared
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from draw import draw_all
+from page import FOLDER, page, results
+
+GIVEN = {"recbole": "RECBOLE_PYTHON", "irspack": "IRSPACK_PYTHON", "ml1m": "PREPARED_ML1M"}
+PLAIN = ("page", "draw", "run")  # no benchmarks
+ALONE = 0.05  # of the machine: what others may take of an idle one
+MEASURE = """
+import importlib, json, pathlib, sys
+found = importlib.import_module(sys.argv[1]).measure()
+pathlib.Path(sys.argv[2]).write_text(json.dumps(found))
+"""
+
+
+def main() -> None:
+    arguments = parsed()
+    environment = os.environ | {
+        variable: str(Path(value).absolute())
+        for name, variable in GIVEN.items()
+        if (value := getattr(arguments, name)) is not None
+    }
+    for name in [] if arguments.page else arguments.names or scripts():
+        store(name, environment, given(arguments))
+    make_page(FOLDER)
+
+
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("names", nargs="*", choices=[[], *scripts()], metavar="NAME")
+    parser.add_argument("--page", action="store_true", help="only make the page")
+    for name, variable in GIVEN.items():
+        parser.add_argument(f"--{name}", default=os.environ.get(variable))
+    return parser.parse_args()
+
+
+def scripts() -> list[str]:
+    """The names of the benchmarks."""
+    return [path.stem for path in sorted(FOLDER.glob("*.py")) if path.stem not in PLAIN]
+
+
+def given(arguments: argparse.Namespace) -> str:
+    """The flags of a command that finds the same, without the paths of this machine."""
+    words = {"recbole": "PYTHON", "irspack": "PYTHON", "ml1m": "FOLDER"}
+    return "".join(f" --{name} {words[name]}" for name in GIVEN if getattr(arguments, name))
+
+
+def store(name: str, environment: dict[str, str], flags: str) -> None:
+    """Runs `measure()` of a script and keeps what it found."""
+    path = FOLDER / "results" / f"{name}.json"
+    unfinished = path.with_suffix(".unfinished")
+    command = [sys.executable, "-c", MEASURE, name, str(unfinished)]
+    busy, own, started = busy_seconds(), own_seconds(), time.monotonic()
+    subprocess.run(command, check=True, cwd=FOLDER, env=environment)
+    others = busy_seconds() - busy - (own_seconds() - own)
+    share = max(0.0, others) / (time.monotonic() - started) / (os.cpu_count() or 1)
+    ran = {
+        "command": f"python benchmarks/run.py {name}{flags if uses_flags(name) else ''}",
+        "date": str(date.today()),
+        "machine": f"{processor()}, {os.cpu_count()} cores, no GPU used",
+        "versions": f"Python {platform.python_version()}, torch {version('torch')}",
+        "others": "idle but for it" if share < ALONE else f"others took {share:.0%} of the machine",
+    }
+    found = json.loads(unfinished.read_text())
+    unfinished.unlink()
+    path.write_text(json.dumps({"name": name, "ran": ran, "found": found}, indent=1) + "\n")
+
+
+def uses_flags(name: str) -> bool:
+    source = (FOLDER / f"{name}.py").read_text()
+    return any(variable in source for variable in GIVEN.values())
+
+
+def own_seconds() -> float:
+    """Of the cores, taken by the scripts that have ended."""
+    taken = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return taken.ru_utime + taken.ru_stime
+
+
+def busy_seconds() -> float:
+    """Of all cores since the machine started."""
+    user, nice, system, _, _, irq, softirq, *_ = map(
+        int, Path("/proc/stat").read_text().splitlines()[0].split()[1:]
+    )
+    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+
+
+def processor() -> str:
+    lines: Any = Path("/proc/cpuinfo").read_text().splitlines()
+    return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+
+
+def make_page(folder: Path) -> None:
+    stored = results(folder)
+    draw_all(stored, folder)
+    (folder / "README.md").write_text(page(stored, folder))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,21 @@
+"""Claim: with the sampled softmax a step hardly grows with the catalog, a dense one in proportion.
+
+As step.py, with 100,000 items.
+
+    python benchmarks/run.py --recbole PYTHON step_100k
+"""
+
+from page import Measured, show
+from step import OWN, measured
+
+ITEMS = 100_000
+
+
+def measure() -> Measured:
+    found = measured(ITEMS, {OWN: 25.0}, curve=False)
+    claim = "With the sampled softmax a step hardly grows with the catalog, a dense one does."
+    return {**found, "claim": claim}
+
+
+if __name__ == "__main__":
+    show(measure())

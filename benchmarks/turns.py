@@ -1,0 +1,67 @@
+"""Steps of several systems in turns, and what they took."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import torch
+
+
+class Taken(NamedTuple):
+    """Of one step."""
+
+    wall: float  # seconds
+    cpu: float  # seconds of the process, all threads
+    loss: float
+
+
+class System(Protocol):
+    """Something that can be stepped through."""
+
+    def step(self) -> float:
+        """Returns the loss."""
+        ...
+
+
+def timed(step: Callable[[], float]) -> Taken:
+    wall, cpu = time.perf_counter(), time.process_time()
+    loss = step()
+    return Taken(time.perf_counter() - wall, time.process_time() - cpu, loss)
+
+
+def in_turns(
+    steps: Mapping[str, Callable[[int], Taken]], *, rounds: int, threads: int
+) -> dict[str, list[Taken]]:
+    """A step of each, again and again; the first round is not counted.
+
+    Args:
+        steps: by system, takes the number of threads.
+    """
+    found: dict[str, list[Taken]] = {name: [] for name in steps}
+    for _ in range(rounds + 1):
+        for name, step in steps.items():
+            found[name].append(step(threads))
+    return {name: taken[1:] for name, taken in found.items()}
+
+
+def here(system: System) -> Callable[[int], Taken]:
+    """Steps of a system in this process."""
+
+    def step(threads: int) -> Taken:
+        torch.set_num_threads(threads)
+        return timed(system.step)
+
+    return step
+
+
+def ratio(of: list[Taken], to: list[Taken]) -> float:
+    """Of the CPU seconds, the median over rounds."""
+    return statistics.median(a.cpu / b.cpu for a, b in zip(of, to, strict=True))
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether this processor has instructions for it; without, products take many times longer."""
+    flags = Path("/proc/cpuinfo").read_text().split()
+    return "avx512_bf16" in flags or "amx_bf16" in flags
