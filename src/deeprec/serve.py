@@ -13,6 +13,7 @@ import math
 import sys
 import time
 import warnings
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from os import PathLike
@@ -29,6 +30,7 @@ FORMAT = 1
 KIND = "bundle"
 NEEDED = ("model.pt", "catalog.parquet", "signature.json", "policy.json", "vocabularies.json")
 SECONDS_PER_DAY = 86_400
+MANY_ITEMS = 2**20  # of which a dict takes 150 MB, and half a second to make
 TOLERANCE = 1e-5  # of a score, relative: what another machine's arithmetic may change
 
 Time = int | float | datetime  # seconds since 1970-01-01 UTC; a datetime without zone is UTC
@@ -148,7 +150,7 @@ class Bundle:
             path / "catalog.parquet", columns=["item_id"], page_checksum_verification=True
         )
         self.item_ids: pa.Array = catalog["item_id"].combine_chunks()
-        self._sorted = _Sorted(self.item_ids)
+        self._indices = _Indices(self.item_ids)
         self.vocabularies: dict[str, dict[str, int]] = {
             name: {value: index for index, value in enumerate(values)}
             for name, values in _json(path / "vocabularies.json").items()
@@ -273,7 +275,7 @@ class Bundle:
 
     def indices_of(self, item_ids: Sequence[str]) -> list[int]:
         """The item index of each id, -1 for one that the bundle does not know."""
-        return self._sorted.indices_of(item_ids)
+        return [self._indices.index_of(item_id) for item_id in item_ids]
 
     def golden(self) -> Iterator[str]:
         """Asks the golden requests and says, line by line, which answer is not the expected one."""
@@ -357,29 +359,23 @@ class Bundle:
         return rows
 
 
-class _Sorted:
-    """Item ids to be looked up by halving: a table of millions in a dict takes gigabytes."""
+class _Indices:
+    """Item ids to item indices: in a dict, or by halving where a dict would take gigabytes."""
 
     def __init__(self, item_ids: pa.Array) -> None:
+        self._item_ids = item_ids
         rising = pc.less(item_ids.slice(0, max(len(item_ids) - 1, 0)), item_ids.slice(1))
-        self._order = None if pc.all(rising).as_py() else pc.sort_indices(item_ids)
-        self._ids = item_ids if self._order is None else item_ids.take(self._order)
+        halve = len(item_ids) > MANY_ITEMS and pc.all(rising).as_py()
+        names = [] if halve else item_ids.to_pylist()
+        self._index_of = None if halve else {name: index for index, name in enumerate(names)}
 
-    def indices_of(self, item_ids: Sequence[str]) -> list[int]:
-        """The place of each id in the table, -1 where it is not in it."""
-        num_ids, wanted = len(self._ids), pa.array(item_ids, self._ids.type)
-        place = pa.array([0] * len(item_ids), pa.int64())  # how many ids come before it, so far
-        step = 1 << num_ids.bit_length()
-        while step := step >> 1:
-            further = pc.add(place, step)
-            last = self._ids.take(pc.subtract(pc.min_element_wise(further, num_ids), 1))
-            below = pc.and_(pc.less_equal(further, num_ids), pc.less(last, wanted))
-            place = pc.if_else(below, further, place)
-        here = pc.min_element_wise(place, num_ids - 1)
-        found = here if self._order is None else self._order.take(here).cast(pa.int64())
-        same = pc.equal(self._ids.take(here), wanted)
-        indices: list[int] = pc.if_else(same, found, -1).to_pylist()
-        return indices
+    def index_of(self, item_id: str) -> int:
+        """-1 for an id that is not among them."""
+        if self._index_of is not None:
+            return self._index_of.get(item_id, -1)
+        place = bisect_left(self._item_ids, item_id, key=pa.StringScalar.as_py)
+        here = self._item_ids.slice(place, 1).to_pylist()
+        return place if here == [item_id] else -1
 
 
 def same_answer(

@@ -133,7 +133,8 @@ def complete_journey(
         "user": "household_id", "item": "product_id", "time": "transaction_timestamp",
         "value": "quantity", "price": "sales_value",
     }  # fmt: skip
-    log = _log(workspace, Source(transactions, files[:1]), mapping, repeats, filters)
+    source = Source(transactions, files[:1], columnar=True)
+    log = _log(workspace, source, mapping, repeats, filters)
     known = households.mutate(user=households.household_id.cast("string")).drop("household_id")
     return replace(
         log,
@@ -278,7 +279,7 @@ def synthetic(
         for name in ("events", "users", "items")
     }
     names = ("user", "item", "time", "kind", "value", "price")
-    source = Source(opened["events"], (Path("synthetic"),))
+    source = Source(opened["events"], (Path("synthetic"),), columnar=True)
     log = _log(workspace, source, {name: name for name in names}, repeats, filters)
     return replace(
         log,
@@ -312,7 +313,9 @@ def _log(
     uses = ("user", "item", "time", "kind", "value", "price")
     named = {use: column for use in uses if (column := mapping.get(use)) is not None}
     columns = {use: source.column(column, use) for use, column in named.items()}
-    raw = workspace.keep("raw", source.table.select(**columns))
+    raw = source.table.select(**columns)
+    if not source.columnar:
+        raw = workspace.keep("raw", raw)
     if not workspace.one(raw, count=raw.count())["count"]:
         raise DataError(f"{source.files[0]}: holds no events")
     converted, notes = {}, []

@@ -41,6 +41,7 @@ class Source:
 
     table: ir.Table
     files: tuple[Path, ...]
+    columnar: bool = False  # a column of it can be read again at little cost
 
     def column(self, name: str, use: str) -> ir.Column:
         """The column `name`, which the config calls the `use` column.
@@ -131,7 +132,7 @@ def open_files(
     """
     files = find(location)
     if _format(files[0]) == ".parquet":
-        return Source(open_parquet(workspace, files), files)
+        return Source(open_parquet(workspace, files), files, columnar=True)
     return Source(open_text(workspace, files, delimiter=delimiter, encoding=encoding), files)
 
 
