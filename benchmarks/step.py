@@ -34,7 +34,7 @@ DENSE, RECBOLE, EXACT, SAMPLED, OWN, FLOOR = (
     "RecBole MultiDAE",
     "ours, exact softmax",
     "ours, sampled softmax",
-    "ours, sampled softmax, targets scored for their own users",
+    "ours, sampled softmax, own targets",
     "three products alone",
 )
 NARROW = EXACT + ", bfloat16"
@@ -184,7 +184,8 @@ def conditions(num_items: int, items_a_user: float, turns: dict[int, int]) -> di
         "users in a batch": BATCH_USERS,
         "items a user": items_a_user,
         "input dropout": DROPOUT,
-        "negatives of the sampled softmax": "the batch's targets and 4,096 draws",
+        "negatives of the sampled softmax": "the batch's targets and 4,096 draws; "
+        "own targets: a target for its own users, the draws for everybody",
         "rounds": ", ".join(f"{count} on {spelled(one)}" for one, count in turns.items()),
         **left_out(turns, recbole),
     }

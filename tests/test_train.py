@@ -36,6 +36,7 @@ from deeprec.trainer import checkpoint, memory
 from deeprec.trainer.callback import Keeper
 from deeprec.trainer.logger import MetricsFile, read_metrics
 from deeprec.trainer.module import Training
+from deeprec.trainer.optimizer import Adam, RowwiseAdagrad
 from deeprec.trainer.run import RunFolder, open_run, trained_model
 
 
@@ -294,13 +295,13 @@ def test_what_cannot_start_leaves_nothing_behind(
     with pytest.raises(ConfigError, match=r"trainer\.device=cuda: no CUDA device answers"):
         train(small_shop.settings(prepared, run, "trainer.device=cuda"))
     monkeypatch.setattr(memory, "available_bytes", lambda device: 10_000)
-    with pytest.raises(ResourceError, match=r"most goes to .*: make .* smaller"):
+    with pytest.raises(ResourceError, match=r"most goes to .*: use a smaller .*"):
         train(small_shop.settings(prepared, run))
     assert not run.exists()
 
 
 def test_a_plan_that_does_not_fit_names_what_helps(prepared: Path, tmp_path: Path) -> None:
-    with pytest.raises(ResourceError, match=r": make model\.hidden_dims smaller$"):
+    with pytest.raises(ResourceError, match=r": use a smaller model\.hidden_dims$"):
         train(small_shop.settings(prepared, tmp_path, "model.hidden_dims=[2000000000]"))
     lines = [
         memory.Line("a table", 60, ("width",)),
@@ -314,9 +315,23 @@ def test_a_plan_that_does_not_fit_names_what_helps(prepared: Path, tmp_path: Pat
         (50, "batch and width"),
         (0, "batch and width"),
     ):
-        with pytest.raises(ResourceError, match=f"most goes to a table .*: make {way_out} smaller"):
+        with pytest.raises(ResourceError, match=f"most goes to a table .*: use {way_out}$"):
             memory.check(lines, available)
     memory.check(lines, 150)
+
+
+def test_where_the_optimizer_takes_most_a_smaller_one_is_named() -> None:
+    with torch.device("meta"):
+        model = Autoencoder(1_000_000, hidden_dims=[64])
+    sizes = {"batch_users": 256, "batch_events": 10_000, "block_items": 2048}
+    tables = 2 * 4 * 64 * 1_000_000
+    adam = memory.plan(model, Adam(), drawn_items=4096, **sizes)
+    with pytest.raises(ResourceError, match=r": use .*optimizer=rowwise_adagrad"):
+        memory.check(adam, 2 * tables)
+    memory.check(memory.plan(model, RowwiseAdagrad(), drawn_items=4096, **sizes), 2 * tables)
+    [rows] = [line.bytes for line in adam if "14,096 items" in line.name]
+    assert rows == 2 * 4 * 64 * 14_096
+    assert memory.plan(model, Adam(), **sizes) == [line for line in adam if line.bytes != rows]
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_is_never_saved(

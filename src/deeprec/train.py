@@ -13,6 +13,7 @@ from deeprec.data.dataset import Batches, JudgedBatches
 from deeprec.data.store import Prepared
 from deeprec.data.target import Target
 from deeprec.errors import ConfigError, DataError, DeeprecError, IntegrityError
+from deeprec.loss.negatives import Negatives
 from deeprec.model.sparse_input import SparseInput
 from deeprec.part import instantiate
 from deeprec.trainer import checkpoint, memory
@@ -175,14 +176,16 @@ class Work:
             model = build_model(self.config.model, self.facts, None)
         loss = self._new_loss(model, None)
         users = self.data.training.users_of_batch
+        negatives: Negatives | None = getattr(loss, "negatives", None)
         lines = memory.plan(
             model,
             instantiate(self.config.optimizer),
             batch_users=users,
             batch_events=int(users * self.data.training.lengths.mean()),
             block_items=min(getattr(loss, "block_items", 8192), self.facts.num_items),
+            drawn_items=0 if negatives is None else negatives.count,
             dense_gradient=getattr(loss, "dense_gradient", False)
-            or (kinds_of(model).tied and not getattr(loss, "sampled", False)),
+            or (kinds_of(model).tied and negatives is None),
         )
         available = memory.available_bytes(self.device.torch)
         console.print(memory.show(lines, available))

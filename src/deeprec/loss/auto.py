@@ -58,7 +58,6 @@ class Auto(nn.Module):
         )
         affordable = cost <= BUDGETS[device]
         self.chosen = Softmax(block_items=block_items) if affordable else sampled
-        self.sampled = not affordable
         self.block_items = block_items
         what = f"softmax over all {num_items:,} items" if affordable else "sampled softmax"
         self.note = (

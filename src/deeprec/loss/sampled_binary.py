@@ -46,8 +46,6 @@ class SampledBinary(nn.Module):
         batch, and the sampling rate is that of all scored items.
     """
 
-    sampled = True  # a step gives a gradient to the rows that it scores alone
-
     def __init__(
         self,
         num_items: int,

@@ -42,8 +42,6 @@ class SampledSoftmax(nn.Module):
         occur in batches, because they are scored exactly and only the rest is drawn.
     """
 
-    sampled = True  # a step gives a gradient to the rows that it scores alone
-
     def __init__(
         self,
         num_items: int,

@@ -12,7 +12,9 @@ from deeprec.trainer.optimizer import Optimizer
 
 FLOAT = 4  # bytes
 EVENT = 150  # bytes an event of a batch costs on its way: keys, order, ages, features, gradients
-WIDTH, BATCH = "model.hidden_dims", "trainer.batch_users"
+WIDTH, BATCH = "a smaller model.hidden_dims", "a smaller trainer.batch_users"
+BLOCK, NEGATIVES = "a smaller loss.block_items", "fewer loss.negatives"
+STATE, SAMPLED = "optimizer=rowwise_adagrad", "loss=sampled_softmax"
 BLOCKS = 3  # blocks of scores a loss holds at once: scores, their gradient, one between
 
 
@@ -32,6 +34,7 @@ def plan(
     batch_users: int,
     batch_events: int,
     block_items: int,
+    drawn_items: int = 0,
     dense_gradient: bool = False,
 ) -> list[Line]:
     """What each table, its gradient and its optimizer's state take, and one batch.
@@ -42,6 +45,7 @@ def plan(
         batch_users: users in a batch.
         batch_events: events in an average batch.
         block_items: items that the loss scores at once.
+        drawn_items: items that a sampled loss draws for a batch; 0: the loss draws none.
         dense_gradient: whether the loss gives every row of the catalog table a gradient, instead of
             handing the rows of a block to the optimizer at once.
     """
@@ -70,9 +74,13 @@ def plan(
         Line(
             f"{BLOCKS} blocks of scores, {batch_users:,} users x {block_items:,} items",
             BLOCKS * batch_users * block_items * FLOAT,
-            ("loss.block_items", BATCH),
+            (BLOCK, BATCH),
         ),
     ]
+    if drawn_items:
+        rows = min(catalog.shape[0], batch_events + drawn_items)
+        what = f"rows of at most {rows:,} items that are scored, and their gradient"
+        lines.append(Line(what, 2 * rows * width * FLOAT, (WIDTH, BATCH, NEGATIVES)))
     return lines
 
 
@@ -81,7 +89,7 @@ def show(lines: list[Line], available: int) -> Table:
     table = Table(title="memory plan", title_justify="left")
     table.add_column("what")
     table.add_column("MB", justify="right")
-    table.add_column("smaller by", style="dim")
+    table.add_column("less with", style="dim")
     for line in lines:
         table.add_row(line.name, _megabytes(line.bytes), " or ".join(line.settings))
     table.add_row("[bold]together[/bold]", _megabytes(sum(line.bytes for line in lines)), "")
@@ -101,8 +109,8 @@ def check(lines: list[Line], available: int) -> None:
         largest = max(lines, key=lambda line: line.bytes)
         raise ResourceError(
             f"training needs {_megabytes(needed)} MB and {_megabytes(available)} MB are available; "
-            f"most goes to {largest.name} ({_megabytes(largest.bytes)} MB): make "
-            f"{_way_out(lines, available)} smaller"
+            f"most goes to {largest.name} ({_megabytes(largest.bytes)} MB): use "
+            f"{_way_out(lines, available)}"
         )
 
 
@@ -139,8 +147,9 @@ def _table_lines(
     state = optimizer.state_floats(rows, width) * FLOAT
     lines = [Line(what, table.numel() * FLOAT, (WIDTH,))]
     if name == "item_weight" and dense_gradient:  # input tables: of touched rows only
-        lines.append(Line(f"{what} gradient", table.numel() * FLOAT, (WIDTH,)))
-    return [*lines, Line(f"{what} optimizer", state, (WIDTH,))]
+        lines.append(Line(f"{what} gradient", table.numel() * FLOAT, (WIDTH, SAMPLED)))
+    settings = (WIDTH, STATE) if state > rows * FLOAT else (WIDTH,)
+    return [*lines, Line(f"{what} optimizer", state, settings)]
 
 
 def _free_memory() -> int:
