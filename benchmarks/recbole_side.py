@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from turns import Taken
@@ -31,6 +32,7 @@ class RecBoleSteps:
         settings: Mapping[str, Any],
     ) -> None:
         folder.mkdir()
+        self.folder = folder
         np.savez(folder / "rows.npz", offsets=events.offsets, items=events.items)
         torch.save(dict(start), folder / "start.pt")
         (folder / "settings.json").write_text(json.dumps(dict(settings)))
@@ -51,6 +53,15 @@ class RecBoleSteps:
         assert self.process.stdout is not None
         print(threads, file=self.process.stdin, flush=True)
         return Taken(**json.loads(self.process.stdout.readline()))
+
+    def lists(self, users: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
+        """int32 [U, 100]: items of these users, best first, none of their history."""
+        np.save(self.folder / "users.npy", users)
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        print("lists", file=self.process.stdin, flush=True)
+        self.process.stdout.readline()
+        return np.load(self.folder / "lists.npy")
 
     def __enter__(self) -> Self:
         return self

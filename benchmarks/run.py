@@ -28,7 +28,6 @@ from draw import draw_all
 from page import FOLDER, page, results
 
 GIVEN = {"recbole": "RECBOLE_PYTHON", "irspack": "IRSPACK_PYTHON", "ml1m": "PREPARED_ML1M"}
-PLAIN = ("page", "draw", "run")  # no benchmarks
 ALONE = 0.05  # of the machine: what others may take of an idle one
 MEASURE = """
 import importlib, json, pathlib, sys
@@ -60,7 +59,8 @@ def parsed() -> argparse.Namespace:
 
 def scripts() -> list[str]:
     """The names of the benchmarks."""
-    return [path.stem for path in sorted(FOLDER.glob("*.py")) if path.stem not in PLAIN]
+    paths = sorted(FOLDER.glob("*.py"))
+    return [path.stem for path in paths if "\ndef measure()" in path.read_text()]
 
 
 def given(arguments: argparse.Namespace) -> str:

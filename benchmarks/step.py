@@ -23,13 +23,12 @@ from histories import drawn, prepared
 from ours import COMMON, OurSteps
 from page import Goal, Measured, Plot, show
 from recbole_side import RecBoleSteps, settings
-from turns import Taken, here, in_turns, multiplies_bfloat16, ratio
+from turns import Taken, here, in_turns, left_out, multiplies_bfloat16, ratio, rounds, spelled
 
 ITEMS, USERS, BATCH_USERS, MEAN_DRAWS = 27_278, 8_000, 512, 115
 NETWORKS = ([600, 200, 600], [256])
 LR, DROPOUT = 0.001, 0.5
-ROUNDS = {1: 5, 2: 3}  # by threads
-CURVE_STEPS = 30
+CURVE_STEPS = 15
 DENSE, RECBOLE, EXACT, SAMPLED, OWN, FLOOR = (
     "dense PyTorch",
     "RecBole MultiDAE",
@@ -99,32 +98,33 @@ def measured(num_items: int, goals: dict[str, float], *, curve: bool) -> Measure
         goals: by system, how many times less than the others it aims to take.
         curve: whether the losses of more steps are drawn.
     """
+    turns = rounds(5, 3)
     rows: list[dict[str, Any]] = []
     reached: list[Goal] = []
     plots: list[Plot] = [
         {
             "kind": "bar",
             "x": "what",
-            "y": [f"CPU s, {threads} threads".replace("1 threads", "1 thread")],
-            "title": f"One training step, {num_items:,} items, {threads} thread(s), CPU seconds",
+            "y": [f"CPU s, {spelled(threads)}"],
+            "title": f"One training step, {num_items:,} items, {spelled(threads)}, CPU seconds",
         }
-        for threads in ROUNDS
+        for threads in turns
     ]
     for hidden_dims in NETWORKS:
         network = "-".join(map(str, hidden_dims))
         with systems(hidden_dims, num_items) as (steps, items_a_user):
             by_threads = {
-                threads: in_turns(steps, rounds=rounds, threads=threads)
-                for threads, rounds in ROUNDS.items()
+                threads: in_turns(steps, rounds=count, threads=threads)
+                for threads, count in turns.items()
             }
             if curve and len(hidden_dims) == 1:
-                plots.append(losses(network, steps))
+                plots.append(losses(network, steps, turns))
         rows += [row(network, name, by_threads) for name in steps]
         reached += against(network, by_threads[1], goals)
     return {
         "claim": "A full training step takes a fraction of the commonly written one, at the same "
         "loss.",
-        "conditions": conditions(num_items, items_a_user),
+        "conditions": conditions(num_items, items_a_user, turns),
         "rows": rows,
         "goals": reached,
         "plots": plots,
@@ -134,9 +134,8 @@ def measured(num_items: int, goals: dict[str, float], *, curve: bool) -> Measure
 def row(network: str, name: str, by_threads: dict[int, dict[str, list[Taken]]]) -> dict[str, Any]:
     found: dict[str, Any] = {"what": f"{network}: {name}"}
     for threads, taken in by_threads.items():
-        unit = "1 thread" if threads == 1 else f"{threads} threads"
-        found[f"CPU s, {unit}"] = statistics.median(each.cpu for each in taken[name])
-        found[f"wall s, {unit}"] = statistics.median(each.wall for each in taken[name])
+        found[f"CPU s, {spelled(threads)}"] = statistics.median(each.cpu for each in taken[name])
+        found[f"wall s, {spelled(threads)}"] = statistics.median(each.wall for each in taken[name])
     found["of the dense CPU s, 1 thread"] = ratio(by_threads[1][name], by_threads[1][DENSE])
     last = [each.loss for each in by_threads[1][name]]
     found["mean loss of these steps"] = None if name == FLOOR else statistics.mean(last)
@@ -159,11 +158,11 @@ def against(network: str, taken: dict[str, list[Taken]], goals: dict[str, float]
     ]
 
 
-def losses(network: str, steps: Steps) -> Plot:
+def losses(network: str, steps: Steps, turns: dict[int, int]) -> Plot:
     """The curve of further steps."""
     compared = {name: step for name, step in steps.items() if name != FLOOR}
     found = in_turns(compared, rounds=CURVE_STEPS, threads=1)
-    done = 1 + sum(rounds + 1 for rounds in ROUNDS.values()) + 1
+    done = 1 + sum(count + 1 for count in turns.values()) + 1
     return {
         "kind": "line",
         "x": "step",
@@ -178,11 +177,8 @@ def losses(network: str, steps: Steps) -> Plot:
     }
 
 
-def conditions(num_items: int, items_a_user: float) -> dict[str, Any]:
-    left_out = [
-        *([] if os.environ.get("RECBOLE_PYTHON") else ["RecBole (no --recbole)"]),
-        *([] if multiplies_bfloat16() else ["bfloat16 (no instructions for it here)"]),
-    ]
+def conditions(num_items: int, items_a_user: float, turns: dict[int, int]) -> dict[str, Any]:
+    recbole = None if os.environ.get("RECBOLE_PYTHON") else "RecBole (no --recbole)"
     return {
         "items": num_items,
         "users in a batch": BATCH_USERS,
@@ -190,13 +186,13 @@ def conditions(num_items: int, items_a_user: float) -> dict[str, Any]:
         "input dropout": DROPOUT,
         "negatives of the sampled softmax": "the batch's targets and 4,096 draws; "
         "own targets: a target for its own users, the draws for everybody",
-        "rounds": f"{ROUNDS[1]} on one thread, {ROUNDS[2]} on two",
-        **({"left out": ", ".join(left_out)} if left_out else {}),
+        "rounds": ", ".join(f"{count} on {spelled(one)}" for one, count in turns.items()),
+        **left_out(turns, recbole),
     }
 
 
 def measure() -> Measured:
-    return measured(ITEMS, {EXACT: 5.0, NARROW: 5.0, OWN: 10.0}, curve=True)
+    return measured(ITEMS, {EXACT: 5.0, NARROW: 5.0, SAMPLED: 10.0, OWN: 10.0}, curve=True)
 
 
 if __name__ == "__main__":

@@ -6,13 +6,13 @@ As step.py, with 100,000 items.
 """
 
 from page import Measured, show
-from step import OWN, measured
+from step import OWN, SAMPLED, measured
 
 ITEMS = 100_000
 
 
 def measure() -> Measured:
-    found = measured(ITEMS, {OWN: 25.0}, curve=False)
+    found = measured(ITEMS, {SAMPLED: 25.0, OWN: 25.0}, curve=False)
     claim = "With the sampled softmax a step hardly grows with the catalog, a dense one does."
     return {**found, "claim": claim}
 

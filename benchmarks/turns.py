@@ -1,5 +1,6 @@
 """Steps of several systems in turns, and what they took."""
 
+import os
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -7,6 +8,8 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import torch
+
+BUSY = 0.7  # of a core, on average over a minute
 
 
 class Taken(NamedTuple):
@@ -56,9 +59,27 @@ def here(system: System) -> Callable[[int], Taken]:
     return step
 
 
+def spelled(threads: int) -> str:
+    return "1 thread" if threads == 1 else f"{threads} threads"
+
+
 def ratio(of: list[Taken], to: list[Taken]) -> float:
     """Of the CPU seconds, the median over rounds."""
     return statistics.median(a.cpu / b.cpu for a, b in zip(of, to, strict=True))
+
+
+def rounds(one_thread: int, two_threads: int) -> dict[int, int]:
+    """By number of threads; on a busy machine two wait for each other, and tell of that only."""
+    alone = os.getloadavg()[0] < BUSY
+    return {1: one_thread, **({2: two_threads} if alone else {})}
+
+
+def left_out(threads: Mapping[int, object], *more: str | None) -> dict[str, str]:
+    """The condition of a result that says what could not be measured, if anything."""
+    busy = None if 2 in threads else "two threads (the machine was busy)"
+    narrow = None if multiplies_bfloat16() else "bfloat16 (this processor has no instructions)"
+    found = [reason for reason in (busy, narrow, *more) if reason is not None]
+    return {"left out": ", ".join(found)} if found else {}
 
 
 def multiplies_bfloat16() -> bool:

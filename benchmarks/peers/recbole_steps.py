@@ -1,10 +1,12 @@
 """Steps of RecBole's MultiDAE, one for each line of standard input: the number of threads.
 
+The line `lists` asks for lists.npy instead: 100 items of each of the users in users.npy.
+
     PYTHON peers/recbole_steps.py FOLDER
 
-FOLDER holds rows.npz (offsets, items), start.pt (weights, named as by `Dense`) and settings.json
-(batch_users, hidden_dims, lr, dropout). Loader, loss, optimizer and the order of work of a step are
-RecBole's own. Prints the wall seconds, CPU seconds and loss of each step as JSON.
+FOLDER holds rows.npz (offsets, items), start.pt (weights, named as by `Dense`; none: RecBole's own)
+and settings.json (batch_users, hidden_dims, lr, dropout). Loader, loss, optimizer and the order of
+work of a step are RecBole's. Prints the wall seconds, CPU seconds and loss of each step as JSON.
 """
 
 import json
@@ -31,13 +33,35 @@ def main(folder: Path) -> None:
     dataset = create_dataset(config).build()[0]
     loader = get_dataloader(config, "train")(config, dataset, None, shuffle=True)
     model = MultiDAE(config, dataset)
-    begin_at(model, torch.load(folder / "start.pt"), dataset)
+    if start := torch.load(folder / "start.pt"):
+        begin_at(model, start, dataset)
     trainer = Trainer(config, model)
     model.train()
     batches = endless(loader)
     for line in sys.stdin:
+        if line.strip() == "lists":
+            users = np.load(folder / "users.npy")
+            np.save(folder / "lists.npy", lists(model, dataset, users))
+            print("made", file=answers, flush=True)
+            continue
         torch.set_num_threads(int(line))
         print(json.dumps(step(trainer, model, batches)), file=answers, flush=True)
+
+
+@torch.no_grad()
+def lists(model: MultiDAE, dataset: object, users: np.ndarray) -> np.ndarray:
+    """In our indices of items."""
+    rows_of = {token: row for row, token in enumerate(dataset.field2id_token["user_id"])}
+    items = dataset.field2id_token["item_id"][1:].astype(np.int32)
+    model.eval()
+    found = []
+    for start in range(0, len(users), 500):
+        rows = torch.tensor([rows_of[f"u{user}"] for user in users[start : start + 500]])
+        seen = model.get_rating_matrix(rows)
+        scores = model.forward(seen).masked_fill(seen > 0, -torch.inf)[:, 1:]
+        found.append(items[scores.topk(100).indices.numpy()])
+    model.train()
+    return np.concatenate(found)
 
 
 def configured(folder: Path, settings: dict) -> Config:
