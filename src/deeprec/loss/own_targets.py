@@ -65,7 +65,7 @@ def own_scores(
     return OwnScores(
         users_of(asked.target),
         Replaced(encoded, asked.target, len(item_bias_V)).in_place_of(products_P),
-        scores_BS.index_put(_places(drawn.targets), scores_BS.new_tensor(-torch.inf)),
+        scores_BS.index_put(_places(drawn.targets), scores_BS.new_full((), -torch.inf)),
         drawn.shares.to(scores_BS.dtype),
     )
 
