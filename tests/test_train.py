@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -434,8 +433,17 @@ def test_other_parts_train_too(prepared: Path, tmp_path: Path, model: str, loss:
 class Holding(Autoencoder):
     """Holds numbers that are no weights, so that no checkpoint has them."""
 
-    def __init__(self, num_items: int, **others: Any) -> None:
-        super().__init__(num_items, **others)
+    def __init__(
+        self,
+        num_items: int,
+        *,
+        fields: Mapping[str, int] | None = None,
+        popularity: torch.Tensor | None = None,
+        num_users: int = 0,
+        target_share: float = 1.0,
+        repeats: bool = False,
+    ) -> None:
+        super().__init__(num_items, fields=fields, repeats=repeats, hidden_dims=[8])
         self.ones = torch.ones(num_items)
         self.register_buffer("twos", self.ones * 2, persistent=False)
 
@@ -444,10 +452,10 @@ def test_a_model_is_opened_with_what_it_holds_besides_its_weights(
     whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DEEPREC_TRUSTED_PACKAGES", __name__.split(".")[0])
-    config, facts = open_run(whole).config, open_run(whole).facts
+    facts = open_run(whole).facts
     found = checkpoint.best(whole / "checkpoints")
     assert found is not None
-    model = trained_model({**config.model, "_target_": f"{__name__}.Holding"}, facts, found)
+    model = trained_model({"_target_": f"{__name__}.Holding"}, facts, found)
     assert model.ones.tolist() == [1.0] * facts.num_items
     assert model.twos.tolist() == [2.0] * facts.num_items
     saved = load_file(found.path / "weights.safetensors")
