@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -446,10 +445,10 @@ def test_a_model_is_opened_with_what_it_holds_besides_its_weights(
     whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DEEPREC_TRUSTED_PACKAGES", __name__.split(".")[0])
-    config, facts = open_run(whole).config, open_run(whole).facts
+    facts = open_run(whole).facts
     found = checkpoint.best(whole / "checkpoints")
     assert found is not None
-    model = trained_model({**config.model, "_target_": f"{__name__}.Holding"}, facts, found)
+    model = trained_model({"_target_": f"{__name__}.Holding"}, facts, found)
     assert model.ones.tolist() == [1.0] * facts.num_items
     assert model.twos.tolist() == [2.0] * facts.num_items
     saved = load_file(found.path / "weights.safetensors")
