@@ -1,6 +1,5 @@
 """A run trains, is refused when it must be, and goes on as if it had never stopped."""
 
-import functools
 import json
 import math
 import os
@@ -434,9 +433,17 @@ def test_other_parts_train_too(prepared: Path, tmp_path: Path, model: str, loss:
 class Holding(Autoencoder):
     """Holds numbers that are no weights, so that no checkpoint has them."""
 
-    @functools.wraps(Autoencoder.__init__)  # its arguments are those that a config may give
-    def __init__(self, num_items: int, **others: Any) -> None:
-        super().__init__(num_items, **others)
+    def __init__(
+        self,
+        num_items: int,
+        *,
+        fields: Mapping[str, int] | None = None,
+        popularity: torch.Tensor | None = None,
+        num_users: int = 0,
+        target_share: float = 1.0,
+        repeats: bool = False,
+    ) -> None:
+        super().__init__(num_items, fields=fields, repeats=repeats, hidden_dims=[8])
         self.ones = torch.ones(num_items)
         self.register_buffer("twos", self.ones * 2, persistent=False)
 
