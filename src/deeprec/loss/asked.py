@@ -30,11 +30,6 @@ def asked_of(target: Target, encoded: Encoded, item_bias_V: Tensor) -> Asked:
     return asked
 
 
-def rows_of(target: Target) -> Jagged:
-    """The target alone, as it came."""
-    return target.target if isinstance(target, Asked) else target
-
-
 def check(asked: Asked, num_items: int) -> None:
     """Raises ValueError if an item is not in the catalog or stands twice at one user."""
     for name, rows in (("target", asked.target), ("repeat", asked.repeats)):

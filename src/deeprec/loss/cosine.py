@@ -4,8 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from deeprec.batch import Encoded
-from deeprec.loss.asked import Target, rows_of
-from deeprec.loss.gram import BLOCK_ITEMS, Replaced, cell_scores, squares, summed, users_of
+from deeprec.loss.asked import Target, asked_of
+from deeprec.loss.cell_scores import Replaced, cell_scores, summed, users_of
+from deeprec.loss.gram import BLOCK_ITEMS, squares
 from deeprec.loss.kept_gram import new_gram
 from deeprec.table import NO_UPDATES, Updates
 
@@ -87,7 +88,8 @@ class Cosine(nn.Module):
             >>> Cosine(2)(user, weight, torch.zeros(2), target)  # 2 - 2 * 3 / 5
             tensor(0.8000)
         """
-        rows = rows_of(target)
+        asked = asked_of(target, encoded, item_bias_V)
+        rows = asked.target
         users_P, num_users = users_of(rows), encoded.hidden_BD.shape[0]
         weights_P = rows.weights
         if weights_P is None:
@@ -100,14 +102,14 @@ class Cosine(nn.Module):
             inner_B = of_hidden_B - length_B
         else:
             scored = encoded.hidden_BD, item_weight_VD, item_bias_V
-            replaced = Replaced(encoded, rows, len(item_bias_V))
+            replaced = Replaced(encoded, asked, len(item_bias_V))
             changing_P = torch.cat([rows.values, replaced.items_M])
             gram_EE = self.gram(item_weight_VD, item_bias_V, None, changing_P)
             squares_B = squares(encoded.hidden_BD, gram_EE)
-            scores_P = replaced.in_place_of(cell_scores(*scored, users_P, rows.values))
+            scores_P = replaced.in_place_of(cell_scores(*scored, rows))
             inner_B = summed(weights_P * scores_P, users_P, num_users)
             if len(replaced):
-                products_M = cell_scores(*scored, replaced.users_M, replaced.items_M)
+                products_M = cell_scores(*scored, replaced.rows)
                 more_M = replaced.scores_M.to(products_M.dtype).square() - products_M.square()
                 squares_B = squares_B + summed(more_M, replaced.users_M, num_users)
         lengths_B = (squares_B.clamp(min=SMALLEST) * length_B.clamp(min=SMALLEST)).sqrt()

@@ -31,6 +31,8 @@ class KeptGram:
     `changing_P` and those that it gives a gradient. A change that it was not told of is found at
     the next exact computation: after 1, 2, 4, ... steps, and then every `REFRESH_STEPS`.
 
+    What is drawn is drawn when it is called, for which CUDA waits.
+
     A run that is resumed computes the matrix anew, so it agrees with one that was never interrupted
     to the rounding of the matrix, not to the bit.
 

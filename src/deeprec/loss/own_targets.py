@@ -13,15 +13,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
 
 from deeprec.batch import Asked, ByItem, Drawn, Encoded, Jagged, transposed
 from deeprec.loss.catalog_blocks import product_dtype
-from deeprec.loss.gram import Replaced, users_of
+from deeprec.loss.cell_scores import Replaced, bags, products, users_of
 from deeprec.loss.negatives import Negatives
 from deeprec.table import RowUpdate, Updates
-
-CACHED_FLOATS = 2**18  # of catalog rows that are gathered at once: 1 MiB
 
 
 class OwnScores(NamedTuple):
@@ -64,7 +61,7 @@ def own_scores(
         scores_BS = scores_BS.index_put(_places(drawn.repeats), repeats_M)
     return OwnScores(
         users_of(asked.target),
-        Replaced(encoded, asked.target, len(item_bias_V)).in_place_of(products_P),
+        Replaced(encoded, asked, len(item_bias_V)).in_place_of(products_P),
         scores_BS.index_put(_places(drawn.targets), scores_BS.new_full((), -torch.inf)),
         drawn.shares.to(scores_BS.dtype),
     )
@@ -94,7 +91,7 @@ class _Scores(torch.autograd.Function):
         scores_BS = (hidden_BD.to(dtype) @ rows_SD.T).to(hidden_BD.dtype)
         scores_BS += item_bias_V[drawn.items]
         scores_P = hidden_BD.new_empty(len(target.values))
-        scores_P[by_item.order] = _products(hidden_BD, item_weight_VD, by_item)
+        scores_P[by_item.order] = products(hidden_BD, item_weight_VD, by_item)
         scores_P += item_bias_V[target.values]
         ctx.save_for_backward(hidden_BD, rows_SD)
         # not saved for backward: another task of the step may have changed its rows by then
@@ -109,45 +106,21 @@ class _Scores(torch.autograd.Function):
         by_item, narrow_BS = transposed(target), grad_BS.to(rows_SD.dtype)
         grad_hidden_BD = None
         if ctx.needs_input_grad[0]:
-            grad_hidden_BD = _bags(item_weight_VD, target.values, target.offsets, grad_P)
+            grad_hidden_BD = bags(item_weight_VD, target.values, target.offsets, grad_P)
             grad_hidden_BD += (narrow_BS @ rows_SD).to(hidden_BD.dtype)
         grad_weight_VD = grad_bias_V = None
         sorted_P = grad_P[by_item.order]
         if ctx.needs_input_grad[1]:
-            of_targets_TD = _bags(hidden_BD, by_item.users, by_item.offsets, sorted_P)
+            of_targets_TD = bags(hidden_BD, by_item.users, by_item.offsets, sorted_P)
             of_draws_SD = (narrow_BS.T @ hidden_BD.to(rows_SD.dtype)).to(hidden_BD.dtype)
             found = of_targets_TD, of_draws_SD
             grad_weight_VD = _hand_out(item_weight_VD, by_item, drawn, found, updates.item_weight)
         if ctx.needs_input_grad[2]:
             ones_B1 = hidden_BD.new_ones(len(hidden_BD), 1)
-            of_targets_T = _bags(ones_B1, by_item.users, by_item.offsets, sorted_P)[:, 0]
+            of_targets_T = bags(ones_B1, by_item.users, by_item.offsets, sorted_P)[:, 0]
             found = of_targets_T, grad_BS.sum(0)
             grad_bias_V = _hand_out(item_bias_V, by_item, drawn, found, updates.item_bias)
         return grad_hidden_BD, grad_weight_VD, grad_bias_V, None, None, None, None
-
-
-def _products(hidden_BD: Tensor, item_weight_VD: Tensor, by_item: ByItem) -> Tensor:
-    """Float [P] in the order of items, whose rows are so read once."""
-    products_P = hidden_BD.new_empty(len(by_item.values))
-    count = max(1, CACHED_FLOATS // hidden_BD.shape[1])
-    for start in range(0, len(products_P), count):
-        here = slice(start, start + count)
-        rows = item_weight_VD.index_select(0, by_item.values[here])
-        rows *= hidden_BD.index_select(0, by_item.users[here])
-        torch.sum(rows, 1, out=products_P[here])
-    return products_P
-
-
-def _bags(table: Tensor, values: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
-    bags: Tensor = F.embedding_bag(
-        values,
-        table,
-        offsets,
-        mode="sum",
-        per_sample_weights=weights.to(table.dtype),
-        include_last_offset=True,
-    )
-    return bags
 
 
 def _hand_out(

@@ -4,8 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from deeprec.batch import Encoded
-from deeprec.loss.asked import Target, rows_of
-from deeprec.loss.gram import BLOCK_ITEMS, Replaced, cell_scores, squares, summed, users_of
+from deeprec.loss.asked import Target, asked_of
+from deeprec.loss.cell_scores import Replaced, cell_scores, summed, users_of
+from deeprec.loss.gram import BLOCK_ITEMS, squares
 from deeprec.loss.kept_gram import new_gram
 from deeprec.table import NO_UPDATES, Updates
 
@@ -88,10 +89,11 @@ class Squared(nn.Module):
             >>> loss(flat, torch.zeros(3, 4), torch.tensor([0.5, 2.0, 0.0]), target)
             tensor(2.2500)
         """
-        rows, scored = rows_of(target), (encoded.hidden_BD, item_weight_VD, item_bias_V)
+        asked = asked_of(target, encoded, item_bias_V)
+        rows, scored = asked.target, (encoded.hidden_BD, item_weight_VD, item_bias_V)
         users_P, num_users = users_of(rows), encoded.hidden_BD.shape[0]
-        products_P = cell_scores(*scored, users_P, rows.values)
-        replaced = Replaced(encoded, rows, len(item_bias_V))
+        products_P = cell_scores(*scored, rows)
+        replaced = Replaced(encoded, asked, len(item_bias_V))
         scores_P = replaced.in_place_of(products_P)
         errors_P = (scores_P - 1.0).square()
         if rows.weights is not None:
@@ -111,7 +113,7 @@ class Squared(nn.Module):
         self, replaced: Replaced, scored: tuple[Tensor, Tensor, Tensor], num_users: int
     ) -> Tensor:
         """Float [B]: what own items that are no target cost by their scores, not their products."""
-        products_M = cell_scores(*scored, replaced.users_M, replaced.items_M)
+        products_M = cell_scores(*scored, replaced.rows)
         more_M = replaced.scores_M.to(products_M.dtype).square() - products_M.square()
         more_M = self._weighted(more_M, replaced.items_M) * ~replaced.is_target_M
         return summed(more_M, replaced.users_M, num_users)

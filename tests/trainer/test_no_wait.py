@@ -1,0 +1,213 @@
+"""A step asks its device for nothing: on CUDA each answer would be waited for.
+
+There is no CUDA here, so this watches a step on the CPU for operations that need an answer: numbers
+read from tensors, results whose size depends on what is in a tensor, copies to the host.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from deeprec.batch import Batch, Jagged
+from deeprec.loss.asymmetric import Asymmetric
+from deeprec.loss.cosine import Cosine
+from deeprec.loss.hinge import Hinge
+from deeprec.loss.marginal import Marginal
+from deeprec.loss.sampled_binary import SampledBinary
+from deeprec.loss.sampled_softmax import SampledSoftmax
+from deeprec.loss.softmax import Softmax
+from deeprec.loss.squared import Squared
+from deeprec.model.autoencoder import Autoencoder
+from deeprec.model.linear_autoencoder import LinearAutoencoder
+from deeprec.trainer.module import Progress, Training
+from deeprec.trainer.optimizer import Adagrad, Adam, Optimizer, RmsProp, RowwiseAdagrad, Sgd
+
+ITEMS, USERS, AGES = 300, 12, 5
+ASKING = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "_unique", "bincount")
+# where a number may be read, and why that is no wait
+ALLOWED = {
+    ("catalog_blocks.py", "backward"): "a CPU alone is asked whether the gradient of a loss is 1",
+    ("module.py", "check_finite"): "at each step on a CPU, at each fiftieth on CUDA",
+    ("optimizer.py", "_rows_of"): "where a table is tied, what a sampled loss and the input read",
+    ("adagrad.py", "_single_tensor_adagrad"): "torch counts steps in tensors that stay on the CPU",
+    ("rmsprop.py", "_single_tensor_rmsprop"): "the same",
+}
+
+
+class NoWait(TorchDispatchMode):
+    """Refuses what would wait for a device."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name, kwargs = func._schema.name.removeprefix("aten::"), kwargs or {}
+        if _asks(name, args, kwargs) and not _allowed():
+            raise AssertionError(f"{name} waits for its device")
+        return func(*args, **kwargs)
+
+
+def _asks(name: str, args: Any, kwargs: Any) -> bool:
+    if name.startswith(ASKING):
+        return True
+    if name == "repeat_interleave":
+        return kwargs.get("output_size") is None
+    if name in ("index", "index_put", "index_put_", "_index_put_impl_"):
+        return any(isinstance(i, Tensor) and i.dtype == torch.bool for i in tree_leaves(args[1]))
+    return name == "_coalesce"
+
+
+def _allowed() -> bool:
+    frame: Any = sys._getframe(2)
+    while frame is not None:
+        code = frame.f_code
+        if (code.co_filename.rsplit("/", 1)[-1], code.co_name) in ALLOWED:
+            return True
+        frame = frame.f_back
+    return False
+
+
+@pytest.fixture
+def no_copies(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Forbids, from then on, what brings tensors to the host."""
+
+    def refuse(name: str) -> Any:
+        def refused(*_: Any, **__: Any) -> None:
+            raise AssertionError(f"Tensor.{name} waits for its device")
+
+        return refused
+
+    def forbid() -> None:
+        for name in ("tolist", "numpy", "cpu", "__array__"):
+            monkeypatch.setattr(Tensor, name, refuse(name))
+
+    return forbid
+
+
+def new_batch(step: int) -> Batch:
+    draw = torch.Generator().manual_seed(step)
+    rows = [torch.randint(ITEMS, (7,), generator=draw) for _ in range(USERS)]
+    history = Jagged(torch.cat(rows), torch.arange(USERS + 1) * 7)
+    wanted = [torch.randperm(ITEMS, generator=draw)[:5].sort().values for _ in range(USERS)]
+    ages = torch.rand(len(history.values), generator=draw)
+    known = Jagged(torch.randint(AGES, (USERS,), generator=draw), torch.arange(USERS + 1))
+    target = Jagged(torch.cat(wanted), torch.arange(USERS + 1) * 5)
+    return Batch(torch.arange(USERS), history, ages, {"age": known}, target)
+
+
+POPULARITY = torch.arange(ITEMS)
+SAMPLED = {"negatives": 40, "popularity": POPULARITY, "block_items": 64}
+LOSSES: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "softmax": lambda _: Softmax(block_items=64),
+    "marginal": lambda _: Marginal(block_items=64, zero_target=0.1),
+    "hinge": lambda _: Hinge(block_items=64),
+    "asymmetric": lambda _: Asymmetric(block_items=64, zero_shift=0.05),
+    "sampled_softmax": lambda _: SampledSoftmax(ITEMS, **SAMPLED),
+    "hard negatives": lambda _: SampledSoftmax(ITEMS, pool=80, **SAMPLED),
+    "own targets": lambda _: SampledSoftmax(ITEMS, shared_targets=False, **SAMPLED),
+    "sampled_binary": lambda _: SampledBinary(ITEMS, **SAMPLED),
+    "squared": lambda _: Squared(ITEMS, popularity=POPULARITY, popularity_power=0.5),
+    "cosine": lambda model: Cosine(
+        ITEMS,
+        row_length=getattr(model, "row_length_V", None),
+        exclude_self=isinstance(model, LinearAutoencoder),
+    ),
+}
+autoencoder = partial(
+    Autoencoder,
+    ITEMS,
+    fields={"age": AGES},
+    popularity=POPULARITY,
+    num_users=500,
+    hidden_dims=[8, 6, 8],
+    dropout=0.1,
+    table_backend="torch",
+)
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "plain": autoencoder,
+    "repeats": partial(autoencoder, repeats=True),
+    "tied": partial(autoencoder, tied=True, pooling="mean"),
+}
+OPTIMIZERS: list[Optimizer] = [
+    Adam(clip_norm=1.0, table_clip_norm=1.0, weight_decay=0.1, table_weight_decay=0.1),
+    RowwiseAdagrad(),
+    Adagrad(),
+    RmsProp(),
+    Sgd(),
+]
+
+
+def cases() -> Iterator[tuple[str, str, Optimizer]]:
+    """Every model with every loss, and every optimizer with one of them."""
+    yield from ((model, loss, OPTIMIZERS[0]) for model in MODELS for loss in LOSSES)
+    yield from ((model, "softmax", optimizer) for model in MODELS for optimizer in OPTIMIZERS[1:])
+
+
+@pytest.mark.parametrize(("model", "loss", "optimizer"), list(cases()))
+def test_a_step_waits_for_nothing(
+    model: str, loss: str, optimizer: Optimizer, no_copies: Callable[[], None]
+) -> None:
+    assert_no_wait(MODELS[model](), LOSSES[loss], optimizer, no_copies)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda each: type(each).__name__)
+def test_a_step_of_the_linear_autoencoder_waits_for_nothing(
+    optimizer: Optimizer, no_copies: Callable[[], None]
+) -> None:
+    model = LinearAutoencoder(ITEMS, popularity=POPULARITY, width=8)
+    assert_no_wait(model, LOSSES["cosine"], optimizer, no_copies)
+
+
+def assert_no_wait(
+    model: nn.Module,
+    loss: Callable[[nn.Module], nn.Module],
+    optimizer: Optimizer,
+    no_copies: Callable[[], None],
+) -> None:
+    training = Training(
+        model,  # type: ignore[arg-type]
+        loss(model),
+        optimizer,
+        seed=0,
+        total_steps=10,
+        progress=Progress(),
+    )
+    training.manual_backward = lambda loss: loss.backward()  # type: ignore[method-assign]
+    arranged = [training.arrange(new_batch(step), torch.Generator()) for step in range(2)]
+    training.training_step(arranged[0], 0)
+    before = model.item_weight.detach().clone()
+    no_copies()
+    with NoWait():
+        training.training_step(arranged[1], 0)
+    assert not torch.equal(before, model.item_weight)
+
+
+def repeated_rows(x: Tensor) -> Tensor:
+    rows = torch.tensor([[1, 1]])
+    return torch.sparse_coo_tensor(rows, x[:2], (3,), check_invariants=False)
+
+
+@pytest.mark.parametrize(
+    "waiting",
+    [
+        lambda x: x.sum().item(),
+        lambda x: bool((x > 0).any()),
+        lambda x: x[x > 0],
+        lambda x: x.unique(),
+        lambda x: torch.arange(3).repeat_interleave(torch.tensor([1, 2, 3])),
+        lambda x: torch.sparse_coo_tensor(
+            torch.tensor([[1, 1]]), x[:2], (3,), check_invariants=False
+        ).coalesce(),
+        lambda x: x.tolist(),
+    ],
+)
+def test_what_waits_is_seen(
+    waiting: Callable[[Tensor], Any], no_copies: Callable[[], None]
+) -> None:
+    no_copies()
+    with pytest.raises(AssertionError, match="waits for its device"), NoWait():
+        waiting(torch.ones(3))
