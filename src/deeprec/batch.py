@@ -115,6 +115,10 @@ class Asked:
     repeats: Jagged  # distinct items of each user that have a score of their own
     sample: Sample | Drawn | None = None  # absent: a sampled loss draws it when it is called
 
+    def weighted(self, weights_P: Tensor) -> "Asked":
+        """The same, with these weights of the targets."""
+        return replace(self, target=replace(self.target, weights=weights_P))
+
 
 @dataclass
 class Arranged:

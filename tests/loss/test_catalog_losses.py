@@ -13,6 +13,7 @@ import reference
 from deeprec.batch import Encoded, Jagged
 from deeprec.loss import softmax
 from deeprec.loss.asymmetric import Asymmetric
+from deeprec.loss.cosine_contrastive import CosineContrastive
 from deeprec.loss.hinge import Hinge
 from deeprec.loss.marginal import Marginal
 from deeprec.loss.softmax import Softmax
@@ -107,7 +108,19 @@ def dense_asymmetric(scores: Tensor, ones: Tensor) -> Tensor:
     return costs.sum() / USERS
 
 
+def dense_cosine_contrastive(scores: Tensor, ones: Tensor) -> Tensor:
+    near = ones / ones.sum(1, keepdim=True).clamp(min=1) * (1 - scores)
+    far = (1 - ones) * (scores - 0.3).relu() * 7.0 / ITEMS
+    return (near + far).sum() / USERS
+
+
+CONTRASTIVE = {"num_items": ITEMS, "row_length": torch.ones(ITEMS)}
 LOSSES = [
+    (
+        CosineContrastive,
+        {**CONTRASTIVE, "margin": 0.3, "negative_weight": 7.0},
+        dense_cosine_contrastive,
+    ),
     (Hinge, {"margin": 0.7, "one_scale": 2.0, "zero_scale": 0.25}, dense_hinge),
     (Asymmetric, {"one_focus": 0.0, "zero_focus": 0.0}, dense_cross_entropy),
     (Asymmetric, {"one_focus": 1.5, "zero_focus": 1.5}, dense_focal),

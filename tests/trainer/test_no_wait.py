@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 from deeprec.batch import Batch, Jagged
 from deeprec.loss.asymmetric import Asymmetric
 from deeprec.loss.cosine import Cosine
+from deeprec.loss.cosine_contrastive import CosineContrastive
 from deeprec.loss.hinge import Hinge
 from deeprec.loss.marginal import Marginal
 from deeprec.loss.sampled_binary import SampledBinary
@@ -127,6 +128,7 @@ autoencoder = partial(
     dropout=0.1,
     table_backend="torch",
 )
+UNIT = partial(autoencoder, repeats=True, reconstruction=0.0, unit_vectors=True)
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "plain": autoencoder,
     "repeats": partial(autoencoder, repeats=True),
@@ -160,6 +162,13 @@ def test_a_step_of_the_linear_autoencoder_waits_for_nothing(
 ) -> None:
     model = LinearAutoencoder(ITEMS, popularity=POPULARITY, width=8)
     assert_no_wait(model, LOSSES["cosine"], optimizer, no_copies)
+
+
+def test_a_step_of_cosines_waits_for_nothing(no_copies: Callable[[], None]) -> None:
+    def loss(model: nn.Module) -> nn.Module:
+        return CosineContrastive(ITEMS, row_length=model.row_length_V, block_items=64)
+
+    assert_no_wait(UNIT(), loss, OPTIMIZERS[0], no_copies)
 
 
 def assert_no_wait(

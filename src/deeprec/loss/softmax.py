@@ -1,6 +1,5 @@
 """Multinomial cross entropy: the whole catalog competes for each user's targets."""
 
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -81,7 +80,7 @@ class Softmax(nn.Module):
             encoded,
             item_weight_VD,
             item_bias_V,
-            replace(asked, target=replace(asked.target, weights=weights_P)),
+            asked.weighted(weights_P),
             num_users=users_with_targets(asked.target),
             block_items=self.block_items,
             updates=updates,

@@ -75,6 +75,8 @@ class Autoencoder(nn.Module):
         dropout: chance of dropping each hidden unit in training.
         tied: one table for the items of a history and for the catalog, which learns from both sides
             at once; the first and the last of `hidden_dims` must be equal.
+        unit_vectors: hidden vectors and catalog rows have length 1 and there is no output bias, so
+            that scores are cosines, for `loss=cosine_contrastive`. The optimizer keeps the rows so.
         init_std: standard deviation of the initial input rows, and of a tied table.
         output_init_std: the same of a catalog table that is not tied.
         repeat_scores: give items of the user's own history a score for how often and how long ago
@@ -114,6 +116,7 @@ class Autoencoder(nn.Module):
         input_dropout: float = 0.5,
         dropout: float = 0.0,
         tied: bool = False,
+        unit_vectors: bool = False,
         init_std: float = 0.1,
         output_init_std: float = 0.01,
         repeat_scores: bool = True,
@@ -140,7 +143,8 @@ class Autoencoder(nn.Module):
             backend=table_backend,
             init_std=init_std,
         )
-        self.layers = _Layers(hidden_dims, activation, output_activation or activation, dropout)
+        activations = activation, output_activation or activation
+        self.layers = _Layers(hidden_dims, *activations, dropout, unit_vectors)
         log_odds_V = None if popularity is None else item_log_odds(popularity, num_users)
         std = init_std if tied else output_init_std
         self.item_weight = nn.Parameter(torch.randn(num_items, last).mul_(std))
@@ -149,6 +153,8 @@ class Autoencoder(nn.Module):
             if popularity is None
             else item_log_odds(popularity * min(target_share, 1.0), num_users)
         )
+        if unit_vectors:
+            self._keep_unit_length()
         self.repeat = RepeatScores(num_items, log_odds_V) if repeats and repeat_scores else None
         if self.reconstruction > 0.0:
             bias_V = torch.zeros(num_items) if log_odds_V is None else log_odds_V.clone()
@@ -157,6 +163,13 @@ class Autoencoder(nn.Module):
         else:
             # on the CPU even where the rest is on the meta device: no file holds it
             self.register_buffer("scale", torch.ones((), device="cpu"), persistent=False)
+
+    def _keep_unit_length(self) -> None:
+        if self.reconstruction > 0.0:
+            raise ValueError("unit_vectors needs reconstruction=0: a learned scale is no cosine")
+        self.item_weight.data = F.normalize(self.item_weight.data)
+        self.item_bias = nn.Parameter(torch.zeros(self.num_items), requires_grad=False)
+        self.register_buffer("row_length_V", torch.ones(self.num_items), persistent=False)
 
     def encode(
         self,
@@ -315,9 +328,15 @@ class _Layers(nn.Module):
     """From the summed embeddings, which are the first layer but for its bias, to hidden."""
 
     def __init__(
-        self, hidden_dims: Sequence[int], activation: str, output_activation: str, dropout: float
+        self,
+        hidden_dims: Sequence[int],
+        activation: str,
+        output_activation: str,
+        dropout: float,
+        unit_length: bool,
     ) -> None:
         super().__init__()
+        self.unit_length = unit_length
         self.bias = nn.Parameter(torch.zeros(hidden_dims[0]))
         layers: list[nn.Module] = []
         for width, next_width in itertools.pairwise(hidden_dims):
@@ -326,7 +345,7 @@ class _Layers(nn.Module):
 
     def forward(self, sum_BH: Tensor) -> Tensor:
         hidden_BD: Tensor = self.layers(sum_BH + self.bias)
-        return hidden_BD
+        return F.normalize(hidden_BD, dim=1) if self.unit_length else hidden_BD
 
 
 class _Bag(nn.Module):

@@ -1,0 +1,118 @@
+"""Cosine contrastive loss: a target is drawn near, any other item pushed away past a margin."""
+
+import torch
+from torch import Tensor, nn
+
+from deeprec.batch import Encoded
+from deeprec.errors import ConfigError
+from deeprec.loss.asked import Target, asked_of
+from deeprec.loss.catalog_blocks import (
+    BLOCK_ITEMS,
+    Cost,
+    catalog_loss,
+    check_block_items,
+    separable,
+)
+from deeprec.loss.softmax import target_weights
+from deeprec.table import NO_UPDATES, Updates
+
+
+class CosineContrastive(nn.Module):
+    """Of scores that are cosines: what a target lacks to 1, and what others have above a margin.
+
+    The whole catalog is scored, exactly. It is for models whose scores are cosines
+    (`model.unit_vectors=true`).
+
+    Args:
+        num_items: V, known from the data.
+        row_length: float [V], the lengths that the model keeps the rows of its catalog table at,
+            known from the model; None: it keeps none.
+        margin: an item that is no target costs nothing up to this cosine, in [-1, 1).
+        negative_weight: of all items that are no target together, against 1 of the targets.
+        block_items: items scored at once.
+
+    Raises:
+        ValueError: an argument lies outside its range.
+
+    Reference:
+        Mao et al., SimpleX: A Simple and Strong Baseline for Collaborative Filtering, CIKM 2021,
+        equation 1, there over drawn negatives. Differs: over all items, and divided by V.
+    """
+
+    def __init__(
+        self,
+        num_items: int,
+        *,
+        row_length: Tensor | None = None,
+        margin: float = 0.4,
+        negative_weight: float = 100.0,
+        block_items: int = BLOCK_ITEMS,
+    ) -> None:
+        super().__init__()
+        check_block_items(block_items)
+        if not -1.0 <= margin < 1.0:
+            raise ValueError(f"margin must be in [-1, 1), got {margin}")
+        if not negative_weight > 0.0:
+            raise ValueError(f"negative_weight must be above 0, got {negative_weight}")
+        self.margin, self.scale = margin, negative_weight / num_items
+        self.block_items = block_items
+        self._fits = row_length is not None and (
+            row_length.is_meta or bool((row_length == 1).all())
+        )
+
+    def forward(
+        self,
+        encoded: Encoded,
+        item_weight_VD: Tensor,
+        item_bias_V: Tensor,
+        target: Target,
+        updates: Updates = NO_UPDATES,
+    ) -> Tensor:
+        """Mean over users.
+
+        Args:
+            encoded: hidden float [B, D] of unit length, and the scores of own-history items.
+            item_weight_VD: float [V, D], rows of unit length.
+            item_bias_V: float [V], 0.
+            target: distinct item indices of each user in [0, V), each weighing its weight over
+                their number; a user may have none.
+            updates: change rows of the catalog table as soon as their gradient is known.
+
+        Returns:
+            float32 [] (float64 for float64 scores).
+
+        Example:
+            >>> from deeprec.batch import Jagged
+            >>> none = torch.zeros(0, dtype=torch.int64), torch.zeros(2, dtype=torch.int64)
+            >>> user = Encoded(torch.tensor([[1.0, 0.0]]), *none, torch.zeros(0))
+            >>> items = torch.tensor([[0.6, 0.8], [0.8, 0.6], [0.0, 1.0]])
+            >>> loss = CosineContrastive(3, row_length=torch.ones(3), margin=0.5, negative_weight=3)
+            >>> loss(user, items, torch.zeros(3), Jagged(torch.tensor([0]), torch.tensor([0, 1])))
+            tensor(0.7000)
+
+        Raises:
+            ConfigError: the model does not keep the rows of its catalog table at length 1.
+        """
+        if not self._fits:
+            raise ConfigError(
+                "loss=cosine_contrastive needs a model whose scores are cosines; "
+                "use model=autoencoder model.unit_vectors=true"
+            )
+        asked = asked_of(target, encoded, item_bias_V)
+        weights_P = target_weights(asked.target, encoded.hidden_BD, normalise=True)
+        return catalog_loss(
+            separable(
+                Cost(lambda scores: 1.0 - scores, lambda scores: -torch.ones_like(scores)),
+                Cost(
+                    lambda scores: torch.relu(scores - self.margin).mul_(self.scale),
+                    lambda scores: (scores > self.margin).to(scores.dtype).mul_(self.scale),
+                ),
+            ),
+            encoded,
+            item_weight_VD,
+            item_bias_V,
+            asked.weighted(weights_P),
+            num_users=item_bias_V.new_full((), encoded.hidden_BD.shape[0]),
+            block_items=self.block_items,
+            updates=updates,
+        )
