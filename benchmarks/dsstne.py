@@ -119,7 +119,7 @@ def measure() -> Measured:
         events = drawn(USERS, ITEMS, MEAN_DRAWS)
         folder = prepared(Path(made) / "prepared", events, ITEMS)
         ours = OurSteps(folder, words())
-        touched = len(torch.unique(next(ours.endless()).target.values))
+        touched = len(torch.unique(next(ours.endless()).asked[0].target.values))
         ours.work.data.training.load_state_dict({"epoch": 0, "position": 0})
         plain = PlainSteps(folder.parts["train"], ours.start())
         steps = {PLAIN: here(plain), OURS: here(ours)}
