@@ -35,6 +35,7 @@ class FusedTables(Protocol):
     """What runs the tables and their optimizer once they are fused."""
 
     name: str
+    holds_tables: bool  # they lie there alone, and the parameters are empty
     states: dict[str, State]  # by table; changing a tensor in place changes what is remembered
 
     def set_learning_rate(self, lr: float) -> None: ...
@@ -131,6 +132,19 @@ class SparseInput(nn.Module):
         assert self._fused is not None, "call fuse first"
         self._fused.finish_step()
 
+    def obstacle_to_torchrec(self, rule: TableRule) -> str | None:
+        """Why TorchRec cannot train these tables by this rule, if so."""
+        if find_spec("torchrec") is None or find_spec("fbgemm_gpu") is None:
+            return "TorchRec is not installed: slower on large tables"
+        if not isinstance(rule, FUSED):
+            # Adam is fused on CUDA only, and decays the moments of untouched rows differently
+            return f"TorchRec does not fuse {type(rule).__name__} here"
+        if rule.weight_decay or rule.clip_norm is not None:
+            return "TorchRec's fused tables neither decay nor clip single rows"
+        if self.width % 4 != 0:
+            return f"TorchRec tables need a width divisible by 4, not {self.width}"
+        return _import_error()
+
     def forward(
         self, fields: Mapping[str, Jagged], borrowed: Mapping[str, Tensor] = NONE_BORROWED
     ) -> Tensor:
@@ -146,7 +160,7 @@ class SparseInput(nn.Module):
             (sparse_gradient_bag if training else _bag)(borrowed[name], pooled[name])
             for name in self.borrowed
         ]
-        if self._fused is not None and training:
+        if self._fused is not None and (training or self._fused.holds_tables):
             bags.append(self._fused.lookup(pooled))
         else:
             bags += [
@@ -167,7 +181,7 @@ class SparseInput(nn.Module):
     def _choose_backend(self, rule: TableRule) -> tuple[str, str]:
         if self.backend == "torch":
             return "torch", "as configured"
-        obstacle = self._obstacle_to_torchrec(rule)
+        obstacle = self.obstacle_to_torchrec(rule)
         if obstacle is None and self.backend == "auto" and self._on_cpu():
             return "torch", "as fast as TorchRec on a CPU"
         if obstacle is None:
@@ -178,18 +192,6 @@ class SparseInput(nn.Module):
 
     def _on_cpu(self) -> bool:
         return all(table.device.type == "cpu" for table in self.tables.values())
-
-    def _obstacle_to_torchrec(self, rule: TableRule) -> str | None:
-        if find_spec("torchrec") is None or find_spec("fbgemm_gpu") is None:
-            return "TorchRec is not installed: slower on large tables"
-        if not isinstance(rule, FUSED):
-            # Adam is fused on CUDA only, and decays the moments of untouched rows differently
-            return f"TorchRec does not fuse {type(rule).__name__} here"
-        if rule.weight_decay or rule.clip_norm is not None:
-            return "TorchRec's fused tables neither decay nor clip single rows"
-        if self.width % 4 != 0:
-            return f"TorchRec tables need a width divisible by 4, not {self.width}"
-        return _import_error()
 
 
 def _import_error() -> str | None:
@@ -253,6 +255,7 @@ class _TorchTables:
     """Tables whose rows are updated in backward by plain torch."""
 
     name = "torch"
+    holds_tables = False
 
     def __init__(
         self, tables: Mapping[str, nn.Parameter], fields_of: FieldsOfTables, rule: TableRule
@@ -336,6 +339,7 @@ class _TorchRecTables:
     """
 
     name = "torchrec"
+    holds_tables = False
 
     def __init__(
         self, tables: Mapping[str, nn.Parameter], fields_of: FieldsOfTables, rule: TableRule
