@@ -127,8 +127,14 @@ def _describe(space: Workspace, log: EventLog, indexed: Indexed) -> Known:
     catalog = {"item_id": items["item"], "popularity": pc.cast(items["popularity"], pa.int64())}
     people = {"user_id": users["user"], "role": users["role"]}
     vocabularies = {}
+    trained = np.isin(users["role"].to_numpy(zero_copy_only=False), ["all", "train"])
     for name in of_users.column_names:
-        people[name], vocabularies[name], found = vocabulary(name, of_users[name].combine_chunks())
+        people[name], vocabularies[name], found = vocabulary(
+            name,
+            of_users[name].combine_chunks(),
+            trained=trained,
+            min_users=log.filters.min_users_per_value,
+        )
         user_checks.extend(found)
     for name in ("validation", "holdout"):
         people[f"{name}_unknown"] = pa.array(indexed.unknown[name])

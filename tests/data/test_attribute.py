@@ -120,3 +120,14 @@ def test_one_number_that_most_have_is_a_bucket_of_its_own() -> None:
 def test_a_value_for_each_user_is_a_warning() -> None:
     names = pa.array([f"name {n}" for n in range(5000)])
     assert vocabulary("x", names)[2][0].level == "warn"
+
+
+def test_a_value_that_few_users_to_train_on_have_is_unknown() -> None:
+    column = pa.array(["bern", "bern", "oslo", "oslo", None, "rome", "bern"])
+    trained = np.array([True, True, True, False, True, True, False])
+    text, values, checks = vocabulary("city", column, trained=trained, min_users=2)
+    assert text.to_pylist() == ["bern", "bern", None, None, None, None, "bern"]
+    assert values == ["bern"]
+    assert checks[0].says == "1 values, and 2 too rare to be known"
+    everybody = vocabulary("city", column, min_users=2)
+    assert everybody[1] == ["bern", "oslo"]

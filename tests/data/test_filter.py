@@ -149,3 +149,57 @@ def test_settings_that_cannot_be_are_refused() -> None:
         Filters(first_time="soon")
     with pytest.raises(ConfigError, match="cold_items keeps items that nobody had"):
         Filters(cold_items=True, min_users_per_item=2)
+
+
+def test_items_that_nobody_had_lately_leave(space: Workspace, events: Make) -> None:
+    """The end is the latest known event, day 10: what the holdout shows of an item counts not."""
+    given = [
+        ("a", "old", 1 * DAY, 0, "all"),
+        ("b", "old", 6 * DAY, 0, "all"),
+        ("a", "edge", 7 * DAY, 0, "all"),
+        ("b", "new", 9 * DAY, 0, "all"),
+        ("b", "validated", 10 * DAY, 1, "all"),
+        ("a", "validated", 2 * DAY, 0, "all"),
+        ("a", "old", 30 * DAY, 2, "all"),
+    ]
+    kept, checks = keep_core(
+        space, events("user item time part role", given), Filters(max_idle_days=3)
+    )
+    found = {
+        (item, part): in_core for item, part, in_core in rows(space, kept, "item part in_core")
+    }
+    assert found == {
+        ("edge", 0): True,
+        ("new", 0): True,
+        ("validated", 0): True,
+        ("validated", 1): True,
+        ("old", 2): False,  # still there to be counted as unknown
+    }
+    [check] = checks
+    assert check.facts["events_dropped"] == 2
+    assert check.name == "filters.max_idle_days=3"
+
+
+def test_the_core_is_counted_without_idle_items(space: Workspace, events: Make) -> None:
+    given = [
+        ("a", "old", 0, 0, "all"),
+        ("a", "x", 9 * DAY, 0, "all"),
+        ("b", "x", 9 * DAY, 0, "all"),
+        ("b", "y", 9 * DAY, 0, "all"),
+    ]
+    filters = Filters(max_idle_days=1, min_items_per_user=2)
+    kept, _ = keep_core(space, events("user item time part role", given), filters)
+    assert rows(space, kept, "user item") == [("b", "x"), ("b", "y")]
+
+
+def test_idle_items_need_times_and_sense(space: Workspace, events: Make) -> None:
+    with pytest.raises(DataError, match="max_idle_days needs the time of each event"):
+        keep_core(
+            space, events("user item part role", [("a", "x", 0, "all")]), Filters(max_idle_days=1)
+        )
+    with pytest.raises(ConfigError, match="max_idle_days: must be 0 or more, got -1"):
+        Filters(max_idle_days=-1)
+    with pytest.raises(ConfigError, match="keeps items that nobody had, and max_idle_days=3"):
+        Filters(max_idle_days=3, cold_items=True)
+    with pytest.raises(ConfigError, match="min_users_per_value: must be 1 or more, got 0"):
+        Filters(min_users_per_value=0)

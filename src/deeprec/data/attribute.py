@@ -93,11 +93,23 @@ def join_attributes(
     return pa.table(columns), checks
 
 
-def vocabulary(name: str, column: pa.Array) -> tuple[pa.Array, list[str], list[Check]]:
+def vocabulary(
+    name: str,
+    column: pa.Array,
+    *,
+    trained: npt.NDArray[np.bool_] | None = None,
+    min_users: int | None = None,
+) -> tuple[pa.Array, list[str], list[Check]]:
     """A user attribute as strings, and its distinct values in ascending order.
 
     Numbers of more than 32 distinct values become 16 buckets of about as many users each, named by
     their range; fewer stay as they are.
+
+    Args:
+        name: of the attribute.
+        column: of each user; null where unknown.
+        trained: bool [U], who may be trained on; None: everybody.
+        min_users: of these, that a value needs to be known; None: none.
 
     Example:
         >>> vocabulary("age", pa.array(["old", None, "young"]))[1]
@@ -110,10 +122,13 @@ def vocabulary(name: str, column: pa.Array) -> tuple[pa.Array, list[str], list[C
         text = _buckets(numbers)
     else:
         text = pc.cast(column, pa.string())
+    rare = 0
+    if min_users is not None:
+        text, rare = _admitted(text, trained, min_users)
     values = sorted(pc.unique(text.drop_null()).to_pylist(), key=str.encode)
-    check = Check(
-        f"user attribute {name}", "ok", f"{len(values):,} values", facts={"values": len(values)}
-    )
+    says = f"{len(values):,} values" + (f", and {rare:,} too rare to be known" if rare else "")
+    facts = {"values": len(values), "rare_values": rare}
+    check = Check(f"user attribute {name}", "ok", says, facts=facts)
     if len(values) > max(MANY_VALUES, 0.1 * len(column)):
         check = Check(
             check.name,
@@ -124,6 +139,17 @@ def vocabulary(name: str, column: pa.Array) -> tuple[pa.Array, list[str], list[C
             check.facts,
         )
     return text, values, [check]
+
+
+def _admitted(
+    text: pa.Array, trained: npt.NDArray[np.bool_] | None, min_users: int
+) -> tuple[pa.Array, int]:
+    """The column with null for values that too few users have, and how many values that were."""
+    of_trained = text if trained is None else text.filter(pa.array(trained))
+    counts = pc.value_counts(of_trained.drop_null())
+    known = counts.field("values").filter(pc.greater_equal(counts.field("counts"), min_users))
+    rare = len(pc.unique(text.drop_null())) - len(known)
+    return pc.if_else(pc.is_in(text, value_set=known), text, pa.scalar(None, text.type)), rare
 
 
 def _numbers(column: pa.Array) -> npt.NDArray[np.float64] | None:

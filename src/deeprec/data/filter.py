@@ -16,6 +16,7 @@ from deeprec.data.contract import Check, Level, size
 from deeprec.data.workspace import Workspace
 from deeprec.errors import ConfigError, DataError
 
+SECONDS_PER_DAY = 86_400
 MANY = 0.5  # share of the events or users a filter drops before it is worth a warning
 
 
@@ -32,6 +33,10 @@ class Filters:
         min_users_per_item: items of at least this many users with a known event.
         min_items_per_user: users of at least this many different items in known events. Both
             together are a core: applied in turn until nothing changes.
+        max_idle_days: items that somebody had in the last so many days before the holdout (of known
+            events, the latest is the end); older ones leave the catalog, before the core.
+        min_users_per_value: values of user attributes that so many users to train on have; a rarer
+            one counts as unknown.
         max_history: each user's latest events of training; of equal times, those that come last in
             the prepared folder's order (item id, kind, value, price).
         cold_items: items of the item attributes that nobody had are in the catalog too; false: the
@@ -45,22 +50,31 @@ class Filters:
     drop_duplicates: bool = False
     min_users_per_item: int | None = None
     min_items_per_user: int | None = None
+    max_idle_days: float | None = None
+    min_users_per_value: int | None = None
     max_history: int | None = None
     cold_items: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("min_users_per_item", "min_items_per_user", "max_history"):
+        counts = ("min_users_per_item", "min_items_per_user", "min_users_per_value", "max_history")
+        for name in counts:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"data.filters.{name}: must be 1 or more, got {value}")
+        if self.max_idle_days is not None and not self.max_idle_days >= 0:
+            raise ConfigError(
+                f"data.filters.max_idle_days: must be 0 or more, got {self.max_idle_days}"
+            )
         for name in ("first_time", "last_time"):
             if getattr(self, name) is not None:
                 instant(getattr(self, name))
-        if self.cold_items and self.min_users_per_item is not None:
-            raise ConfigError(
-                "data.filters.cold_items keeps items that nobody had, and min_users_per_item="
-                f"{self.min_users_per_item} leaves out those that few had; set one of them"
-            )
+        for name in ("min_users_per_item", "max_idle_days"):
+            if self.cold_items and getattr(self, name) is not None:
+                raise ConfigError(
+                    f"data.filters.cold_items keeps items that nobody had, and {name}="
+                    f"{getattr(self, name)} leaves out those that few had, or none lately; set one "
+                    "of them"
+                )
 
 
 def keep_events(
@@ -86,7 +100,7 @@ def keep_events(
 def keep_core(
     workspace: Workspace, events: ir.Table, filters: Filters
 ) -> tuple[ir.Table, list[Check]]:
-    """The core of users and items, after the split.
+    """The core of users and items that are still had, after the split.
 
     Users outside the core lose all their events. Items outside it stay only where someone is judged
     on them, so that evaluation can count them.
@@ -96,10 +110,15 @@ def keep_core(
 
     Returns:
         The events with a further column, whether `in_core` the item is; and what was dropped.
+
+    Raises:
+        DataError: the events have no times to tell idle items by, or nothing is left.
     """
+    events, checks = _without_idle(workspace, events, filters.max_idle_days)
     if filters.min_users_per_item is None and filters.min_items_per_user is None:
-        return events.mutate(in_core=ibis.literal(True)), []
-    users, items, rounds = _fixed_point(workspace, events.filter(events.part < 2), filters)
+        return events, checks
+    known = events.filter((events.part < 2) & events.in_core)
+    users, items, rounds = _fixed_point(workspace, known.drop("in_core"), filters)
     core = events.mutate(in_core=events.item.isin(items.item))
     if filters.min_items_per_user is not None:
         core = core.semi_join(users, "user")
@@ -108,8 +127,24 @@ def keep_core(
         f"filters.min_users_per_item={filters.min_users_per_item}, "
         f"min_items_per_user={filters.min_items_per_user} ({rounds} rounds)"
     )
-    known = core.filter((core.part < 2) & core.in_core)
-    return core, [_dropped(workspace, name, events.filter(events.part < 2), known)]
+    left = core.filter((core.part < 2) & core.in_core)
+    return core, [*checks, _dropped(workspace, name, known, left)]
+
+
+def _without_idle(
+    workspace: Workspace, events: ir.Table, max_idle_days: float | None
+) -> tuple[ir.Table, list[Check]]:
+    """The events, with whether `in_core` their item is so far: had lately by somebody."""
+    if max_idle_days is None:
+        return events.mutate(in_core=ibis.literal(True)), []
+    known = events.filter(events.part < 2)
+    end = workspace.one(known, end=_column(known, "time", "max_idle_days").max())["end"]
+    latest = known.group_by("item").aggregate(latest=known.time.max())
+    live = latest.filter(latest.latest >= (end or 0) - round(max_idle_days * SECONDS_PER_DAY))
+    marked = events.mutate(in_core=events.item.isin(live.item))
+    kept = workspace.keep("live", marked.filter(marked.in_core | (marked.part > 0)))
+    left = kept.filter((kept.part < 2) & kept.in_core)
+    return kept, [_dropped(workspace, f"filters.max_idle_days={max_idle_days:g}", known, left)]
 
 
 def cap_histories(
