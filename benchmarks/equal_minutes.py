@@ -1,0 +1,124 @@
+"""Claim: what the sampled softmax costs in the quality of lists, after equal CPU seconds.
+
+The same network trained with the exact softmax and with the sampled one, with shared targets and
+with own ones, on generated histories of 20,000 users and 20,000 items in 400 tastes, each until the
+same CPU seconds of training on one thread are spent; making the lists they are judged on is not
+counted. Nothing is tuned: all have the defaults, but for batches of 512 and rates that do not fall.
+
+    python benchmarks/run.py equal_minutes
+"""
+
+import tempfile
+import time
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import torch
+from ours import OurSteps
+from page import Goal, Measured, show
+
+from deeprec.config import PrepareConfig, compose
+from deeprec.console import console
+from deeprec.data.store import Prepared
+from deeprec.prepare import prepare
+from deeprec.trainer.validation import validate
+
+SECONDS = (10.0, 20.0, 40.0, 60.0)
+EXACT = "exact softmax"
+FORMS = {
+    EXACT: ("loss=softmax",),
+    "sampled softmax": ("loss=sampled_softmax",),
+    "sampled softmax, own targets": ("loss=sampled_softmax", "loss.shared_targets=false"),
+}
+DATA = (
+    "data=synthetic",
+    "data.num_users=20_000",
+    "data.num_items=20_000",
+    "data.events_per_user=75",
+    "data.num_tastes=400",
+    "data.repeat_share=0",
+    "split=random_fraction",
+)
+TRAINING = (
+    "model.hidden_dims=[256]",
+    "optimizer.decay=0",
+    "trainer.batch_users=512",
+    "trainer.validation_users=2000",
+    "trainer.prefetch_batches=0",
+    "trainer.threads=1",
+)
+
+
+def generated(folder: Path) -> Prepared:
+    console.quiet = True
+    config = compose("prepare", [*DATA, f"output_dir={folder / 'prepared'}"])
+    assert isinstance(config, PrepareConfig)
+    return Prepared(prepare(config))
+
+
+def curve(prepared: Prepared, words: tuple[str, ...]) -> list[float]:
+    """ndcg@100 on the validation users after each of `SECONDS`."""
+    ours = OurSteps(prepared, [*TRAINING, *words])
+    found: list[float] = []
+    taken = 0.0
+    for _ in count():
+        started = time.process_time()
+        ours.step()
+        taken += time.process_time() - started
+        if taken >= SECONDS[len(found)]:
+            found.append(judged(ours))
+        if len(found) == len(SECONDS):
+            return found
+    raise AssertionError("time ends")
+
+
+def judged(ours: OurSteps) -> float:
+    training = ours.training
+    training.eval()
+    batches = ours.work.data.validation
+    device = torch.device("cpu")
+    reached = validate(training.recommender, batches, exclude_seen=True, device=device)
+    training.train()
+    assert reached is not None
+    return reached
+
+
+def measure() -> Measured:
+    with tempfile.TemporaryDirectory() as folder:
+        prepared = generated(Path(folder))
+        curves = {name: curve(prepared, words) for name, words in FORMS.items()}
+    rows: list[dict[str, Any]] = [
+        {"loss": name, "CPU s of training": seconds, "ndcg@100": reached}
+        for name, found in curves.items()
+        for seconds, reached in zip(SECONDS, found)
+    ]
+    return {
+        "claim": "After equal seconds the sampled softmax is not behind the exact one.",
+        "conditions": {"users": 20_000, "items": 20_000, "tastes": 400, "threads": 1, "width": 256},
+        "rows": rows,
+        "goals": [goal(name, found[-1], curves[EXACT][-1]) for name, found in curves.items()][1:],
+        "plots": [
+            {
+                "kind": "line",
+                "x": "CPU s of training",
+                "y": ["ndcg@100"],
+                "split": "loss",
+                "title": "ndcg@100 of validation users after equal CPU seconds",
+            }
+        ],
+    }
+
+
+def goal(name: str, reached: float, exact: float) -> Goal:
+    return {
+        "what": f"{name}: ndcg@100 after {SECONDS[-1]:g} CPU s over that of the exact loss",
+        "goal": 1.0,
+        "reached": reached / exact,
+        "better": "higher",
+        "unit": "of the exact",
+    }
+
+
+if __name__ == "__main__":
+    show(measure())
