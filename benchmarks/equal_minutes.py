@@ -94,7 +94,7 @@ def measure() -> Measured:
         for seconds, reached in zip(SECONDS, found)
     ]
     return {
-        "claim": "The sampled softmax is ahead in the first seconds, and the exact one ends better.",
+        "claim": "The sampled softmax is ahead in the first seconds, the exact one ends better.",
         "conditions": {"users": 20_000, "items": 20_000, "tastes": 400, "threads": 1, "width": 256},
         "rows": rows,
         "goals": [goal(name, found[-1], curves[EXACT][-1]) for name, found in curves.items()][1:],

@@ -16,20 +16,19 @@ irspack 0.5.2 and implicit 0.7.3, adds their alternating least squares.
 import csv
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
+from page import Goal, Measured, show
 from scipy import linalg, sparse
 
 from deeprec.batch import Batch
@@ -286,7 +285,7 @@ def choose(data: str, prepared: Prepared) -> None:
         print(data, "CHOSEN", json.dumps(top), flush=True)
 
 
-def measure() -> dict[str, Any]:
+def measure() -> Measured:
     """Every system on every folder, with its chosen settings."""
     torch.set_num_threads(1)
     console.quiet = True
@@ -297,14 +296,61 @@ def measure() -> dict[str, Any]:
                 if system in known_systems():
                     on_holdout = result(prepared, "holdout", system, settings)
                     rows.append({"data": data, "items": prepared.num_items, **on_holdout})
+    return told(rows, [name for name in SYSTEMS if name not in known_systems()])
+
+
+def told(found: list[dict[str, Any]], left_out: list[str]) -> Measured:
+    """What was found, as the page shows it."""
+    rows = [
+        {
+            "data": row["data"],
+            "system": row["system"],
+            "ndcg@100": row["ndcg@100"],
+            "recall@20": row["recall@20"],
+            "CPU s": row["cpu_s"],
+            "settings": " ".join(f"{key}={value}" for key, value in row["settings"].items()),
+        }
+        for row in found
+    ]
     return {
-        "date": str(date.today()),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "threads": 1,
-        "left_out": [name for name in SYSTEMS if name not in known_systems()],
+        "claim": "The linear autoencoder has the quality of EASE at the cost of iALS.",
+        "conditions": {"threads": 1, "left out": ", ".join(left_out) or "nothing"},
         "rows": rows,
+        "goals": [
+            goal
+            for data in dict.fromkeys(row["data"] for row in rows)
+            for goal in goals(data, rows)
+        ],
     }
+
+
+def goals(data: str, rows: list[dict[str, Any]]) -> list[Goal]:
+    """Of one set of data: the quality of EASE, in the time of the better iALS."""
+    best = {}
+    for row in (row for row in rows if row["data"] == data):
+        if row["ndcg@100"] > best.get(row["system"], {"ndcg@100": 0.0})["ndcg@100"]:
+            best[row["system"]] = row
+    ours = best["deeprec linear autoencoder"]
+
+    def beside(peer: str, column: str) -> float | None:
+        return ours[column] / best[peer][column] if peer in best else None
+
+    return [
+        {
+            "what": f"{data}: ndcg@100 over that of EASE",
+            "goal": 1.0,
+            "reached": beside("EASE", "ndcg@100"),
+            "better": "higher",
+            "unit": "times",
+        },
+        {
+            "what": f"{data}: CPU seconds over those of iALS",
+            "goal": 1.0,
+            "reached": beside("irspack iALS", "CPU s"),
+            "better": "lower",
+            "unit": "times",
+        },
+    ]
 
 
 def main() -> None:
@@ -315,16 +361,7 @@ def main() -> None:
             for data, prepared in folders(Path(place)):
                 choose(data, prepared)
         return
-    found = measure()
-    print(f"{found['date']}, torch {found['torch']}, Python {found['python']}, 1 thread\n")
-    print("| data | system | ndcg@100 | recall@20 | CPU s | wall s | settings |")
-    print("|---|---|---|---|---|---|---|")
-    for row in found["rows"]:
-        told = " ".join(f"{key}={value}" for key, value in row["settings"].items())
-        cells = row["data"], row["system"], f"{row['ndcg@100']:.4f}", f"{row['recall@20']:.4f}"
-        print("|", " | ".join([*cells, str(row["cpu_s"]), str(row["wall_s"]), told]), "|")
-    for name in found["left_out"]:
-        print(f"\n{name}: left out, IRSPACK_PYTHON is not set")
+    show(measure())
 
 
 if __name__ == "__main__":

@@ -157,3 +157,11 @@ def test_a_long_gradient_of_a_row_is_shortened_and_a_short_one_is_not() -> None:
     made, table = Sgd(1.0, clip_norm=2.0), torch.zeros(2, 2)
     made.update(table, {}, slice(0, 2), torch.tensor([[30.0, 40.0], [0.3, 0.4]]))
     torch.testing.assert_close(table, -torch.tensor([[1.2, 1.6], [0.3, 0.4]]))
+
+
+@pytest.mark.parametrize("rule", [*(rule for rule, _ in RULES), partial(RowwiseAdagrad, 0.1)])
+def test_no_rows_are_no_update(rule: Callable[..., TableRule]) -> None:
+    made, table = rule(clip_norm=1.0), start()
+    none = torch.zeros(0, dtype=torch.int64)
+    update_rows(made, table, made.new_state(table), none, torch.zeros(0, WIDTH))
+    assert torch.equal(table, start())

@@ -66,6 +66,8 @@ def update_rows(rule: TableRule, table: Tensor, state: State, rows: Rows, gradie
         rows: distinct.
         gradient: float [R, D] or [R] of these rows; may be overwritten.
     """
+    if len(gradient) == 0:
+        return
     width = gradient[:1].numel()
     count = max(1, CACHED_FLOATS // max(width, 1))
     if gradient.device.type != "cpu" or len(gradient) <= count:

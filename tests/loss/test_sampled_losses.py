@@ -208,6 +208,28 @@ def test_rows_may_change_at_once(make: Callable, dense: Callable) -> None:
         torch.testing.assert_close(table.data, leaf - 0.05 * gradient)
 
 
+@every
+def test_who_reads_a_table_that_another_task_changes_reads_it_as_it_was(
+    make: Callable, dense: Callable
+) -> None:
+    leaves, encode, target = problem(12)
+    loss = make(ITEMS, negatives=8, popularity=popularity(), block_items=9)
+    torch.manual_seed(13)
+    alone = run(loss, leaves, encode, target)[1]
+    reading, training, weight, bias = (
+        leaf.clone().requires_grad_() for leaf in (leaves[0], *leaves[:3])
+    )
+
+    def descend(table: Tensor, rows: Tensor, gradient: Tensor) -> None:
+        table.data.index_add_(0, rows, -5.0 * gradient)
+
+    updates = Updates(partial(descend, weight), partial(descend, bias))
+    torch.manual_seed(13)
+    first = loss(encode(reading, leaves[3]), weight.detach(), bias.detach(), target)
+    (first + loss(encode(training, leaves[3]), weight, bias, target, updates)).backward()
+    torch.testing.assert_close(reading.grad, alone)
+
+
 def test_hard_negatives_are_those_the_batch_scores_highest() -> None:
     torch.manual_seed(10)
     negatives = Negatives(ITEMS, 5, pool=55)

@@ -1,11 +1,16 @@
 """Optimizers of a model against the plain torch optimizers they stand for."""
 
+import math
+from typing import Any
+
 import pytest
 import torch
 
 from deeprec.batch import Batch, Jagged
+from deeprec.errors import ConfigError
 from deeprec.loss.softmax import Softmax
 from deeprec.model.autoencoder import Autoencoder
+from deeprec.model.linear_autoencoder import LinearAutoencoder
 from deeprec.trainer.optimizer import (
     Adagrad,
     Adam,
@@ -135,3 +140,26 @@ def test_limits_are_checked(name: str) -> None:
         Adam(**{name: 0.0})
     with pytest.raises(ValueError, match="table_weight_decay must be 0 or more, got -1"):
         Sgd(table_weight_decay=-1.0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"warmup_steps": -1}, "warmup_steps must be 0 or more, got -1"),
+        ({"decay": -0.5}, "decay must be 0 or more, got -0.5"),
+        ({"betas": (0.9, 1.0)}, r"betas must be two numbers in \[0, 1\), got \[0.9, 1.0\]"),
+        ({"lr": math.inf}, "lr must be finite, got inf"),
+    ],
+)
+def test_rates_without_sense_are_refused(arguments: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        Adam(**arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"clip_norm": 1.0}, {"weight_decay": 0.1}, {"table_weight_decay": 0.1}]
+)
+def test_limits_that_would_be_without_effect_are_refused(arguments: dict[str, float]) -> None:
+    [name] = arguments
+    with pytest.raises(ConfigError, match=rf"optimizer\.{name} .* leave it at"):
+        Adam(**arguments).build(LinearAutoencoder(10, width=4))

@@ -93,20 +93,26 @@ class _Scores(torch.autograd.Function):
         scores_P = hidden_BD.new_empty(len(target.values))
         scores_P[by_item.order] = products(hidden_BD, item_weight_VD, by_item)
         scores_P += item_bias_V[target.values]
-        ctx.save_for_backward(hidden_BD, rows_SD)
-        # not saved for backward: another task of the step may have changed its rows by then
+        # a table that this task does not train may be changed by another before backward comes
+        kept_TD = None
+        if not item_weight_VD.requires_grad:
+            kept_TD = item_weight_VD.index_select(0, by_item.distinct)
+        ctx.save_for_backward(hidden_BD, rows_SD, kept_TD)
         ctx.tables, ctx.rest = (item_weight_VD, item_bias_V), (target, drawn, updates)
         return scores_P, scores_BS
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_P: Tensor, grad_BS: Tensor) -> tuple[Tensor | None, ...]:
-        hidden_BD, rows_SD = ctx.saved_tensors
+        hidden_BD, rows_SD, kept_TD = ctx.saved_tensors
         (item_weight_VD, item_bias_V), (target, drawn, updates) = ctx.tables, ctx.rest
         by_item, narrow_BS = transposed(target), grad_BS.to(rows_SD.dtype)
         grad_hidden_BD = None
         if ctx.needs_input_grad[0]:
-            grad_hidden_BD = bags(item_weight_VD, target.values, target.offsets, grad_P)
+            read = item_weight_VD, target.values
+            if kept_TD is not None:
+                read = kept_TD, torch.searchsorted(by_item.distinct, target.values)
+            grad_hidden_BD = bags(*read, target.offsets, grad_P)
             grad_hidden_BD += (narrow_BS @ rows_SD).to(hidden_BD.dtype)
         grad_weight_VD = grad_bias_V = None
         sorted_P = grad_P[by_item.order]

@@ -35,6 +35,7 @@ def plan(
     batch_events: int,
     block_items: int,
     drawn_items: int = 0,
+    draws_at_once: bool = False,
     dense_gradient: bool = False,
 ) -> list[Line]:
     """What each table, its gradient and its optimizer's state take, and one batch.
@@ -46,6 +47,7 @@ def plan(
         batch_events: events in an average batch.
         block_items: items that the loss scores at once.
         drawn_items: items that a sampled loss draws for a batch; 0: the loss draws none.
+        draws_at_once: whether the loss scores all of these at once, in place of blocks.
         dense_gradient: whether the loss gives every row of the catalog table a gradient, instead of
             handing the rows of a block to the optimizer at once.
     """
@@ -71,11 +73,7 @@ def plan(
             batch_users * width * 8 * FLOAT,
             (WIDTH, BATCH),
         ),
-        Line(
-            f"{BLOCKS} blocks of scores, {batch_users:,} users x {block_items:,} items",
-            BLOCKS * batch_users * block_items * FLOAT,
-            (BLOCK, BATCH),
-        ),
+        _score_lines(batch_users, block_items, drawn_items if draws_at_once else 0),
     ]
     if drawn_items:
         rows = min(catalog.shape[0], batch_events + drawn_items)
@@ -137,6 +135,16 @@ def _way_out(lines: list[Line], available: int) -> str:
 def _without(lines: list[Line], settings: list[str]) -> int:
     """Bytes of what none of these settings makes smaller."""
     return sum(line.bytes for line in lines if not {*settings} & {*line.settings})
+
+
+def _score_lines(batch_users: int, block_items: int, draws: int) -> Line:
+    """What scores and their gradients take."""
+    copies, items = (2 * BLOCKS, draws) if draws else (BLOCKS, block_items)
+    return Line(
+        f"{copies} blocks of scores, {batch_users:,} users x {items:,} items",
+        copies * batch_users * items * FLOAT,
+        (NEGATIVES if draws else BLOCK, BATCH),
+    )
 
 
 def _table_lines(

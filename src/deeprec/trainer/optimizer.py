@@ -12,6 +12,7 @@ The learning rate of a step is a pure function of its number, so that resuming n
 schedule.
 """
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from deeprec import table as rules_of
+from deeprec.errors import ConfigError
 from deeprec.model.sparse_input import SparseInput
 from deeprec.table import Rows, RowUpdate, TableRule, update_rows
 from deeprec.trainer.row_length import KeptLength
@@ -87,6 +89,9 @@ class Scheduled:
     """
 
     def __init__(self, warmup_steps: int, decay: float) -> None:
+        for name, value in (("warmup_steps", warmup_steps), ("decay", decay)):
+            if not value >= 0:
+                raise ValueError(f"{name} must be 0 or more, got {value}")
         self.warmup_steps, self.decay = warmup_steps, decay
 
     def rate(self, step: int, total_steps: int) -> float:
@@ -129,6 +134,8 @@ class Adam(Scheduled):
     ) -> None:
         super().__init__(warmup_steps, decay)
         _check_positive(lr=lr, table_lr=table_lr, item_lr=item_lr, eps=eps)
+        if not all(0.0 <= beta < 1.0 for beta in betas):
+            raise ValueError(f"betas must be two numbers in [0, 1), got {list(betas)}")
         self.limits = Limits(weight_decay, table_weight_decay, clip_norm, table_clip_norm)
         self.lr, self.betas, self.eps = lr, (betas[0], betas[1]), eps
         self.table_lr = lr if table_lr is None else table_lr
@@ -386,6 +393,7 @@ def _assemble(
     limits: Limits,
 ) -> list[torch.optim.Optimizer]:
     """One optimizer a kind; each table has a rule of its own, because rules hold learning rates."""
+    _refuse_limits(kinds, limits)
     tables = [*kinds.catalog, *kinds.per_item]
     length_V = kinds.row_length_V
     of_catalog = (lambda: KeptLength(of_table(), length_V)) if length_V is not None else of_table
@@ -395,6 +403,21 @@ def _assemble(
         InLoss(tables, rules, at_step=kinds.catalog if kinds.tied else []),
         *(InBackward(inputs, of_table()) for inputs in kinds.inputs),
     ]
+
+
+def _refuse_limits(kinds: Kinds, limits: Limits) -> None:
+    """Raises ConfigError for a limit that would be without effect on this model."""
+    for name in ("clip_norm", "weight_decay"):
+        if not kinds.layers and getattr(limits, name):
+            raise ConfigError(
+                f"optimizer.{name} is of layers, and this model has none, got "
+                f"{getattr(limits, name)}; leave it at its default"
+            )
+    if kinds.row_length_V is not None and limits.table_weight_decay:
+        raise ConfigError(
+            "optimizer.table_weight_decay would shorten rows, and this model keeps their length, "
+            f"got {limits.table_weight_decay}; leave it at 0"
+        )
 
 
 def _adam(
@@ -555,3 +578,5 @@ def _check_positive(**values: float | None) -> None:
     for name, value in values.items():
         if value is not None and not value > 0:
             raise ValueError(f"{name} must be above 0, got {value}")
+        if value == math.inf:
+            raise ValueError(f"{name} must be finite, got {value}")
