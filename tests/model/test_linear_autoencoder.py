@@ -104,7 +104,7 @@ def test_steps_are_those_of_gradient_descent_on_the_sphere(steps: int) -> None:
 
 def test_rows_keep_their_length_under_any_step() -> None:
     model = new_model()
-    [optimizer] = Adam(lr=0.5, table_weight_decay=0.1).build(model)
+    [optimizer] = Adam(lr=0.5).build(model)
     for seed in range(5):
         draw = torch.Generator().manual_seed(seed)
         model.item_weight.grad = torch.randn(NUM_ITEMS, 6, generator=draw)
