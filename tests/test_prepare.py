@@ -256,3 +256,22 @@ def test_something_else_at_the_place_is_kept(tmp_path: Path, write: Write) -> No
     with pytest.raises(ConfigError, match="did not finish"):
         prepare(composed("data=seeds", f"output_dir={tmp_path / 'out'}"))
     assert (tmp_path / "out" / "thesis.txt").read_text() == "mine"
+
+
+def test_who_is_in_the_holdout_alone_admits_no_value(tmp_path: Path) -> None:
+    days = "a,x,01 a,y,02 b,x,01 b,y,12 c,y,03 c,x,22 d,x,23"
+    rows = "".join(f"{row[:-2]}2020-01-{row[-2:]}\n" for row in days.split())
+    (tmp_path / "events.csv").write_text(f"user,item,time\n{rows}")
+    (tmp_path / "users.csv").write_text("id,city\na,Rome\nb,Oslo\nc,Rome\nd,Oslo\n")
+    words = [
+        "data=table",
+        f"data.events={tmp_path / 'events.csv'}",
+        *("data.user=user", "data.item=item", "data.time=time"),
+        f"data.user_attributes={{file: {tmp_path / 'users.csv'}, key: id, columns: [city]}}",
+        "data.filters.min_users_per_value=2",
+        *("split=time_cut", "split.validation_from=2020-01-10", "split.holdout_from=2020-01-20"),
+        f"output_dir={tmp_path / 'prepared'}",
+    ]
+    prepare(composed(*words))
+    found = json.loads((tmp_path / "prepared" / "vocabularies.json").read_text())
+    assert found == {"city": ["Rome"]}

@@ -127,7 +127,9 @@ def _describe(space: Workspace, log: EventLog, indexed: Indexed) -> Known:
     catalog = {"item_id": items["item"], "popularity": pc.cast(items["popularity"], pa.int64())}
     people = {"user_id": users["user"], "role": users["role"]}
     vocabularies = {}
-    trained = np.isin(users["role"].to_numpy(zero_copy_only=False), ["all", "train"])
+    may_train = np.isin(users["role"].to_numpy(zero_copy_only=False), ["all", "train"])
+    known = indexed.lengths["train"] + indexed.lengths["validation"] > 0
+    trained = may_train & known  # a user of the holdout alone must not admit a value
     for name in of_users.column_names:
         people[name], vocabularies[name], found = vocabulary(
             name,
