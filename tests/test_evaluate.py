@@ -131,12 +131,12 @@ def test_anybodys_lists_by_hand(tmp_path: Path) -> None:
         "lists_of_unknown_users": 1,
         "lists_not_judged": 1,
     }
-    assert mine["users"] == {
+    assert report["protocol"]["users"] == {
         "scored": 4,
         "dropped": 2,
         "reasons": {
-            "nothing in the holdout": 1,
-            "only items unknown to the catalog in the holdout": 1,
+            "with nothing in the holdout": 1,
+            "with only items unknown to the catalog in the holdout": 1,
         },
     }
     assert report["protocol"]["cold"]["events in the holdout"] == 3
@@ -155,8 +155,8 @@ def test_without_repeats_items_of_the_history_are_neither_relevant_nor_found(
     assert means(report)["recall@3"] == pytest.approx((1 + 1) / 3)
     assert means(report)["precision@3"] == pytest.approx((1 / 3 + 1 / 3) / 3)
     assert report["systems"][0]["lists"]["seen_items"] == 1
-    reasons = report["systems"][0]["users"]["reasons"]
-    assert reasons["only items in the holdout that they had before"] == 1
+    reasons = report["protocol"]["users"]["reasons"]
+    assert reasons["with only items in the holdout that they had before"] == 1
     assert [system["name"] for system in report["systems"]] == [
         "mine",
         "popularity",
@@ -191,7 +191,7 @@ def test_baselines_by_hand(tmp_path: Path) -> None:
 def test_validation_is_judged_on_what_stands_before_it(tmp_path: Path) -> None:
     report = judge(tmp_path, write_prepared(tmp_path), part="validation", baselines=["popularity"])
     # u1 took a, u8 took b; before: u1 ab, u2 b, u3 a, u4 c, u5 be, u7 d (u8 is only judged)
-    assert report["systems"][0]["users"]["scored"] == 2
+    assert report["protocol"]["users"]["scored"] == 2
     assert means(report)["mrr@3"] == pytest.approx((1 / 2 + 1) / 2)
     assert report["protocol"]["history"] == "train"
 
@@ -405,8 +405,8 @@ def test_a_run_is_not_judged_on_another_prepared_folder(run: Path, tmp_path: Pat
 
 def test_some_users_stand_for_all_and_the_report_says_so(tmp_path: Path) -> None:
     prepared = write_prepared(tmp_path)
-    everybody = judge(tmp_path, prepared, baselines=["popularity"])["systems"][0]["users"]
-    some = judge(tmp_path, prepared, baselines=["popularity"], max_users=2)["systems"][0]["users"]
+    everybody = judge(tmp_path, prepared, baselines=["popularity"])["protocol"]["users"]
+    some = judge(tmp_path, prepared, baselines=["popularity"], max_users=2)["protocol"]["users"]
     assert some["scored"] == 2
     assert some["reasons"]["not drawn (max_users)"] == everybody["scored"] - 2
     assert some["scored"] + some["dropped"] == everybody["scored"] + everybody["dropped"]

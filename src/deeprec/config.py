@@ -61,11 +61,13 @@ class TrainConfig:
 
 @dataclass
 class EvaluateConfig:
-    """Run, bundle or recommendation lists + holdout -> report.json."""
+    """Runs, bundles or recommendation lists + holdout -> report.json and report.html."""
 
-    run: str | None = None  # a run folder to judge
+    run: str | None = None  # a run folder to judge, or a folder of runs that a sweep wrote
     bundle: str | None = None  # a bundle to judge
-    recommendations: str | None = None  # lists to judge, Parquet: user_id, item_ids, scores
+    recommendations: str | None = None  # lists to judge: Parquet, or DSSTNE's text
+    compare: list[str] = field(default_factory=list)  # more of these, or folders with a report
+    force: bool = False  # compare reports although they were judged under other rules
     prepared: str | None = None  # what to judge on; default: the folder the run was trained on
     output_dir: str | None = None  # where the report goes; default: the run folder
     part: Literal["holdout", "validation"] = "holdout"  # what is judged on
@@ -74,21 +76,31 @@ class EvaluateConfig:
     baselines: list[Literal["popularity", "item_to_item", "own_frequency"]] = field(
         default_factory=lambda: ["popularity", "item_to_item", "own_frequency"]
     )  # systems judged beside it
+    slices: list[str] = field(
+        default_factory=lambda: ["history", "users", "popularity", "time"]
+    )  # also user.ATTRIBUTE and item.ATTRIBUTE
+    examples: int = 20  # users shown with what they took and what each system said; no ids
+    sampled_negatives: int | None = None  # adds sampled_ndcg@k, ... as old papers have them
     max_users: int | None = None  # judge so many, drawn with the seed; default: everybody
     batch_users: int = 256  # users ranked at once
+    processes: int = 1  # that share the ranking; the figures are the same
     bootstrap_samples: int = 1000  # draws behind each 95 % interval
     seed: int = 0  # of the bootstrap, and of which users are drawn
 
     def mistakes(self) -> Iterator[str]:
-        if not (self.run or self.bundle or self.recommendations or self.baselines):
-            yield "run: nothing to judge; give run=, bundle=, recommendations= or baselines="
-        for name in ("prepared", "output_dir"):
-            if not (self.run or getattr(self, name)):
-                yield f"{name}: missing; give {name}=FOLDER, or run=RUN, which knows its own"
-        sizes = ["batch_users", "bootstrap_samples"]
-        yield from _at_least(
-            1, self, *sizes, *(["max_users"] if self.max_users is not None else [])
-        )
+        if not (self.run or self.bundle or self.recommendations or self.compare or self.baselines):
+            yield (
+                "run: nothing to judge; give run=, bundle=, recommendations=, compare= or "
+                "baselines="
+            )
+        if not (self.run or self.compare or self.prepared):
+            yield "prepared: missing; give prepared=FOLDER, or run=RUN, which knows its own"
+        if not (self.run or self.output_dir):
+            yield "output_dir: missing; give output_dir=FOLDER, or run=RUN, which knows its own"
+        optional = ("max_users", "sampled_negatives")
+        given = [name for name in optional if getattr(self, name) is not None]
+        yield from _at_least(1, self, "batch_users", "bootstrap_samples", "processes", *given)
+        yield from _at_least(0, self, "examples")
         yield from _seed(self.seed)
         cutoffs = self.cutoffs
         if not cutoffs or min(cutoffs) < 1 or len(set(cutoffs)) < len(cutoffs):

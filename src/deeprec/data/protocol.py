@@ -61,11 +61,12 @@ def users(
     empty = may_be_judged(prepared, part) & (prepared.parts[part].lengths == 0)
     unknown = unknown_events(prepared, part) > 0
     reasons = {
-        f"nothing in the {part}": int((empty & ~unknown).sum()),
-        f"only items unknown to the catalog in the {part}": int((empty & unknown).sum()),
+        f"with nothing in the {part}": int((empty & ~unknown).sum()),
+        f"with only items unknown to the catalog in the {part}": int((empty & unknown).sum()),
     }
     if exclude_seen:
-        reasons[f"only items in the {part} that they had before"] = len(np.setdiff1d(asked, scored))
+        seen = f"with only items in the {part} that they had before"
+        reasons[seen] = len(np.setdiff1d(asked, scored))
     if not_drawn := len(prepared.judged_users(part)) - len(asked):
         reasons["not drawn (max_users)"] = not_drawn
     return {"scored": len(scored), "dropped": sum(reasons.values()), "reasons": reasons}

@@ -66,7 +66,13 @@ class Tally:
         """Per metric, float64 [U] in the order the users were added."""
         return {name: np.concatenate(parts) for name, parts in self._values.items()}
 
-    def coverage(self) -> dict[str, float]:
+    def join(self, other: "Tally") -> None:
+        """Takes in what another process tallied of other users."""
+        for name, parts in other._values.items():
+            self._values[name] += parts
+        self._place_V = torch.minimum(self._place_V, other._place_V)
+
+    def shares(self) -> dict[str, float]:
         """Share of the catalog that was in anybody's list, per cutoff."""
         return {f"coverage@{k}": (self._place_V < k).double().mean().item() for k in self.cutoffs}
 
@@ -83,3 +89,24 @@ def hits(items_BK: Tensor, target: Jagged) -> Tensor:
     users_B = torch.arange(items_BK.shape[0])
     taken_N = users_B.repeat_interleave(target.offsets.diff()) * span + target.values
     return torch.isin(users_B[:, None] * span + items_BK, taken_N) & (items_BK >= 0)
+
+
+def places(items_BK: Tensor, target: Jagged) -> Tensor:
+    """Which of the targets each item is: int64 [B, K], an index into `target.values`, or -1.
+
+    Args:
+        target: distinct items of each user, ascending.
+
+    Example:
+        >>> target = Jagged(torch.tensor([1, 5, 1]), torch.tensor([0, 2, 3]))
+        >>> places(torch.tensor([[5, 2], [5, 1]]), target).tolist()
+        [[1, -1], [-1, 2]]
+    """
+    if not len(target.values):
+        return torch.full_like(items_BK, -1)
+    span = 1 + max(int(rows.max()) if rows.numel() else 0 for rows in (items_BK, target.values))
+    users_B = torch.arange(items_BK.shape[0])
+    taken_N = users_B.repeat_interleave(target.offsets.diff()) * span + target.values
+    asked_BK = users_B[:, None] * span + items_BK
+    place_BK = torch.searchsorted(taken_N, asked_BK).clamp(max=len(taken_N) - 1)
+    return torch.where((taken_N[place_BK] == asked_BK) & (items_BK >= 0), place_BK, -1)

@@ -1,7 +1,6 @@
-"""What a report says: each metric with its interval, systems compared user by user, in a table."""
+"""What a person reads in the terminal: a table, who was judged, what differences say."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -10,9 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from deeprec.metric.interval import bootstrap_intervals, paired_difference
-
-FORMAT = 1
+from deeprec.metric.interval import paired_difference
 
 # one user with h > 0 relevant items; `relevant` is defined in the same protocol
 DEFINITIONS = {
@@ -28,81 +25,34 @@ DEFINITIONS = {
 }
 
 
-@dataclass
-class Judged:
-    """One system's metrics, users in the same order for all systems of a report."""
-
-    name: str
-    kind: str  # run, bundle, recommendations or baseline
-    values: Mapping[str, npt.NDArray[np.float64]]  # per metric@k, [U]
-    exposure: Mapping[str, float]
-    source: Mapping[str, Any] = field(default_factory=dict)  # which run, bundle or file it was
-
-
-def summary(judged: Judged, samples: int, seed: int) -> dict[str, Any]:
-    """A system's entry in report.json."""
-    intervals = bootstrap_intervals(np.stack(list(judged.values.values()), 1), samples, seed)
-    return {
-        "name": judged.name,
-        "kind": judged.kind,
-        "metrics": {
-            name: _interval(*interval)
-            for name, interval in zip(judged.values, intervals.T.tolist(), strict=True)
-        },
-        "exposure": dict(judged.exposure),
-        **judged.source,
-    }
-
-
 def comparisons(
-    systems: Sequence[Judged], metric: str, samples: int, seed: int
+    names: Sequence[str],
+    values: Sequence[npt.NDArray[np.float64]],
+    metric: str,
+    samples: int,
+    seed: int,
 ) -> list[dict[str, Any]]:
     """The first system against each other one, user by user, on one metric."""
-    first, *others = systems
-    return [
-        _comparison(
-            first,
-            other,
-            metric,
-            paired_difference(first.values[metric], other.values[metric], samples, seed),
-        )
-        for other in others
-    ]
-
-
-def _comparison(
-    first: Judged, other: Judged, metric: str, difference: tuple[float, float, float]
-) -> dict[str, Any]:
-    mean, low, high = difference
-    interval = f"95 % interval of the difference {low:+.4f} to {high:+.4f}"
-    if low > 0 or high < 0:
-        relation = "higher" if low > 0 else "lower"
-        words = f"{first.name} scores {relation} than {other.name} on {metric}, by {abs(mean):.4f}"
-    else:
-        words = f"{first.name} and {other.name} cannot be told apart on {metric}"
-    return {
-        "first": first.name,
-        "second": other.name,
-        "metric": metric,
-        "difference": _interval(mean, low, high),
-        "words": f"{words} ({interval})",
-    }
-
-
-def _interval(mean: float, low: float, high: float) -> dict[str, float]:
-    return {"mean": mean, "low": low, "high": high}
-
-
-def headline(cutoffs: Sequence[int]) -> int:
-    """The cutoff of the printed table and of the comparisons: 20, or the nearest to it."""
-    return min(cutoffs, key=lambda k: (abs(k - 20), k))
+    found = []
+    for name, values_U in zip(names[1:], values[1:], strict=True):
+        mean, low, high = paired_difference(values[0], values_U, samples, seed)
+        interval = f"95 % interval of the difference {low:+.4f} to {high:+.4f}"
+        if low > 0 or high < 0:
+            relation = "higher" if low > 0 else "lower"
+            words = f"{names[0]} scores {relation} than {name} on {metric}, by {abs(mean):.4f}"
+        else:
+            words = f"{names[0]} and {name} cannot be told apart on {metric}"
+        difference = {"mean": mean, "low": low, "high": high}
+        told = {"first": names[0], "second": name, "metric": metric, "difference": difference}
+        found.append({**told, "words": f"{words} ({interval})"})
+    return found
 
 
 def show(report: Mapping[str, Any], console: Console) -> None:
     """The table, who was judged, and what may be said of the differences."""
     console.print(table(report))
     users = report["protocol"]["users"]
-    reasons = [f"{count:,} with {reason}" for reason, count in users["reasons"].items() if count]
+    reasons = [f"{count:,} {reason}" for reason, count in users["reasons"].items() if count]
     dropped = f"; left out: {', '.join(reasons)}" if reasons else ""
     console.print(f"{users['scored']:,} users judged on the {report['part']}{dropped}")
     for system in report["systems"]:
@@ -112,6 +62,11 @@ def show(report: Mapping[str, Any], console: Console) -> None:
             console.print(f"{system['name']}: {', '.join(counts)}")
     for comparison in report["comparisons"]:
         console.print(comparison["words"])
+    for control in report["controls"]:
+        if control["level"] != "ok":
+            console.print(f"{control['level']}: control {control['name']}: {control['says']}")
+    for line in (*report["warnings"], *_forced(report)):
+        console.print(f"warn: {line}")
 
 
 def _fact(fact: str, report: Mapping[str, Any]) -> str:
@@ -122,9 +77,13 @@ def _fact(fact: str, report: Mapping[str, Any]) -> str:
     return fact.replace("_", " ").replace("than k", f"than {max(protocol['cutoffs'])} items")
 
 
+def _forced(report: Mapping[str, Any]) -> list[str]:
+    return [f"compared by force although cards differ: {line}" for line in report["forced"]]
+
+
 def table(report: Mapping[str, Any]) -> Table:
     """Systems as rows, the headline metrics with their intervals."""
-    k = headline(report["protocol"]["cutoffs"])
+    k = report["headline"]
     shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     shown.add_column("system")
     for name in (f"ndcg@{k}", f"recall@{k}"):

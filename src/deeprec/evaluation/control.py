@@ -1,0 +1,203 @@
+"""Controls: scorers whose right answers are known, sent through the same ranking and metrics.
+
+They say whether the harness can be believed on this very data: a random scorer must find what
+chance finds, a constant one must not find more, popularity must be ranked as counting ranks it, and
+a score that is no number must be refused.
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import stats
+from torch import Tensor
+
+from deeprec.batch import Batch, Encoded
+from deeprec.data.dataset import drawn_users
+from deeprec.errors import NonFiniteError
+from deeprec.evaluation.question import Question
+from deeprec.metric.ranking import recall
+from deeprec.metric.tally import places
+from deeprec.model.rank import seen_if
+from deeprec.model.topk import top_k
+
+MOST_USERS = 1000  # enough to see a mistake
+ORDERS = 1000  # of the catalog that a constant scorer is compared with
+UNLIKELY = 0.001  # what chance would do so rarely is no chance
+
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Control:
+    """One control and what came of it.
+
+    Args:
+        level: ok; warn: figures are to be read with care; fail: do not believe this report.
+        says: what was asked and found, for a person.
+        facts: the same as numbers.
+    """
+
+    name: str
+    level: str
+    says: str
+    facts: dict[str, float]
+
+
+def controls(question: Question, cutoff: int, seed: int) -> list[dict[str, Any]]:
+    """All controls on at most 1,000 of the users, at one cutoff; what report.json holds."""
+    users = drawn_users(question.users, MOST_USERS, seed)
+    asked = Question(
+        question.prepared, question.part, question.exclude_seen, [cutoff], len(users), users
+    )
+    _, batch = next(asked.batches())
+    found = (_random, _constant, _popularity, _not_a_number)
+    return [asdict(one(question, batch, cutoff, seed)) for one in found]
+
+
+def _random(question: Question, batch: Batch, k: int, seed: int) -> Control:
+    """Each user a random list of the candidates: of h relevant ones it finds h k / candidates."""
+    assert batch.target is not None
+    items_BK = _random_lists(question, batch, k, seed)
+    num_relevant_B = batch.target.offsets.diff().numpy()
+    chance_B = np.minimum(1.0, k / _candidates(question, batch))
+    hits, expected = int((places(items_BK, batch.target) >= 0).sum()), num_relevant_B @ chance_B
+    # the true spread is that of hypergeometric counts, which is smaller
+    p = 2 * min(stats.poisson.cdf(hits, expected), stats.poisson.sf(hits - 1, expected))
+    says = (
+        f"random lists of {k} found {hits:,} of {num_relevant_B.sum():,} items; chance expects "
+        f"{expected:,.1f} (p {min(1.0, p):.2g})"
+    )
+    level = "ok" if p >= UNLIKELY else "fail"
+    if level == "fail":
+        says += "; lists or metrics of this report are wrong, please tell the authors"
+    facts = {"found": hits, "expected": float(expected), "p": min(1.0, float(p))}
+    return Control("random", level, says, facts)
+
+
+def _constant(question: Question, batch: Batch, k: int, seed: int) -> Control:
+    """All items score the same, so ties alone decide: by index, which must not tell what is taken.
+
+    What a list that is the same for all finds depends on its items only, so it is compared with the
+    lists that other orders of the catalog would give.
+    """
+    num_items = question.prepared.num_items
+    right = _in_order(np.arange(num_items), question, batch, k)
+    same = _ranked(torch.zeros(num_items), question, batch, k)
+    weight_V = _worth(batch, num_items)
+    draw = np.random.default_rng(seed)
+    size = min(k, num_items)
+    others = np.array(
+        [weight_V[draw.choice(num_items, size, replace=False)].sum() for _ in range(ORDERS)]
+    )
+    found, expected = float(weight_V[:size].sum()), float(weight_V.sum() * size / num_items)
+    p = float((1 + (others >= found - 1e-12).sum()) / (1 + ORDERS))
+    says = (
+        f"the first {k} items of the catalog score recall@{k} {found:.5f}; a random order of it "
+        f"expects {expected:.5f}, and {100 * p:.1f} % of the orders reach as much"
+    )
+    level = "ok" if p > 1 / ORDERS else "warn"
+    if level == "warn":
+        says += (
+            "; the order of item ids tells what is taken, and ties go to lower indices: many "
+            "equal scores would look like skill"
+        )
+    if not np.array_equal(right, same):
+        level, says = "fail", f"equal scores were not ranked by item index; {says}"
+    return Control("constant", level, says, {"found": found, "expected": expected, "p": p})
+
+
+def _popularity(question: Question, batch: Batch, k: int, seed: int) -> Control:
+    """The ranker must list by popularity what sorting by popularity lists."""
+    popularity_V = question.prepared.popularity
+    order = np.argsort(-popularity_V, kind="stable")
+    right = _in_order(order, question, batch, k)
+    ranked = _ranked(torch.tensor(popularity_V).float(), question, batch, k)
+    share = float((right == ranked).mean())
+    found = float(_recall(torch.from_numpy(ranked), batch).mean())
+    level = "ok" if share == 1 else "fail"
+    says = (
+        f"popularity ranked equals popularity sorted in {100 * share:.4g} % of "
+        f"{right.size:,} places; recall@{k} {found:.5f}"
+    )
+    return Control("popularity", level, says, {"equal": share, "found": found})
+
+
+def _not_a_number(question: Question, batch: Batch, k: int, seed: int) -> Control:
+    """One score that is NaN must stop the ranking."""
+    scores_V = torch.zeros(question.prepared.num_items)
+    scores_V[-1] = torch.nan
+    try:
+        _ranked(scores_V, question, batch, k)
+    except NonFiniteError:
+        return Control("nan", "ok", "a score of NaN is refused, never ranked", {})
+    return Control("nan", "fail", "a score of NaN was ranked", {})
+
+
+def _ranked(scores_V: Tensor, question: Question, batch: Batch, k: int) -> IntArray:
+    """Lists of the real ranker for scores that are the same for everyone: int64 [B, K]."""
+    num_users = batch.num_users
+    none, no_offsets = torch.zeros(0, dtype=torch.int64), torch.zeros_like(batch.history.offsets)
+    encoded = Encoded(torch.zeros(num_users, 1), none, no_offsets, torch.zeros(0))
+    weight_V1 = torch.zeros(len(scores_V), 1)
+    try:
+        seen = seen_if(question.exclude_seen, batch)
+        items_BK, _ = top_k(encoded, weight_V1, scores_V, k, *seen)
+    except RuntimeError as error:
+        if "NaN" not in str(error):
+            raise
+        raise NonFiniteError(str(error)) from error
+    return items_BK.numpy()
+
+
+def _seen(question: Question, batch: Batch) -> Iterator[IntArray]:
+    """The distinct items that each user must not get."""
+    values, offsets = seen_if(question.exclude_seen, batch)
+    for seen in np.split(values.numpy(), offsets[1:-1].numpy()):
+        yield np.unique(seen)
+
+
+def _in_order(order_V: IntArray, question: Question, batch: Batch, k: int) -> IntArray:
+    """The first k items of an order that each user may get, by plain filtering: int64 [B, K]."""
+    lists = np.full((batch.num_users, k), -1, np.int64)
+    for user, seen in enumerate(_seen(question, batch)):
+        first = order_V[: k + len(seen)]
+        kept = first[~np.isin(first, seen)][:k]
+        lists[user, : len(kept)] = kept
+    return lists
+
+
+def _random_lists(question: Question, batch: Batch, k: int, seed: int) -> Tensor:
+    """Each user a list of their own, drawn from the candidates alone: int64 [B, K]."""
+    num_items = question.prepared.num_items
+    lists = np.full((batch.num_users, k), -1, np.int64)
+    for user, seen in enumerate(_seen(question, batch)):
+        draw = np.random.default_rng([seed, int(batch.user_rows[user])])
+        size = min(num_items, k + len(seen))
+        first = draw.choice(num_items, size, replace=False)
+        kept = first[~np.isin(first, seen)][:k]
+        lists[user, : len(kept)] = kept
+    return torch.from_numpy(lists)
+
+
+def _candidates(question: Question, batch: Batch) -> IntArray:
+    lengths = [len(seen) for seen in _seen(question, batch)]
+    return question.prepared.num_items - np.array(lengths, np.int64)
+
+
+def _recall(items_BK: Tensor, batch: Batch) -> npt.NDArray[np.float64]:
+    assert batch.target is not None
+    hits_BK = places(items_BK, batch.target) >= 0
+    return recall(hits_BK, batch.target.offsets.diff()).numpy()
+
+
+def _worth(batch: Batch, num_items: int) -> npt.NDArray[np.float64]:
+    """float64 [V]: the mean recall that an item gives by being in everybody's list."""
+    assert batch.target is not None
+    lengths_B = batch.target.offsets.diff().numpy()
+    weight_N = np.repeat(1 / lengths_B / batch.num_users, lengths_B)
+    worth_V = np.bincount(batch.target.values.numpy(), weight_N, num_items).astype(np.float64)
+    return worth_V

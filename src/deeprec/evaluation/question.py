@@ -1,0 +1,57 @@
+"""What every system of a report is asked: for whom, on what, under which rules."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from deeprec.batch import Batch
+from deeprec.data.judge import judged_batch, without_seen
+from deeprec.data.store import PartName, Prepared
+
+
+@dataclass(frozen=True)
+class Question:
+    """One evaluation, as it is put to each system.
+
+    Users are asked about in the same batches whoever ranks, and however many processes share them,
+    so that figures do not depend on either.
+
+    Args:
+        users: rows of those who are asked about, ascending.
+        batch_users: users ranked at once.
+    """
+
+    prepared: Prepared
+    part: PartName
+    exclude_seen: bool
+    cutoffs: list[int]
+    batch_users: int
+    users: npt.NDArray[np.int64]
+
+    @property
+    def k(self) -> int:
+        """The longest list that is asked for."""
+        return max(self.cutoffs)
+
+    def batches(self, first: int = 0, step: int = 1) -> Iterator[tuple[int, Batch]]:
+        """The users with anything relevant, some at a time, and how many were looked at for it.
+
+        Args:
+            first: batch to begin with.
+            step: batches from one to the next; others are another process's.
+        """
+        for start in range(first * self.batch_users, len(self.users), step * self.batch_users):
+            rows = self.users[start : start + self.batch_users]
+            yield len(rows), self._with_relevant(rows)
+
+    def _with_relevant(self, rows: npt.NDArray[np.int64]) -> Batch:
+        """Those of the users whose part holds anything that a list could hold too."""
+        batch = judged_batch(self.prepared, rows, self.part)
+        if not self.exclude_seen:
+            return batch
+        unseen = without_seen(batch).target
+        assert unseen is not None
+        findable = rows[unseen.offsets.diff().numpy() > 0]
+        return without_seen(judged_batch(self.prepared, findable, self.part))

@@ -1,0 +1,208 @@
+"""A report: what each system scored, user by user, and the card under which it did.
+
+    report.json      everything but the users
+    report.parquet   one row per system and user: every metric
+    report.html      the same, drawn
+
+Reports are put together only where their cards agree, because a figure is worth its definition.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from deeprec import folder
+from deeprec.errors import ConfigError, IntegrityError
+from deeprec.evaluation.system import named_apart
+
+FORMAT = 2
+NO_RULE = ("versions", "interval")  # of a card: what may differ without making figures others
+
+FloatArray = npt.NDArray[np.float64]
+Values = Mapping[str, FloatArray]  # per metric@k, float64 [U]
+
+
+@dataclass
+class Report:
+    """What was found; users in the same order everywhere.
+
+    Args:
+        content: what report.json says; `systems` in the order of `values`.
+        user_ids: string [U].
+        values: per system, its metrics.
+    """
+
+    content: dict[str, Any]
+    user_ids: pa.Array
+    values: Sequence[Values]
+
+    @property
+    def card(self) -> dict[str, Any]:
+        card: dict[str, Any] = self.content["protocol"]
+        return card
+
+    @property
+    def systems(self) -> list[dict[str, Any]]:
+        systems: list[dict[str, Any]] = self.content["systems"]
+        return systems
+
+
+def headline(cutoffs: Sequence[int]) -> int:
+    """The cutoff of the printed table and of the comparisons: 20, or the nearest to it.
+
+    Example:
+        >>> headline([10, 50, 100])
+        10
+    """
+    return min(cutoffs, key=lambda k: (abs(k - 20), k))
+
+
+def write(report: Report, output_dir: Path) -> None:
+    """report.parquet, and then report.json."""
+    tables = [
+        pa.table(
+            {
+                "system": pa.array([system["name"]] * len(report.user_ids), pa.string()),
+                "user_id": report.user_ids,
+                **values,
+            }
+        )
+        for system, values in zip(report.systems, report.values, strict=True)
+    ]
+    with folder.writing_file(output_dir / "report.parquet") as draft:
+        table = pa.concat_tables(tables, promote_options="default")
+        pq.write_table(table, draft, write_page_checksum=True)
+    with folder.writing_file(output_dir / "report.json") as draft:
+        text = json.dumps(report.content, indent=2, ensure_ascii=False, allow_nan=False)
+        draft.write_text(text + "\n", encoding="utf-8")
+
+
+def read(path: Path) -> Report:
+    """The report in a folder.
+
+    Raises:
+        IntegrityError: a file is missing or damaged, or another deeprec wrote it.
+    """
+    try:
+        content = json.loads((path / "report.json").read_text(encoding="utf-8"))
+        table = pq.read_table(path / "report.parquet", page_checksum_verification=True)
+    except (OSError, ValueError, pa.ArrowInvalid) as error:
+        raise IntegrityError(
+            f"{path}: its report cannot be read ({error}); evaluate again"
+        ) from error
+    if content.get("format") != FORMAT:
+        raise IntegrityError(
+            f"{path / 'report.json'}: format {content.get('format')} was written by another "
+            f"deeprec; this one reads {FORMAT}; evaluate again"
+        )
+    names = [system["name"] for system in content["systems"]]
+    parts = [table.filter(pc.equal(table["system"], name)) for name in names]
+    if not parts or len({part.num_rows for part in parts}) > 1 or not parts[0].num_rows:
+        raise IntegrityError(
+            f"{path}: report.parquet does not hold the users of report.json; evaluate again"
+        )
+    values = [
+        {
+            name: part[name].to_numpy()
+            for name in part.column_names
+            if name not in ("system", "user_id") and part[name].null_count == 0
+        }
+        for part in parts
+    ]
+    return Report(content, parts[0]["user_id"].combine_chunks(), values)
+
+
+def together(reports: Sequence[tuple[str, Report]], force: bool) -> Report:
+    """One report of the systems of several, in this order; a baseline that is there already, once.
+
+    Args:
+        reports: each with where it came from, for messages.
+        force: put them together although their cards differ; the differences are then said.
+
+    Raises:
+        ConfigError: the cards differ; each line that does is named.
+    """
+    (where, first), *others = reports
+    forced: list[str] = []
+    for other_where, other in others:
+        differing = list(differences(first.card, other.card, where, other_where))
+        if differing and not force:
+            lines = "".join(f"\n  - {line}" for line in differing)
+            raise ConfigError(
+                f"{where} and {other_where} were not judged under the same rules, so their figures "
+                f"do not compare:{lines}\nJudge both anew under the same rules, or give force=true"
+            )
+        forced += differing
+    user_ids = _common([report.user_ids for _, report in reports])
+    kept: list[tuple[Report, dict[str, Any], Values]] = []
+    for _, report in reports:
+        known = {system["name"] for _, system, _ in kept if system["kind"] == "baseline"}
+        for system, values in zip(report.systems, report.values, strict=True):
+            if system["kind"] != "baseline" or system["name"] not in known:
+                kept.append((report, system, values))
+    names = named_apart([one["name"] for _, one, _ in kept], [one["kind"] for _, one, _ in kept])
+    systems = [{**system, "name": name} for (_, system, _), name in zip(kept, names, strict=True)]
+    content = {
+        **first.content,
+        "systems": systems,
+        "examples": _examples(kept, names),
+        "forced": forced,
+    }
+    found = [_of_users(user_ids, report.user_ids, values) for report, _, values in kept]
+    return Report(content, user_ids, found)
+
+
+def differences(
+    first: Mapping[str, Any], second: Mapping[str, Any], one: str, other: str
+) -> Iterator[str]:
+    """The lines in which two cards differ, as words."""
+    ours, theirs = dict(_lines(first)), dict(_lines(second))
+    for key in sorted({*ours, *theirs}):
+        if ours.get(key) != theirs.get(key):
+            yield f"{key}: {ours.get(key)} ({one}), {theirs.get(key)} ({other})"
+
+
+def _lines(card: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in card.items():
+        if key in NO_RULE:
+            continue
+        if isinstance(value, Mapping):
+            yield from _lines(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", json.dumps(value, ensure_ascii=False)
+
+
+def _common(user_ids: Sequence[pa.Array]) -> pa.Array:
+    """The users of all reports, in the order of the first one."""
+    first, *others = user_ids
+    for other in others:
+        first = first.filter(pc.is_in(first, value_set=other))
+    return first
+
+
+def _of_users(wanted: pa.Array, known: pa.Array, values: Values) -> Values:
+    rows = pc.index_in(wanted, value_set=known).to_numpy()
+    return {name: values_U[rows] for name, values_U in values.items()}
+
+
+def _examples(
+    kept: Sequence[tuple[Report, dict[str, Any], Values]], names: Sequence[str]
+) -> list[dict[str, Any]]:
+    """The first report's users, with the lists of every report that shows the same ones."""
+    first = kept[0][0].content["examples"]
+    seen = [{key: user[key] for key in ("history", "taken")} for user in first]
+    merged = [{**user, "lists": {}} for user in first]
+    for (report, system, _), name in zip(kept, names, strict=True):
+        theirs = report.content["examples"]
+        if [{key: user[key] for key in ("history", "taken")} for user in theirs] == seen:
+            for user, other in zip(merged, theirs, strict=True):
+                user["lists"][name] = other["lists"].get(system["name"], [])
+    return merged

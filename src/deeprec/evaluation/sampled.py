@@ -1,0 +1,108 @@
+"""Metrics against a few drawn negatives, as many older papers give them, under names that say so.
+
+They are a different quantity: with few negatives almost any list looks good, and which of two
+systems is ahead may turn around. They are for reading old tables, never for choosing a system.
+
+Reference:
+    Krichene and Rendle, On Sampled Metrics for Item Recommendation, KDD 2020.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deeprec.batch import Batch
+from deeprec.console import progress
+from deeprec.errors import ConfigError
+from deeprec.evaluation.judging import FloatArray
+from deeprec.evaluation.question import Question
+from deeprec.evaluation.system import System
+from deeprec.metric import ranking
+
+WARNING = (
+    "sampled_* rank what a user took among {negatives} drawn items only: they lie far above the "
+    "figures over the whole catalog and may put systems in another order; use them to compare "
+    "with papers that give nothing else, never to choose"
+)
+CELLS = 2**25  # places of whole-catalog lists held at once: 256 MB
+
+
+def sampled_metrics(
+    question: Question, systems: Sequence[System], negatives: int, seed: int
+) -> list[dict[str, FloatArray]]:
+    """Per system, `sampled_ndcg@k`, `sampled_recall@k` and `sampled_hit@k` of each user, [U].
+
+    A user's negatives are drawn uniformly from the items that the user neither had nor took, the
+    same for every system. What a file of lists does not name stands behind what it names, wanted
+    items last.
+
+    Raises:
+        ConfigError: the catalog has not so many negatives for anyone.
+    """
+    prepared = question.prepared
+    if negatives >= prepared.num_items:
+        raise ConfigError(
+            f"sampled_negatives: {negatives} of a catalog of {prepared.num_items} items; draw fewer"
+        )
+    batch_users = max(1, min(question.batch_users, CELLS // prepared.num_items))
+    asked = replace(question, batch_users=batch_users)
+    found: list[dict[str, list[FloatArray]]] = [{} for _ in systems]
+    with progress("ranking against drawn items", len(question.users), "users") as advance:
+        for looked_at, batch in asked.batches():
+            if batch.num_users:
+                drawn = [_negatives(asked, batch, user, negatives, seed) for user in _users(batch)]
+                for system, values in zip(systems, found, strict=True):
+                    _judge(asked, system, batch, drawn, values)
+            advance(looked_at)
+    return [{name: np.concatenate(parts) for name, parts in values.items()} for values in found]
+
+
+def _users(batch: Batch) -> range:
+    return range(batch.num_users)
+
+
+def _negatives(question: Question, batch: Batch, user: int, negatives: int, seed: int) -> Tensor:
+    """Distinct items that the user neither had nor took, int64 [up to `negatives`]."""
+    assert batch.target is not None
+    target, history = batch.target, batch.history
+    taken = target.values[target.offsets[user] : target.offsets[user + 1]].numpy()
+    had = history.values[history.offsets[user] : history.offsets[user + 1]].numpy()
+    barred = np.union1d(taken, had)
+    num_items = question.prepared.num_items
+    draw = np.random.default_rng([seed, int(batch.user_rows[user])])
+    drawn = draw.choice(num_items, min(num_items, negatives + len(barred)), replace=False)
+    return torch.from_numpy(drawn[~np.isin(drawn, barred)][:negatives])
+
+
+def _judge(
+    question: Question,
+    system: System,
+    batch: Batch,
+    drawn: Sequence[Tensor],
+    values: dict[str, list[FloatArray]],
+) -> None:
+    assert batch.target is not None
+    num_items = question.prepared.num_items
+    longest = num_items if system.longest is None else min(num_items, system.longest)
+    items_BK = system.lists(batch, longest)
+    behind = items_BK.shape[1]
+    place_BV = torch.full((batch.num_users, num_items + 1), behind)
+    places_BK = torch.arange(behind).expand_as(items_BK)
+    place_BV.scatter_(1, torch.where(items_BK >= 0, items_BK, num_items), places_BK)
+    target = batch.target
+    for user in _users(batch):
+        taken = target.values[target.offsets[user] : target.offsets[user + 1]]
+        wanted = place_BV[user, taken].sort().values
+        others = place_BV[user, drawn[user]].sort().values
+        # one behind each negative at the same place or before it
+        position = torch.searchsorted(others, wanted, side="right") + torch.arange(len(wanted))
+        num_relevant = torch.tensor([len(taken)])
+        for k in question.cutoffs:
+            hits_1K = torch.zeros(1, k, dtype=torch.bool)
+            hits_1K[0, position[position < k]] = True
+            for name in ("ndcg", "recall", "hit"):
+                value = getattr(ranking, name)(hits_1K, num_relevant).double().numpy()
+                values.setdefault(f"sampled_{name}@{k}", []).append(value)

@@ -1,0 +1,221 @@
+"""What can be judged: runs, bundles, files of lists and baselines, each as lists for a batch."""
+
+import csv
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from deeprec import bundle as bundles
+from deeprec import folder, serve
+from deeprec.batch import Batch
+from deeprec.catalog import Catalog
+from deeprec.console import console
+from deeprec.data.judge import distinct, known_histories
+from deeprec.data.lists import read_lists
+from deeprec.data.translation import Translation, ask
+from deeprec.errors import ConfigError
+from deeprec.evaluation.question import Question
+from deeprec.metric.tally import hits
+from deeprec.model.item_to_item import ItemToItem
+from deeprec.model.own_frequency import OwnFrequency
+from deeprec.model.popularity import Popularity
+from deeprec.model.rank import rank
+
+if TYPE_CHECKING:
+    from deeprec.trainer.run import Run
+
+Baseline = Popularity | ItemToItem | OwnFrequency
+ListsOf = Callable[[Batch, int], Tensor]  # a batch's k best items, int64 [B, K], -1 padded
+
+BASELINES: dict[str, type[Baseline]] = {
+    "popularity": Popularity,
+    "item_to_item": ItemToItem,
+    "own_frequency": OwnFrequency,
+}
+
+
+@dataclass
+class System:
+    """Something that gives every user a list.
+
+    Args:
+        kind: run, bundle, recommendations, baseline or control.
+        source: what it was, for the report.
+        found: what was met while its lists came in, counted.
+        training: of a run, one row an epoch.
+        longest: the longest list it can give; None: as many items as there are.
+    """
+
+    name: str
+    kind: str
+    lists: ListsOf
+    source: dict[str, Any] = field(default_factory=dict)
+    found: Counter[str] = field(default_factory=Counter)
+    training: list[dict[str, float]] = field(default_factory=list)
+    longest: int | None = None
+
+
+def open_systems(
+    paths: Sequence[Path], baselines: Sequence[str], question: Question
+) -> list[System]:
+    """What lies at these places, and the baselines asked for, in this order.
+
+    Own items are no recommendation where seen ones are excluded: `own_frequency` is left out there.
+
+    Raises:
+        ConfigError: a path is none of what can be judged, or a run was trained on other data.
+        DataError: a file of lists is not what it must be.
+        IntegrityError: a run or bundle is damaged.
+    """
+    return [*(open_system(path, question) for path in paths), *_baselines(baselines, question)]
+
+
+def open_system(path: Path, question: Question) -> System:
+    """The run, the bundle or the file of lists at a path."""
+    kind = kind_of(path)
+    if kind == "run":
+        return _run(path, question)
+    return _bundle(path, question) if kind == "bundle" else _lists(path, question)
+
+
+def kind_of(path: Path) -> str:
+    """What lies at a path: run, bundle, recommendations, report, or several runs.
+
+    Raises:
+        ConfigError: nothing that could be judged.
+    """
+    if path.is_file():
+        return "recommendations"
+    if (path / "config.yaml").is_file() and (path / "prepared.json").is_file():
+        return "run"
+    if (path / "signature.json").is_file():
+        return "bundle"
+    if (path / "report.json").is_file():
+        return "report"
+    if runs_in(path):
+        return "runs"
+    raise ConfigError(
+        f"{path}: {'there is nothing to judge' if path.exists() else 'there is nothing there'}; "
+        "expected a run, a bundle, a file of lists, a folder of runs or of a report"
+    )
+
+
+def runs_in(path: Path) -> list[Path]:
+    """The runs directly inside a folder, as a sweep writes them, in the order of their names."""
+    return sorted(found.parent for found in path.glob("*/prepared.json"))
+
+
+def open_run(path: Path) -> "Run":
+    # here, not above: judging lists must not wait for Lightning to be imported
+    from deeprec.trainer.run import open_run as opened
+
+    return opened(path)
+
+
+def _run(path: Path, question: Question) -> System:
+    run, prepared = open_run(path), question.prepared
+    if run.prepared_identity != prepared.identity:
+        raise ConfigError(
+            f"{path} was not trained on {prepared.path}: that folder's identity is "
+            f"{prepared.identity[:12]}, the run's {run.prepared_identity[:12]}, and item indices "
+            "would not mean the same items. Give the folder it was trained on, or export a bundle "
+            "and judge that"
+        )
+
+    def lists(batch: Batch, k: int) -> Tensor:
+        return rank(run.model, batch, k, question.exclude_seen)[0]
+
+    name = str(run.config.model["_target_"]).rpartition(".")[2].lower()
+    source = {"run": str(run.path), "seed": run.config.seed}
+    return System(name, "run", lists, source, training=_training(path))
+
+
+def _training(path: Path) -> list[dict[str, float]]:
+    """What a run kept of each epoch; empty where it kept nothing."""
+    if not (path / "metrics.csv").is_file():
+        return []
+    with (path / "metrics.csv").open(newline="") as file:
+        return [
+            {name: float(value) for name, value in row.items() if value}
+            for row in csv.DictReader(file)
+        ]
+
+
+def _bundle(path: Path, question: Question) -> System:
+    identity = folder.identity(bundles.verify(path))
+    bundle = serve.load(path, verify=False)
+    translation = Translation(question.prepared, bundle)
+
+    def lists(batch: Batch, k: int) -> Tensor:
+        theirs, _ = translation(batch)
+        known = theirs.history, theirs.ages, theirs.attributes
+        items, _ = ask(bundle, *known, k=k, exclude_seen=question.exclude_seen)
+        return translation.back(items)
+
+    return System(path.name, "bundle", lists, {"bundle": str(path), "identity": identity})
+
+
+def _lists(path: Path, question: Question) -> System:
+    prepared = question.prepared
+    users = Catalog(prepared.users["user_id"])
+    given = read_lists(path, users, prepared.catalog, question.k)
+    has_list = given.lengths >= 0
+    found = Counter(
+        users_without_list=0,  # judged, and score 0
+        lists_shorter_than_k=0,  # k is the largest cutoff
+        unknown_items=0,  # keep their place and can only miss
+        seen_items=0,  # items of the user's own history; where these are excluded, misses
+        lists_of_unknown_users=given.num_unknown_users,  # ignored
+        lists_not_judged=int(has_list.sum()),  # of users with nothing to be judged on
+    )
+
+    def lists(batch: Batch, k: int) -> Tensor:
+        rows = batch.user_rows.numpy()
+        items_BK = torch.from_numpy(given.items[rows])
+        found["users_without_list"] += int((~has_list[rows]).sum())
+        found["lists_shorter_than_k"] += int((has_list[rows] & (given.lengths[rows] < k)).sum())
+        found["unknown_items"] += int(given.unknown_items[rows].sum())
+        found["seen_items"] += int(hits(items_BK, distinct(batch.history)).sum())
+        found["lists_not_judged"] -= int(has_list[rows].sum())
+        return items_BK
+
+    source = {"recommendations": str(path), "sha256": folder.sha256(path)}
+    return System(path.stem, "recommendations", lists, source, found, longest=question.k)
+
+
+def _baselines(names: Sequence[str], question: Question) -> Iterator[System]:
+    names = [name for name in names if not (question.exclude_seen and name == "own_frequency")]
+    if not names:
+        return
+    histories = known_histories(question.prepared, question.part)
+    for name in names:
+        with console.status(f"fitting {name}"):
+            fitted = BASELINES[name].fit(histories, question.prepared.num_items)
+        yield System(name, "baseline", _lists_of(fitted, question.exclude_seen))
+
+
+def _lists_of(fitted: Baseline, exclude_seen: bool) -> ListsOf:
+    return lambda batch, k: fitted.recommend(batch, k, exclude_seen)[0]
+
+
+def named_apart(names: Sequence[str], kinds: Sequence[str]) -> list[str]:
+    """The names, a later one that is already taken called `name (kind)`, or `name 2`.
+
+    Example:
+        >>> named_apart(["a", "a", "a", "a"], ["run", "run", "baseline", "run"])
+        ['a', 'a 2', 'a (baseline)', 'a 3']
+    """
+    taken: list[str] = []
+    for name, kind in zip(names, kinds, strict=True):
+        first_kind = kinds[taken.index(name)] if name in taken else kind
+        told = name if first_kind == kind else f"{name} ({kind})"
+        number, free = 2, told
+        while free in taken:
+            free, number = f"{told} {number}", number + 1
+        taken.append(free)
+    return taken
