@@ -131,8 +131,60 @@ def test_a_file_of_another_shape_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
         read(tmp_path / "lists.parquet")
     (tmp_path / "lists.parquet").write_text("user_id,item_ids\n")
+    with pytest.raises(DataError, match="row 1 is no list"):
+        read(tmp_path / "lists.parquet")
+    (tmp_path / "lists.parquet").write_text("PAR1 and no more")
     with pytest.raises(DataError, match="cannot be read as Parquet"):
         read(tmp_path / "lists.parquet")
     pq.write_table(pa.table({"user": ["a"], "item_ids": [["1"]]}), tmp_path / "lists.parquet")
     with pytest.raises(DataError, match="missing: user_id; found: user, item_ids"):
         read(tmp_path / "lists.parquet")
+
+
+def text(path: Path, lines: str) -> Path:
+    (path / "lists.txt").write_text(lines, encoding="utf-8")
+    return path / "lists.txt"
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 100])
+def test_the_text_of_dsstne_says_what_parquet_says(
+    tmp_path: Path, rows_at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lists, "ROWS_AT_ONCE", rows_at_once)
+    path = text(
+        tmp_path, "7\t3,0.982:1,0.982:2,0.1:0,-1e-3:\nstranger\t1,0.5:\ne\t\na\t9,1:?,0:4,0\n"
+    )
+    found = read(path)
+    same = read(
+        write(
+            tmp_path,
+            ["7", "stranger", "e", "a"],
+            [["3", "1", "2", "0"], ["1"], [], ["9", "?", "4"]],
+            [[0.982, 0.982, 0.1, -0.001], [0.5], [], [1.0, 0.0, 0.0]],
+        )
+    )
+    for name in ("items", "lengths", "unknown_items", "num_unknown_users"):
+        assert np.array_equal(getattr(found, name), getattr(same, name))
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ("a\t1,0.5:\nb 2,0.5:\n", "row 2 is no list .no user"),
+        ("a\t1,high:\n", "row 1 is no list .could not convert"),
+        ("a\t1,0.5:2:\n", "row 1 is no list .no user before a TAB, or no item before a comma"),
+        ("a\t1,0.5:1,0.4:\n", "row 1: item '1' is in the list twice"),
+        ("a\t1,0.5:\na\t1,0.5:\n", "row 2: this user has a list already"),
+        ("a\t1,0.5:2,0.6:\n", "row 1: lists are best first"),
+        ("", "holds no lists"),
+    ],
+)
+def test_text_that_is_wrong_is_named_by_its_row(tmp_path: Path, lines: str, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        read(text(tmp_path, lines))
+
+
+def test_what_is_neither_text_nor_parquet_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "lists").write_bytes(b"a\t1,0.5:\n\xff\xfe\n")
+    with pytest.raises(DataError, match="neither Parquet nor UTF-8"):
+        read(tmp_path / "lists")

@@ -1,11 +1,19 @@
-"""Recommendation lists in a Parquet file, from any library: what `recommend` writes.
+"""Recommendation lists in a file, from any library.
 
-user_id    string or integer, one row per user
-item_ids   list of string or integer, best first
-scores     list of float, as long as item_ids; may be missing
+Parquet, as `recommend` writes it:
+
+    user_id    string or integer, one row per user
+    item_ids   list of string or integer, best first
+    scores     list of float, as long as item_ids; may be missing
+
+or the text that DSSTNE's `predict` writes, one user a line, best first:
+
+    user TAB item,score:item,score:...:
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +47,7 @@ def read_lists(path: Path, users: Catalog, items: Catalog, k: int) -> Lists:
     An unknown item keeps its place in the list, as -1: it can only miss.
 
     Args:
-        path: a Parquet file with the columns above; more columns are ignored.
+        path: a file of either form; more columns of a Parquet file are ignored.
         users: ids of the users by row; lists of others are counted and left out.
         items: the catalog.
         k: items kept of each list; longer lists are cut, after they were checked in full.
@@ -55,7 +63,7 @@ def read_lists(path: Path, users: Catalog, items: Catalog, k: int) -> Lists:
         unknown_items=np.zeros(len(users), np.int64),
     )
     first_row = 0
-    for rows in _open(path).iter_batches(ROWS_AT_ONCE):
+    for rows in _batches(path):
         _add(lists, _Rows(path, first_row, rows), users, items)
         first_row += rows.num_rows
     _check_that_something_is_known(path, lists, users, items)
@@ -148,9 +156,53 @@ class _Rows:
             )
 
 
-def _open(path: Path) -> pq.ParquetFile:
+def _batches(path: Path) -> Iterator[pa.RecordBatch]:
+    """The lists of a file, some users at a time."""
     if not path.is_file():
-        raise DataError(f"{path}: there is no such file; recommendations are one Parquet file")
+        raise DataError(f"{path}: there is no such file; recommendations are one file")
+    with path.open("rb") as file:
+        magic = file.read(4)
+    if not magic:
+        raise DataError(f"{path}: holds no lists")
+    return _parquet(path).iter_batches(ROWS_AT_ONCE) if magic == b"PAR1" else _text(path)
+
+
+def _text(path: Path) -> Iterator[pa.RecordBatch]:
+    """Lists in DSSTNE's text."""
+    kinds = {
+        "user_id": pa.string(),
+        "item_ids": pa.list_(pa.string()),
+        "scores": pa.list_(pa.float64()),
+    }
+    with path.open(encoding="utf-8", newline="\n") as file:
+        lines = enumerate(file, start=1)
+        try:
+            while some := [_line(path, *numbered) for numbered in islice(lines, ROWS_AT_ONCE)]:
+                columns = map(pa.array, zip(*some, strict=True), kinds.values())
+                yield pa.record_batch(list(columns), list(kinds))
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{path}: is neither Parquet nor UTF-8 text ({error}); give lists as Parquet, or "
+                "as lines of user TAB item,score:item,score:"
+            ) from error
+
+
+def _line(path: Path, number: int, line: str) -> tuple[str, list[str], list[float]]:
+    """User, items and scores of one line."""
+    user_id, tab, rest = line.rstrip("\r\n").partition("\t")
+    entries = [entry.rpartition(",") for entry in rest.split(":") if entry]
+    try:
+        if not (tab and user_id) or not all(item for item, _, _ in entries):
+            raise ValueError("no user before a TAB, or no item before a comma")
+        return user_id, [item for item, _, _ in entries], [float(score) for *_, score in entries]
+    except ValueError as error:
+        raise DataError(
+            f"{path}: row {number} is no list ({error}); expected Parquet, or lines of "
+            "user TAB item,score:item,score:"
+        ) from error
+
+
+def _parquet(path: Path) -> pq.ParquetFile:
     try:
         file = pq.ParquetFile(path, page_checksum_verification=True)
     except (pa.ArrowInvalid, OSError) as error:
