@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,14 +20,11 @@ from deeprec.data.lists import read_lists
 from deeprec.data.translation import Translation, ask
 from deeprec.errors import ConfigError
 from deeprec.evaluation.question import Question
-from deeprec.metric.tally import hits
+from deeprec.metric.hits import found as found_in
 from deeprec.model.item_to_item import ItemToItem
 from deeprec.model.own_frequency import OwnFrequency
 from deeprec.model.popularity import Popularity
 from deeprec.model.rank import rank
-
-if TYPE_CHECKING:
-    from deeprec.trainer.run import Run
 
 Baseline = Popularity | ItemToItem | OwnFrequency
 ListsOf = Callable[[Batch, int], Tensor]  # a batch's k best items, int64 [B, K], -1 padded
@@ -48,6 +45,7 @@ class System:
         source: what it was, for the report.
         found: what was met while its lists came in, counted.
         training: of a run, one row an epoch.
+        embedding_VD: float32 [V, D], rows that stand for the items; None: it has none.
         longest: the longest list it can give; None: as many items as there are.
     """
 
@@ -57,6 +55,7 @@ class System:
     source: dict[str, Any] = field(default_factory=dict)
     found: Counter[str] = field(default_factory=Counter)
     training: list[dict[str, float]] = field(default_factory=list)
+    embedding_VD: Tensor | None = None
     longest: int | None = None
 
 
@@ -110,14 +109,17 @@ def runs_in(path: Path) -> list[Path]:
     return sorted(found.parent for found in path.glob("*/prepared.json"))
 
 
-def open_run(path: Path) -> "Run":
+def trained_on(path: Path) -> Path:
+    """The prepared folder that a run was trained on."""
     # here, not above: judging lists must not wait for Lightning to be imported
-    from deeprec.trainer.run import open_run as opened
+    from deeprec.trainer.run import RunFolder
 
-    return opened(path)
+    return Path(RunFolder(path).origin["path"])
 
 
 def _run(path: Path, question: Question) -> System:
+    from deeprec.trainer.run import open_run  # likewise
+
     run, prepared = open_run(path), question.prepared
     if run.prepared_identity != prepared.identity:
         raise ConfigError(
@@ -132,7 +134,8 @@ def _run(path: Path, question: Question) -> System:
 
     name = str(run.config.model["_target_"]).rpartition(".")[2].lower()
     source = {"run": str(run.path), "seed": run.config.seed}
-    return System(name, "run", lists, source, training=_training(path))
+    embedding_VD = run.model.item_weight.detach()
+    return System(name, "run", lists, source, training=_training(path), embedding_VD=embedding_VD)
 
 
 def _training(path: Path) -> list[dict[str, float]]:
@@ -180,7 +183,7 @@ def _lists(path: Path, question: Question) -> System:
         found["users_without_list"] += int((~has_list[rows]).sum())
         found["lists_shorter_than_k"] += int((has_list[rows] & (given.lengths[rows] < k)).sum())
         found["unknown_items"] += int(given.unknown_items[rows].sum())
-        found["seen_items"] += int(hits(items_BK, distinct(batch.history)).sum())
+        found["seen_items"] += len(found_in(given.items[rows], distinct(batch.history))[0])
         found["lists_not_judged"] -= int(has_list[rows].sum())
         return items_BK
 
