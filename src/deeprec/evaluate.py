@@ -27,11 +27,13 @@ from deeprec.evaluation.control import controls
 from deeprec.evaluation.examples import examples
 from deeprec.evaluation.facts import item_facts
 from deeprec.evaluation.judging import Asked, Judgement, judge, judge_together, refuse_empty
+from deeprec.evaluation.naming import named_apart
+from deeprec.evaluation.over_seeds import over_seeds
 from deeprec.evaluation.question import Question
 from deeprec.evaluation.report import Report, headline
 from deeprec.evaluation.sampled import WARNING, sampled_metrics
 from deeprec.evaluation.slices import slices
-from deeprec.evaluation.system import kind_of, named_apart, open_systems, runs_in, trained_on
+from deeprec.evaluation.system import kind_of, open_systems, runs_in, trained_on
 from deeprec.metric.comparison import compare
 from deeprec.metric.tally import DEFINITIONS, Tally
 
@@ -54,6 +56,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     output_dir = _output_dir(config)
     whole = _together(config)
     whole.content["comparisons"] = _comparisons(whole, config)
+    whole.content["seeds"] = over_seeds(whole, whole.content["headline"])
     report.write(whole, output_dir)
     shown.show(whole.content, console)
     console.print(f"report: {output_dir / 'report.json'}")

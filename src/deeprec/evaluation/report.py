@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from deeprec import folder
 from deeprec.errors import ConfigError, IntegrityError
-from deeprec.evaluation.system import named_apart
+from deeprec.evaluation.naming import named_apart
 
 FORMAT = 2
 NO_RULE = ("versions", "interval")  # of a card: what may differ without making figures others

@@ -23,6 +23,8 @@ def show(report: Mapping[str, Any], console: Console) -> None:
     for comparison in report["comparisons"]:
         if comparison["metric"].startswith("ndcg@"):
             console.print(comparison["words"])
+    for group in report["seeds"]["groups"]:
+        console.print(_group(group, f"ndcg@{report['headline']}"))
     for control in report["controls"]:
         if control["level"] != "ok":
             console.print(f"{control['level']}: control {control['name']}: {control['says']}")
@@ -36,6 +38,16 @@ def _fact(fact: str, report: Mapping[str, Any]) -> str:
     if fact == "seen_items" and not protocol["exclude_seen"]:
         return ""
     return fact.replace("_", " ").replace("than k", f"than {max(protocol['cutoffs'])} items")
+
+
+def _group(group: Mapping[str, Any], metric: str) -> str:
+    """The runs of one config over their seeds."""
+    found = group["metrics"][metric]
+    return (
+        f"{group['name']} over {found['seeds']} seeds: {metric} {found['mean']:.4f}, standard "
+        f"deviation {found['deviation']:.4f} between seeds (95 % of the mean by Student's t "
+        f"{found['low']:.4f} to {found['high']:.4f})"
+    )
 
 
 def _forced(report: Mapping[str, Any]) -> list[str]:
