@@ -37,6 +37,7 @@ from deeprec.evaluation.system import kind_of, open_systems, runs_in, trained_on
 from deeprec.metric.comparison import compare
 from deeprec.metric.tally import DEFINITIONS, Tally
 
+NOW = "what is judged now"
 COMPARED = ("ndcg", "recall", "map", "mrr", "hit")  # on which systems are told apart; first: said
 
 
@@ -90,9 +91,16 @@ def _together(config: EvaluateConfig) -> Report:
     """What is judged now, and the reports that are compared with it, as one."""
     kinds = {path: kind_of(path) for path in _paths(config)}
     stored = [(str(path), report.read(path)) for path, kind in kinds.items() if kind == "report"]
-    judged_now = len(stored) < len(kinds) or config.prepared is not None or not stored
-    fresh = [("what is judged now", _judged(config))] if judged_now else []
-    return report.together([*fresh, *stored], config.force)
+    if len(stored) == len(kinds) and stored and not config.prepared:
+        return report.together(stored, config.force)
+    asked = _asked(config)
+    rules = _rules(asked.question)
+    for where, other in stored:  # before any ranking; who was judged is compared after it
+        card = {key: value for key, value in other.card.items() if key in rules}
+        report.agreed(rules, card, NOW, where, config.force)
+    fresh = NOW, _judged(config, asked)
+    stored_first = next(iter(kinds.values()), "") == "report"
+    return report.together([*stored, fresh] if stored_first else [fresh, *stored], config.force)
 
 
 def _asked(config: EvaluateConfig) -> Asked:
@@ -130,9 +138,8 @@ def _trained_on(runs: Sequence[Path], config: EvaluateConfig) -> Path:
 # --- judging ---
 
 
-def _judged(config: EvaluateConfig) -> Report:
+def _judged(config: EvaluateConfig, asked: Asked) -> Report:
     """The report on what is judged now."""
-    asked = _asked(config)
     starts = [Counter(system.found) for system in asked.systems]
     if config.processes > 1:
         found = judge_together(_asked, config, config.processes)
@@ -213,15 +220,18 @@ def _card(
     prepared, part, exclude_seen = question.prepared, question.part, question.exclude_seen
     users = protocol.users(prepared, part, rows, question.users, exclude_seen=exclude_seen)
     return {
-        "part": part,
-        **protocol.card(prepared, part, exclude_seen=exclude_seen),
+        **_rules(question),
         "users": users,
-        "cutoffs": question.cutoffs,
-        "metrics": DEFINITIONS,
         "interval": "95 %, percentile bootstrap over users, the same draws for every system; "
         f"{config.bootstrap_samples} samples, seed {config.seed}",
         "versions": _versions(),
     }
+
+
+def _rules(question: Question) -> dict[str, Any]:
+    """The card, as far as it is known before anybody is judged."""
+    card = protocol.card(question.prepared, question.part, exclude_seen=question.exclude_seen)
+    return {"part": question.part, **card, "cutoffs": question.cutoffs, "metrics": DEFINITIONS}
 
 
 def _versions() -> dict[str, str]:

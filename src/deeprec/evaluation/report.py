@@ -104,7 +104,7 @@ def read(path: Path) -> Report:
             f"{path / 'report.json'}: format {content.get('format')} was written by another "
             f"deeprec; this one reads {FORMAT}; evaluate again"
         )
-    if content["users_sha256"] != sha256:
+    if content.get("users_sha256") != sha256:
         raise IntegrityError(
             f"{path / 'report.parquet'}: is damaged, or not of this report; evaluate again"
         )
@@ -135,14 +135,7 @@ def together(reports: Sequence[tuple[str, Report]], force: bool) -> Report:
     (where, first), *others = reports
     forced: list[str] = []
     for other_where, other in others:
-        differing = list(differences(first.card, other.card, where, other_where))
-        if differing and not force:
-            lines = "".join(f"\n  - {line}" for line in differing)
-            raise ConfigError(
-                f"{where} and {other_where} were not judged under the same rules, so their figures "
-                f"do not compare:{lines}\nJudge both anew under the same rules, or give force=true"
-            )
-        forced += differing
+        forced += agreed(first.card, other.card, where, other_where, force)
     user_ids = _common([report.user_ids for _, report in reports])
     kept: list[tuple[Report, dict[str, Any], Values]] = []
     for _, report in reports:
@@ -160,6 +153,20 @@ def together(reports: Sequence[tuple[str, Report]], force: bool) -> Report:
     }
     found = [_of_users(user_ids, report.user_ids, values) for report, _, values in kept]
     return Report(content, user_ids, found)
+
+
+def agreed(
+    first: Mapping[str, Any], second: Mapping[str, Any], one: str, other: str, force: bool
+) -> list[str]:
+    """The differences of two cards that are forced; raises ConfigError where they are not."""
+    differing = list(differences(first, second, one, other))
+    if differing and not force:
+        lines = "".join(f"\n  - {line}" for line in differing)
+        raise ConfigError(
+            f"{one} and {other} were not judged under the same rules, so their figures do not "
+            f"compare:{lines}\nJudge both anew under the same rules, or give force=true"
+        )
+    return differing
 
 
 def differences(

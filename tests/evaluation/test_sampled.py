@@ -1,0 +1,73 @@
+"""Metrics against drawn negatives, by a loop over positions, and never without their warning."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import reference
+import standin
+from deeprec.batch import Batch
+from deeprec.data.judge import judged_batch
+from deeprec.errors import ConfigError
+from deeprec.evaluation.question import Question
+from deeprec.evaluation.sampled import _negatives, sampled_metrics
+from deeprec.evaluation.system import System
+
+
+@pytest.fixture
+def question(tmp_path: Path) -> Question:
+    prepared = standin.prepared_folder(tmp_path / "prepared")
+    return Question(prepared, "holdout", False, [1, 3], 7, prepared.judged_users("holdout"))
+
+
+def ranking(num_items: int) -> Callable[[Batch, int], Tensor]:
+    """A list of the whole catalog for each user, the same whatever the batch."""
+
+    def lists(batch: Batch, k: int) -> Tensor:
+        rows = [np.random.default_rng(int(row)).permutation(num_items) for row in batch.user_rows]
+        return torch.from_numpy(np.stack(rows)[:, :k])
+
+    return lists
+
+
+def test_a_target_stands_where_it_would_among_the_drawn(question: Question) -> None:
+    num_items = question.prepared.num_items
+    lists = ranking(num_items)
+    (values,) = sampled_metrics(question, [System("any", "run", lists)], 5, seed=2)
+    batch = judged_batch(question.prepared, question.users, "holdout")
+    assert batch.target is not None
+    for user in range(batch.num_users):
+        start, end = batch.target.offsets[user : user + 2].tolist()
+        taken = set(batch.target.values[start:end].tolist())
+        drawn = set(_negatives(question, batch, user, 5, seed=2).tolist())
+        history = batch.history.values[
+            batch.history.offsets[user] : batch.history.offsets[user + 1]
+        ]
+        assert len(drawn) == 5
+        assert not drawn & (taken | set(history.tolist()))
+        order = lists(batch, num_items)[user].tolist()
+        ranked = [item for item in order if item in taken | drawn]
+        for k in (1, 3):
+            truth = reference.metrics(ranked, taken, k, len(ranked))
+            for name in ("ndcg", "recall", "hit"):
+                assert values[f"sampled_{name}@{k}"][user] == pytest.approx(truth[name])
+
+
+def test_what_a_file_does_not_name_stands_behind_wanted_items_last(question: Question) -> None:
+    empty = System(
+        "file",
+        "recommendations",
+        lambda batch, k: torch.full((batch.num_users, 3), -1),
+        longest=3,
+    )
+    (values,) = sampled_metrics(question, [empty], 5, seed=2)
+    assert all((of_users == 0).all() for of_users in values.values())
+
+
+def test_more_negatives_than_items_are_refused(question: Question) -> None:
+    with pytest.raises(ConfigError, match="draw fewer"):
+        sampled_metrics(question, [], question.prepared.num_items, seed=0)
