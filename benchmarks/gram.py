@@ -37,8 +37,8 @@ from deeprec.console import console
 from deeprec.data.dataset import drawn_users
 from deeprec.data.judge import judged_batch, without_seen
 from deeprec.data.store import PartName, Prepared
-from deeprec.metric.ranking import ndcg, recall
-from deeprec.metric.tally import hits
+from deeprec.metric.hits import Hits
+from deeprec.metric.ranking import FloatArray, ndcg, recall
 from deeprec.model.rank import rank
 from deeprec.prepare import prepare
 from deeprec.train import train
@@ -240,16 +240,14 @@ def judged_users(prepared: Prepared, part: PartName) -> np.ndarray:
 def judge(prepared: Prepared, part: PartName, lists: Lists) -> dict[str, float]:
     """Means over the judged users of a part; at most so many, always the same."""
     users = judged_users(prepared, part)
-    found: dict[str, list[torch.Tensor]] = {"ndcg@100": [], "recall@20": []}
+    found: dict[str, list[FloatArray]] = {"ndcg@100": [], "recall@20": []}
     for start in range(0, len(users), CHUNK):
         batch = without_seen(judged_batch(prepared, users[start : start + CHUNK], part))
         assert batch.target is not None
-        relevant = batch.target.offsets.diff()
-        some = relevant > 0
-        found_hits = hits(lists(batch), batch.target)[some]
-        found["ndcg@100"].append(ndcg(found_hits, relevant[some]))
-        found["recall@20"].append(recall(found_hits[:, :20], relevant[some]))
-    return {name: round(float(torch.cat(parts).mean()), 4) for name, parts in found.items()}
+        hits = Hits.of(lists(batch), batch.target)
+        found["ndcg@100"].append(ndcg(hits, 100))
+        found["recall@20"].append(recall(hits, 20))
+    return {name: round(float(np.nanmean(np.hstack(parts))), 4) for name, parts in found.items()}
 
 
 def result(prepared: Prepared, part: PartName, system: str, settings: Settings) -> dict[str, Any]:

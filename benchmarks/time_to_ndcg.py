@@ -29,8 +29,9 @@ from recbole_side import RecBoleSteps, settings
 
 from deeprec.batch import Jagged
 from deeprec.data.store import Events, Prepared
+from deeprec.metric.hits import Hits
 from deeprec.metric.ranking import ndcg
-from deeprec.trainer.validation import hits, validate
+from deeprec.trainer.validation import validate
 
 SHARE = 0.99
 OURS = {
@@ -150,8 +151,8 @@ def judge(prepared: Prepared, judged: npt.NDArray[np.int64], lists: npt.NDArray[
     target = Jagged(
         torch.from_numpy(relevant.items.astype(np.int64)), torch.from_numpy(relevant.offsets)
     )
-    found = hits(torch.from_numpy(lists.astype(np.int64)), target, prepared.num_items)
-    return ndcg(found, target.offsets.diff()).double().mean().item()
+    hits = Hits.of(torch.from_numpy(lists.astype(np.int64)), target)
+    return float(ndcg(hits, lists.shape[1]).mean())
 
 
 def curves(prepared: Prepared) -> dict[str, list[Point]]:

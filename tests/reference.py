@@ -39,7 +39,7 @@ def top_k(
     return lists, values
 
 
-def metrics(ranked: list[int], relevant: set[int], k: int) -> dict[str, float]:
+def metrics(ranked: list[int], relevant: set[int], k: int, candidates: int) -> dict[str, float]:
     """Every ranking metric of one list at cutoff k, as the glossary defines them."""
     top = ranked[:k]
     gains = [1.0 if item in relevant else 0.0 for item in top] + [0.0] * (k - len(top))
@@ -55,4 +55,81 @@ def metrics(ranked: list[int], relevant: set[int], k: int) -> dict[str, float]:
         / sum(1 / math.log2(p + 2) for p in range(best)),
         "map": sum(precisions) / best,
         "mrr": 1 / first if first else 0.0,
+        "r_precision": sum(gains[: len(relevant)]) / len(relevant),
+        "auc": auc(ranked, relevant, k, candidates),
+    }
+
+
+def auc(ranked: list[int], relevant: set[int], k: int, candidates: int) -> float:
+    """Pairs of a relevant and another candidate in the right order, a tied pair one half.
+
+    Places of unknown items push what follows down, as long as there are others to stand there.
+    """
+    while ranked and ranked[-1] == -1:
+        ranked = ranked[:-1]
+    top = ranked[:k]
+    others = candidates - len(relevant)
+    if not others:
+        return 1.0
+    above, right = 0, 0.0
+    for item in top:
+        if item in relevant:
+            right += max(0, others - above)
+        else:
+            above += 1
+    unlisted = len(relevant - set(top))
+    return (right + unlisted * max(0, others - above) / 2) / (len(relevant) * others)
+
+
+def exposure(
+    lists: list[list[int]],
+    histories: list[set[int]],
+    popularity: list[int],
+    num_users: int,
+    codes: list[int],
+    vectors: list[list[float]],
+    k: int,
+) -> dict[str, object]:
+    """What lists show: per user, and over the catalog, at cutoff k; -1 is an empty place."""
+    shown = [[item for item in items[:k] if item >= 0] for items in lists]
+    counts = [sum(item in items for items in shown) for item in range(len(popularity))]
+    ranked = sorted(range(len(popularity)), key=lambda i: (-popularity[i], i))
+    total = max(1, sum(counts))
+
+    def mean(worth: list[float]) -> float:
+        return sum(worth) / len(worth) if worth else 0.0
+
+    def pairs(items: list[int]) -> list[tuple[int, int]]:
+        return list(itertools.combinations(items, 2))
+
+    def differ(a: int, b: int) -> float:
+        return float(codes[a] == -1 or codes[b] == -1 or codes[a] != codes[b])
+
+    def distance(a: int, b: int) -> float:
+        dot = sum(x * y for x, y in zip(vectors[a], vectors[b], strict=True))
+        return 1 - dot / math.hypot(*vectors[a]) / math.hypot(*vectors[b])
+
+    def head(share: float) -> float:
+        return sum(counts[i] for i in ranked[: math.ceil(share * len(popularity))]) / total
+
+    size = len(popularity)
+    gaps = sum(abs(a - b) for a in counts for b in counts)
+    users = list(itertools.combinations(shown, 2))
+    return {
+        "popularity": [mean([popularity[i] / num_users for i in items]) for items in shown],
+        "novelty": [
+            mean([-math.log2((popularity[i] + 1) / (num_users + 1)) for i in items])
+            for items in shown
+        ],
+        "repeats": [
+            mean([float(i in had) for i in items])
+            for items, had in zip(shown, histories, strict=True)
+        ],
+        "diversity.kind": [mean([differ(a, b) for a, b in pairs(items)]) for items in shown],
+        "diversity.embedding": [mean([distance(a, b) for a, b in pairs(items)]) for items in shown],
+        "coverage": sum(c > 0 for c in counts) / size,
+        "gini": gaps / (2 * size * sum(counts)) if sum(counts) else 0.0,
+        "head_1": head(0.01),
+        "head_10": head(0.1),
+        "overlap": mean([len(set(a) & set(b)) / k for a, b in users]),
     }

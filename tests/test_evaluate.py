@@ -15,15 +15,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 import standin
+from deeprec.batch import Batch
 from deeprec.config import EvaluateConfig, RecommendConfig, compose
 from deeprec.data import store
-from deeprec.data.judge import judged_batch
+from deeprec.data.judge import distinct, judged_batch
 from deeprec.data.store import Events, Prepared
 from deeprec.errors import ConfigError, DataError, IntegrityError
 from deeprec.evaluate import evaluate
-from deeprec.metric.tally import Tally
+from deeprec.metric.tally import ItemFacts, Tally
 from deeprec.model.rank import rank
 from deeprec.recommend import recommend
 from deeprec.train import train
@@ -110,6 +112,12 @@ def test_anybodys_lists_by_hand(tmp_path: Path) -> None:
             "ndcg@1": 2 / 4,
             "map@1": 2 / 4,
             "mrr@1": 2 / 4,
+            "r_precision@1": (1 / 2 + 1) / 4,
+            # of 5 candidates; u1: c stands above 3 others, a ties with them; u2: d ties with 3 of 4
+            "auc@1": ((3 + 3 / 2) / 6 + (3 / 2) / 4 + 1 / 2 + 1) / 4,
+            "popularity@1": 0,
+            "novelty@1": 3 / 4 * math.log2(7),  # nobody of 6 had any; u6 got nothing
+            "repeats@1": 1 / 4,
             "precision@3": (2 / 3 + 1 / 3 + 1 / 3) / 4,
             "recall@3": 3 / 4,
             "recall_capped@3": 3 / 4,
@@ -117,12 +125,31 @@ def test_anybodys_lists_by_hand(tmp_path: Path) -> None:
             "ndcg@3": ((1 + 1 / 2) / (1 + THIRD) + THIRD + 1) / 4,
             "map@3": ((1 + 2 / 3) / 2 + 1 / 2 + 1) / 4,
             "mrr@3": (1 + 1 / 2 + 1) / 4,
+            "r_precision@3": (1 / 2 + 0 + 1) / 4,
+            "auc@3": ((3 + 2) / 6 + 3 / 4 + 1 / 2 + 1) / 4,
+            "popularity@3": 0,
+            "novelty@3": 3 / 4 * math.log2(7),
+            "repeats@3": (1 / 2 + 0 + 1) / 4,
         },
         rel=1e-6,
     )
     mine = report["systems"][0]
     assert (mine["name"], mine["kind"]) == ("mine", "recommendations")
-    assert mine["exposure"] == pytest.approx({"coverage@1": 3 / 5, "coverage@3": 3 / 5})
+    # lists of one: c, a, d; of three: c a, a d, d
+    assert mine["exposure"] == pytest.approx(
+        {
+            "coverage@1": 3 / 5,
+            "coverage@3": 3 / 5,
+            "gini@1": 2 / 5,
+            "gini@3": 2 * (3 * 1 + 4 * 2 + 5 * 2) / (5 * 5) - 6 / 5,
+            "head_1@1": 1 / 3,  # a, the first of all that are equally popular
+            "head_1@3": 2 / 5,
+            "head_10@1": 1 / 3,
+            "head_10@3": 2 / 5,
+            "overlap@1": 0,
+            "overlap@3": (1 + 1) / 6 / 3,  # of six pairs of users two share one item each
+        }
+    )
     assert mine["lists"] == {
         "users_without_list": 1,
         "lists_shorter_than_k": 2,
@@ -217,7 +244,7 @@ def test_perfect_lists_score_one(tmp_path: Path, repeats: bool) -> None:
         cutoffs=[1, 2, 5, 9],
     )
     for name, mean in means(report).items():
-        if name.split("@")[0] not in ("precision", "recall"):
+        if name.split("@")[0] in ("recall_capped", "hit", "ndcg", "map", "mrr"):
             assert mean == pytest.approx(1, abs=1e-6), name
     assert means(report)["recall@5"] == pytest.approx(1, abs=1e-6)
     assert means(report)["precision@9"] == pytest.approx(means(report)["precision@5"] * 5 / 9)
@@ -246,11 +273,12 @@ def test_the_first_system_is_compared_user_by_user(tmp_path: Path) -> None:
         recommendations=write_lists(tmp_path, perfect),
         baselines=["popularity"],
     )
-    (comparison,) = report["comparisons"]
+    comparison, *others = report["comparisons"]
+    assert [other["metric"] for other in others] == ["recall@3", "map@3", "mrr@3", "hit@3"]
     ours, theirs = (means(report, system)["ndcg@3"] for system in (0, 1))
     assert comparison["metric"] == "ndcg@3"  # of 1 and 3 the nearest to 20
-    assert comparison["difference"]["mean"] == pytest.approx(ours - theirs)
-    assert comparison["difference"]["low"] > 0
+    assert comparison["mean"] == pytest.approx(ours - theirs)
+    assert comparison["low"] > 0
     assert comparison["words"].startswith("mine scores higher than popularity on ndcg@3")
 
     table = pq.read_table(tmp_path / "report" / "report.parquet").to_pandas()
@@ -310,16 +338,26 @@ def test_a_bundle_scores_what_its_recommendations_and_its_model_score(
     model = standin.StandIn(prepared.num_items, standin.FIELDS)
     batch = judged_batch(prepared, prepared.judged_users("holdout"), "holdout")
     assert batch.target is not None
-    tally = Tally([1, 3], prepared.num_items)
-    tally.add(rank(model, batch, 3, exclude_seen=False)[0], batch.target)
-    truth = {name: values.mean() for name, values in tally.values().items()}
+    truth = figures(prepared, [1, 3], batch, rank(model, batch, 3, exclude_seen=False)[0])
 
     ours = judge(tmp_path, str(prepared.path), bundle=str(bundle), batch_users=16)
-    assert means(ours) == pytest.approx(truth)
+    assert {name: means(ours)[name] for name in truth} == pytest.approx(truth, abs=1e-12)
     assert (ours["systems"][0]["name"], ours["systems"][0]["kind"]) == ("bundle", "bundle")
     lists = str(tmp_path / "lists.parquet")
     recommend(RecommendConfig(str(bundle), str(prepared.path), lists, k=3))
     assert means(judge(tmp_path, str(prepared.path), recommendations=lists)) == means(ours)
+
+
+def figures(
+    prepared: Prepared, cutoffs: list[int], batch: Batch, items: torch.Tensor
+) -> dict[str, float]:
+    """The means over a batch of all users, of what lists and catalog alone tell."""
+    assert batch.target is not None
+    facts = ItemFacts(prepared.popularity, len(prepared.training_users()))
+    everything = np.full(batch.num_users, prepared.num_items)
+    tally = Tally(cutoffs, facts)
+    tally.add(items, batch.target, distinct(batch.history), everything)
+    return {name: values.mean() for name, values in tally.values().items()}
 
 
 def renumbered(prepared: Prepared, path: Path, draw: np.random.Generator) -> Prepared:
@@ -361,7 +399,10 @@ def test_a_bundle_is_judged_by_ids_whatever_the_prepared_folder_numbers(
     settings = {"bundle": str(bundle), "exclude_seen": exclude_seen}
     ours = judge(tmp_path, str(prepared.path), **settings)
     theirs = judge(tmp_path, str(other.path), **settings)
-    assert means(theirs) == means(ours)
+    of_catalog = ("auc", "popularity", "novelty")  # the other one has items that nobody took
+    for name, mean in means(ours).items():
+        if not name.startswith((*of_catalog, "diversity")):
+            assert means(theirs)[name] == mean, name
 
 
 def test_a_damaged_bundle_is_named_and_nothing_is_written(bundle: Path, tmp_path: Path) -> None:
@@ -392,9 +433,8 @@ def test_a_run_is_judged_on_the_folder_it_was_trained_on(run: Path) -> None:
     prepared = Prepared(opened.prepared)
     batch = judged_batch(prepared, prepared.judged_users("holdout"), "holdout")
     assert batch.target is not None
-    tally = Tally([3], prepared.num_items)
-    tally.add(rank(opened.model, batch, 3, exclude_seen=False)[0], batch.target)
-    assert means(report) == pytest.approx({k: v.mean() for k, v in tally.values().items()})
+    truth = figures(prepared, [3], batch, rank(opened.model, batch, 3, exclude_seen=False)[0])
+    assert {name: means(report)[name] for name in truth} == pytest.approx(truth, abs=1e-12)
 
 
 def test_a_run_is_not_judged_on_another_prepared_folder(run: Path, tmp_path: Path) -> None:
@@ -410,3 +450,17 @@ def test_some_users_stand_for_all_and_the_report_says_so(tmp_path: Path) -> None
     assert some["scored"] == 2
     assert some["reasons"]["not drawn (max_users)"] == everybody["scored"] - 2
     assert some["scored"] + some["dropped"] == everybody["scored"] + everybody["dropped"]
+
+
+def test_what_leaked_into_training_is_in_the_report_and_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # of c d, d, b and d two are on items their user had before, though repeats are not allowed
+    log = {**LOG, "u1": ("all", "abc", "a", "cd", 1)}
+    report = judge(tmp_path, write_prepared(tmp_path, log, repeats=False), baselines=["popularity"])
+    found = {one["name"]: one for one in report["leakage"]}
+    assert found["repeats"]["facts"]["events"] == 2  # c of u1, d of u7
+    assert found["repeats"]["level"] == "warn"
+    said = " ".join(capsys.readouterr().out.split())
+    assert "warn: leakage repeats: 2 of 5 holdout events (40.0 %)" in said
+    assert "leakage new_users" not in said  # it is ok

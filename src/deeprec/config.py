@@ -79,6 +79,7 @@ class EvaluateConfig:
     slices: list[str] = field(
         default_factory=lambda: ["history", "users", "popularity", "time"]
     )  # also user.ATTRIBUTE and item.ATTRIBUTE
+    diversity: list[str] | None = None  # item attributes; default: those of 2 to 1,000 values
     examples: int = 20  # users shown with what they took and what each system said; no ids
     sampled_negatives: int | None = None  # adds sampled_ndcg@k, ... as old papers have them
     max_users: int | None = None  # judge so many, drawn with the seed; default: everybody

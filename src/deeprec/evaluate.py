@@ -26,13 +26,19 @@ from deeprec.errors import ConfigError
 from deeprec.evaluation import entry, report, shown
 from deeprec.evaluation.control import controls
 from deeprec.evaluation.examples import examples
+from deeprec.evaluation.facts import item_facts
 from deeprec.evaluation.judging import Asked, Judgement, judge, judge_together, refuse_empty
+from deeprec.evaluation.naming import named_apart
+from deeprec.evaluation.over_seeds import over_seeds
 from deeprec.evaluation.question import Question
 from deeprec.evaluation.report import Report, headline
 from deeprec.evaluation.sampled import WARNING, sampled_metrics
 from deeprec.evaluation.slices import slices
-from deeprec.evaluation.system import kind_of, named_apart, open_run, open_systems, runs_in
-from deeprec.metric.tally import Tally
+from deeprec.evaluation.system import kind_of, open_systems, runs_in, trained_on
+from deeprec.metric.comparison import compare
+from deeprec.metric.tally import DEFINITIONS, Tally
+
+COMPARED = ("ndcg", "recall", "map", "mrr", "hit")  # on which systems are told apart; first: said
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
@@ -51,6 +57,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     output_dir = _output_dir(config)
     whole = _together(config)
     whole.content["comparisons"] = _comparisons(whole, config)
+    whole.content["seeds"] = over_seeds(whole, whole.content["headline"])
     report.write(whole, output_dir)
     shown.show(whole.content, console)
     console.print(f"report: {output_dir / 'report.json'}")
@@ -103,19 +110,22 @@ def _asked(config: EvaluateConfig) -> Asked:
         config.batch_users,
         drawn_users(prepared.judged_users(part), config.max_users, config.seed),
     )
+    systems = open_systems(paths, config.baselines, question)
+    embeddings = [one.embedding_VD for one in systems if one.embedding_VD is not None]
+    facts = item_facts(prepared, config.diversity, next(iter(embeddings), None))
     return Asked(
         question,
-        open_systems(paths, config.baselines, question),
+        systems,
         slices(config.slices, prepared, part),
         headline(question.cutoffs),
-        partial(Tally, question.cutoffs, prepared.num_items),
+        partial(Tally, question.cutoffs, facts),
     )
 
 
 def _trained_on(runs: Sequence[Path], config: EvaluateConfig) -> Path:
     if not runs:
         raise ConfigError("prepared: missing; give prepared=FOLDER, which says what users did")
-    return open_run(runs[0]).prepared
+    return trained_on(runs[0])
 
 
 # --- judging ---
@@ -209,7 +219,7 @@ def _card(
         **protocol.card(prepared, part, exclude_seen=exclude_seen),
         "users": users,
         "cutoffs": question.cutoffs,
-        "metrics": shown.DEFINITIONS,
+        "metrics": DEFINITIONS,
         "interval": "95 %, percentile bootstrap over users, the same draws for every system; "
         f"{config.bootstrap_samples} samples, seed {config.seed}",
         "versions": _versions(),
@@ -243,10 +253,22 @@ def _word(value: Any) -> str:
 
 
 def _comparisons(whole: Report, config: EvaluateConfig) -> list[dict[str, Any]]:
-    """The first system against each other one, user by user."""
-    metric = f"ndcg@{whole.content['headline']}"
+    """The first system against each other one, user by user, on metrics of relevance."""
+    k = whole.content["headline"]
+    metrics = [f"{name}@{k}" for name in COMPARED]
+    first, *others = [{name: values[name] for name in metrics} for values in whole.values]
+    compared = compare(first, others, config.bootstrap_samples, config.seed)
     names = [system["name"] for system in whole.systems]
-    samples, seed = config.bootstrap_samples, config.seed
-    return shown.comparisons(
-        names, [values[metric] for values in whole.values], metric, samples, seed
-    )
+    family = len(others) * len(metrics)
+    return [
+        {
+            "first": names[0],
+            "second": second,
+            **asdict(one),
+            "told_apart": one.told_apart,
+            "family": family,
+            "words": one.words(names[0], second, family),
+        }
+        for second, of_other in zip(names[1:], compared, strict=True)
+        for one in of_other
+    ]

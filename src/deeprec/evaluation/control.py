@@ -17,10 +17,11 @@ from torch import Tensor
 
 from deeprec.batch import Batch, Encoded
 from deeprec.data.dataset import drawn_users
+from deeprec.data.judge import distinct
 from deeprec.errors import NonFiniteError
 from deeprec.evaluation.question import Question
+from deeprec.metric.hits import Hits
 from deeprec.metric.ranking import recall
-from deeprec.metric.tally import places
 from deeprec.model.rank import seen_if
 from deeprec.model.topk import top_k
 
@@ -63,8 +64,8 @@ def _random(question: Question, batch: Batch, k: int, seed: int) -> Control:
     assert batch.target is not None
     items_BK = _random_lists(question, batch, k, seed)
     num_relevant_B = batch.target.offsets.diff().numpy()
-    chance_B = np.minimum(1.0, k / _candidates(question, batch))
-    hits, expected = int((places(items_BK, batch.target) >= 0).sum()), num_relevant_B @ chance_B
+    chance_B = np.minimum(1.0, k / question.num_candidates(distinct(batch.history)))
+    hits, expected = len(Hits.of(items_BK, batch.target).users_H), num_relevant_B @ chance_B
     # the true spread is that of hypergeometric counts, which is smaller
     p = 2 * min(stats.poisson.cdf(hits, expected), stats.poisson.sf(hits - 1, expected))
     says = (
@@ -117,7 +118,8 @@ def _popularity(question: Question, batch: Batch, k: int, seed: int) -> Control:
     right = _in_order(order, question, batch, k)
     ranked = _ranked(torch.tensor(popularity_V).float(), question, batch, k)
     share = float((right == ranked).mean())
-    found = float(_recall(torch.from_numpy(ranked), batch).mean())
+    assert batch.target is not None
+    found = float(recall(Hits.of(torch.from_numpy(ranked), batch.target), k).mean())
     level = "ok" if share == 1 else "fail"
     says = (
         f"popularity ranked equals popularity sorted in {100 * share:.4g} % of "
@@ -181,17 +183,6 @@ def _random_lists(question: Question, batch: Batch, k: int, seed: int) -> Tensor
         kept = first[~np.isin(first, seen)][:k]
         lists[user, : len(kept)] = kept
     return torch.from_numpy(lists)
-
-
-def _candidates(question: Question, batch: Batch) -> IntArray:
-    lengths = [len(seen) for seen in _seen(question, batch)]
-    return question.prepared.num_items - np.array(lengths, np.int64)
-
-
-def _recall(items_BK: Tensor, batch: Batch) -> npt.NDArray[np.float64]:
-    assert batch.target is not None
-    hits_BK = places(items_BK, batch.target) >= 0
-    return recall(hits_BK, batch.target.offsets.diff()).numpy()
 
 
 def _worth(batch: Batch, num_items: int) -> npt.NDArray[np.float64]:

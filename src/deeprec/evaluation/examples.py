@@ -17,7 +17,7 @@ from deeprec.data.store import Prepared
 from deeprec.evaluation.question import Question
 from deeprec.evaluation.slices import attribute_names
 from deeprec.evaluation.system import System
-from deeprec.metric.tally import places
+from deeprec.metric.hits import found
 
 LENGTH = 10  # items shown of each list
 NAMES = ("name", "title", "description", "item_name", "product_name")
@@ -73,8 +73,11 @@ def _of_batch(
     called = _Called(question.prepared)
     lists = {}
     for name, system in zip(names, systems, strict=True):
-        items_BK = system.lists(batch, LENGTH)[:, :LENGTH]
-        lists[name] = items_BK.numpy(), (places(items_BK, batch.target) >= 0).numpy()
+        items = system.lists(batch, LENGTH)[:, :LENGTH].numpy()
+        hits = np.zeros(items.shape, bool)
+        users, places, _ = found(items, batch.target)
+        hits[users, places] = True
+        lists[name] = items, hits
     return [
         _of_user(_row(batch.history, user), _row(batch.target, user), called)
         | {

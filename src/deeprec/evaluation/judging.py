@@ -18,14 +18,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from deeprec.batch import Batch, Jagged
+from deeprec.batch import Batch
 from deeprec.console import progress
+from deeprec.data.judge import distinct
 from deeprec.errors import DataError
 from deeprec.evaluation.question import Question
 from deeprec.evaluation.slices import IntArray, Slice
 from deeprec.evaluation.system import System
 from deeprec.metric import ranking
-from deeprec.metric.tally import Tally, places
+from deeprec.metric.hits import Hits
+from deeprec.metric.tally import Tally
 
 FloatArray = npt.NDArray[np.float64]
 SLICED = {"ndcg": ranking.ndcg, "recall": ranking.recall}  # of slices and curves
@@ -167,25 +169,25 @@ def _judge_share(
 def _judge_batch(asked: Asked, batch: Batch, found: Judgement) -> None:
     assert batch.target is not None
     found.user_rows.append(batch.user_rows.numpy())
-    bands: dict[str, tuple[Tensor, int]] = {}
+    bands: dict[str, tuple[IntArray, int]] = {}
     for one in asked.slices:
         codes = one.codes(batch)
         if one.of == "users":
             found.user_bands.setdefault(one.name, []).append(codes)
             continue
-        bands[one.name] = torch.from_numpy(codes), len(one.bands)
+        bands[one.name] = codes, len(one.bands)
         _add(found.num_targets, {one.name: np.bincount(codes, minlength=len(one.bands))})
+    history = distinct(batch.history)
+    num_candidates_B = asked.question.num_candidates(history)
     for system, answers in zip(asked.systems, found.answers, strict=True):
         items_BK = system.lists(batch, asked.question.k)
-        answers.tally.add(items_BK, batch.target)
-        for name, values in _curve(items_BK, batch.target).items():
+        hits = answers.tally.add(items_BK, batch.target, history, num_candidates_B)
+        for name, values in _curve(hits, asked.question.k).items():
             answers.curve.setdefault(name, []).append(values)
-        items_BC = items_BK[:, : asked.headline]
-        _add(answers.recommended, _by_item_band(items_BC, asked.slices))
-        places_BC = places(items_BC, batch.target)
+        _add(answers.recommended, _by_item_band(items_BK[:, : asked.headline], asked.slices))
         for name, (codes_N, num_bands) in bands.items():
             of_slice = answers.banded.setdefault(name, {})
-            by_band = _by_band(places_BC, batch.target.offsets, codes_N, num_bands)
+            by_band = _by_band(hits, codes_N, num_bands, asked.headline)
             for metric, values_BG in by_band.items():
                 of_slice.setdefault(metric, []).append(values_BG)
 
@@ -201,11 +203,9 @@ def curve_cutoffs(k: int) -> list[int]:
     return sorted({round(cutoff) for cutoff in np.geomspace(1, k, max(2, steps))})
 
 
-def _curve(items_BK: Tensor, target: Jagged) -> dict[str, FloatArray]:
-    hits_BK, num_relevant_B = places(items_BK, target) >= 0, target.offsets.diff()
-    cutoffs = curve_cutoffs(items_BK.shape[1])
+def _curve(hits: Hits, longest: int) -> dict[str, FloatArray]:
     return {
-        name: np.stack([metric(hits_BK[:, :k], num_relevant_B).numpy() for k in cutoffs], 1)
+        name: np.stack([metric(hits, k) for k in curve_cutoffs(longest)], 1)
         for name, metric in SLICED.items()
     }
 
@@ -225,21 +225,14 @@ def _add(sums: dict[str, IntArray], more: Mapping[str, IntArray]) -> None:
         sums[name] = sums[name] + counts if name in sums else counts
 
 
-def _by_band(
-    places_BC: Tensor, offsets_B1: Tensor, codes_N: Tensor, num_bands: int
-) -> dict[str, FloatArray]:
+def _by_band(hits: Hits, codes_N: IntArray, num_bands: int, cutoff: int) -> dict[str, FloatArray]:
     """Ndcg and recall of each user where only what is in a band is relevant: [B, G]."""
-    lengths_B = offsets_B1.diff()
-    users_N = torch.repeat_interleave(lengths_B)
-    # -1, which is in no band, stands after the targets, where a place of -1 finds it
-    codes_N1 = torch.cat([codes_N, codes_N.new_full((1,), -1)])
-    band_BC = codes_N1[places_BC]
-    shape = len(lengths_B), num_bands
-    values = {name: np.full(shape, np.nan) for name in SLICED}
-    for band in range(num_bands):
-        num_relevant_B = torch.bincount(users_N[codes_N == band], minlength=len(lengths_B))
-        some_B = num_relevant_B > 0
-        hits_BC = band_BC[some_B] == band
-        for name, metric in SLICED.items():
-            values[name][some_B.numpy(), band] = metric(hits_BC, num_relevant_B[some_B]).numpy()
-    return values
+    users_N = np.repeat(np.arange(hits.num_users), hits.num_relevant_U)
+    num_relevant_BG = np.zeros((hits.num_users, num_bands), np.int64)
+    np.add.at(num_relevant_BG, (users_N, codes_N), 1)
+    codes_H = codes_N[hits.targets_H]
+    of_bands = [hits.only(codes_H == g, num_relevant_BG[:, g]) for g in range(num_bands)]
+    return {
+        name: np.stack([metric(of_band, cutoff) for of_band in of_bands], 1)
+        for name, metric in SLICED.items()
+    }

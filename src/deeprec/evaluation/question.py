@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from deeprec.batch import Batch
+from deeprec.batch import Batch, Jagged
 from deeprec.data.judge import judged_batch, without_seen
 from deeprec.data.store import PartName, Prepared
 
@@ -34,6 +34,11 @@ class Question:
     def k(self) -> int:
         """The longest list that is asked for."""
         return max(self.cutoffs)
+
+    def num_candidates(self, history: Jagged) -> npt.NDArray[np.int64]:
+        """int64 [B]: how many items a list may hold of users with these distinct items."""
+        lengths_B: npt.NDArray[np.int64] = history.offsets.diff().numpy()
+        return self.prepared.num_items - lengths_B * self.exclude_seen
 
     def batches(self, first: int = 0, step: int = 1) -> Iterator[tuple[int, Batch]]:
         """The users with anything relevant, some at a time, and how many were looked at for it.

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from deeprec import folder
 from deeprec.errors import ConfigError, IntegrityError
-from deeprec.evaluation.system import named_apart
+from deeprec.evaluation.naming import named_apart
 
 FORMAT = 2
 NO_RULE = ("versions", "interval")  # of a card: what may differ without making figures others
@@ -66,7 +66,7 @@ def headline(cutoffs: Sequence[int]) -> int:
 
 
 def write(report: Report, output_dir: Path) -> None:
-    """report.parquet, and then report.json."""
+    """report.parquet, and then report.json, which holds the hash of the other."""
     tables = [
         pa.table(
             {
@@ -80,6 +80,7 @@ def write(report: Report, output_dir: Path) -> None:
     with folder.writing_file(output_dir / "report.parquet") as draft:
         table = pa.concat_tables(tables, promote_options="default")
         pq.write_table(table, draft, write_page_checksum=True)
+    report.content["users_sha256"] = folder.sha256(output_dir / "report.parquet")
     with folder.writing_file(output_dir / "report.json") as draft:
         text = json.dumps(report.content, indent=2, ensure_ascii=False, allow_nan=False)
         draft.write_text(text + "\n", encoding="utf-8")
@@ -93,8 +94,8 @@ def read(path: Path) -> Report:
     """
     try:
         content = json.loads((path / "report.json").read_text(encoding="utf-8"))
-        table = pq.read_table(path / "report.parquet", page_checksum_verification=True)
-    except (OSError, ValueError, pa.ArrowInvalid) as error:
+        sha256 = folder.sha256(path / "report.parquet")
+    except (OSError, ValueError) as error:
         raise IntegrityError(
             f"{path}: its report cannot be read ({error}); evaluate again"
         ) from error
@@ -103,12 +104,13 @@ def read(path: Path) -> Report:
             f"{path / 'report.json'}: format {content.get('format')} was written by another "
             f"deeprec; this one reads {FORMAT}; evaluate again"
         )
+    if content["users_sha256"] != sha256:
+        raise IntegrityError(
+            f"{path / 'report.parquet'}: is damaged, or not of this report; evaluate again"
+        )
+    table = pq.read_table(path / "report.parquet")
     names = [system["name"] for system in content["systems"]]
     parts = [table.filter(pc.equal(table["system"], name)) for name in names]
-    if not parts or len({part.num_rows for part in parts}) > 1 or not parts[0].num_rows:
-        raise IntegrityError(
-            f"{path}: report.parquet does not hold the users of report.json; evaluate again"
-        )
     values = [
         {
             name: part[name].to_numpy()

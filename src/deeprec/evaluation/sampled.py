@@ -21,6 +21,7 @@ from deeprec.evaluation.judging import FloatArray
 from deeprec.evaluation.question import Question
 from deeprec.evaluation.system import System
 from deeprec.metric import ranking
+from deeprec.metric.hits import Hits
 
 WARNING = (
     "sampled_* rank what a user took among {negatives} drawn items only: they lie far above the "
@@ -92,17 +93,15 @@ def _judge(
     place_BV = torch.full((batch.num_users, num_items + 1), behind)
     places_BK = torch.arange(behind).expand_as(items_BK)
     place_BV.scatter_(1, torch.where(items_BK >= 0, items_BK, num_items), places_BK)
-    target = batch.target
+    target, positions = batch.target, []
     for user in _users(batch):
         taken = target.values[target.offsets[user] : target.offsets[user + 1]]
         wanted = place_BV[user, taken].sort().values
         others = place_BV[user, drawn[user]].sort().values
         # one behind each negative at the same place or before it
-        position = torch.searchsorted(others, wanted, side="right") + torch.arange(len(wanted))
-        num_relevant = torch.tensor([len(taken)])
-        for k in question.cutoffs:
-            hits_1K = torch.zeros(1, k, dtype=torch.bool)
-            hits_1K[0, position[position < k]] = True
-            for name in ("ndcg", "recall", "hit"):
-                value = getattr(ranking, name)(hits_1K, num_relevant).double().numpy()
-                values.setdefault(f"sampled_{name}@{k}", []).append(value)
+        before = torch.searchsorted(others, wanted, side="right") + torch.arange(len(wanted))
+        positions.append((before + 1).tolist())
+    hits = Hits.at(positions, target.offsets.diff().tolist())
+    for k in question.cutoffs:
+        for metric in (ranking.ndcg, ranking.recall, ranking.hit):
+            values.setdefault(f"sampled_{metric.__name__}@{k}", []).append(metric(hits, k))

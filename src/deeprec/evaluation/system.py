@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,20 +14,19 @@ from deeprec import bundle as bundles
 from deeprec import folder, serve
 from deeprec.batch import Batch
 from deeprec.catalog import Catalog
+from deeprec.config import to_dict
 from deeprec.console import console
 from deeprec.data.judge import distinct, known_histories
 from deeprec.data.lists import read_lists
 from deeprec.data.translation import Translation, ask
 from deeprec.errors import ConfigError
+from deeprec.evaluation.naming import named, trained
 from deeprec.evaluation.question import Question
-from deeprec.metric.tally import hits
+from deeprec.metric.hits import found as found_in
 from deeprec.model.item_to_item import ItemToItem
 from deeprec.model.own_frequency import OwnFrequency
 from deeprec.model.popularity import Popularity
 from deeprec.model.rank import rank
-
-if TYPE_CHECKING:
-    from deeprec.trainer.run import Run
 
 Baseline = Popularity | ItemToItem | OwnFrequency
 ListsOf = Callable[[Batch, int], Tensor]  # a batch's k best items, int64 [B, K], -1 padded
@@ -47,7 +46,9 @@ class System:
         kind: run, bundle, recommendations, baseline or control.
         source: what it was, for the report.
         found: what was met while its lists came in, counted.
+        config: what a run was told.
         training: of a run, one row an epoch.
+        embedding_VD: float32 [V, D], rows that stand for the items; None: it has none.
         longest: the longest list it can give; None: as many items as there are.
     """
 
@@ -56,7 +57,9 @@ class System:
     lists: ListsOf
     source: dict[str, Any] = field(default_factory=dict)
     found: Counter[str] = field(default_factory=Counter)
+    config: dict[str, Any] = field(default_factory=dict)
     training: list[dict[str, float]] = field(default_factory=list)
+    embedding_VD: Tensor | None = None
     longest: int | None = None
 
 
@@ -72,7 +75,12 @@ def open_systems(
         DataError: a file of lists is not what it must be.
         IntegrityError: a run or bundle is damaged.
     """
-    return [*(open_system(path, question) for path in paths), *_baselines(baselines, question)]
+    systems = [open_system(path, question) for path in paths]
+    runs = [system for system in systems if system.kind == "run"]
+    names = named([run.name for run in runs], [run.config for run in runs])
+    for run, name in zip(runs, names, strict=True):
+        run.name = name
+    return [*systems, *_baselines(baselines, question)]
 
 
 def open_system(path: Path, question: Question) -> System:
@@ -110,14 +118,17 @@ def runs_in(path: Path) -> list[Path]:
     return sorted(found.parent for found in path.glob("*/prepared.json"))
 
 
-def open_run(path: Path) -> "Run":
+def trained_on(path: Path) -> Path:
+    """The prepared folder that a run was trained on."""
     # here, not above: judging lists must not wait for Lightning to be imported
-    from deeprec.trainer.run import open_run as opened
+    from deeprec.trainer.run import RunFolder
 
-    return opened(path)
+    return Path(RunFolder(path).origin["path"])
 
 
 def _run(path: Path, question: Question) -> System:
+    from deeprec.trainer.run import open_run  # likewise
+
     run, prepared = open_run(path), question.prepared
     if run.prepared_identity != prepared.identity:
         raise ConfigError(
@@ -131,8 +142,17 @@ def _run(path: Path, question: Question) -> System:
         return rank(run.model, batch, k, question.exclude_seen)[0]
 
     name = str(run.config.model["_target_"]).rpartition(".")[2].lower()
-    source = {"run": str(run.path), "seed": run.config.seed}
-    return System(name, "run", lists, source, training=_training(path))
+    config = to_dict(run.config)
+    source = {"run": str(run.path), "seed": run.config.seed, "trained": trained(config)}
+    return System(
+        name,
+        "run",
+        lists,
+        source,
+        config=config,
+        training=_training(path),
+        embedding_VD=run.model.item_weight.detach(),
+    )
 
 
 def _training(path: Path) -> list[dict[str, float]]:
@@ -180,7 +200,7 @@ def _lists(path: Path, question: Question) -> System:
         found["users_without_list"] += int((~has_list[rows]).sum())
         found["lists_shorter_than_k"] += int((has_list[rows] & (given.lengths[rows] < k)).sum())
         found["unknown_items"] += int(given.unknown_items[rows].sum())
-        found["seen_items"] += int(hits(items_BK, distinct(batch.history)).sum())
+        found["seen_items"] += len(found_in(given.items[rows], distinct(batch.history))[0])
         found["lists_not_judged"] -= int(has_list[rows].sum())
         return items_BK
 
@@ -201,21 +221,3 @@ def _baselines(names: Sequence[str], question: Question) -> Iterator[System]:
 
 def _lists_of(fitted: Baseline, exclude_seen: bool) -> ListsOf:
     return lambda batch, k: fitted.recommend(batch, k, exclude_seen)[0]
-
-
-def named_apart(names: Sequence[str], kinds: Sequence[str]) -> list[str]:
-    """The names, a later one that is already taken called `name (kind)`, or `name 2`.
-
-    Example:
-        >>> named_apart(["a", "a", "a", "a"], ["run", "run", "baseline", "run"])
-        ['a', 'a 2', 'a (baseline)', 'a 3']
-    """
-    taken: list[str] = []
-    for name, kind in zip(names, kinds, strict=True):
-        first_kind = kinds[taken.index(name)] if name in taken else kind
-        told = name if first_kind == kind else f"{name} ({kind})"
-        number, free = 2, told
-        while free in taken:
-            free, number = f"{told} {number}", number + 1
-        taken.append(free)
-    return taken

@@ -1,25 +1,39 @@
 """One system's metrics, user by user, while its lists come in batch after batch."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 from deeprec.batch import Jagged
-from deeprec.metric import ranking
+from deeprec.metric import exposure, ranking
+from deeprec.metric.hits import Hits, found
 
-# what `name@k` of a report means; each takes hits bool [U, K] and the number of relevant items [U]
-METRICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "precision": ranking.precision,
-    "recall": ranking.recall,
-    "recall_capped": ranking.recall_capped,
-    "hit": ranking.hit,
-    "ndcg": ranking.ndcg,
-    "map": ranking.map,
-    "mrr": ranking.mrr,
-}
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+DEFINITIONS = {**ranking.DEFINITIONS, **exposure.DEFINITIONS}
+
+
+@dataclass(frozen=True)
+class ItemFacts:
+    """What is known of the items of a catalog.
+
+    Args:
+        popularity_V: int64 [V], training users who had each item.
+        num_users: training users.
+        codes: per attribute, int64 [V], a number for each value; -1 unknown.
+        prices_V: float64 [V], 0 where unknown.
+        unit_VD: float32 [V, D], embeddings of length 1.
+    """
+
+    popularity_V: IntArray
+    num_users: int
+    codes: Mapping[str, IntArray] = field(default_factory=dict)
+    prices_V: FloatArray | None = None
+    unit_VD: npt.NDArray[np.float32] | None = None
 
 
 class Tally:
@@ -27,86 +41,121 @@ class Tally:
 
     Args:
         cutoffs: list lengths judged, each at least 1.
-        num_items: V.
+        facts: of the catalog.
 
     Example:
-        >>> tally = Tally([1, 2], num_items=4)
-        >>> tally.add(torch.tensor([[3, 0]]), Jagged(torch.tensor([0, 1]), torch.tensor([0, 2])))
-        >>> tally.values()["recall@2"].tolist(), tally.coverage()
-        ([0.5], {'coverage@1': 0.25, 'coverage@2': 0.5})
+        >>> import torch
+        >>> tally = Tally([1, 2], ItemFacts(np.array([3, 1, 0, 0]), num_users=3))
+        >>> target = Jagged(torch.tensor([0, 1]), torch.tensor([0, 2]))
+        >>> nothing = Jagged(torch.tensor([2]), torch.tensor([0, 1]))
+        >>> _ = tally.add(torch.tensor([[3, 0]]), target, nothing, np.array([4]))
+        >>> tally.values()["recall@2"].tolist(), tally.shares()["coverage@2"]
+        ([0.5], 0.5)
     """
 
-    def __init__(self, cutoffs: Sequence[int], num_items: int) -> None:
-        self.cutoffs = list(cutoffs)
-        self._values: dict[str, list[npt.NDArray[np.float64]]] = {
-            f"{name}@{k}": [] for name in METRICS for k in cutoffs
-        }
-        # the best place any list gave each item; what nobody was given stands behind every list
-        self._place_V = torch.full((num_items,), max(cutoffs))
+    def __init__(self, cutoffs: Sequence[int], facts: ItemFacts) -> None:
+        self.cutoffs = sorted(cutoffs)
+        self._facts = facts
+        self._share_V = facts.popularity_V / max(1, facts.num_users)
+        self._bits_V = -np.log2((facts.popularity_V + 1) / (facts.num_users + 1))
+        self._values: dict[str, list[FloatArray]] = {}
+        num_items = len(facts.popularity_V)
+        # lists that hold an item between one cutoff and the next
+        self._counts = [np.zeros(num_items, np.int64) for _ in self.cutoffs]
+        self._num_users = 0
 
-    def add(self, items_BK: Tensor, target: Jagged) -> None:
+    def add(
+        self, items_BK: Tensor, target: Jagged, history: Jagged, num_candidates_B: IntArray
+    ) -> Hits:
         """Judges the lists of some users.
 
         Args:
             items_BK: int64 [B, K], item indices, best first, distinct inside a list; -1 is a place
                 that cannot be a hit. K is at least the largest cutoff.
-            target: the distinct items each user took, at least one.
-        """
-        hits_BK = hits(items_BK, target)
-        num_relevant_B = target.offsets.diff()
-        for name, metric in METRICS.items():
-            for k in self.cutoffs:
-                values_B = metric(hits_BK[:, :k], num_relevant_B)
-                self._values[f"{name}@{k}"].append(values_B.double().numpy())
-        places_BK = torch.arange(items_BK.shape[1]).expand_as(items_BK)
-        known_BK = items_BK >= 0
-        self._place_V.scatter_reduce_(0, items_BK[known_BK], places_BK[known_BK], "amin")
+            target: the distinct items each user took, ascending.
+            history: the distinct items each user had before, ascending.
+            num_candidates_B: int64 [B], items each list could have held.
 
-    def values(self) -> dict[str, npt.NDArray[np.float64]]:
-        """Per metric, float64 [U] in the order the users were added."""
-        return {name: np.concatenate(parts) for name, parts in self._values.items()}
+        Returns:
+            The hits, for who wants to know more of them.
+        """
+        hits = Hits.of(items_BK, target, num_candidates_B)
+        for name, metric in ranking.METRICS.items():
+            self._keep(name, np.stack([metric(hits, k) for k in self.cutoffs], 1))
+        self._add_exposure(items_BK.numpy(), history)
+        if self._facts.prices_V is not None:
+            self._keep("revenue", self._revenue(hits, target))
+        self._num_users += hits.num_users
+        return hits
 
     def join(self, other: "Tally") -> None:
-        """Takes in what another process tallied of other users."""
+        """Takes in what another process tallied of other users, behind those of this one."""
         for name, parts in other._values.items():
-            self._values[name] += parts
-        self._place_V = torch.minimum(self._place_V, other._place_V)
+            self._values.setdefault(name, []).extend(parts)
+        for mine, theirs in zip(self._counts, other._counts, strict=True):
+            mine += theirs
+        self._num_users += other._num_users
+
+    def values(self) -> dict[str, FloatArray]:
+        """Per metric@k, float64 [U] in the order the users were added."""
+        return {
+            f"{name}@{k}": values_U
+            for name, parts in self._values.items()
+            for k, values_U in zip(self.cutoffs, np.concatenate(parts).T.copy(), strict=True)
+        }
 
     def shares(self) -> dict[str, float]:
-        """Share of the catalog that was in anybody's list, per cutoff."""
-        return {f"coverage@{k}": (self._place_V < k).double().mean().item() for k in self.cutoffs}
+        """Per metric@k, what is a property of all lists together."""
+        popularity_V = self._facts.popularity_V
+        counts_V = np.zeros_like(popularity_V)
+        shares: dict[str, dict[int, float]] = {}
+        for k, more_V in zip(self.cutoffs, self._counts, strict=True):
+            counts_V = counts_V + more_V
+            told = {
+                "coverage": exposure.coverage(counts_V),
+                "gini": exposure.gini(counts_V),
+                "head_1": exposure.head(counts_V, popularity_V, 0.01),
+                "head_10": exposure.head(counts_V, popularity_V, 0.1),
+                "overlap": exposure.overlap(counts_V, self._num_users, k),
+            }
+            for name, share in told.items():
+                shares.setdefault(name, {})[k] = share
+        return {f"{name}@{k}": share for name, of in shares.items() for k, share in of.items()}
 
+    def _keep(self, name: str, values_BC: FloatArray) -> None:
+        self._values.setdefault(name, []).append(values_BC)
 
-def hits(items_BK: Tensor, target: Jagged) -> Tensor:
-    """Whether the user took the item: bool [B, K]; an item of -1 is no hit.
+    def _add_exposure(self, items: IntArray, history: Jagged) -> None:
+        items = items[:, : self.cutoffs[-1]]
+        held = items >= 0
+        start = 0
+        for k, counts_V in zip(self.cutoffs, self._counts, strict=True):
+            here = items[:, start:k]
+            np.add.at(counts_V, here[here >= 0], 1)
+            start = k
+        self._keep("popularity", exposure.means_at(self._share_V[items], held, self.cutoffs))
+        self._keep("novelty", exposure.means_at(self._bits_V[items], held, self.cutoffs))
+        had = np.zeros(items.shape)
+        rows, places, _ = found(items, history)
+        had[rows, places] = 1
+        self._keep("repeats", exposure.means_at(had, held, self.cutoffs))
+        for name, codes_V in self._facts.codes.items():
+            codes = np.where(held, codes_V[items], -2)
+            self._keep(f"diversity.{name}", exposure.diversity_by_attribute(codes, self.cutoffs))
+        if self._facts.unit_VD is not None:
+            values = exposure.diversity_by_embedding(items, self._facts.unit_VD, self.cutoffs)
+            self._keep("diversity.embedding", values)
 
-    Example:
-        >>> target = Jagged(torch.tensor([1, 5, 1]), torch.tensor([0, 2, 3]))
-        >>> hits(torch.tensor([[5, 2], [5, 1]]), target).tolist()
-        [[True, False], [False, True]]
-    """
-    span = 1 + max(int(rows.max()) if rows.numel() else 0 for rows in (items_BK, target.values))
-    users_B = torch.arange(items_BK.shape[0])
-    taken_N = users_B.repeat_interleave(target.offsets.diff()) * span + target.values
-    return torch.isin(users_B[:, None] * span + items_BK, taken_N) & (items_BK >= 0)
-
-
-def places(items_BK: Tensor, target: Jagged) -> Tensor:
-    """Which of the targets each item is: int64 [B, K], an index into `target.values`, or -1.
-
-    Args:
-        target: distinct items of each user, ascending.
-
-    Example:
-        >>> target = Jagged(torch.tensor([1, 5, 1]), torch.tensor([0, 2, 3]))
-        >>> places(torch.tensor([[5, 2], [5, 1]]), target).tolist()
-        [[1, -1], [-1, 2]]
-    """
-    if not len(target.values):
-        return torch.full_like(items_BK, -1)
-    span = 1 + max(int(rows.max()) if rows.numel() else 0 for rows in (items_BK, target.values))
-    users_B = torch.arange(items_BK.shape[0])
-    taken_N = users_B.repeat_interleave(target.offsets.diff()) * span + target.values
-    asked_BK = users_B[:, None] * span + items_BK
-    place_BK = torch.searchsorted(taken_N, asked_BK).clamp(max=len(taken_N) - 1)
-    return torch.where((taken_N[place_BK] == asked_BK) & (items_BK >= 0), place_BK, -1)
+    def _revenue(self, hits: Hits, target: Jagged) -> FloatArray:
+        """What the lists would have sold, float64 [B, cutoffs]."""
+        assert self._facts.prices_V is not None
+        prices_H = self._facts.prices_V[target.values.numpy()[hits.targets_H]]
+        return np.stack(
+            [
+                np.bincount(hits.users_H[near], prices_H[near], minlength=hits.num_users).astype(
+                    np.float64, copy=False
+                )
+                for near in (hits.places_H < k for k in self.cutoffs)
+            ],
+            1,
+        )

@@ -1,0 +1,70 @@
+"""What systems of a report are called: by model, by what sets runs apart, no two the same."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+OWN_PLACE = ("output_dir", "resume", "prepared", "logger")  # of a config: not what was trained
+MOST_KEYS = 3  # that a name is made of; runs that differ in more are called by their folder
+
+
+def named(names: Sequence[str], configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Names of runs: the model, and the settings in which runs of that model differ.
+
+    Args:
+        names: of the models.
+        configs: what each run was told.
+
+    Example:
+        >>> named(["a", "a", "b"], [{"seed": 1}, {"seed": 2}, {"seed": 1}])
+        ['a, seed=1', 'a, seed=2', 'b']
+    """
+    flat = [_flat(config) for config in configs]
+    told = []
+    for name, one in zip(names, flat, strict=True):
+        alike = [other for other, its in zip(flat, names, strict=True) if its == name]
+        every = sorted({key for other in alike for key in other})
+        keys = [key for key in every if len({str(other.get(key)) for other in alike}) > 1]
+        settings = [f"{_short(key, keys)}={one.get(key)}" for key in keys]
+        told.append(", ".join([name, *settings]) if len(keys) <= MOST_KEYS else name)
+    return told
+
+
+def trained(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's config without where it lies, and without its seed."""
+    return {key: value for key, value in _flat(config).items() if key != "seed"}
+
+
+def named_apart(names: Sequence[str], kinds: Sequence[str]) -> list[str]:
+    """The names, a later one that is already taken called `name (kind)`, or `name 2`.
+
+    Example:
+        >>> named_apart(["a", "a", "a", "a"], ["run", "run", "baseline", "run"])
+        ['a', 'a 2', 'a (baseline)', 'a 3']
+    """
+    taken: list[str] = []
+    for name, kind in zip(names, kinds, strict=True):
+        first_kind = kinds[taken.index(name)] if name in taken else kind
+        told = name if first_kind == kind else f"{name} ({kind})"
+        number, free = 2, told
+        while free in taken:
+            free, number = f"{told} {number}", number + 1
+        taken.append(free)
+    return taken
+
+
+def _flat(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if not above and key in OWN_PLACE:
+            continue
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{above}{key}.")
+        else:
+            flat[f"{above}{key}"] = value
+    return flat
+
+
+def _short(key: str, keys: Sequence[str]) -> str:
+    """The last word of a key where no other key ends so."""
+    last = key.rpartition(".")[2]
+    return last if sum(other.rpartition(".")[2] == last for other in keys) == 1 else key

@@ -1,0 +1,96 @@
+"""Reports put together: only under one card, user by user, nothing twice."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from deeprec.errors import ConfigError, IntegrityError
+from deeprec.evaluation.report import FORMAT, Report, differences, read, together, write
+
+CARD = {
+    "split": {"name": "time_cut", "holdout_from": "2017-12-01"},
+    "exclude_seen": True,
+    "versions": {"deeprec": "0.1"},
+    "interval": "95 %",
+}
+
+
+def report(*names: str, users: str = "abc", card: dict[str, object] | None = None) -> Report:
+    draw = np.random.default_rng(len(names))
+    return Report(
+        {
+            "format": FORMAT,
+            "systems": [
+                {"name": name, "kind": "baseline" if name == "popularity" else "run"}
+                for name in names
+            ],
+            "examples": [
+                {"history": [], "taken": ["x"], "lists": {name: [name] for name in names}}
+            ],
+            "protocol": {**CARD, **(card or {})},
+        },
+        pa.array(list(users)),
+        [{"ndcg@1": draw.random(len(users))} for _ in names],
+    )
+
+
+def test_a_report_is_read_as_it_was_written(tmp_path: Path) -> None:
+    ours = report("mine", "popularity")
+    write(ours, tmp_path)
+    found = read(tmp_path)
+    assert found.content == ours.content
+    assert found.user_ids.to_pylist() == ["a", "b", "c"]
+    for mine, theirs in zip(ours.values, found.values, strict=True):
+        assert np.array_equal(mine["ndcg@1"], theirs["ndcg@1"])
+
+
+def test_a_damaged_report_is_refused(tmp_path: Path) -> None:
+    write(report("mine"), tmp_path)
+    content = bytearray((tmp_path / "report.parquet").read_bytes())
+    content[len(content) // 4] ^= 0xFF
+    (tmp_path / "report.parquet").write_bytes(content)
+    with pytest.raises(IntegrityError, match=r"report.parquet: is damaged"):
+        read(tmp_path)
+    (tmp_path / "report.parquet").unlink()
+    with pytest.raises(IntegrityError, match="cannot be read"):
+        read(tmp_path)
+    write(report("mine"), tmp_path)
+    old = json.loads((tmp_path / "report.json").read_text()) | {"format": 1}
+    (tmp_path / "report.json").write_text(json.dumps(old))
+    with pytest.raises(IntegrityError, match="evaluate again"):
+        read(tmp_path)
+
+
+def test_users_are_paired_by_id_whatever_their_order() -> None:
+    ours, theirs = report("mine"), report("mine", "popularity", users="cab")
+    both = together([("A", ours), ("B", theirs), ("C", report("popularity"))], force=False)
+    assert [system["name"] for system in both.systems] == ["mine", "mine 2", "popularity"]
+    assert both.user_ids.to_pylist() == ["a", "b", "c"]
+    assert both.values[1]["ndcg@1"].tolist() == theirs.values[0]["ndcg@1"][[1, 2, 0]].tolist()
+    lists = both.content["examples"][0]["lists"]
+    assert lists == {"mine": ["mine"], "mine 2": ["mine"], "popularity": ["popularity"]}
+    assert both.content["forced"] == []
+
+
+def test_other_rules_are_refused_line_by_line_or_forced_and_said() -> None:
+    split = {"name": "time_cut", "holdout_from": "2018-01-01"}
+    other = report("mine", users="bcd", card={"split": split, "versions": {}, "interval": "90 %"})
+    with pytest.raises(ConfigError) as error:
+        together([("A", report("mine")), ("B", other)], force=False)
+    line = 'split.holdout_from: "2017-12-01" (A), "2018-01-01" (B)'
+    assert f"\n  - {line}\n" in str(error.value)
+    assert str(error.value).count("\n  - ") == 1  # versions and draws do not make figures others
+    assert "force=true" in str(error.value)
+
+    both = together([("A", report("mine")), ("B", other)], force=True)
+    assert both.content["forced"] == [line]
+    assert both.user_ids.to_pylist() == ["b", "c"]  # the users of both
+
+
+def test_a_line_that_one_card_lacks_differs() -> None:
+    assert list(differences({"a": 1}, {"a": 1, "b": {"c": None}}, "A", "B")) == [
+        "b.c: None (A), null (B)"
+    ]

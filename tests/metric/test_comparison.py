@@ -1,0 +1,93 @@
+"""Tests of systems against each other agree with scipy, with hand-worked cases and with chance."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from deeprec.metric import comparison
+from deeprec.metric.comparison import compare, detectable, effect, holm, sign_flip_p
+
+
+@pytest.mark.parametrize("num_users", [5, 12])
+def test_few_users_are_tested_exactly(num_users: int) -> None:
+    differences = np.random.default_rng(num_users).normal(0.4, 1, (num_users, 3))
+    for column, p in zip(differences.T, sign_flip_p(differences), strict=True):
+        truth = stats.permutation_test(
+            (column,), np.mean, permutation_type="samples", n_resamples=np.inf
+        )
+        assert p == pytest.approx(truth.pvalue)
+
+
+def test_many_users_are_tested_by_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    differences = np.random.default_rng(7).normal([0.05, 0.15], 1, (300, 2))
+    differences[:, 1] *= differences[:, 1] > -0.5  # many zeros, and skewed
+    found = sign_flip_p(differences)
+    for column, p in zip(differences.T, found, strict=True):
+        truth = stats.permutation_test(
+            (column,), np.mean, permutation_type="samples", n_resamples=20_000, rng=1
+        )
+        spread = np.sqrt(truth.pvalue * (1 - truth.pvalue) * (1 / 10_000 + 1 / 20_000))
+        assert p == pytest.approx(truth.pvalue, abs=5 * spread + 2e-4)
+    monkeypatch.setattr(comparison, "BLOCK_CELLS", 1000)  # the same signs in smaller pieces
+    assert sign_flip_p(differences) == pytest.approx(found)
+
+
+def test_a_difference_that_only_ties_can_reach_is_counted_with_its_ties() -> None:
+    """Two of forty users differ: half of all signs give a sum as large."""
+    differences = np.zeros((40, 1))
+    differences[:2] = 0.1
+    assert sign_flip_p(differences)[0] == pytest.approx(0.5, abs=0.02)
+    assert sign_flip_p(np.zeros((40, 1)))[0] == 1
+
+
+def test_systems_that_are_alike_are_told_apart_as_often_as_stated() -> None:
+    draw = np.random.default_rng(3)
+    differences = draw.exponential(1, (60, 400)) - draw.exponential(1, (60, 400))
+    assert (sign_flip_p(differences) < 0.05).mean() == pytest.approx(0.05, abs=0.03)
+
+
+def test_holm_by_hand() -> None:
+    assert holm(np.array([0.02, 0.5, 0.001, 0.04])).tolist() == pytest.approx(
+        [3 * 0.02, 0.5, 4 * 0.001, 2 * 0.04]
+    )
+    # never smaller than what was corrected before it, never above 1
+    assert holm(np.array([0.4, 0.3, 0.6])).tolist() == pytest.approx([0.9, 0.9, 0.9])
+
+
+def test_a_difference_as_large_as_detectable_is_found_in_four_of_five_holdouts() -> None:
+    draw = np.random.default_rng(9)
+    spread = draw.normal(0, 0.3, 2000)
+    size = detectable(spread[:200])
+    found = [stats.ttest_1samp(draw.normal(size, 0.3, 200), 0).pvalue < 0.05 for _ in range(1000)]
+    assert np.mean(found) == pytest.approx(0.8, abs=0.06)
+
+
+def test_the_family_is_all_systems_and_metrics() -> None:
+    draw = np.random.default_rng(1)
+    ours = {"ndcg@20": draw.random(200), "hit@20": draw.random(200)}
+    others = [
+        {name: values - draw.random(200) * size for name, values in ours.items()}
+        for size in (0.02, 0.3)
+    ]
+    compared = compare(ours, others, samples=100)
+    assert [[one.metric for one in of_other] for of_other in compared] == [list(ours)] * 2
+    flat = [one for of_other in compared for one in of_other]
+    assert [one.holm for one in flat] == pytest.approx(holm(np.array([one.p for one in flat])))
+    first = flat[0]
+    difference = ours["ndcg@20"] - others[0]["ndcg@20"]
+    assert first.mean == pytest.approx(difference.mean())
+    assert first.effect == pytest.approx(difference.mean() / difference.std(ddof=1))
+    assert (first.better, first.worse) == (1.0, 0.0)
+    assert "mine scores higher than theirs on ndcg@20, by" in first.words("mine", "theirs", 4)
+    assert "after Holm over 4" in first.words("mine", "theirs", 4)
+
+
+def test_what_cannot_be_told_apart_says_what_would_have_been_seen() -> None:
+    ours = {"ndcg@20": np.random.default_rng(1).random(50)}
+    theirs = {"ndcg@20": np.random.default_rng(2).permutation(ours["ndcg@20"])}
+    ((one,),) = compare(ours, [theirs], samples=100)
+    said = one.words("mine", "theirs", 1)
+    assert said.startswith("mine and theirs cannot be told apart on ndcg@20")
+    assert f"a true difference below {one.detectable:.4f} would mostly go unseen" in said
+    assert effect(np.zeros(3)) == 0
+    assert compare(ours, []) == []
