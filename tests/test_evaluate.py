@@ -450,3 +450,17 @@ def test_some_users_stand_for_all_and_the_report_says_so(tmp_path: Path) -> None
     assert some["scored"] == 2
     assert some["reasons"]["not drawn (max_users)"] == everybody["scored"] - 2
     assert some["scored"] + some["dropped"] == everybody["scored"] + everybody["dropped"]
+
+
+def test_what_leaked_into_training_is_in_the_report_and_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # of c d, d, b and d two are on items their user had before, though repeats are not allowed
+    log = {**LOG, "u1": ("all", "abc", "a", "cd", 1)}
+    report = judge(tmp_path, write_prepared(tmp_path, log, repeats=False), baselines=["popularity"])
+    found = {one["name"]: one for one in report["leakage"]}
+    assert found["repeats"]["facts"]["events"] == 2  # c of u1, d of u7
+    assert found["repeats"]["level"] == "warn"
+    said = " ".join(capsys.readouterr().out.split())
+    assert "warn: leakage repeats: 2 of 5 holdout events (40.0 %)" in said
+    assert "leakage new_users" not in said  # it is ok

@@ -20,6 +20,7 @@ from deeprec.config import EvaluateConfig, check, to_dict
 from deeprec.console import console
 from deeprec.data import protocol
 from deeprec.data.dataset import drawn_users
+from deeprec.data.leakage import leakage
 from deeprec.data.store import PartName, Prepared
 from deeprec.errors import ConfigError
 from deeprec.evaluation import entry, report, shown
@@ -181,6 +182,7 @@ def _report(config: EvaluateConfig, asked: Asked, found: Judgement) -> Report:
         "systems": entries,
         "slices": entry.bands(asked.slices, found),
         "controls": controls(question, asked.headline, config.seed),
+        "leakage": [asdict(one) for one in leakage(question.prepared, question.part)],
         "examples": examples(question, systems, names, config.examples, config.seed),
         "warnings": _warnings(config),
         "forced": [],

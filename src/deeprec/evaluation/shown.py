@@ -25,9 +25,10 @@ def show(report: Mapping[str, Any], console: Console) -> None:
             console.print(comparison["words"])
     for group in report["seeds"]["groups"]:
         console.print(_group(group, f"ndcg@{report['headline']}"))
-    for control in report["controls"]:
-        if control["level"] != "ok":
-            console.print(f"{control['level']}: control {control['name']}: {control['says']}")
+    for kind, found in (("control", report["controls"]), ("leakage", report["leakage"])):
+        for one in found:
+            if one["level"] != "ok":
+                console.print(f"{one['level']}: {kind} {one['name']}: {one['says']}")
     for line in (*report["warnings"], *_forced(report)):
         console.print(f"warn: {line}")
 
