@@ -224,8 +224,8 @@ def _card(
     return {
         **_rules(question),
         "users": users,
-        "interval": "95 %, percentile bootstrap over users, the same draws for every system; "
-        f"{config.bootstrap_samples} samples, seed {config.seed}",
+        "interval": "95 %, bootstrap over users, bias-corrected and accelerated (BCa), the same "
+        f"draws for every system; {config.bootstrap_samples} samples, seed {config.seed}",
         "versions": _versions(),
     }
 

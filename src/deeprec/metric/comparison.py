@@ -101,7 +101,7 @@ def compare(
     if not pairs:
         return []
     differences_UM = np.stack([first[m] - others[other][m] for other, m in pairs], 1)
-    intervals = bootstrap_intervals(differences_UM, samples, seed).T.tolist()
+    intervals = bootstrap_intervals(differences_UM, samples, seed, symmetric=True).T.tolist()
     p_M = sign_flip_p(differences_UM, seed)
     found = zip(pairs, intervals, p_M, holm(p_M), differences_UM.T, strict=True)
     compared: list[list[Comparison]] = [[] for _ in others]
