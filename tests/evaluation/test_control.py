@@ -87,6 +87,17 @@ def test_a_ranker_that_breaks_ties_otherwise_is_seen(
     assert (found["constant"], found["popularity"], found["nan"]) == ("fail", "fail", "fail")
 
 
+def test_what_chance_expects_is_said_of_every_metric(tmp_path: Path) -> None:
+    asked = question(tmp_path, np.ones(ITEMS), repeats=True)
+    random = controls(asked, 20, seed=0)[0]
+    facts = random["facts"]
+    # eight of 400 items for everybody: 20 places hold 20 * 8 / 400
+    assert facts["expected_precision@20"] == pytest.approx(8 / ITEMS)
+    assert facts["expected_recall@20"] == pytest.approx(20 / ITEMS)
+    assert facts["expected"] == pytest.approx(USERS * 20 * 8 / ITEMS)
+    assert f"ndcg@20 {facts['expected_ndcg@20']:.2g}" in random["says"]
+
+
 def test_hits_that_are_lost_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = question(tmp_path, np.ones(ITEMS), repeats=True)
     plain = Hits.of

@@ -20,6 +20,7 @@ from deeprec.data.dataset import drawn_users
 from deeprec.data.judge import distinct
 from deeprec.errors import NonFiniteError
 from deeprec.evaluation.question import Question
+from deeprec.metric import expectation
 from deeprec.metric.hits import Hits
 from deeprec.metric.ranking import recall
 from deeprec.model.rank import seen_if
@@ -64,18 +65,23 @@ def _random(question: Question, batch: Batch, k: int, seed: int) -> Control:
     assert batch.target is not None
     items_BK = _random_lists(question, batch, k, seed)
     num_relevant_B = batch.target.offsets.diff().numpy()
-    chance_B = np.minimum(1.0, k / question.num_candidates(distinct(batch.history)))
+    num_candidates_B = question.num_candidates(distinct(batch.history))
+    chance_B = expectation.recall(num_relevant_B, num_candidates_B, k)
     hits, expected = len(Hits.of(items_BK, batch.target).users_H), num_relevant_B @ chance_B
+    floors = {
+        f"expected_{name}@{k}": float(of(num_relevant_B, num_candidates_B, k).mean())
+        for name, of in expectation.EXPECTED.items()
+    }
     # the true spread is that of hypergeometric counts, which is smaller
     p = 2 * min(stats.poisson.cdf(hits, expected), stats.poisson.sf(hits - 1, expected))
     says = (
         f"random lists of {k} found {hits:,} of {num_relevant_B.sum():,} items; chance expects "
-        f"{expected:,.1f} (p {min(1.0, p):.2g})"
+        f"{expected:,.1f} (p {min(1.0, p):.2g}), and ndcg@{k} {floors[f'expected_ndcg@{k}']:.2g}"
     )
     level = "ok" if p >= UNLIKELY else "fail"
     if level == "fail":
         says += "; lists or metrics of this report are wrong, please tell the authors"
-    facts = {"found": hits, "expected": float(expected), "p": min(1.0, float(p))}
+    facts = {"found": hits, "expected": float(expected), "p": min(1.0, float(p)), **floors}
     return Control("random", level, says, facts)
 
 
