@@ -61,7 +61,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     whole.content["seeds"] = over_seeds(whole, whole.content["headline"])
     report.write(whole, output_dir)
     shown.show(whole.content, console)
-    console.print(f"report: {output_dir / 'report.json'}")
+    console.print(f"report: {output_dir / 'report.html'}", soft_wrap=True)
     return whole.content
 
 

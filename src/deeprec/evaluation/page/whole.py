@@ -1,0 +1,100 @@
+"""report.html: a report for people, in one file that needs no network.
+
+A function of report.json's content and of nothing else: whoever has the one can make the other.
+"""
+
+from html import escape
+from pathlib import Path
+
+from deeprec.evaluation.page.drawn import curves, shelf, slices, training
+from deeprec.evaluation.page.people import examples
+from deeprec.evaluation.page.piece import Content
+from deeprec.evaluation.page.rules import again, card, checks
+from deeprec.evaluation.page.tables import comparisons, exposure, metrics, seeds
+
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+
+
+def page(report: Content) -> str:
+    """The whole page.
+
+    Args:
+        report: what report.json says.
+    """
+    sections = [
+        ("Metrics", metrics(report)),
+        ("Who is ahead", comparisons(report)),
+        ("Longer lists", curves(report)),
+        ("For whom, and of what", slices(report)),
+        ("What is shown, and what was taken", shelf(report)),
+        ("Exposure", exposure(report)),
+        ("Seeds", seeds(report)),
+        ("Training", training(report)),
+        ("Users up close", examples(report)),
+        ("Controls and leakage", checks(report)),
+        ("Protocol card", card(report)),
+        ("Again", again(report)),
+    ]
+    kept = [(title, body) for title, body in sections if body]
+    links = "".join(f'<a href="#{_anchor(title)}">{title}</a>' for title, _ in kept)
+    bodies = "".join(
+        f'<section id="{_anchor(title)}"><h2>{title}</h2>{body}</section>' for title, body in kept
+    )
+    style = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{_title(report)}</title><style>{style}</style></head><body>"
+        f"<header><h1>{_title(report)}</h1>{_summary(report)}</header>"
+        f"<nav>{links}</nav><main>{bodies}</main></body></html>\n"
+    )
+
+
+def _title(report: Content) -> str:
+    first = escape(report["systems"][0]["name"])
+    return f"{first} on the {escape(report['part'])}"
+
+
+def _summary(report: Content) -> str:
+    users = report["protocol"]["users"]
+    reasons = [f"{count:,} {escape(reason)}" for reason, count in users["reasons"].items() if count]
+    dropped = f" Left out: {', '.join(reasons)}." if reasons else ""
+    k, systems = report["headline"], report["systems"]
+    metric = f"ndcg@{k}"
+    best = max(systems, key=lambda one: one["metrics"][metric]["mean"])
+    mean = best["metrics"][metric]["mean"]
+    lead = (
+        f"<strong>{escape(best['name'])}</strong> has the highest {metric} of {len(systems)} "
+        f"systems, {mean:.4f}, over {users['scored']:,} users."
+        if len(systems) > 1
+        else f"{metric} is <strong>{mean:.4f}</strong> over {users['scored']:,} users."
+    )
+    told = "".join(
+        f"<p>{escape(one['words'])}.</p>"
+        for one in report["comparisons"]
+        if one["metric"] == metric and best["name"] in (one["first"], one["second"])
+    )
+    return (
+        f'{_alarms(report)}<p class="lead">{lead}</p>{told}<p class="soft">{users["scored"]:,} '
+        f"users judged.{dropped}</p>"
+    )
+
+
+def _alarms(report: Content) -> str:
+    """What must not be overlooked."""
+    checks = [*report["controls"], *report.get("leakage", [])]
+    said = [
+        *(("Compared by force", line) for line in report["forced"]),
+        *(("Do not believe this", one["says"]) for one in checks if one["level"] == "fail"),
+        *(("Mind", one["says"]) for one in checks if one["level"] == "warn"),
+        *(("Mind", line) for line in report["warnings"]),
+    ]
+    return "".join(
+        f'<p class="alarm" role="alert"><strong>{title}:</strong> {escape(line)}</p>'
+        for title, line in said
+    )
+
+
+def _anchor(title: str) -> str:
+    return "".join(letter if letter.isalnum() else "-" for letter in title.lower())
