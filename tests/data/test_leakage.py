@@ -92,6 +92,7 @@ def test_a_clean_cut_in_time_has_nothing_to_say(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert findings["repeats"].facts == {"events": 1, "share": 1 / 3}  # u2 takes b again
     assert "1 of 3 holdout events (33.3 %)" in findings["repeats"].says
+    assert findings["later_events"].says.startswith("no training event is later")
 
 
 def test_events_on_both_sides_are_counted_one_by_one(tmp_path: Path) -> None:
@@ -144,6 +145,8 @@ def test_training_events_later_than_what_is_judged_are_counted(tmp_path: Path) -
     assert later.facts["own_events"] == 3
     assert later.facts["own_share"] == 3 / 5
     assert later.facts["users"] == 2
+    assert later.says.startswith("on average 70 % of the training events are later than a user's")
+    assert "; 3 events of the own histories of 2 of 2 judged users (100.0 %)" in later.says
     assert later.level == "warn"
 
 

@@ -249,11 +249,17 @@ def _later_events(prepared: Prepared, part: PartName, judged: _Judged, before: _
         says = f"no times are known: training may hold what happened after the {part} events"
         return Finding("later_events", "warn", says, {})
     share = _share(before.pairs, judged.users * before.events)
-    says = (
-        f"on average {100 * share:.1f} % of the training events are later than a user's first "
-        f"{part} event, and so are {judged.late:,} events of the own histories of "
-        f"{_of(judged.late_users, judged.users, 'judged users')}"
-    )
+    says = f"no training event is later than any user's first {part} event"
+    if before.pairs:
+        says = (
+            f"on average {100 * share:.2g} % of the training events are later than a user's first "
+            f"{part} event"
+        )
+    if judged.late:
+        says += (
+            f"; {judged.late:,} events of the own histories of "
+            f"{_of(judged.late_users, judged.users, 'judged users')} are later than theirs"
+        )
     facts = {
         "share_of_training": share,
         "own_events": judged.late,
