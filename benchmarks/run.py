@@ -8,6 +8,7 @@ Other libraries live in environments of their own; what is not given is left out
 
     --recbole PYTHON     with recbole 1.2.1, "setuptools<81"
     --irspack PYTHON     with irspack 0.5.2, dm-haiku, jax, optax, implicit 0.7.3
+    --evaluation PYTHON  with ranx 0.3.21, ir-measures 0.4.3, torchmetrics 1.9.0, implicit 0.7.3
     --ml1m FOLDER        MovieLens 1M, prepared
 """
 
@@ -27,7 +28,12 @@ from typing import Any
 from draw import draw_all
 from page import FOLDER, page, results
 
-GIVEN = {"recbole": "RECBOLE_PYTHON", "irspack": "IRSPACK_PYTHON", "ml1m": "PREPARED_ML1M"}
+GIVEN = {
+    "recbole": "RECBOLE_PYTHON",
+    "irspack": "IRSPACK_PYTHON",
+    "evaluation": "EVALUATION_PYTHON",
+    "ml1m": "PREPARED_ML1M",
+}
 ALONE = 0.05  # of the machine: what others may take of an idle one
 MEASURE = """
 import importlib, json, pathlib, sys
@@ -65,7 +71,7 @@ def scripts() -> list[str]:
 
 def given(arguments: argparse.Namespace) -> str:
     """The flags of a command that finds the same, without the paths of this machine."""
-    words = {"recbole": "PYTHON", "irspack": "PYTHON", "ml1m": "FOLDER"}
+    words = {name: "FOLDER" if name == "ml1m" else "PYTHON" for name in GIVEN}
     return "".join(f" --{name} {words[name]}" for name in GIVEN if getattr(arguments, name))
 
 

@@ -47,7 +47,7 @@ def main() -> None:
 def places(output: Path) -> dict[str, Path]:
     return {
         "run": output / "run",
-        "report": output / "run" / "report.json",
+        "report": output / "run" / "report.html",
         "bundle": output / "bundle",
         "recommendations": output / "recommendations.parquet",
     }
@@ -98,7 +98,9 @@ def interval(metric: dict[str, float]) -> str:
 def verdict(report: dict[str, Any]) -> str:
     """Where the trained model does not stand at or above a baseline, that is said."""
     beaten_by = [
-        other["second"] for other in report["comparisons"] if other["difference"]["mean"] < 0
+        other["second"]
+        for other in report["comparisons"]
+        if other["metric"] == "ndcg@20" and other["mean"] < 0
     ]
     if beaten_by:
         return f"[bold]The trained model stands below {', '.join(beaten_by)}.[/bold]"

@@ -21,14 +21,12 @@ def jagged(rows: list[set[int]]) -> Jagged:
 
 
 def facts(draw: np.random.Generator) -> ItemFacts:
-    vectors = draw.normal(size=(ITEMS, 3))
-    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     return ItemFacts(
         draw.integers(0, 9, ITEMS),
         num_users=10,
         codes={"kind": draw.integers(-1, 3, ITEMS)},
         prices_V=draw.random(ITEMS),
-        unit_VD=unit.astype(np.float32),
+        embedding_VD=draw.normal(size=(ITEMS, 3)).astype(np.float32),
     )
 
 
@@ -53,7 +51,7 @@ def test_a_tally_says_what_loops_say(seed: int, num_users: int) -> None:
     tally = Tally(CUTOFFS, known)
     tally.add(torch.tensor(shown), jagged(taken), jagged(had), np.full(num_users, ITEMS))
     values, shares = tally.values(), tally.shares()
-    assert known.unit_VD is not None
+    assert known.embedding_VD is not None
     assert known.prices_V is not None
     for k in CUTOFFS:
         truth = reference.exposure(
@@ -62,7 +60,7 @@ def test_a_tally_says_what_loops_say(seed: int, num_users: int) -> None:
             known.popularity_V.tolist(),
             known.num_users,
             known.codes["kind"].tolist(),
-            known.unit_VD.astype(float).tolist(),
+            known.embedding_VD.astype(float).tolist(),
             k,
         )
         for name, expected in truth.items():

@@ -26,7 +26,8 @@ from deeprec.metric.ranking import recall
 from deeprec.model.rank import seen_if
 from deeprec.model.topk import top_k
 
-MOST_USERS = 1000  # enough to see a mistake
+MOST_USERS, FEW_USERS = 1000, 50  # enough to see a mistake
+MOST_CELLS = 2e9  # users times items that are ranked
 ORDERS = 1000  # of the catalog that a constant scorer is compared with
 UNLIKELY = 0.001  # what chance would do so rarely is no chance
 
@@ -50,8 +51,9 @@ class Control:
 
 
 def controls(question: Question, cutoff: int, seed: int) -> list[dict[str, Any]]:
-    """All controls on at most 1,000 of the users, at one cutoff; what report.json holds."""
-    users = drawn_users(question.users, MOST_USERS, seed)
+    """All controls at one cutoff, on at most 1,000 of the users; what report.json holds."""
+    most = int(min(MOST_USERS, max(FEW_USERS, MOST_CELLS // question.prepared.num_items)))
+    users = drawn_users(question.users, most, seed)
     asked = Question(
         question.prepared, question.part, question.exclude_seen, [cutoff], len(users), users
     )

@@ -6,7 +6,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from deeprec.data.store import Prepared
 from deeprec.errors import ConfigError, did_you_mean
@@ -42,7 +41,7 @@ def item_facts(
         len(prepared.training_users()),
         {name: _codes(prepared, name) for name in names},
         _prices(prepared),
-        None if embedding_VD is None else normalize(embedding_VD.detach().float()).numpy(),
+        None if embedding_VD is None else embedding_VD.numpy(),
     )
 
 

@@ -83,7 +83,7 @@ def diversity_by_attribute(codes_UK: IntArray, cutoffs: list[int]) -> FloatArray
 
 
 def diversity_by_embedding(
-    items_UK: IntArray, unit_VD: npt.NDArray[np.float32], cutoffs: list[int]
+    items_UK: IntArray, embedding_VD: npt.NDArray[np.float32], cutoffs: list[int]
 ) -> FloatArray:
     """Mean over the pairs of a list of 1 - cosine of their embeddings, float64 [U, cutoffs].
 
@@ -91,19 +91,21 @@ def diversity_by_embedding(
 
     Args:
         items_UK: int64 [U, K]; -1 is an empty place.
-        unit_VD: float32 [V, D], rows of length 1 (or 0, which is orthogonal to everything).
+        embedding_VD: float32 [V, D]; a row of zeros is orthogonal to everything.
 
     Example:
-        >>> unit = np.array([[1, 0], [0, 1], [-1, 0]], np.float32)
-        >>> diversity_by_embedding(np.array([[0, 1, 2]]), unit, [1, 2, 3]).round(3).tolist()
+        >>> embedding = np.array([[2, 0], [0, 1], [-1, 0]], np.float32)
+        >>> diversity_by_embedding(np.array([[0, 1, 2]]), embedding, [1, 2, 3]).round(3).tolist()
         [[0.0, 1.0, 1.333]]
     """
     found = np.zeros((len(items_UK), len(cutoffs)))
-    total_UD = np.zeros((len(items_UK), unit_VD.shape[1]))
+    total_UD = np.zeros((len(items_UK), embedding_VD.shape[1]))
     squares_U, held_U, start = np.zeros(len(items_UK)), np.zeros(len(items_UK)), 0
     for at, k in enumerate(cutoffs):
         piece = items_UK[:, start:k]
-        rows = np.where((piece >= 0)[:, :, None], unit_VD[piece.clip(0)], 0)
+        rows = np.where((piece >= 0)[:, :, None], embedding_VD[piece.clip(0)], 0)
+        lengths = np.linalg.norm(rows, axis=2, keepdims=True)
+        rows = rows / np.where(lengths > 0, lengths, 1)
         total_UD += rows.sum(1, dtype=np.float64)
         squares_U += np.square(rows, dtype=np.float64).sum((1, 2))
         held_U += (piece >= 0).sum(1)
@@ -144,17 +146,18 @@ def gini(counts_V: IntArray) -> float:
     return float(2 * (np.arange(1, size + 1) @ rising) / (size * total) - (size + 1) / size)
 
 
-def head(counts_V: IntArray, popularity_V: IntArray, share: float) -> float:
-    """Share of all places that the most popular items of the catalog have; ties by lower index.
+def head(counts_V: IntArray, order_V: IntArray, share: float) -> float:
+    """Share of all places that the most popular items of the catalog have.
 
     Args:
+        order_V: int64 [V], item indices, the most popular first.
         share: of the catalog that is its head, rounded up to whole items.
 
     Example:
-        >>> head(np.array([1, 0, 3]), popularity_V=np.array([5, 9, 7]), share=0.5)
+        >>> head(np.array([1, 0, 3]), order_V=np.array([1, 2, 0]), share=0.5)
         0.75
     """
-    most = np.argsort(-popularity_V, kind="stable")[: int(np.ceil(share * len(counts_V)))]
+    most = order_V[: int(np.ceil(share * len(counts_V)))]
     return float(counts_V[most].sum() / max(1, counts_V.sum()))
 
 

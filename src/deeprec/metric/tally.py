@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -26,14 +27,29 @@ class ItemFacts:
         num_users: training users.
         codes: per attribute, int64 [V], a number for each value; -1 unknown.
         prices_V: float64 [V], 0 where unknown.
-        unit_VD: float32 [V, D], embeddings of length 1.
+        embedding_VD: float32 [V, D], rows that stand for the items.
     """
 
     popularity_V: IntArray
     num_users: int
     codes: Mapping[str, IntArray] = field(default_factory=dict)
     prices_V: FloatArray | None = None
-    unit_VD: npt.NDArray[np.float32] | None = None
+    embedding_VD: npt.NDArray[np.float32] | None = None
+
+    @cached_property
+    def order_V(self) -> IntArray:  # noqa: N802  # its shape
+        """int64 [V]: item indices, the most popular first, ties by lower index."""
+        return np.argsort(-self.popularity_V, kind="stable")
+
+    def share(self, items: IntArray) -> FloatArray:
+        """The share of training users who had each of these items."""
+        share: FloatArray = self.popularity_V[items] / max(1, self.num_users)
+        return share
+
+    def bits(self, items: IntArray) -> FloatArray:
+        """How much it would say to hear that a training user had each of these items."""
+        bits: FloatArray = -np.log2((self.popularity_V[items] + 1) / (self.num_users + 1))
+        return bits
 
 
 class Tally:
@@ -56,12 +72,10 @@ class Tally:
     def __init__(self, cutoffs: Sequence[int], facts: ItemFacts) -> None:
         self.cutoffs = sorted(cutoffs)
         self._facts = facts
-        self._share_V = facts.popularity_V / max(1, facts.num_users)
-        self._bits_V = -np.log2((facts.popularity_V + 1) / (facts.num_users + 1))
         self._values: dict[str, list[FloatArray]] = {}
         num_items = len(facts.popularity_V)
         # lists that hold an item between one cutoff and the next
-        self._counts = [np.zeros(num_items, np.int64) for _ in self.cutoffs]
+        self._counts = [np.zeros(num_items, np.int32) for _ in self.cutoffs]
         self._num_users = 0
 
     def add(
@@ -106,16 +120,16 @@ class Tally:
 
     def shares(self) -> dict[str, float]:
         """Per metric@k, what is a property of all lists together."""
-        popularity_V = self._facts.popularity_V
-        counts_V = np.zeros_like(popularity_V)
+        order_V = self._facts.order_V
+        counts_V = np.zeros(len(order_V), np.int64)
         shares: dict[str, dict[int, float]] = {}
         for k, more_V in zip(self.cutoffs, self._counts, strict=True):
             counts_V = counts_V + more_V
             told = {
                 "coverage": exposure.coverage(counts_V),
                 "gini": exposure.gini(counts_V),
-                "head_1": exposure.head(counts_V, popularity_V, 0.01),
-                "head_10": exposure.head(counts_V, popularity_V, 0.1),
+                "head_1": exposure.head(counts_V, order_V, 0.01),
+                "head_10": exposure.head(counts_V, order_V, 0.1),
                 "overlap": exposure.overlap(counts_V, self._num_users, k),
             }
             for name, share in told.items():
@@ -126,24 +140,24 @@ class Tally:
         self._values.setdefault(name, []).append(values_BC)
 
     def _add_exposure(self, items: IntArray, history: Jagged) -> None:
-        items = items[:, : self.cutoffs[-1]]
+        facts, items = self._facts, items[:, : self.cutoffs[-1]]
         held = items >= 0
         start = 0
         for k, counts_V in zip(self.cutoffs, self._counts, strict=True):
             here = items[:, start:k]
             np.add.at(counts_V, here[here >= 0], 1)
             start = k
-        self._keep("popularity", exposure.means_at(self._share_V[items], held, self.cutoffs))
-        self._keep("novelty", exposure.means_at(self._bits_V[items], held, self.cutoffs))
+        self._keep("popularity", exposure.means_at(facts.share(items), held, self.cutoffs))
+        self._keep("novelty", exposure.means_at(facts.bits(items), held, self.cutoffs))
         had = np.zeros(items.shape)
         rows, places, _ = found(items, history)
         had[rows, places] = 1
         self._keep("repeats", exposure.means_at(had, held, self.cutoffs))
-        for name, codes_V in self._facts.codes.items():
+        for name, codes_V in facts.codes.items():
             codes = np.where(held, codes_V[items], -2)
             self._keep(f"diversity.{name}", exposure.diversity_by_attribute(codes, self.cutoffs))
-        if self._facts.unit_VD is not None:
-            values = exposure.diversity_by_embedding(items, self._facts.unit_VD, self.cutoffs)
+        if facts.embedding_VD is not None:
+            values = exposure.diversity_by_embedding(items, facts.embedding_VD, self.cutoffs)
             self._keep("diversity.embedding", values)
 
     def _revenue(self, hits: Hits, target: Jagged) -> FloatArray:

@@ -45,7 +45,7 @@ class Loop:
         precision: Precision = "float32",
         threads: int | None = None,
         validate_every_epochs: int = 1,
-        validation_users: int | None = 5000,
+        validation_users: int | None = 3000,
         early_stopping_patience: int | None = 10,
         save_every_epochs: int = 1,
     ) -> None:
