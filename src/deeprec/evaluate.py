@@ -182,7 +182,7 @@ def _report(config: EvaluateConfig, asked: Asked, found: Judgement) -> Report:
         "systems": entries,
         "slices": entry.bands(asked.slices, found),
         "controls": controls(question, asked.headline, config.seed),
-        "leakage": [asdict(one) for one in leakage(question.prepared, question.part)],
+        "leakage": _leakage(question),
         "examples": examples(question, systems, names, config.examples, config.seed),
         "warnings": _warnings(config),
         "forced": [],
@@ -205,6 +205,12 @@ def _values(
         more = sampled_metrics(asked.question, asked.systems, config.sampled_negatives, config.seed)
         values = [{**ours, **sampled} for ours, sampled in zip(values, more, strict=True)]
     return values
+
+
+def _leakage(question: Question) -> list[dict[str, Any]]:
+    """What could have been known of what is judged."""
+    found = leakage(question.prepared, question.part, exclude_seen=question.exclude_seen)
+    return [asdict(one) for one in found]
 
 
 def _warnings(config: EvaluateConfig) -> list[str]:

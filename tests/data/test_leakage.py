@@ -73,8 +73,11 @@ class Folder:
         return Prepared(path / "prepared")
 
 
-def found(folder: Folder, path: Path, part: PartName = "holdout") -> dict[str, Finding]:
-    return {one.name: one for one in leakage(folder.write(path), part)}
+def found(
+    folder: Folder, path: Path, part: PartName = "holdout", *, exclude_seen: bool = False
+) -> dict[str, Finding]:
+    findings = leakage(folder.write(path), part, exclude_seen=exclude_seen)
+    return {one.name: one for one in findings}
 
 
 CLEAN: Log = {
@@ -120,6 +123,10 @@ def test_without_times_a_repeat_cannot_be_told_from_a_leak(tmp_path: Path) -> No
     assert "1 holdout events" in allowed["known_events"].says
     assert allowed["later_events"].level == "warn"
     assert "cut" not in allowed
+    # where seen items are excluded, an event on both sides is a mistake that no figure holds
+    excluded = Folder(CLEAN, repeats=False, times=False)
+    kept_out = found(excluded, tmp_path / "excluded", exclude_seen=True)["known_events"]
+    assert (kept_out.level, kept_out.facts["events"]) == ("warn", 1)
     refused = found(Folder(CLEAN, repeats=False, times=False), tmp_path / "refused")
     assert refused["known_events"].facts["events"] == 1
     assert (refused["known_events"].level, refused["repeats"].level) == ("fail", "warn")

@@ -85,12 +85,14 @@ class _Before:
     past_cut: int = 0
 
 
-def leakage(prepared: Prepared, part: PartName) -> list[Finding]:
+def leakage(prepared: Prepared, part: PartName, *, exclude_seen: bool) -> list[Finding]:
     """Looks for what a model or a baseline could have known of `part` before it is judged on it.
 
     Args:
         prepared: the prepared folder.
         part: what is judged; before the holdout lie train and validation, else train alone.
+        exclude_seen: whether items of the user's own history are neither listed nor relevant, so
+            that nobody can score by an event of its own that stands on both sides.
 
     Returns:
         known_events: judged events that stand in the user's own history as well.
@@ -102,7 +104,10 @@ def leakage(prepared: Prepared, part: PartName) -> list[Finding]:
     """
     judged = _of_judged(prepared, part)
     before = _of_before(prepared, part, np.sort(judged.first))
-    found = [_known_events(prepared, part, judged), _repeats(prepared, part, judged)]
+    found = [
+        _known_events(prepared, part, judged, exclude_seen),
+        _repeats(prepared, part, judged),
+    ]
     if prepared.has_times and prepared.instant(part) is not None:
         found.append(_cut(prepared, part, before))
     found.append(_later_events(prepared, part, judged, before))
@@ -213,7 +218,9 @@ def _same(pairs: IntArray, times: IntArray, before: IntArray, moments: IntArray)
 # --- what is said ---
 
 
-def _known_events(prepared: Prepared, part: PartName, judged: _Judged) -> Finding:
+def _known_events(
+    prepared: Prepared, part: PartName, judged: _Judged, exclude_seen: bool
+) -> Finding:
     facts = {"events": judged.known, "share": _share(judged.known, judged.events)}
     if not prepared.has_times and prepared.repeats:
         says = (
@@ -223,8 +230,11 @@ def _known_events(prepared: Prepared, part: PartName, judged: _Judged) -> Findin
         return Finding("known_events", "ok", says, {"events": 0, "share": 0.0})
     equal = "same user, item and time" if prepared.has_times else "same user and item"
     says = f"{_of(judged.known, judged.events, f'{part} events')} stand before it as well ({equal})"
-    level: Level = "ok" if not judged.known else "warn"
-    return Finding("known_events", "fail" if facts["share"] > MANY_KNOWN else level, says, facts)
+    if judged.known and exclude_seen:
+        says += "; as seen items are excluded, nobody is judged on them"
+    void = facts["share"] > MANY_KNOWN and not exclude_seen
+    level: Level = "fail" if void else "warn" if judged.known else "ok"
+    return Finding("known_events", level, says, facts)
 
 
 def _repeats(prepared: Prepared, part: PartName, judged: _Judged) -> Finding:
