@@ -5,7 +5,7 @@ model.pt               TorchScript: scripted, aten operations only, on the CPU
 catalog.parquet        item_index, item_id, item attributes; row = item_index
 signature.json         inputs and outputs of model.pt: name, type, shape, range, meaning
 policy.json            what is answered when: seen items, unknown items, ties, padding, limits
-vocabularies.json      per user attribute, its values in index order
+vocabularies.json      per user attribute, its values in index order, or {"hashed": rows}
 golden/requests.jsonl  requests, one a line
 golden/expected.jsonl  their answers, line by line
 eval.json              what the run scored, where it was evaluated

@@ -23,7 +23,6 @@ import deeprec
 from deeprec import bundle, folder, serve
 from deeprec.batch import Batch, Jagged
 from deeprec.bundle import Limits
-from deeprec.catalog import Catalog
 from deeprec.config import ExportConfig
 from deeprec.console import console, progress
 from deeprec.data.judge import judged_batch
@@ -282,9 +281,11 @@ def request_of(trained: Trained, batch: Batch, row: int) -> Request:
     prepared, events = trained.prepared, slice(*batch.history.offsets[row : row + 2].tolist())
     attributes = {}
     for name in trained.fields:
+        values = prepared.vocabularies[name]
         rows = batch.attributes[name]
-        for value in rows.values[rows.offsets[row] : rows.offsets[row + 1]].tolist():
-            attributes[name] = prepared.vocabularies[name][value]
+        for index in rows.values[rows.offsets[row] : rows.offsets[row + 1]].tolist():
+            # of an open vocabulary not a value that somebody has: a bundle is to know none
+            attributes[name] = f"value {row}" if isinstance(values, Mapping) else values[index]
     return {
         "name": f"user {row}",
         "item_ids": prepared.catalog.ids_of(batch.history.values[events]),
@@ -331,7 +332,7 @@ def golden_answer(trained: Trained, request: Request) -> dict[str, Any]:
 
 def attribute_row(trained: Trained, name: str, request: Request) -> Jagged:
     values = [request["attributes"][name]] if name in request["attributes"] else []
-    return one_row(Catalog(trained.prepared.vocabularies[name]).indices_of(values))
+    return one_row(trained.prepared.vocabulary(name).indices_of(values))
 
 
 def one_row(values: npt.NDArray[np.int64]) -> Jagged:

@@ -25,7 +25,7 @@ from deeprec import folder
 from deeprec.config import Part, PrepareConfig, instantiate, to_dict
 from deeprec.console import Advance, console, progress
 from deeprec.data import contract, store
-from deeprec.data.attribute import join_attributes, vocabulary
+from deeprec.data.attribute import hashed_column, join_attributes, refuse_unknown, vocabulary
 from deeprec.data.contract import Check
 from deeprec.data.filter import cap_histories, keep_core, keep_events
 from deeprec.data.log import EventLog
@@ -33,6 +33,7 @@ from deeprec.data.part import Indexed, index, pieces, seen_again
 from deeprec.data.source import short_names
 from deeprec.data.split import Split
 from deeprec.data.store import PARTS, Events
+from deeprec.data.vocabulary import Stored
 from deeprec.data.workspace import Workspace, workspace
 from deeprec.errors import ConfigError
 
@@ -45,7 +46,7 @@ class Known:
 
     items: pa.Table
     users: pa.Table
-    vocabularies: dict[str, list[str]]
+    vocabularies: dict[str, Stored]
     checks: list[Check]
 
 
@@ -126,11 +127,18 @@ def _describe(space: Workspace, log: EventLog, indexed: Indexed) -> Known:
     users = space.fetch(indexed.users.order_by("row"))
     catalog = {"item_id": items["item"], "popularity": pc.cast(items["popularity"], pa.int64())}
     people = {"user_id": users["user"], "role": users["role"]}
-    vocabularies = {}
+    vocabularies: dict[str, Stored] = {}
+    hashed = log.filters.hashed_attributes or {}
+    refuse_unknown(hashed, of_users.column_names)
     may_train = np.isin(users["role"].to_numpy(zero_copy_only=False), ["all", "train"])
     known = indexed.lengths["train"] + indexed.lengths["validation"] > 0
     trained = may_train & known  # a user of the holdout alone must not admit a value
     for name in of_users.column_names:
+        if name in hashed:
+            people[name], check = hashed_column(name, of_users[name], hashed[name])
+            vocabularies[name] = {"hashed": hashed[name]}
+            user_checks.append(check)
+            continue
         people[name], vocabularies[name], found = vocabulary(
             name,
             of_users[name].combine_chunks(),

@@ -151,8 +151,10 @@ class Bundle:
         )
         self.item_ids: pa.Array = catalog["item_id"].combine_chunks()
         self._indices = _Indices(self.item_ids)
-        self.vocabularies: dict[str, dict[str, int]] = {
-            name: {value: index for index, value in enumerate(values)}
+        self.vocabularies: dict[str, dict[str, int] | Hashed] = {
+            name: Hashed(values["hashed"])
+            if isinstance(values, dict)
+            else {value: index for index, value in enumerate(values)}
             for name, values in _json(path / "vocabularies.json").items()
         }
         self._model = load_model(path / "model.pt", self.device)
@@ -355,8 +357,33 @@ class Bundle:
         rows = {}
         for name, values in attributes.items():
             index_of = self.vocabularies[name]
-            rows[name] = _rows([[index_of[v]] if v in index_of else [] for v in values])
+            rows[name] = _rows(
+                [[index_of[v]] if v is not None and v in index_of else [] for v in values]
+            )
         return rows
+
+
+class Hashed:
+    """The rows of an open vocabulary: every text has one, and some share theirs."""
+
+    def __init__(self, rows: int) -> None:
+        self.rows = rows
+
+    def __contains__(self, value: object) -> bool:
+        return isinstance(value, str)
+
+    def __getitem__(self, value: str) -> int:
+        return hash_row(value, self.rows)
+
+
+def hash_row(value: str, rows: int) -> int:
+    """The row of a value among so many, the same in every process and on every machine.
+
+    >>> hash_row("Pécs", 1000)
+    655
+    """
+    digest = hashlib.blake2b(value.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") % rows
 
 
 class _Indices:

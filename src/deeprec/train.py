@@ -240,7 +240,7 @@ def _facts(prepared: Prepared, training: Batches) -> Facts:
     return Facts(
         num_items=prepared.num_items,
         num_users=len(training.users),
-        fields={name: len(values) for name, values in prepared.vocabularies.items()},
+        fields={name: len(prepared.vocabulary(name)) for name in prepared.vocabularies},
         target_share=_target_share(prepared, training),
         repeats=prepared.repeats and not training.target.shows_target,
     )

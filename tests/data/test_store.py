@@ -96,7 +96,8 @@ def test_roles_say_who_is_trained_on_and_who_is_judged(prepared: Callable[[], Pa
     assert opened.judged_users("holdout").tolist() == [0, 2]
     assert rows(opened.history(np.array([0, 2]), "holdout"), "items") == [[0, 1, 2], [1]]
     assert rows(opened.history(np.array([0, 3]), "validation"), "items") == [[0, 1], [2]]
-    assert opened.attribute("age").tolist() == [1, -1, 0, 1]
+    ages = opened.vocabulary("age").indices_of(opened.users["age"].combine_chunks())
+    assert ages.tolist() == [1, -1, 0, 1]
     assert opened.catalog.ids_of([0, 1]) == ["007", "7"]
 
 

@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from deeprec.batch import Batch, Jagged, Task
-from deeprec.model.autoencoder import Autoencoder, field_of
+from deeprec.model.attribute_field import field_of
+from deeprec.model.autoencoder import Autoencoder
 from recommender_contract import FIELDS, NUM_ITEMS, USERS, RecommenderContract, batch
 
 
@@ -39,6 +40,30 @@ class TestAutoencoderWithRepeatScoresAlone(RecommenderContract):
             normalize=False,
             activation="sigmoid",
         )
+
+
+class TestAutoencoderWithQuotientsAndRemainders(RecommenderContract):
+    def new_model(self) -> Autoencoder:
+        return Autoencoder(
+            NUM_ITEMS, fields=FIELDS, hidden_dims=[8, 6], quotient_remainder=list(FIELDS)
+        )
+
+
+def test_an_attribute_of_two_tables_is_the_sum_of_their_rows() -> None:
+    torch.manual_seed(0)
+    model = Autoencoder(3, fields={"town": 10}, hidden_dims=[4], quotient_remainder=["town"])
+    tables = model.sparse_input.tables
+    quotients, remainders = tables["user:town:quotient"], tables["user:town:remainder"]
+    assert (len(quotients), len(remainders)) == (3, 4)  # a root of 10, rounded up, is 4
+    bias = model.layers.bias
+    none, no_events = torch.zeros(0, dtype=torch.int64), torch.zeros(11, dtype=torch.int64)
+    towns = {"town": (torch.arange(10), torch.arange(11))}
+    hidden = model.encode(none, no_events, torch.zeros(0), towns).hidden_BD
+    truth = [torch.tanh(bias + quotients[n // 4] + remainders[n % 4]) for n in range(10)]
+    torch.testing.assert_close(hidden, torch.stack(truth))
+    assert len({tuple(row.tolist()) for row in hidden}) == 10
+    with pytest.raises(ValueError, match="did you mean 'town'"):
+        Autoencoder(3, fields={"town": 10}, quotient_remainder=["twon"])
 
 
 def plain_hidden(model: Autoencoder, items: list[int], attributes: dict[str, list[int]]) -> Tensor:

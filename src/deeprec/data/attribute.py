@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from deeprec.data.column import as_id
 from deeprec.data.contract import Check, Level
 from deeprec.data.source import Delimiter, Encoding, open_files
+from deeprec.data.vocabulary import Hashed
 from deeprec.data.workspace import Workspace
 from deeprec.errors import ConfigError, DataError, did_you_mean
 
@@ -139,6 +140,32 @@ def vocabulary(
             check.facts,
         )
     return text, values, [check]
+
+
+def hashed_column(name: str, column: pa.ChunkedArray, rows: int) -> tuple[pa.Array, Check]:
+    """A user attribute of an open vocabulary as strings, and how many of its values share a row."""
+    text = pc.cast(column.combine_chunks(), pa.string())
+    values = pc.unique(text.drop_null())
+    used = len(np.unique(Hashed(rows).indices_of(values)))
+    says = f"{len(values):,} values hashed into {used:,} of {rows:,} rows"
+    facts = {"values": len(values), "rows": rows, "rows_used": used}
+    if len(values) <= rows:
+        return text, Check(f"user attribute {name}", "ok", says, facts=facts)
+    advice = (
+        "several values share each row, and learn together; give data.filters.hashed_attributes"
+        f".{name} more rows"
+    )
+    return text, Check(f"user attribute {name}", "warn", says, advice, facts)
+
+
+def refuse_unknown(hashed: Mapping[str, int], known: Sequence[str]) -> None:
+    """Raises ConfigError for an attribute that is to be hashed and is not there."""
+    for name in hashed:
+        if name not in known:
+            raise ConfigError(
+                f"data.filters.hashed_attributes.{name}: there is no such user attribute; "
+                f"{did_you_mean(name, known)}"
+            )
 
 
 def _admitted(

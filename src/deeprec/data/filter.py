@@ -5,7 +5,7 @@ histories, come after it and count only what is known before the holdout, so tha
 holdout decides what a model is trained on.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import ibis
@@ -37,6 +37,10 @@ class Filters:
             events, the latest is the end); older ones leave the catalog, before the core.
         min_users_per_value: values of user attributes that so many users to train on have; a rarer
             one counts as unknown.
+        hashed_attributes: user attribute -> rows of its table, for attributes of which new values
+            come all the time: each value, one that training never saw included, has the row that
+            its hash says. Not counted by `min_users_per_value`, and numbers are not cut into
+            buckets.
         max_history: each user's latest events of training; of equal times, those that come last in
             the prepared folder's order (item id, kind, value, price).
         cold_items: items of the item attributes that nobody had are in the catalog too; false: the
@@ -52,6 +56,7 @@ class Filters:
     min_items_per_user: int | None = None
     max_idle_days: float | None = None
     min_users_per_value: int | None = None
+    hashed_attributes: Mapping[str, int] | None = None
     max_history: int | None = None
     cold_items: bool = False
 
@@ -61,6 +66,11 @@ class Filters:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"data.filters.{name}: must be 1 or more, got {value}")
+        for name, rows in (self.hashed_attributes or {}).items():
+            if rows < 1:
+                raise ConfigError(
+                    f"data.filters.hashed_attributes.{name}: must be 1 row or more, got {rows}"
+                )
         if self.max_idle_days is not None and not self.max_idle_days >= 0:
             raise ConfigError(
                 f"data.filters.max_idle_days: must be 0 or more, got {self.max_idle_days}"

@@ -9,8 +9,8 @@ import pyarrow as pa
 import torch
 
 from deeprec.batch import Batch, Jagged
-from deeprec.catalog import Catalog
 from deeprec.data.store import SECONDS_PER_DAY, Events, PartName, Prepared
+from deeprec.data.vocabulary import rows_of
 
 
 def judged_batch(
@@ -60,13 +60,11 @@ def known_histories(prepared: Prepared, part: PartName) -> Jagged:
 
 def attributes_of(prepared: Prepared, user_rows: npt.NDArray[np.int64]) -> dict[str, Jagged]:
     """Per user attribute with a vocabulary, its value's index; a user with none owns none."""
-    attributes = {}
-    for name, vocabulary in prepared.vocabularies.items():
-        values = prepared.users[name].take(pa.array(user_rows)).combine_chunks()
-        indices = Catalog(vocabulary).indices_of(values)
-        known = indices >= 0
-        attributes[name] = _jagged(indices[known], np.concatenate([[0], np.cumsum(known)]))
-    return attributes
+    rows = pa.array(user_rows)
+    return {
+        name: rows_of(prepared.users[name].take(rows), prepared.vocabulary(name))
+        for name in prepared.vocabularies
+    }
 
 
 def distinct(rows: Jagged) -> Jagged:

@@ -4,7 +4,7 @@
     catalog.parquet      one row per item: item_id, popularity in training, item attributes
     users.parquet        one row per user: user_id, role, user attributes, validation_unknown and
                          holdout_unknown (events to be judged on, their item not in the catalog)
-    vocabularies.json    per user attribute, its values in index order
+    vocabularies.json    per user attribute, its values in index order, or {"hashed": rows}
     contract.json        what the data contract report said
     train.arrow validation.arrow holdout.arrow
                          one row per user, in the order of users.parquet: parallel lists of that
@@ -35,6 +35,7 @@ import pyarrow.parquet as pq
 
 from deeprec import folder
 from deeprec.catalog import Catalog
+from deeprec.data.vocabulary import Stored, Vocabulary, vocabulary_of
 from deeprec.errors import IntegrityError
 
 KIND = "prepared"
@@ -177,9 +178,7 @@ class Prepared:
         self.num_items = int(pq.read_metadata(path / "catalog.parquet").num_rows)
         self.users: pa.Table = pq.read_table(path / "users.parquet")
         self.roles: npt.NDArray[Any] = self.users["role"].to_numpy(zero_copy_only=False)
-        self.vocabularies: dict[str, list[str]] = json.loads(
-            (path / "vocabularies.json").read_text()
-        )
+        self.vocabularies: dict[str, Stored] = json.loads((path / "vocabularies.json").read_text())
         self.parts: dict[str, Part] = {name: Part(path / f"{name}.arrow") for name in PARTS}
         for name, part in self.parts.items():
             if part.num_users != self.num_users:
@@ -245,9 +244,9 @@ class Prepared:
         instant: int | None = self.manifest["instants"][part]
         return instant
 
-    def attribute(self, name: str) -> npt.NDArray[np.int64]:
-        """int64 [U]: index of each user's value in `vocabularies[name]`, -1 where unknown."""
-        return Catalog(self.vocabularies[name]).indices_of(self.users[name].combine_chunks())
+    def vocabulary(self, name: str) -> Vocabulary:
+        """The values of a user attribute, as rows of a table."""
+        return vocabulary_of(self.vocabularies[name])
 
 
 def join(first: Events, second: Events) -> Events:
@@ -269,7 +268,7 @@ def write(
     *,
     items: pa.Table,
     users: pa.Table,
-    vocabularies: Mapping[str, Sequence[str]],
+    vocabularies: Mapping[str, Stored],
     parts: Mapping[str, Iterable[Events]],
     contract: Mapping[str, Any],
     manifest: dict[str, Any],
@@ -280,7 +279,8 @@ def write(
         items: item_id (string), popularity (int64, training events of distinct users), attributes.
         users: user_id (string), role (string), attributes (string, null where unknown),
             validation_unknown and holdout_unknown (int64).
-        vocabularies: per user attribute that is a sparse input, its values in index order.
+        vocabularies: per user attribute that is a sparse input, its values in index order, or
+            {"hashed": rows}.
         parts: per part, its users' events in the order of `users`, in one or more pieces, taken
             one at a time.
         contract: the data contract report.

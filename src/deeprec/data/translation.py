@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping
 
+import pyarrow as pa
 import torch
 from torch import Tensor
 
+from deeprec import serve
 from deeprec.batch import Batch, Jagged
 from deeprec.catalog import Catalog
 from deeprec.data.store import Prepared
+from deeprec.data.vocabulary import Hashed, rows_of
 from deeprec.errors import DataError
 from deeprec.serve import Bundle, RequestError
 
@@ -24,12 +27,13 @@ class Translation:
         theirs = Catalog(bundle.item_ids)
         self._item_of = torch.from_numpy(theirs.indices_of(prepared.catalog.item_ids))
         self._ours_of = torch.from_numpy(prepared.catalog.indices_of(bundle.item_ids))
-        fields = [name for name in bundle.fields if name in prepared.vocabularies]
-        self._value_of = {
-            name: torch.from_numpy(
-                Catalog(list(bundle.vocabularies[name])).indices_of(prepared.vocabularies[name])
-            )
-            for name in fields
+        self._users = prepared.users
+        self._vocabularies = {
+            name: Hashed(values.rows)
+            if isinstance(values := bundle.vocabularies[name], serve.Hashed)
+            else Catalog(list(values))
+            for name in bundle.fields
+            if name in prepared.vocabularies
         }
 
     def __call__(self, batch: Batch) -> tuple[Batch, int]:
@@ -37,10 +41,10 @@ class Translation:
         history, known = known_only(
             Jagged(self._item_of[batch.history.values], batch.history.offsets)
         )
+        users = pa.array(batch.user_rows.numpy())
         attributes = {
-            name: known_only(Jagged(value_of[rows.values], rows.offsets))[0]
-            for name, value_of in self._value_of.items()
-            if (rows := batch.attributes.get(name)) is not None
+            name: rows_of(self._users[name].take(users), vocabulary)
+            for name, vocabulary in self._vocabularies.items()
         }
         ages = None if batch.ages is None else batch.ages[known]
         return Batch(batch.user_rows, history, ages, attributes), int((~known).sum())

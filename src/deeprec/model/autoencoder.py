@@ -23,6 +23,13 @@ from deeprec.batch import (
     transposed,
     with_transposition,
 )
+from deeprec.model.attribute_field import (
+    Bag,
+    attribute_bag,
+    attribute_fields,
+    attribute_tables,
+    divisors_of,
+)
 from deeprec.model.history import History, aggregate
 from deeprec.model.repeat import RepeatScores
 from deeprec.model.sparse_input import Backend, Pooling, SparseInput, mean_weights
@@ -87,6 +94,9 @@ class Autoencoder(nn.Module):
             output bias and the repeat scores. Predicting the next window from the same few
             thousand users at every step makes a network remember them; finding dropped items does
             not.
+        quotient_remainder: user attributes whose embedding is the sum of two: of the quotient and
+            of the remainder of its index by the root of its vocabulary's size. A million values,
+            as of a hashed attribute, take two tables of 1,000 rows, and no two the same pair.
         table_backend: what updates the input tables, see `SparseInput`.
 
     Example:
@@ -121,6 +131,7 @@ class Autoencoder(nn.Module):
         output_init_std: float = 0.01,
         repeat_scores: bool = True,
         reconstruction: float = 0.3,
+        quotient_remainder: Sequence[str] = (),
         table_backend: Backend = "auto",
     ) -> None:
         super().__init__()
@@ -133,7 +144,9 @@ class Autoencoder(nn.Module):
         self.history_weighting, self.fade_days = history_weighting, fade_days
         self.pooling, self.normalize, self.input_dropout = pooling, normalize, input_dropout
         first, last = hidden_dims[0], hidden_dims[-1]
-        tables = {field_of(name): size for name, size in self.fields.items()}
+        divided = () if fields is None else quotient_remainder  # a config is checked without data
+        self.divisors = divisors_of(self.fields, divided)
+        tables = attribute_tables(self.fields, self.divisors)
         self.tied = tied
         self.sparse_input = SparseInput(
             tables if tied else {HISTORY: num_items, **tables},
@@ -180,7 +193,7 @@ class Autoencoder(nn.Module):
     ) -> Encoded:
         """What the model says of each user; see `Recommender.encode`."""
         history = aggregate(items_N, offsets_B1, ages_N, self.num_items, self.fade_days)
-        fields = {name: Jagged(*attributes[name]) for name in self.fields}
+        fields = self._of_attributes({name: Jagged(*attributes[name]) for name in self.fields})
         hidden_BD = self._hidden(self._shown(self._weighted(history), fields))
         if self.repeat is None:
             return without_repeat(hidden_BD * self.scale)
@@ -199,8 +212,9 @@ class Autoencoder(nn.Module):
         asked = [Asked(with_transposition(batch.target), with_transposition(repeats))]
         if self.reconstruction > 0.0:
             asked.append(Asked(with_transposition(dropped), replace(kept, weights=None)))
-        attributes = {name: with_transposition(batch.attributes[name]) for name in self.fields}
-        return Shown(batch.num_users, self._shown(kept, attributes), asked, history)
+        fields = self._of_attributes(batch.attributes)
+        fields = {name: with_transposition(rows) for name, rows in fields.items()}
+        return Shown(batch.num_users, self._shown(kept, fields), asked, history)
 
     def tasks(self, arranged: Shown) -> list[Task]:
         """The target from the history, and with `reconstruction` the history from a part of it."""
@@ -228,14 +242,18 @@ class Autoencoder(nn.Module):
         weights_M = history_weights(history, self.history_weighting)
         return Jagged(history.items_M, history.offsets_B1, weights_M)
 
+    def _of_attributes(self, attributes: Mapping[str, Jagged]) -> dict[str, Jagged]:
+        known = {name: attributes[name] for name in self.fields}
+        return attribute_fields(known, self.divisors)
+
     def _shown(self, items: Jagged, attributes: Mapping[str, Jagged]) -> dict[str, Jagged]:
-        """The sparse fields, by the names that their tables have."""
+        """All sparse fields, by the names that their tables have."""
         if self.normalize and self.pooling == "sum":
             assert items.weights is not None
             users = torch.repeat_interleave(items.offsets.diff(), output_size=len(items.values))
             weights = normalized(items.weights, users, len(items.offsets) - 1)
             items = replace(items, weights=weights)
-        return {HISTORY: items} | {field_of(name): attributes[name] for name in self.fields}
+        return {HISTORY: items, **attributes}
 
     def _hidden(self, fields: Mapping[str, Jagged]) -> Tensor:
         tables = {HISTORY: self.item_weight} if self.tied else {}
@@ -264,8 +282,10 @@ class ServingEncoder(nn.Module):
         self.num_items = model.num_items
         self.history_weighting, self.fade_days = model.history_weighting, model.fade_days
         self.pooling, self.normalize = model.pooling, model.normalize
-        self.history = _Bag(history)
-        self.attributes = nn.ModuleList([_Bag(tables[field_of(name)]) for name in model.fields])
+        self.history = Bag(history)
+        self.attributes = nn.ModuleList(
+            [attribute_bag(tables, name, model.divisors.get(name)) for name in model.fields]
+        )
         self.layers, self.scale = model.layers, model.scale
         self.repeat = _NoRepeat() if model.repeat is None else model.repeat
         self.has_repeat = model.repeat is not None
@@ -293,11 +313,6 @@ class ServingEncoder(nn.Module):
         if self.has_repeat:
             return _with_repeat(hidden_BD, history, self.repeat(history))
         return without_repeat(hidden_BD)
-
-
-def field_of(attribute: str) -> str:
-    """The sparse field of a user attribute; parameter names cannot hold a dot."""
-    return "user:" + attribute.replace("%", "%25").replace(".", "%2E")
 
 
 def item_log_odds(popularity_V: Tensor, num_users: float) -> Tensor:
@@ -346,24 +361,6 @@ class _Layers(nn.Module):
     def forward(self, sum_BH: Tensor) -> Tensor:
         hidden_BD: Tensor = self.layers(sum_BH + self.bias)
         return F.normalize(hidden_BD, dim=1) if self.unit_length else hidden_BD
-
-
-class _Bag(nn.Module):
-    """A weighted sum of the rows of one table."""
-
-    def __init__(self, weight: nn.Parameter) -> None:
-        super().__init__()
-        self.weight = weight
-
-    def forward(self, values_N: Tensor, offsets_B1: Tensor, weights_N: Tensor) -> Tensor:
-        return F.embedding_bag(
-            values_N,
-            self.weight,
-            offsets_B1,
-            mode="sum",
-            per_sample_weights=weights_N,
-            include_last_offset=True,
-        )
 
 
 class _NoRepeat(nn.Module):

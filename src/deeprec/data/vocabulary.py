@@ -1,0 +1,62 @@
+"""The values of a user attribute as rows of a table: the known ones, or all there can ever be.
+
+vocabularies.json holds a list of values in index order, or {"hashed": rows} for an open vocabulary:
+there each value has the row that its hash says, one never seen in training included, and values may
+share a row.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from deeprec.batch import Jagged
+from deeprec.catalog import Catalog
+from deeprec.serve import hash_row
+
+Stored = Sequence[str] | Mapping[str, int]  # as vocabularies.json has it
+
+
+class Hashed:
+    """Every string there can be, in so many rows.
+
+    Example:
+        >>> towns = Hashed(1000)
+        >>> towns.indices_of(["Pécs", None, "a town nobody ever saw"]).tolist()
+        [655, -1, 353]
+    """
+
+    def __init__(self, rows: int) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def indices_of(self, values: pa.Array | Sequence[str | None]) -> npt.NDArray[np.int64]:
+        """int64 [N]: the row of each value, -1 for null."""
+        encoded = pa.array(values, pa.large_string()).dictionary_encode()
+        rows = [hash_row(value, self.rows) for value in encoded.dictionary.to_pylist()]
+        place = np.asarray(pc.fill_null(encoded.indices, len(rows)))
+        indices: npt.NDArray[np.int64] = np.array([*rows, -1], np.int64)[place]
+        return indices
+
+
+Vocabulary = Catalog | Hashed
+
+
+def vocabulary_of(stored: Stored) -> Vocabulary:
+    """What vocabularies.json says of one attribute."""
+    return Hashed(stored["hashed"]) if isinstance(stored, Mapping) else Catalog(stored)
+
+
+def rows_of(values: pa.Array | pa.ChunkedArray, vocabulary: Vocabulary) -> Jagged:
+    """Each user's value as the index that it has; who has none, or one not known, owns none."""
+    if isinstance(values, pa.ChunkedArray):
+        values = values.combine_chunks()
+    indices = vocabulary.indices_of(values)
+    known = indices >= 0
+    offsets = np.concatenate([[0], np.cumsum(known)]).astype(np.int64)
+    return Jagged(torch.from_numpy(indices[known]), torch.from_numpy(offsets))

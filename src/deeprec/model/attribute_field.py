@@ -1,0 +1,104 @@
+"""User attributes as sparse fields: one table an attribute, or two small ones that are added."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from deeprec.batch import Jagged
+from deeprec.errors import did_you_mean
+
+QUOTIENT, REMAINDER = ":quotient", ":remainder"  # behind the field of an attribute of two tables
+
+
+def field_of(attribute: str) -> str:
+    """The sparse field of a user attribute; parameter names cannot hold a dot."""
+    return "user:" + attribute.replace("%", "%25").replace(".", "%2E")
+
+
+def divisors_of(fields: Mapping[str, int], divided: Sequence[str]) -> dict[str, int]:
+    """By attribute of two tables, what its index is divided by: the root of its size, rounded up.
+
+    Reference:
+        Shi et al., Compositional Embeddings Using Complementary Partitions for Memory-Efficient
+        Recommendation Systems, KDD 2020, with the sum as the operation.
+    """
+    for name in divided:
+        if name not in fields:
+            raise ValueError(
+                f"quotient_remainder: {name!r} is no attribute of this data; "
+                f"{did_you_mean(name, fields)}"
+            )
+    return {name: max(1, math.isqrt(max(0, fields[name] - 1)) + 1) for name in divided}
+
+
+def attribute_tables(fields: Mapping[str, int], divisors: Mapping[str, int]) -> dict[str, int]:
+    """The rows of each table of user attributes."""
+    tables = {}
+    for name, size in fields.items():
+        divisor = divisors.get(name)
+        if divisor is None:
+            tables[field_of(name)] = size
+        else:
+            tables[field_of(name) + QUOTIENT] = -(-size // divisor)
+            tables[field_of(name) + REMAINDER] = divisor
+    return tables
+
+
+def attribute_fields(
+    attributes: Mapping[str, Jagged], divisors: Mapping[str, int]
+) -> dict[str, Jagged]:
+    """The sparse fields of attributes, by the names that their tables have."""
+    fields = {}
+    for name, rows in attributes.items():
+        field, divisor = field_of(name), divisors.get(name)
+        if divisor is None:
+            fields[field] = rows
+        else:
+            fields[field + QUOTIENT] = replace(rows, values=rows.values // divisor)
+            fields[field + REMAINDER] = replace(rows, values=rows.values % divisor)
+    return fields
+
+
+class Bag(nn.Module):
+    """A weighted sum of the rows of one table."""
+
+    def __init__(self, weight: nn.Parameter) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, values_N: Tensor, offsets_B1: Tensor, weights_N: Tensor) -> Tensor:
+        return F.embedding_bag(
+            values_N,
+            self.weight,
+            offsets_B1,
+            mode="sum",
+            per_sample_weights=weights_N,
+            include_last_offset=True,
+        )
+
+
+class TwoBags(nn.Module):
+    """The sum of the rows of quotient and remainder."""
+
+    def __init__(self, quotients: nn.Parameter, remainders: nn.Parameter, divisor: int) -> None:
+        super().__init__()
+        self.quotients, self.remainders, self.divisor = Bag(quotients), Bag(remainders), divisor
+
+    def forward(self, values_N: Tensor, offsets_B1: Tensor, weights_N: Tensor) -> Tensor:
+        quotients_N = torch.div(values_N, self.divisor, rounding_mode="floor")
+        remainders_N = values_N - quotients_N * self.divisor
+        of_quotients_BH: Tensor = self.quotients(quotients_N, offsets_B1, weights_N)
+        of_remainders_BH: Tensor = self.remainders(remainders_N, offsets_B1, weights_N)
+        return of_quotients_BH + of_remainders_BH
+
+
+def attribute_bag(tables: nn.ParameterDict, name: str, divisor: int | None) -> nn.Module:
+    """What reads the tables of an attribute in a served model."""
+    field = field_of(name)
+    if divisor is None:
+        return Bag(tables[field])
+    return TwoBags(tables[field + QUOTIENT], tables[field + REMAINDER], divisor)
