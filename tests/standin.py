@@ -1,6 +1,7 @@
 """A small recommender with every freedom the contract gives: attributes, ages, repeat scores."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -84,6 +85,12 @@ def owners(offsets_B1: Tensor) -> Tensor:
 
 INSTANT = 1_700_000_000  # moment of prediction of every prepared folder made here
 FIELDS = {"age": 3, "town": 2}
+
+
+def of_lists(report: dict[str, Any]) -> dict[str, Any]:
+    """The first system's metrics but for those that need the embeddings of a run."""
+    metrics = report["systems"][0]["metrics"]
+    return {name: found for name, found in metrics.items() if "embedding" not in name}
 
 
 def prepared_folder(

@@ -30,6 +30,7 @@ from deeprec.evaluation.facts import item_facts
 from deeprec.evaluation.judging import Asked, Judgement, judge, judge_together, refuse_empty
 from deeprec.evaluation.naming import named_apart
 from deeprec.evaluation.over_seeds import over_seeds
+from deeprec.evaluation.page.whole import page
 from deeprec.evaluation.question import Question
 from deeprec.evaluation.report import Report, headline
 from deeprec.evaluation.sampled import WARNING, sampled_metrics
@@ -60,6 +61,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     whole.content["comparisons"] = _comparisons(whole, config)
     whole.content["seeds"] = over_seeds(whole, whole.content["headline"])
     report.write(whole, output_dir)
+    with folder.writing_file(output_dir / "report.html") as draft:
+        draft.write_text(page(whole.content), encoding="utf-8")
     shown.show(whole.content, console)
     console.print(f"report: {output_dir / 'report.html'}", soft_wrap=True)
     return whole.content

@@ -187,10 +187,21 @@ class Work:
             draws_at_once=negatives is not None and not negatives.shared_targets,
             dense_gradient=getattr(loss, "dense_gradient", False)
             or (kinds_of(model).tied and negatives is None),
+            advice=self._advice(),
         )
         available = memory.available_bytes(self.device.torch)
         console.print(memory.show(lines, available))
         memory.check(lines, available)
+
+    def _advice(self) -> memory.Advice:
+        """By the keys that the parts of this run have."""
+        layers = "hidden_dims" in self.config.model
+        by_events = self.config.trainer.get("batch_interactions") is not None
+        return memory.Advice(
+            width=f"a smaller model.{'hidden_dims' if layers else 'width'}",
+            batch=f"a smaller trainer.{'batch_interactions' if by_events else 'batch_users'}",
+            sampled="loss=sampled_softmax" if layers else None,
+        )
 
     def _new_loss(self, model: nn.Module, popularity: Tensor | None) -> Loss:
         item_weight = model.item_weight

@@ -22,7 +22,6 @@ import pyarrow.parquet as pq
 from deeprec import folder
 from deeprec.errors import ConfigError, IntegrityError
 from deeprec.evaluation.naming import named_apart
-from deeprec.evaluation.page.whole import page
 
 FORMAT = 2
 NO_RULE = ("versions", "interval")  # of a card: what may differ without making figures others
@@ -67,7 +66,7 @@ def headline(cutoffs: Sequence[int]) -> int:
 
 
 def write(report: Report, output_dir: Path) -> None:
-    """report.parquet, then report.json, which holds its hash, and report.html."""
+    """report.parquet, and then report.json, which holds its hash."""
     tables = [
         pa.table(
             {
@@ -85,8 +84,6 @@ def write(report: Report, output_dir: Path) -> None:
     with folder.writing_file(output_dir / "report.json") as draft:
         text = json.dumps(report.content, indent=2, ensure_ascii=False, allow_nan=False)
         draft.write_text(text + "\n", encoding="utf-8")
-    with folder.writing_file(output_dir / "report.html") as draft:
-        draft.write_text(page(report.content), encoding="utf-8")
 
 
 def read(path: Path) -> Report:

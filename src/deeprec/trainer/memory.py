@@ -12,10 +12,24 @@ from deeprec.trainer.optimizer import Optimizer
 
 FLOAT = 4  # bytes
 EVENT = 150  # bytes an event of a batch costs on its way: keys, order, ages, features, gradients
-WIDTH, BATCH = "a smaller model.hidden_dims", "a smaller trainer.batch_users"
 BLOCK, NEGATIVES = "a smaller loss.block_items", "fewer loss.negatives"
-STATE, SAMPLED = "optimizer=rowwise_adagrad", "loss=sampled_softmax"
+STATE = "optimizer=rowwise_adagrad"
 BLOCKS = 3  # blocks of scores a loss holds at once: scores, their gradient, one between
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What this run can be told to take less.
+
+    Args:
+        width: of the tables.
+        batch: of the batch.
+        sampled: of the gradient of the whole catalog table; None: this model has no such loss.
+    """
+
+    width: str = "a smaller model.hidden_dims"
+    batch: str = "a smaller trainer.batch_users"
+    sampled: str | None = "loss=sampled_softmax"
 
 
 @dataclass(frozen=True)
@@ -37,6 +51,7 @@ def plan(
     drawn_items: int = 0,
     draws_at_once: bool = False,
     dense_gradient: bool = False,
+    advice: Advice = Advice(),
 ) -> list[Line]:
     """What each table, its gradient and its optimizer's state take, and one batch.
 
@@ -50,11 +65,12 @@ def plan(
         draws_at_once: whether the loss scores all of these at once, in place of blocks.
         dense_gradient: whether the loss gives every row of the catalog table a gradient, instead of
             handing the rows of a block to the optimizer at once.
+        advice: the settings of this run that make it smaller.
     """
     lines = []
     for name, parameter in model.named_parameters():
         if parameter.dim() == 2 and parameter.numel() > 100_000:
-            lines += _table_lines(name, parameter, optimizer, dense_gradient)
+            lines += _table_lines(name, parameter, optimizer, dense_gradient, advice)
     small = sum(p.numel() for p in model.parameters()) - sum(
         p.numel() for p in model.parameters() if p.dim() == 2 and p.numel() > 100_000
     )
@@ -62,23 +78,24 @@ def plan(
     assert isinstance(catalog, nn.Parameter)
     width = catalog.shape[1]
     lines += [
-        Line("everything else that is learned", 4 * small * FLOAT, (WIDTH,)),
+        Line("everything else that is learned", 4 * small * FLOAT, (advice.width,)),
         Line(
             f"a batch of {batch_events:,} events",
             batch_events * EVENT,
-            (BATCH,),
+            (advice.batch,),
         ),
         Line(
             f"what the layers say of {batch_users:,} users",
             batch_users * width * 8 * FLOAT,
-            (WIDTH, BATCH),
+            (advice.width, advice.batch),
         ),
-        _score_lines(batch_users, block_items, drawn_items if draws_at_once else 0),
+        _score_lines(batch_users, block_items, drawn_items if draws_at_once else 0, advice),
     ]
     if drawn_items:
         rows = min(catalog.shape[0], batch_events + drawn_items)
         what = f"rows of at most {rows:,} items that are scored, and their gradient"
-        lines.append(Line(what, 2 * rows * width * FLOAT, (WIDTH, BATCH, NEGATIVES)))
+        settings = advice.width, advice.batch, NEGATIVES
+        lines.append(Line(what, 2 * rows * width * FLOAT, settings))
     return lines
 
 
@@ -137,26 +154,27 @@ def _without(lines: list[Line], settings: list[str]) -> int:
     return sum(line.bytes for line in lines if not {*settings} & {*line.settings})
 
 
-def _score_lines(batch_users: int, block_items: int, draws: int) -> Line:
+def _score_lines(batch_users: int, block_items: int, draws: int, advice: Advice) -> Line:
     """What scores and their gradients take."""
     copies, items = (2 * BLOCKS, draws) if draws else (BLOCKS, block_items)
     return Line(
         f"{copies} blocks of scores, {batch_users:,} users x {items:,} items",
         copies * batch_users * items * FLOAT,
-        (NEGATIVES if draws else BLOCK, BATCH),
+        (NEGATIVES if draws else BLOCK, advice.batch),
     )
 
 
 def _table_lines(
-    name: str, table: nn.Parameter, optimizer: Optimizer, dense_gradient: bool
+    name: str, table: nn.Parameter, optimizer: Optimizer, dense_gradient: bool, advice: Advice
 ) -> list[Line]:
     rows, width = table.shape
     what = f"{name} [{rows:,}, {width}]"
     state = optimizer.state_floats(rows, width) * FLOAT
-    lines = [Line(what, table.numel() * FLOAT, (WIDTH,))]
+    lines = [Line(what, table.numel() * FLOAT, (advice.width,))]
     if name == "item_weight" and dense_gradient:  # input tables: of touched rows only
-        lines.append(Line(f"{what} gradient", table.numel() * FLOAT, (WIDTH, SAMPLED)))
-    settings = (WIDTH, STATE) if state > rows * FLOAT else (WIDTH,)
+        sampled = () if advice.sampled is None else (advice.sampled,)
+        lines.append(Line(f"{what} gradient", table.numel() * FLOAT, (advice.width, *sampled)))
+    settings = (advice.width, STATE) if state > rows * FLOAT else (advice.width,)
     return [*lines, Line(f"{what} optimizer", state, settings)]
 
 
