@@ -20,7 +20,7 @@ from torch import nn
 import small_shop
 from deeprec import folder
 from deeprec.batch import Task
-from deeprec.config import TrainConfig
+from deeprec.config import TrainConfig, compose
 from deeprec.errors import (
     ConfigError,
     DataError,
@@ -317,6 +317,31 @@ def test_a_plan_that_does_not_fit_names_what_helps(prepared: Path, tmp_path: Pat
         with pytest.raises(ResourceError, match=f"most goes to a table .*: use {way_out}$"):
             memory.check(lines, available)
     memory.check(lines, 150)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["loss=cosine_contrastive"], "use model=autoencoder model.unit_vectors=true"),
+        (["loss=cosine", "loss.exclude_self=true"], "only model=linear_autoencoder says"),
+        (["loss=squared", "loss.gram_items=100_000"], r"gram_items: 100,000 of a catalog of"),
+    ],
+)
+def test_a_loss_that_cannot_train_the_model_is_refused_before_the_first_step(
+    prepared: Path, tmp_path: Path, words: list[str], says: str
+) -> None:
+    with pytest.raises(ConfigError, match=says):
+        train(small_shop.settings(prepared, tmp_path / "run", *words))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_plan_advises_what_this_run_can_be_told(prepared: Path, tmp_path: Path) -> None:
+    linear = ["model=linear_autoencoder", "loss=cosine", "model.width=2000000000"]
+    by_events = ["trainer.batch_users=null", "trainer.batch_interactions=50"]
+    with pytest.raises(ResourceError, match=r": use a smaller model\.width$") as error:
+        folders = [f"prepared={prepared}", f"output_dir={tmp_path / 'run'}"]
+        train(compose("train", [*folders, *linear, *by_events]))
+    assert "sampled_softmax" not in str(error.value)
 
 
 def test_where_the_optimizer_takes_most_a_smaller_one_is_named() -> None:

@@ -19,6 +19,7 @@ from deeprec.part import instantiate
 from deeprec.trainer import checkpoint, memory
 from deeprec.trainer.callback import Keeper
 from deeprec.trainer.device import choose_device, precision_note
+from deeprec.trainer.fit import refuse_misfit
 from deeprec.trainer.loop import Loop
 from deeprec.trainer.module import Loss, Progress, Training
 from deeprec.trainer.optimizer import kinds_of
@@ -175,6 +176,7 @@ class Work:
         with torch.device("meta"):
             model = build_model(self.config.model, self.facts, None)
         loss = self._new_loss(model, None)
+        refuse_misfit(model, loss)
         users = self.data.training.users_of_batch
         negatives: Negatives | None = getattr(loss, "negatives", None)
         lines = memory.plan(

@@ -35,7 +35,9 @@ class Grouping:
         given = {name: size for name, size in sizes.items() if size is not None}
         if len(given) != 1:
             told = ", ".join(f"{name}={size}" for name, size in sizes.items())
-            raise ValueError(f"give one of batch_users and batch_interactions, got {told}")
+            raise ValueError(
+                f"give one of batch_users and batch_interactions, the other as null; got {told}"
+            )
         for name, size in given.items():
             if size < 1:
                 raise ValueError(f"{name} must be 1 or more, got {size}")

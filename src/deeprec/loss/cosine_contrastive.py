@@ -56,9 +56,7 @@ class CosineContrastive(nn.Module):
             raise ValueError(f"negative_weight must be above 0, got {negative_weight}")
         self.margin, self.scale = margin, negative_weight / num_items
         self.block_items = block_items
-        self._fits = row_length is not None and (
-            row_length.is_meta or bool((row_length == 1).all())
-        )
+        self.fits = row_length is not None and (row_length.is_meta or bool((row_length == 1).all()))
 
     def forward(
         self,
@@ -93,7 +91,7 @@ class CosineContrastive(nn.Module):
         Raises:
             ConfigError: the model does not keep the rows of its catalog table at length 1.
         """
-        if not self._fits:
+        if not self.fits:
             raise ConfigError(
                 "loss=cosine_contrastive needs a model whose scores are cosines; "
                 "use model=autoencoder model.unit_vectors=true"
