@@ -560,3 +560,13 @@ def test_a_checkpoint_of_another_run_is_refused(
     with pytest.raises(IntegrityError, match="made with another config"):
         open_run(other)
     assert RunFolder(other).config.seed == 1
+
+
+@pytest.mark.parametrize(("loss", "begins_at_zero"), [("squared", True), ("softmax", False)])
+def test_scores_that_are_targets_begin_at_zero(
+    prepared: Path, tmp_path: Path, loss: str, begins_at_zero: bool
+) -> None:
+    still = ["optimizer.lr=1e-30", "optimizer.table_lr=1e-30", "optimizer.item_lr=1e-30"]
+    run = train(small_shop.settings(prepared, tmp_path / "run", f"loss={loss}", *still))
+    bias = open_run(run).model.item_bias
+    assert bool((bias.abs() < 1e-6).all()) == begins_at_zero

@@ -162,9 +162,13 @@ class Work:
         torch.manual_seed(config.seed)
         popularity = torch.from_numpy(self.prepared.popularity.copy())
         model = build_model(config.model, self.facts, popularity).to(self.device.torch)
+        loss = self._new_loss(model, popularity)
+        if getattr(loss, "scores_are_targets", False):
+            for offsets in kinds_of(model).per_item:
+                nn.init.zeros_(offsets)  # and not log odds, which such scores are not
         return Training(
             model,  # type: ignore[arg-type]  # a Module that keeps the contract of Recommender
-            self._new_loss(model, popularity),
+            loss,
             instantiate(config.optimizer),
             seed=config.seed,
             total_steps=self.loop.schedule.max_epochs * len(self.data.training),

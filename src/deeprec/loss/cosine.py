@@ -39,6 +39,8 @@ class Cosine(nn.Module):
 
     scale_V: Tensor | None
 
+    scores_are_targets = True  # 1 and 0 themselves, not log odds of them
+
     def __init__(
         self,
         num_items: int,

@@ -45,7 +45,7 @@ class CosineContrastive(nn.Module):
         *,
         row_length: Tensor | None = None,
         margin: float = 0.4,
-        negative_weight: float = 100.0,
+        negative_weight: float = 20.0,
         block_items: int = BLOCK_ITEMS,
     ) -> None:
         super().__init__()

@@ -36,12 +36,14 @@ class Squared(nn.Module):
 
     scale_V: Tensor | None
 
+    scores_are_targets = True  # 1 and 0 themselves, not log odds of them
+
     def __init__(
         self,
         num_items: int,
         *,
         popularity: Tensor | None = None,
-        zero_scale: float = 0.1,
+        zero_scale: float = 0.3,
         popularity_power: float = 0.0,
         normalise_users: bool = False,
         gram_items: int | None = None,
