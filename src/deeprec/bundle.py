@@ -14,7 +14,7 @@ serve.py               the client: verifies, maps ids, answers
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -117,7 +117,8 @@ def signature(num_items: int, fields: Mapping[str, int], limits: Limits) -> dict
                     for name, size in fields.items()
                 ],
                 "meaning": "per user attribute, the indices of the users' values in "
-                f"{VOCABULARIES}; a user whose value is unknown owns none",
+                f"{VOCABULARIES}; a user whose value is unknown owns none. Where that says hashed, "
+                f"a value's index is {HASH}",
             },
             {
                 "name": "attribute_offsets",
@@ -182,6 +183,8 @@ def policy(*, exclude_seen: bool, uses_times: bool, limits: Limits) -> dict[str,
     }
 
 
+HASH = "the BLAKE2b digest of 8 bytes of its text in UTF-8, little-endian, modulo the rows"
+
 EXAMPLE = """\
 import pyarrow.parquet as pq
 import torch
@@ -200,9 +203,19 @@ for item, score in zip(items[0].tolist(), scores[0].tolist()):
 """
 
 
-def readme(name: str, num_items: int, fields: Sequence[str], *, exclude_seen: bool) -> str:
+def readme(
+    name: str,
+    num_items: int,
+    fields: Sequence[str],
+    *,
+    exclude_seen: bool,
+    hashed: Collection[str] = (),
+) -> str:
     """What a serving team reads first; its example is run by a test."""
-    attributes = ", ".join(f"`{field}`" for field in fields) or "none"
+    named = (f"`{field}` (any text)" if field in hashed else f"`{field}`" for field in fields)
+    attributes = ", ".join(named) or "none"
+    if hashed:
+        attributes += f". Of any text, one never seen in training too, the row is\n  {HASH}"
     seen = "left out" if exclude_seen else "kept as candidates"
     return f"""\
 # {name}

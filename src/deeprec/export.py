@@ -3,10 +3,11 @@
 Nothing is written unless the exported model, saved and loaded again, answers as the evaluated one.
 """
 
+import json
 import platform
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from itertools import count
@@ -339,6 +340,24 @@ def one_row(values: npt.NDArray[np.int64]) -> Jagged:
     return Jagged(torch.from_numpy(values), torch.tensor([0, len(values)]))
 
 
+def without_values(report: dict[str, Any], hashed: Sequence[str]) -> dict[str, Any]:
+    """The report, bands of an open vocabulary by number: a bundle knows nobody's value.
+
+    Example:
+        >>> report = {"slices": [{"name": "user.town", "bands": ["Pécs", "other"]}]}
+        >>> without_values(report, ["town"])
+        {'slices': [{'name': 'user.town', 'bands': ['value 1', 'value 2']}]}
+    """
+    private = {f"user.{name}" for name in hashed}
+    slices = [
+        {**one, "bands": [f"value {n}" for n in range(1, len(one["bands"]) + 1)]}
+        if one["name"] in private
+        else one
+        for one in report.get("slices", [])
+    ]
+    return {**report, "slices": slices} if slices else report
+
+
 def describe(draft: Path, name: str, trained: Trained) -> None:
     """Everything of the bundle that is not the model: catalog, signature, policy, README."""
     prepared, exclude_seen = trained.prepared, not trained.prepared.repeats
@@ -352,10 +371,16 @@ def describe(draft: Path, name: str, trained: Trained) -> None:
         exclude_seen=exclude_seen, uses_times=prepared.has_times, limits=Limits()
     )
     bundle.write_json(draft / bundle.POLICY, policy)
+    hashed = [n for n, stored in prepared.vocabularies.items() if isinstance(stored, Mapping)]
     if trained.report is not None:
-        shutil.copyfile(trained.report, draft / bundle.EVALUATION)
+        report = json.loads(trained.report.read_text(encoding="utf-8"))
+        bundle.write_json(draft / bundle.EVALUATION, without_values(report, hashed))
     readme = bundle.readme(
-        name, prepared.num_items, list(trained.fields), exclude_seen=exclude_seen
+        name,
+        prepared.num_items,
+        list(trained.fields),
+        exclude_seen=exclude_seen,
+        hashed=hashed,
     )
     (draft / bundle.README).write_text(readme, encoding="utf-8")
     shutil.copyfile(serve.__file__, draft / bundle.CLIENT)

@@ -379,10 +379,12 @@ class Hashed:
 def hash_row(value: str, rows: int) -> int:
     """The row of a value among so many, the same in every process and on every machine.
 
+    It is the BLAKE2b digest of 8 bytes of the value in UTF-8, little-endian, modulo `rows`.
+
     >>> hash_row("Pécs", 1000)
     655
     """
-    digest = hashlib.blake2b(value.encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(value.encode(errors="surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "little") % rows
 
 

@@ -1,8 +1,10 @@
 """Open vocabularies: every value has a row, the same one everywhere, from prepare to a bundle."""
 
 import json
+import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -125,9 +127,51 @@ def test_a_bundle_answers_as_its_run_is_judged_and_knows_nobodys_value(
     )
     assert ours == pytest.approx(theirs, abs=1e-9)
     recommend(RecommendConfig(bundle, prepared, str(shop / "lists.parquet"), k=10))
-    said = b"".join(p.read_bytes() for p in Path(bundle).rglob("*") if p.is_file())
-    assert b'"hashed": 64' in said.replace(b'"hashed":64', b'"hashed": 64')
-    assert not [n for n in range(150) if b'"town %d"' % n in said]
+    assert json.loads((Path(bundle) / "vocabularies.json").read_text())["town"] == {"hashed": 64}
+    assert b"town " not in content(Path(bundle))
+
+
+def content(bundle: Path) -> bytes:
+    """Every byte of a bundle, and of its archive and its table what they hold unpacked."""
+    files = [path for path in bundle.rglob("*") if path.is_file()]
+    with zipfile.ZipFile(bundle / "model.pt") as archive:
+        packed = [archive.read(name) for name in archive.namelist()]
+    catalog = json.dumps(pq.read_table(bundle / "catalog.parquet").to_pylist()).encode()
+    return b"".join([*(path.read_bytes() for path in files), *packed, catalog])
+
+
+def test_a_report_by_value_goes_into_a_bundle_without_the_values(
+    shop: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(shop / "one", run)
+    slices = ["user.town", "user.age"]
+    report = evaluate(
+        EvaluateConfig(run=str(run), bootstrap_samples=10, baselines=[], slices=slices)
+    )
+    bands = {one["name"]: one["bands"] for one in report["slices"]}
+    assert any(band.startswith("town ") for band in bands["user.town"])  # in the house it says all
+    export(ExportConfig(run=str(run), output_dir=str(tmp_path / "bundle")))
+    assert b"town " not in content(tmp_path / "bundle")
+    kept = json.loads((tmp_path / "bundle" / "eval.json").read_text())
+    assert [len(one["bands"]) for one in kept["slices"]] == [len(bands[name]) for name in slices]
+    assert kept["slices"][1] == report["slices"][1]
+    assert {**kept, "slices": 0} == {**json.loads((run / "report.json").read_text()), "slices": 0}
+
+
+def test_a_bundle_says_how_another_language_finds_the_row_of_a_value(shop: Path) -> None:
+    bundle = shop / "one-bundle"
+    for said in ((bundle / "README.md").read_text(), (bundle / "signature.json").read_text()):
+        assert "BLAKE2b" in said
+        assert "little-endian" in said
+    assert "`town` (any text)" in (bundle / "README.md").read_text()
+
+
+def test_any_text_that_json_can_bring_has_a_row(shop: Path) -> None:
+    bundle = serve.load(shop / "one-bundle")
+    alone = json.loads('"\\ud800"')  # half a character, which UTF-8 cannot say
+    answers = bundle.recommend([["i01"]] * 2, k=3, attributes={"town": [alone, None]})
+    assert answers[0].scores != answers[1].scores
 
 
 def test_a_serving_process_without_deeprec_hashes_alike(shop: Path) -> None:

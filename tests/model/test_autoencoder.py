@@ -10,6 +10,8 @@ from torch.nn import functional
 from deeprec.batch import Batch, Jagged, Task
 from deeprec.model.attribute_field import field_of
 from deeprec.model.autoencoder import Autoencoder
+from deeprec.model.sparse_input import Backend
+from deeprec.table import Sgd
 from recommender_contract import FIELDS, NUM_ITEMS, USERS, RecommenderContract, batch
 
 
@@ -53,7 +55,7 @@ def test_an_attribute_of_two_tables_is_the_sum_of_their_rows() -> None:
     torch.manual_seed(0)
     model = Autoencoder(3, fields={"town": 10}, hidden_dims=[4], quotient_remainder=["town"])
     tables = model.sparse_input.tables
-    quotients, remainders = tables["user:town:quotient"], tables["user:town:remainder"]
+    quotients, remainders = tables["quotient:town"], tables["remainder:town"]
     assert (len(quotients), len(remainders)) == (3, 4)  # a root of 10, rounded up, is 4
     bias = model.layers.bias
     none, no_events = torch.zeros(0, dtype=torch.int64), torch.zeros(11, dtype=torch.int64)
@@ -64,6 +66,43 @@ def test_an_attribute_of_two_tables_is_the_sum_of_their_rows() -> None:
     assert len({tuple(row.tolist()) for row in hidden}) == 10
     with pytest.raises(ValueError, match="did you mean 'town'"):
         Autoencoder(3, fields={"town": 10}, quotient_remainder=["twon"])
+
+
+def test_attributes_of_any_names_have_tables_of_their_own() -> None:
+    names = ["town", "town:quotient", "quotient:town", "user:town"]
+    fields = {name: 10 + n for n, name in enumerate(names)}
+    model = Autoencoder(3, fields=fields, hidden_dims=[4], quotient_remainder=["town"])
+    rows = sorted(len(table) for table in model.sparse_input.tables.values())
+    assert rows == [3, 3, 4, 11, 12, 13]  # items, quotients, remainders, and the other attributes
+
+
+@pytest.mark.parametrize("backend", ["torch", "torchrec"])
+def test_two_tables_learn_in_backward_as_dense_ones_do(backend: Backend) -> None:
+    """Two of the three users share a quotient, and two a remainder: their gradients add up."""
+    if backend == "torchrec":
+        pytest.importorskip("torchrec")
+    fields, lr = {"town": 10}, 0.1
+    torch.manual_seed(0)
+    model = Autoencoder(
+        3,
+        fields=fields,
+        hidden_dims=[4],
+        activation="identity",
+        quotient_remainder=["town"],
+        table_backend=backend,
+    )
+    towns_B = torch.tensor([4, 5, 9])
+    before = {name: table.detach().clone() for name, table in model.sparse_input.tables.items()}
+    model.sparse_input.fuse(Sgd(lr))
+    none, no_events = torch.zeros(0, dtype=torch.int64), torch.zeros(4, dtype=torch.int64)
+    weight_BD = torch.tensor([[1.0, 2.0, 3.0, 4.0], [0.5, 0.5, 0.5, 0.5], [-1.0, 0.0, 1.0, 0.0]])
+    encoded = model.encode(none, no_events, torch.zeros(0), {"town": (towns_B, torch.arange(4))})
+    (encoded.hidden_BD * weight_BD).sum().backward()
+    assert model.sparse_input.backend_in_use == backend
+    for name, index_of in (("quotient:town", [1, 1, 2]), ("remainder:town", [0, 1, 1])):
+        for user, row in enumerate(index_of):
+            before[name][row] -= lr * model.scale * weight_BD[user]
+        torch.testing.assert_close(model.sparse_input.tables[name].detach(), before[name])
 
 
 def plain_hidden(model: Autoencoder, items: list[int], attributes: dict[str, list[int]]) -> Tensor:

@@ -11,12 +11,13 @@ from torch.nn import functional as F
 from deeprec.batch import Jagged
 from deeprec.errors import did_you_mean
 
-QUOTIENT, REMAINDER = ":quotient", ":remainder"  # behind the field of an attribute of two tables
+# before the name, not behind it: an attribute may be called anything, `town:quotient` too
+QUOTIENT, REMAINDER = "quotient", "remainder"
 
 
-def field_of(attribute: str) -> str:
+def field_of(attribute: str, of: str = "user") -> str:
     """The sparse field of a user attribute; parameter names cannot hold a dot."""
-    return "user:" + attribute.replace("%", "%25").replace(".", "%2E")
+    return f"{of}:" + attribute.replace("%", "%25").replace(".", "%2E")
 
 
 def divisors_of(fields: Mapping[str, int], divided: Sequence[str]) -> dict[str, int]:
@@ -43,8 +44,8 @@ def attribute_tables(fields: Mapping[str, int], divisors: Mapping[str, int]) -> 
         if divisor is None:
             tables[field_of(name)] = size
         else:
-            tables[field_of(name) + QUOTIENT] = -(-size // divisor)
-            tables[field_of(name) + REMAINDER] = divisor
+            tables[field_of(name, QUOTIENT)] = -(-size // divisor)
+            tables[field_of(name, REMAINDER)] = divisor
     return tables
 
 
@@ -54,12 +55,12 @@ def attribute_fields(
     """The sparse fields of attributes, by the names that their tables have."""
     fields = {}
     for name, rows in attributes.items():
-        field, divisor = field_of(name), divisors.get(name)
+        divisor = divisors.get(name)
         if divisor is None:
-            fields[field] = rows
+            fields[field_of(name)] = rows
         else:
-            fields[field + QUOTIENT] = replace(rows, values=rows.values // divisor)
-            fields[field + REMAINDER] = replace(rows, values=rows.values % divisor)
+            fields[field_of(name, QUOTIENT)] = replace(rows, values=rows.values // divisor)
+            fields[field_of(name, REMAINDER)] = replace(rows, values=rows.values % divisor)
     return fields
 
 
@@ -98,7 +99,7 @@ class TwoBags(nn.Module):
 
 def attribute_bag(tables: nn.ParameterDict, name: str, divisor: int | None) -> nn.Module:
     """What reads the tables of an attribute in a served model."""
-    field = field_of(name)
     if divisor is None:
-        return Bag(tables[field])
-    return TwoBags(tables[field + QUOTIENT], tables[field + REMAINDER], divisor)
+        return Bag(tables[field_of(name)])
+    quotients, remainders = tables[field_of(name, QUOTIENT)], tables[field_of(name, REMAINDER)]
+    return TwoBags(quotients, remainders, divisor)
