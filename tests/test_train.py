@@ -21,6 +21,7 @@ import small_shop
 from deeprec import folder
 from deeprec.batch import Task
 from deeprec.config import TrainConfig
+from deeprec.data.store import Prepared
 from deeprec.errors import (
     ConfigError,
     DataError,
@@ -30,7 +31,7 @@ from deeprec.errors import (
     ResourceError,
 )
 from deeprec.model.autoencoder import Autoencoder
-from deeprec.train import train
+from deeprec.train import Work, train
 from deeprec.trainer import checkpoint, memory
 from deeprec.trainer.callback import Keeper
 from deeprec.trainer.logger import MetricsFile, read_metrics
@@ -91,6 +92,17 @@ def test_training_learns_what_the_data_holds(whole: Path, prepared: Path, tmp_pa
     assert untrained.checkpoint.score is not None
     assert trained.checkpoint.score is not None
     assert trained.checkpoint.score > untrained.checkpoint.score + 0.05
+
+
+@pytest.mark.parametrize(
+    ("loss", "begins_at_0"), [("squared", True), ("cosine", True), ("softmax", False)]
+)
+def test_the_bias_begins_at_log_odds_only_where_the_loss_reads_scores_so(
+    prepared: Path, tmp_path: Path, loss: str, begins_at_0: bool
+) -> None:
+    config = small_shop.settings(prepared, tmp_path / "run", f"loss={loss}")
+    bias_V = Work(config, Prepared(prepared)).training.recommender.item_bias
+    assert bool((bias_V == 0.0).all()) is begins_at_0
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(
@@ -156,7 +168,7 @@ import os, signal, sys
 from pathlib import Path
 import small_shop
 from deeprec.model.autoencoder import Autoencoder
-from deeprec.train import train
+from deeprec.train import Work, train
 from deeprec.trainer.callback import Keeper
 class Die(Keeper):
     def on_train_batch_end(self, trainer, module, *rest):

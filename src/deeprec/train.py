@@ -27,6 +27,7 @@ from deeprec.trainer.run import (
     RunFolder,
     build_loss,
     build_model,
+    reads_log_odds,
     refuse_foreign,
     refuse_to_overwrite,
 )
@@ -160,7 +161,9 @@ class Work:
         config = self.config
         torch.manual_seed(config.seed)
         popularity = torch.from_numpy(self.prepared.popularity.copy())
-        model = build_model(config.model, self.facts, popularity).to(self.device.torch)
+        model = build_model(
+            config.model, self.facts, popularity, log_odds=reads_log_odds(config.loss)
+        ).to(self.device.torch)
         return Training(
             model,  # type: ignore[arg-type]  # a Module that keeps the contract of Recommender
             self._new_loss(model, popularity),

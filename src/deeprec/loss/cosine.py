@@ -37,6 +37,7 @@ class Cosine(nn.Module):
         Filtering, RecSys 2022, equation 7, there on scores of the whole catalog.
     """
 
+    log_odds = False  # scores are the targets themselves
     scale_V: Tensor | None
 
     def __init__(

@@ -34,6 +34,7 @@ class Squared(nn.Module):
         the hidden vectors, by gradient.
     """
 
+    log_odds = False  # scores are the targets themselves
     scale_V: Tensor | None
 
     def __init__(
@@ -41,7 +42,7 @@ class Squared(nn.Module):
         num_items: int,
         *,
         popularity: Tensor | None = None,
-        zero_scale: float = 0.1,
+        zero_scale: float = 0.5,
         popularity_power: float = 0.0,
         normalise_users: bool = False,
         gram_items: int | None = None,

@@ -22,7 +22,8 @@ CHECK_STEPS = 50  # on CUDA a look at the loss waits for the device, so it is no
 class Loss(Protocol):
     """The contract of a config part in the group `loss`.
 
-    A loss that does not score every item has `negatives`, which draw those it does.
+    A loss that does not score every item has `negatives`, which draw those it does. One whose
+    scores should be the targets themselves, and not their log odds, says `log_odds = False`.
     """
 
     def __call__(

@@ -38,7 +38,7 @@ from deeprec.config import TrainConfig
 from deeprec.data.store import Prepared
 from deeprec.errors import ConfigError, IntegrityError
 from deeprec.model.base import Recommender
-from deeprec.part import instantiate_with
+from deeprec.part import find, instantiate_with
 from deeprec.trainer import checkpoint
 from deeprec.trainer.checkpoint import Checkpoint
 from deeprec.trainer.module import Loss
@@ -232,9 +232,9 @@ def open_run(path: Path | str, which: Literal["best", "last"] = "best") -> Run:
 
 
 def build_model(
-    part: Mapping[str, Any], facts: Facts, popularity: Tensor | None
+    part: Mapping[str, Any], facts: Facts, popularity: Tensor | None, *, log_odds: bool = True
 ) -> torch.nn.Module:
-    """The model of a config, new, told what it asks for of the data."""
+    """The model of a config, new, told what it asks for of the data and the loss."""
     model = instantiate_with(
         part,
         num_items=facts.num_items,
@@ -243,6 +243,7 @@ def build_model(
         target_share=facts.target_share,
         repeats=facts.repeats,
         popularity=popularity,
+        log_odds=log_odds,
     )
     assert isinstance(model, torch.nn.Module)
     return model
@@ -292,6 +293,11 @@ def build_loss(
         row_length=row_length,
     )
     return loss
+
+
+def reads_log_odds(loss: Mapping[str, Any]) -> bool:
+    """Whether the loss of a config reads scores as log odds: all do that do not say otherwise."""
+    return bool(getattr(find(loss["_target_"]), "log_odds", True))
 
 
 def refuse_to_overwrite(path: Path) -> None:
