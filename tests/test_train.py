@@ -20,7 +20,7 @@ from torch import nn
 import small_shop
 from deeprec import folder
 from deeprec.batch import Task
-from deeprec.config import TrainConfig
+from deeprec.config import TrainConfig, compose
 from deeprec.data.store import Prepared
 from deeprec.errors import (
     ConfigError,
@@ -103,6 +103,85 @@ def test_the_bias_begins_at_log_odds_only_where_the_loss_reads_scores_so(
     config = small_shop.settings(prepared, tmp_path / "run", f"loss={loss}")
     bias_V = Work(config, Prepared(prepared)).training.recommender.item_bias
     assert bool((bias_V == 0.0).all()) is begins_at_0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["loss=cosine_contrastive"], ["loss: cosine_contrastive needs"]),
+        (
+            ["loss=cosine", "loss.exclude_self=true", "loss.gram_items=25"],
+            [
+                "loss.exclude_self: must be false or null",
+                "loss.gram_items: must be at most the 24",
+                "loss.gram_items: needs a model with one task",
+            ],
+        ),
+        (["loss=squared", "loss.gram_items=5"], ["loss.gram_items: needs a model with one task"]),
+        (
+            [
+                "loss=squared",
+                "loss.gram_items=5",
+                "model.tied=true",
+                "model.repeat_scores=false",
+                "model.reconstruction=0",
+            ],
+            ["loss.gram_items: cannot keep a Gram matrix"],
+        ),
+    ],
+)
+def test_a_loss_that_cannot_train_the_model_is_refused_before_a_step(
+    prepared: Path, tmp_path: Path, words: list[str], said: list[str]
+) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        Work(small_shop.settings(prepared, tmp_path / "run", *words), Prepared(prepared))
+    assert len(str(refusal.value).splitlines()) == 1 + len(said)
+    assert all(one in str(refusal.value) for one in said)
+
+
+@pytest.mark.parametrize(("model", "chosen"), [("autoencoder", "Softmax"), ("linear", "Cosine")])
+def test_a_run_keeps_the_loss_that_auto_chose(
+    prepared: Path, tmp_path: Path, model: str, chosen: str
+) -> None:
+    told = [f"prepared={prepared}", f"output_dir={tmp_path / 'run'}", "logger.wandb=off"]
+    words = ["experiment=linear"] if model == "linear" else []
+    config = compose("train", [*told, *words, "loss=auto", "trainer.max_epochs=1"])
+    assert isinstance(config, TrainConfig)
+    run = train(config)
+    assert open_run(run).config.loss["_target_"].endswith(f".{chosen}")
+    assert train(TrainConfig(resume=str(run))) == run
+
+
+def test_a_size_in_interactions_goes_before_the_default_in_users(
+    prepared: Path, tmp_path: Path
+) -> None:
+    config = small_shop.settings(prepared, tmp_path / "run", "trainer.batch_interactions=400")
+    assert len(Work(config, Prepared(prepared)).data.training) == 6  # 60 users of 40 events
+
+
+def test_the_plan_advises_settings_that_the_run_has(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = [f"prepared={prepared}", f"output_dir={tmp_path / 'run'}", "experiment=linear"]
+    config = compose("train", [*told, "trainer.batch_interactions=400"])
+    assert isinstance(config, TrainConfig)
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 10)
+    with pytest.raises(ResourceError) as refusal:
+        Work(config, Prepared(prepared))
+    assert "model.width" in str(refusal.value)
+    assert "trainer.batch_interactions" in str(refusal.value)
+    assert "hidden_dims" not in str(refusal.value)
+    assert "batch_users" not in str(refusal.value)
+
+
+def test_a_batch_weighs_as_many_users_as_it_has_in_the_loss_of_an_epoch(
+    prepared: Path, tmp_path: Path
+) -> None:
+    training = Work(small_shop.settings(prepared, tmp_path / "run"), Prepared(prepared)).training
+    for loss, users in ((1.0, 30), (4.0, 10)):
+        training.count_loss(torch.tensor(loss), users)
+    assert training.mean_loss() == pytest.approx((1.0 * 30 + 4.0 * 10) / 40)
+    assert training.progress.loss_users == 0
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(

@@ -137,7 +137,7 @@ class Autoencoder(nn.Module):
         self.pooling, self.normalize, self.input_dropout = pooling, normalize, input_dropout
         first, last = hidden_dims[0], hidden_dims[-1]
         tables = {field_of(name): size for name, size in self.fields.items()}
-        self.tied = tied
+        self.tied, self.unit_vectors = tied, unit_vectors
         self.sparse_input = SparseInput(
             tables if tied else {HISTORY: num_items, **tables},
             first,

@@ -37,6 +37,7 @@ from deeprec import config as configs
 from deeprec.config import TrainConfig
 from deeprec.data.store import Prepared
 from deeprec.errors import ConfigError, IntegrityError
+from deeprec.loss.auto import Auto
 from deeprec.model.base import Recommender
 from deeprec.part import find, instantiate_with
 from deeprec.trainer import checkpoint
@@ -281,16 +282,19 @@ def build_loss(
     batch_users: int,
     device: str,
     row_length: Tensor | None = None,
-) -> Loss:
+    linear: bool = False,
+) -> Loss | Auto:
     """The loss of a config, told what it asks for of data, model, trainer and machine."""
-    loss: Loss = instantiate_with(
+    loss: Loss | Auto = instantiate_with(
         part,
         num_items=facts.num_items,
+        num_users=facts.num_users,
         popularity=popularity,
         width=width,
         batch_users=batch_users,
         device=device,
         row_length=row_length,
+        linear=linear,
     )
     return loss
 
