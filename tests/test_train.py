@@ -21,6 +21,7 @@ import small_shop
 from deeprec import folder
 from deeprec.batch import Task
 from deeprec.config import TrainConfig, compose
+from deeprec.data.store import Prepared
 from deeprec.errors import (
     ConfigError,
     DataError,
@@ -30,7 +31,7 @@ from deeprec.errors import (
     ResourceError,
 )
 from deeprec.model.autoencoder import Autoencoder
-from deeprec.train import train
+from deeprec.train import Work, train
 from deeprec.trainer import checkpoint, memory
 from deeprec.trainer.callback import Keeper
 from deeprec.trainer.logger import MetricsFile, read_metrics
@@ -91,6 +92,96 @@ def test_training_learns_what_the_data_holds(whole: Path, prepared: Path, tmp_pa
     assert untrained.checkpoint.score is not None
     assert trained.checkpoint.score is not None
     assert trained.checkpoint.score > untrained.checkpoint.score + 0.05
+
+
+@pytest.mark.parametrize(
+    ("loss", "begins_at_0"), [("squared", True), ("cosine", True), ("softmax", False)]
+)
+def test_the_bias_begins_at_log_odds_only_where_the_loss_reads_scores_so(
+    prepared: Path, tmp_path: Path, loss: str, begins_at_0: bool
+) -> None:
+    config = small_shop.settings(prepared, tmp_path / "run", f"loss={loss}")
+    bias_V = Work(config, Prepared(prepared)).training.recommender.item_bias
+    assert bool((bias_V == 0.0).all()) is begins_at_0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["loss=cosine_contrastive"], ["loss: cosine_contrastive needs"]),
+        (
+            ["loss=cosine", "loss.exclude_self=true", "loss.gram_items=25"],
+            [
+                "loss.exclude_self: must be false or null",
+                "loss.gram_items: must be at most the 24",
+                "loss.gram_items: needs a model with one task",
+            ],
+        ),
+        (["loss=squared", "loss.gram_items=5"], ["loss.gram_items: needs a model with one task"]),
+        (
+            [
+                "loss=squared",
+                "loss.gram_items=5",
+                "model.tied=true",
+                "model.repeat_scores=false",
+                "model.reconstruction=0",
+            ],
+            ["loss.gram_items: cannot keep a Gram matrix"],
+        ),
+    ],
+)
+def test_a_loss_that_cannot_train_the_model_is_refused_before_a_step(
+    prepared: Path, tmp_path: Path, words: list[str], said: list[str]
+) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        Work(small_shop.settings(prepared, tmp_path / "run", *words), Prepared(prepared))
+    assert len(str(refusal.value).splitlines()) == 1 + len(said)
+    assert all(one in str(refusal.value) for one in said)
+
+
+@pytest.mark.parametrize(("model", "chosen"), [("autoencoder", "Softmax"), ("linear", "Cosine")])
+def test_a_run_keeps_the_loss_that_auto_chose(
+    prepared: Path, tmp_path: Path, model: str, chosen: str
+) -> None:
+    told = [f"prepared={prepared}", f"output_dir={tmp_path / 'run'}", "logger.wandb=off"]
+    words = ["experiment=linear"] if model == "linear" else []
+    config = compose("train", [*told, *words, "loss=auto", "trainer.max_epochs=1"])
+    assert isinstance(config, TrainConfig)
+    run = train(config)
+    assert open_run(run).config.loss["_target_"].endswith(f".{chosen}")
+    assert train(TrainConfig(resume=str(run))) == run
+
+
+def test_a_size_in_interactions_goes_before_the_default_in_users(
+    prepared: Path, tmp_path: Path
+) -> None:
+    config = small_shop.settings(prepared, tmp_path / "run", "trainer.batch_interactions=400")
+    assert len(Work(config, Prepared(prepared)).data.training) == 6  # 60 users of 40 events
+
+
+def test_the_plan_advises_settings_that_the_run_has(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = [f"prepared={prepared}", f"output_dir={tmp_path / 'run'}", "experiment=linear"]
+    config = compose("train", [*told, "trainer.batch_interactions=400"])
+    assert isinstance(config, TrainConfig)
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 10)
+    with pytest.raises(ResourceError) as refusal:
+        Work(config, Prepared(prepared))
+    assert "model.width" in str(refusal.value)
+    assert "trainer.batch_interactions" in str(refusal.value)
+    assert "hidden_dims" not in str(refusal.value)
+    assert "batch_users" not in str(refusal.value)
+
+
+def test_a_batch_weighs_as_many_users_as_it_has_in_the_loss_of_an_epoch(
+    prepared: Path, tmp_path: Path
+) -> None:
+    training = Work(small_shop.settings(prepared, tmp_path / "run"), Prepared(prepared)).training
+    for loss, users in ((1.0, 30), (4.0, 10)):
+        training.count_loss(torch.tensor(loss), users)
+    assert training.mean_loss() == pytest.approx((1.0 * 30 + 4.0 * 10) / 40)
+    assert training.progress.loss_users == 0
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(
@@ -156,7 +247,7 @@ import os, signal, sys
 from pathlib import Path
 import small_shop
 from deeprec.model.autoencoder import Autoencoder
-from deeprec.train import train
+from deeprec.train import Work, train
 from deeprec.trainer.callback import Keeper
 class Die(Keeper):
     def on_train_batch_end(self, trainer, module, *rest):
@@ -317,31 +408,6 @@ def test_a_plan_that_does_not_fit_names_what_helps(prepared: Path, tmp_path: Pat
         with pytest.raises(ResourceError, match=f"most goes to a table .*: use {way_out}$"):
             memory.check(lines, available)
     memory.check(lines, 150)
-
-
-@pytest.mark.parametrize(
-    ("words", "says"),
-    [
-        (["loss=cosine_contrastive"], "use model=autoencoder model.unit_vectors=true"),
-        (["loss=cosine", "loss.exclude_self=true"], "only model=linear_autoencoder says"),
-        (["loss=squared", "loss.gram_items=100_000"], r"gram_items: 100,000 of a catalog of"),
-    ],
-)
-def test_a_loss_that_cannot_train_the_model_is_refused_before_the_first_step(
-    prepared: Path, tmp_path: Path, words: list[str], says: str
-) -> None:
-    with pytest.raises(ConfigError, match=says):
-        train(small_shop.settings(prepared, tmp_path / "run", *words))
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_plan_advises_what_this_run_can_be_told(prepared: Path, tmp_path: Path) -> None:
-    linear = ["model=linear_autoencoder", "loss=cosine", "model.width=2000000000"]
-    by_events = ["trainer.batch_users=null", "trainer.batch_interactions=50"]
-    with pytest.raises(ResourceError, match=r": use a smaller model\.width$") as error:
-        folders = [f"prepared={prepared}", f"output_dir={tmp_path / 'run'}"]
-        train(compose("train", [*folders, *linear, *by_events]))
-    assert "sampled_softmax" not in str(error.value)
 
 
 def test_where_the_optimizer_takes_most_a_smaller_one_is_named() -> None:
@@ -560,13 +626,3 @@ def test_a_checkpoint_of_another_run_is_refused(
     with pytest.raises(IntegrityError, match="made with another config"):
         open_run(other)
     assert RunFolder(other).config.seed == 1
-
-
-@pytest.mark.parametrize(("loss", "begins_at_zero"), [("squared", True), ("softmax", False)])
-def test_scores_that_are_targets_begin_at_zero(
-    prepared: Path, tmp_path: Path, loss: str, begins_at_zero: bool
-) -> None:
-    still = ["optimizer.lr=1e-30", "optimizer.table_lr=1e-30", "optimizer.item_lr=1e-30"]
-    run = train(small_shop.settings(prepared, tmp_path / "run", f"loss={loss}", *still))
-    bias = open_run(run).model.item_bias
-    assert bool((bias.abs() < 1e-6).all()) == begins_at_zero

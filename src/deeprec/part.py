@@ -62,8 +62,9 @@ def instantiate_with(part: Mapping[str, Any], **known: Any) -> Any:
 def mistakes(path: str, part: object) -> list[str]:
     """Everything that is wrong with the part at `path` of a config.
 
-    Where keys and types are right, the part is made once for what its constructor says of the
-    values, if it can be made before there are data; a model is made of shapes alone.
+    The part is made once, of those arguments whose keys and types are right, for what its
+    constructor says of the values, if it can be made before there are data; a model is made of
+    shapes alone.
     """
     if not isinstance(part, Mapping) or "_target_" not in part:
         return [f"{path}: expected a part (_target_ and its arguments), got {shown(part)}"]
@@ -72,10 +73,13 @@ def mistakes(path: str, part: object) -> list[str]:
         parameters = _parameters(target)
     except ConfigError as error:
         return [f"{path}._target_: {error}"]
-    found = []
+    found, right = [], dict(part)
     for name, value in part.items():
         if name not in RESERVED:
-            found += _argument_mistakes(f"{path}.{name}", name, value, parameters, part["_target_"])
+            where = f"{path}.{name}"
+            if wrong := _argument_mistakes(where, name, value, parameters, part["_target_"]):
+                found += wrong
+                del right[name]
     partial = part.get("_partial_", False)
     if not isinstance(partial, bool):
         found.append(f"{path}._partial_: expected true or false, got {shown(partial)}")
@@ -85,7 +89,10 @@ def mistakes(path: str, part: object) -> list[str]:
             for name, parameter in parameters.items()
             if parameter.default is Parameter.empty and name not in part
         ]
-    return found or _refused_values(path, part, parameters)
+    refused = _refused_values(path, right, parameters)
+    if found:  # what is said of several values may be due to one that was left out
+        refused = [one for one in refused if one.startswith(f"{path}.")]
+    return [*found, *refused]
 
 
 def find(name: object) -> Callable[..., Any]:

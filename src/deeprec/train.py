@@ -1,25 +1,29 @@
 """Prepared folder -> run folder: trains a model, or goes on with a run."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from deeprec.batch import Arranged, Batch
-from deeprec.config import TrainConfig, to_dict
+from deeprec.config import TrainConfig, refuse, to_dict
 from deeprec.console import console
 from deeprec.data.datamodule import DataModule, pinned
 from deeprec.data.dataset import Batches, JudgedBatches
 from deeprec.data.store import Prepared
 from deeprec.data.target import Target
 from deeprec.errors import ConfigError, DataError, DeeprecError, IntegrityError
+from deeprec.loss.auto import Auto
+from deeprec.loss.fit import Trained
 from deeprec.loss.negatives import Negatives
 from deeprec.model.sparse_input import SparseInput
 from deeprec.part import instantiate
 from deeprec.trainer import checkpoint, memory
 from deeprec.trainer.callback import Keeper
 from deeprec.trainer.device import choose_device, precision_note
-from deeprec.trainer.fit import refuse_misfit
 from deeprec.trainer.loop import Loop
 from deeprec.trainer.module import Loss, Progress, Training
 from deeprec.trainer.optimizer import kinds_of
@@ -28,6 +32,7 @@ from deeprec.trainer.run import (
     RunFolder,
     build_loss,
     build_model,
+    reads_log_odds,
     refuse_foreign,
     refuse_to_overwrite,
 )
@@ -54,7 +59,7 @@ def train(config: TrainConfig) -> Path:
     output = Path(config.output_dir)
     refuse_to_overwrite(output)
     work = Work(config, Prepared(Path(config.prepared)))
-    run = RunFolder.create(output, config, work.prepared, work.facts)
+    run = RunFolder.create(output, work.config, work.prepared, work.facts)
     with run.locked():
         try:
             work.finish(run)
@@ -94,6 +99,7 @@ class Work:
     """
 
     def __init__(self, config: TrainConfig, prepared: Prepared) -> None:
+        self.why_loss: str | None = None
         self.config, self.prepared = config, prepared
         self.loop: Loop = instantiate(config.trainer)
         if self.loop.threads is not None:
@@ -102,7 +108,7 @@ class Work:
         target: Target = instantiate(config.target)
         self.data = _data(config, prepared, target, self.loop)
         self.facts = _facts(prepared, self.data.training)
-        self._check_memory()
+        self._fit_to_machine()
         self.training = self._new_training()
         self.data.training.finish = self._arranged
 
@@ -161,29 +167,54 @@ class Work:
         config = self.config
         torch.manual_seed(config.seed)
         popularity = torch.from_numpy(self.prepared.popularity.copy())
-        model = build_model(config.model, self.facts, popularity).to(self.device.torch)
-        loss = self._new_loss(model, popularity)
-        if getattr(loss, "scores_are_targets", False):
-            for offsets in kinds_of(model).per_item:
-                nn.init.zeros_(offsets)  # and not log odds, which such scores are not
+        model = build_model(
+            config.model, self.facts, popularity, log_odds=reads_log_odds(config.loss)
+        ).to(self.device.torch)
         return Training(
             model,  # type: ignore[arg-type]  # a Module that keeps the contract of Recommender
-            loss,
+            self._new_loss(config.loss, model, popularity),
             instantiate(config.optimizer),
             seed=config.seed,
             total_steps=self.loop.schedule.max_epochs * len(self.data.training),
             progress=Progress(),
         )
 
-    def _check_memory(self) -> None:
-        """On shapes alone: what would not fit is refused before it is made."""
+    def _fit_to_machine(self) -> None:
+        """On shapes alone: chooses the loss, and refuses what would not fit before it is made."""
         with torch.device("meta"):
             model = build_model(self.config.model, self.facts, None)
-        loss = self._new_loss(model, None)
-        refuse_misfit(model, loss)
+        available = memory.available_bytes(self.device.torch)
+        popularity = torch.from_numpy(self.prepared.popularity.copy())
+        auto = self._built_loss(self.config.loss, model, popularity)
+        if isinstance(auto, Auto):
+            choice = auto.choose(lambda loss: memory.total(self._plan(model, loss)), available)
+            self.config = replace(self.config, loss=dict(choice.loss))
+            self.why_loss = choice.why
+        self._refuse_unfit(model)
+        lines = self._plan(model, self.config.loss)
+        console.print(memory.show(lines, available))
+        memory.check(lines, available)
+
+    def _refuse_unfit(self, model: nn.Module) -> None:
+        loss = self._new_loss(self.config.loss, model, None)
+        linear = getattr(model, "linear", False)
+        trained = Trained(
+            num_items=self.facts.num_items,
+            linear=linear,
+            unit_rows=getattr(model, "unit_vectors", False),
+            changed_by_input=kinds_of(model).tied
+            and not self.data.training.target.shows_target
+            and getattr(model, "repeat", None) is None,
+            num_tasks=2 if getattr(model, "reconstruction", 0.0) > 0.0 else 1,
+        )
+        refuse("train", loss.unfit(trained) if hasattr(loss, "unfit") else [])
+
+    def _plan(self, model: nn.Module, part: Mapping[str, Any]) -> list[memory.Line]:
+        """What training with this loss takes."""
+        loss = self._new_loss(part, model, None)
         users = self.data.training.users_of_batch
         negatives: Negatives | None = getattr(loss, "negatives", None)
-        lines = memory.plan(
+        return memory.plan(
             model,
             instantiate(self.config.optimizer),
             batch_users=users,
@@ -193,33 +224,42 @@ class Work:
             draws_at_once=negatives is not None and not negatives.shared_targets,
             dense_gradient=getattr(loss, "dense_gradient", False)
             or (kinds_of(model).tied and negatives is None),
-            advice=self._advice(),
-        )
-        available = memory.available_bytes(self.device.torch)
-        console.print(memory.show(lines, available))
-        memory.check(lines, available)
-
-    def _advice(self) -> memory.Advice:
-        """By the keys that the parts of this run have."""
-        layers = "hidden_dims" in self.config.model
-        by_events = self.config.trainer.get("batch_interactions") is not None
-        return memory.Advice(
-            width=f"a smaller model.{'hidden_dims' if layers else 'width'}",
-            batch=f"a smaller trainer.{'batch_interactions' if by_events else 'batch_users'}",
-            sampled="loss=sampled_softmax" if layers else None,
+            ways=self._ways(loss),
         )
 
-    def _new_loss(self, model: nn.Module, popularity: Tensor | None) -> Loss:
+    def _ways(self, loss: Loss) -> memory.Ways:
+        """Settings that this model, loss and trainer have."""
+        width = "width" if "width" in self.config.model else "hidden_dims"
+        grouped = self.config.trainer.get("batch_interactions") is not None
+        return memory.Ways(
+            width=f"a smaller model.{width}",
+            batch=f"a smaller trainer.{'batch_interactions' if grouped else 'batch_users'}",
+            no_dense_gradient="loss.gram_items=4096"
+            if hasattr(loss, "gram_items")
+            else "loss=sampled_softmax",
+        )
+
+    def _new_loss(
+        self, part: Mapping[str, Any], model: nn.Module, popularity: Tensor | None
+    ) -> Loss:
+        loss = self._built_loss(part, model, popularity)
+        assert not isinstance(loss, Auto), "chosen before"
+        return loss
+
+    def _built_loss(
+        self, part: Mapping[str, Any], model: nn.Module, popularity: Tensor | None
+    ) -> Loss | Auto:
         item_weight = model.item_weight
         assert isinstance(item_weight, Tensor)
         return build_loss(
-            self.config.loss,
+            part,
             self.facts,
             popularity,
             width=item_weight.shape[1],
             batch_users=self.data.training.users_of_batch,
             device=self.device.name,
             row_length=getattr(model, "row_length_V", None),
+            linear=getattr(model, "linear", False),
         )
 
     def _introduce(self) -> None:
@@ -235,6 +275,8 @@ class Work:
             f"{users:,} users to train on, {judged:,} to validate on, {self.facts.num_items:,} "
             f"items, {weights:,} weights"
         )
+        if self.why_loss is not None:
+            console.print(f"loss=auto: {self.why_loss}", soft_wrap=True)
         if note := getattr(self.training.loss, "note", None):
             console.print(f"[yellow]note[/yellow] {note}")
         if self.prepared.repeats and self.data.training.target.shows_target:

@@ -1,36 +1,69 @@
-"""loss=auto takes the exact loss where it can be afforded, and says why."""
+"""loss=auto takes the exact loss where it can be afforded and fits, and says why."""
 
 import pytest
 import torch
 
-from deeprec.batch import Encoded, Jagged
 from deeprec.loss.auto import Auto
-from deeprec.loss.sampled_softmax import SampledSoftmax
-from deeprec.loss.softmax import Softmax
+
+PLENTY = 10**12
 
 
 @pytest.mark.parametrize(
     ("num_items", "width", "batch_users", "device", "chosen"),
     [
-        (27_278, 600, 512, "cpu", Softmax),
-        (1_000_000, 64, 256, "cpu", Softmax),
-        (10_000_000, 64, 256, "cpu", SampledSoftmax),
-        (10_000_000, 64, 256, "cuda", Softmax),
-        (100_000_000, 128, 4096, "cuda", SampledSoftmax),
+        (27_278, 600, 512, "cpu", "Softmax"),
+        (1_000_000, 64, 256, "cpu", "Softmax"),
+        (10_000_000, 64, 256, "cpu", "SampledSoftmax"),
+        (10_000_000, 64, 256, "cuda", "Softmax"),
+        (100_000_000, 128, 4096, "cuda", "SampledSoftmax"),
     ],
 )
 def test_the_catalog_is_sampled_where_all_of_it_costs_too_much(
-    num_items: int, width: int, batch_users: int, device: str, chosen: type
+    num_items: int, width: int, batch_users: int, device: str, chosen: str
 ) -> None:
-    loss = Auto(num_items, width=width, batch_users=batch_users, device=device)
-    assert type(loss.chosen) is chosen
-    assert f"{num_items:,}" in loss.note
-    assert device in loss.note
+    auto = Auto(num_items, width=width, batch_users=batch_users, device=device)
+    choice = auto.choose(lambda loss: 1, PLENTY)
+    assert choice.loss["_target_"].rpartition(".")[2] == chosen
+    assert f"{num_items:,}" in choice.why
+    assert device in choice.why
 
 
-def test_it_is_the_loss_that_it_chose() -> None:
-    none = torch.zeros(0, dtype=torch.int64), torch.zeros(3, dtype=torch.int64)
-    encoded = Encoded(torch.randn(2, 4), *none, torch.zeros(0))
-    scored = encoded, torch.randn(9, 4), torch.randn(9)
-    target = Jagged(torch.tensor([1, 5, 0]), torch.tensor([0, 2, 3]))
-    assert torch.equal(Auto(9)(*scored, target), Softmax()(*scored, target))
+def test_what_does_not_fit_is_estimated_if_that_takes_less() -> None:
+    def sizes(exact: int, estimated: int) -> dict[str, int]:
+        return {"Softmax": exact, "SampledSoftmax": estimated}
+
+    def chosen(size: dict[str, int], available: int) -> str:
+        def bytes_of(loss: object) -> int:
+            return size[loss["_target_"].rpartition(".")[2]]  # type: ignore[index]
+
+        return str(Auto(100).choose(bytes_of, available).loss["_target_"]).rpartition(".")[2]
+
+    assert chosen(sizes(10, 5), 10) == "Softmax"
+    assert chosen(sizes(10, 5), 9) == "SampledSoftmax"
+    assert chosen(sizes(10, 20), 5) == "Softmax"  # refused by what it is, not by what is larger
+
+
+def test_a_linear_model_gets_the_gram_matrix_and_past_its_price_a_kept_one() -> None:
+    small = Auto(20_000, width=256, linear=True).choose(lambda loss: 1, PLENTY)
+    assert small.loss == {"_target_": "deeprec.loss.cosine.Cosine", "_partial_": True}
+    # 4 V D D operations: 4 * 10 million * 256 * 256 = 2.6e12, above the 1e12 of a CPU
+    large = Auto(10_000_000, width=256, linear=True).choose(lambda loss: 1, PLENTY)
+    assert large.loss["gram_items"] == 4096
+    assert "2.6" in large.why or "3 of at most 1 TFLOP" in large.why
+
+
+def test_targets_are_scored_for_everybody_where_a_batch_has_fewer_than_draws() -> None:
+    for users_of_an_item, shared in ((1, True), (1_000, False)):
+        popularity = torch.full((10_000_000,), users_of_an_item, dtype=torch.int64)
+        auto = Auto(
+            10_000_000, popularity=popularity, num_users=1_000_000, width=64, batch_users=256
+        )
+        # 10 million items, each in one of a million histories: 10 a user, 2,560 a batch
+        assert auto.choose(lambda loss: 1, PLENTY).loss["shared_targets"] is shared
+    assert Auto(9).targets == 0.0
+
+
+def test_distinct_targets_are_those_of_users_drawn_at_random() -> None:
+    """Items that half of the users have, and 2 users: 1 - 1/4 of them."""
+    auto = Auto(8, popularity=torch.full((8,), 50), num_users=100, batch_users=2)
+    assert auto.targets == pytest.approx(6.0)

@@ -114,7 +114,7 @@ def dense_cosine_contrastive(scores: Tensor, ones: Tensor) -> Tensor:
     return (near + far).sum() / USERS
 
 
-CONTRASTIVE = {"num_items": ITEMS, "row_length": torch.ones(ITEMS)}
+CONTRASTIVE = {"num_items": ITEMS}
 LOSSES = [
     (
         CosineContrastive,

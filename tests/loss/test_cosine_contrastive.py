@@ -6,12 +6,11 @@ import pytest
 import torch
 
 import small_shop
-from deeprec.batch import Encoded, Jagged
 from deeprec.config import EvaluateConfig, ExportConfig
-from deeprec.errors import ConfigError
 from deeprec.evaluate import evaluate
 from deeprec.export import export
 from deeprec.loss.cosine_contrastive import CosineContrastive
+from deeprec.loss.fit import Trained
 from deeprec.model.autoencoder import Autoencoder
 from deeprec.train import train
 from deeprec.trainer.run import open_run
@@ -40,15 +39,12 @@ def test_scores_are_cosines() -> None:
 
 
 def test_models_whose_scores_are_no_cosines_are_refused() -> None:
-    none = torch.zeros(0, dtype=torch.int64), torch.zeros(2, dtype=torch.int64)
-    user, rows = Encoded(torch.zeros(1, 3), *none, torch.zeros(0)), torch.zeros(2, 3)
-    for length in (None, torch.tensor([1.0, 0.5])):
-        loss = CosineContrastive(2, row_length=length)
-        with pytest.raises(ConfigError, match=r"use model=autoencoder model\.unit_vectors=true"):
-            loss(user, rows, torch.zeros(2), Jagged(*none))
+    [said] = CosineContrastive(2).unfit(Trained(2, False, False, False, 1))
+    assert "use model=autoencoder model.unit_vectors=true" in said
+    assert CosineContrastive(2).unfit(Trained(2, False, True, False, 1)) == []
     with pytest.raises(ValueError, match="unit_vectors needs reconstruction=0"):
         Autoencoder(3, repeats=True, unit_vectors=True)
     with pytest.raises(ValueError, match=r"margin must be in \[-1, 1\), got 1"):
-        CosineContrastive(2, row_length=torch.ones(2), margin=1.0)
+        CosineContrastive(2, margin=1.0)
     with pytest.raises(ValueError, match="negative_weight must be above 0, got 0"):
-        CosineContrastive(2, row_length=torch.ones(2), negative_weight=0.0)
+        CosineContrastive(2, negative_weight=0.0)

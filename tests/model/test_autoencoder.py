@@ -135,6 +135,12 @@ def test_the_output_bias_starts_at_the_log_odds_of_popularity() -> None:
     assert model.item_bias.tolist() == pytest.approx(expected, abs=1e-6)
 
 
+def test_where_a_score_is_no_log_odds_the_output_bias_starts_at_0() -> None:
+    popularity = torch.tensor([0, 50, 100])
+    model = Autoencoder(3, popularity=popularity, num_users=100, log_odds=False, repeats=True)
+    assert model.item_bias.tolist() == model.reconstruction_bias.tolist() == [0.0] * 3
+
+
 def test_input_dropout_drops_whole_items_and_keeps_the_expected_sum() -> None:
     torch.manual_seed(0)
     model = Autoencoder(

@@ -169,7 +169,7 @@ def test_a_step_of_the_linear_autoencoder_waits_for_nothing(
 
 def test_a_step_of_cosines_waits_for_nothing(no_copies: Callable[[], None]) -> None:
     def loss(model: nn.Module) -> nn.Module:
-        return CosineContrastive(ITEMS, row_length=model.row_length_V, block_items=64)
+        return CosineContrastive(ITEMS, block_items=64)
 
     assert_no_wait(UNIT(), loss, LIMITLESS[0], no_copies)
 

@@ -1,42 +1,50 @@
-"""Softmax, exact or sampled: what a catalog, a model and a device call for."""
+"""Which loss a catalog, a model, a batch and a memory call for."""
 
-from torch import Tensor, nn
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
-from deeprec.batch import Encoded
-from deeprec.loss.asked import Target
+from torch import Tensor
+
 from deeprec.loss.catalog_blocks import BLOCK_ITEMS
-from deeprec.loss.negatives import Negatives
-from deeprec.loss.sampled_softmax import SampledSoftmax
-from deeprec.loss.softmax import Softmax
-from deeprec.table import NO_UPDATES, Updates
 
-# Operations of the exact loss in a step above which it is sampled: some seconds on two processor
+# Operations of the exact loss in a step above which it is estimated: some seconds on two processor
 # cores in float32; on an accelerator, whose rate nobody measured here, about a tenth of that.
 BUDGETS = {"cpu": 1e12, "cuda": 3e13}
 
 
-class Auto(nn.Module):
-    """Softmax while scoring the whole catalog at each step is affordable, else sampled softmax.
+@dataclass(frozen=True)
+class Choice:
+    """A loss, as its config says it, and why it was taken."""
 
-    At a few ten thousand items sampling makes a step cheaper and the lists worse, so it is left to
-    catalogs where the exact loss costs more than the budget. The choice follows from the numbers of
-    config, data and the kind of device alone, so that a run is the same wherever it is repeated.
+    loss: Mapping[str, Any]
+    why: str
+
+
+class Auto:
+    """Chooses a loss before a run begins; the run's config holds what was chosen.
+
+    A linear model gets the cosine loss by a Gram matrix, any other the softmax over the whole
+    catalog. Where a step of it costs more than the budget, or it does not fit into memory, it is
+    estimated. At a few ten thousand items an estimate makes a step cheaper and the lists worse.
 
     Args:
         num_items: V, known from the data.
         popularity: int64 [V], training users that had each item, known from the data.
+        num_users: training users, known from the data.
         width: D, known from the model.
+        linear: whether a history is the sum of its rows of the catalog table, known from the model.
         batch_users: B, known from the trainer.
         device: `cpu` or `cuda`, known from the machine.
-        negatives: items drawn for a batch where the loss is sampled.
+        negatives: items drawn for a batch where the loss is estimated.
         block_items: items scored at once.
 
     Raises:
         ValueError: negatives or block_items is below 1.
 
     Example:
-        >>> Auto(30_000, width=128, batch_users=256).note
-        'softmax over all 30,000 items: 0.008 of at most 1 TFLOP a step on cpu'
+        >>> Auto(30_000, width=128, batch_users=256).choose(lambda loss: 10**6, 10**9).why
+        'softmax over all 30,000 items: 0.008 of at most 1 TFLOP a step on cpu, 1 of 1,000 MB'
     """
 
     def __init__(
@@ -44,43 +52,75 @@ class Auto(nn.Module):
         num_items: int,
         *,
         popularity: Tensor | None = None,
+        num_users: int = 1,
         width: int = 128,
+        linear: bool = False,
         batch_users: int = 256,
         device: str = "cpu",
         negatives: int = 4096,
         block_items: int = BLOCK_ITEMS,
     ) -> None:
-        super().__init__()
-        # scores, scores again or kept, and two gradients: four products of 2 B V D operations
-        cost = 8.0 * batch_users * num_items * width
-        sampled = SampledSoftmax(
-            num_items, popularity=popularity, negatives=negatives, block_items=block_items
-        )
-        affordable = cost <= BUDGETS[device]
-        self.chosen = Softmax(block_items=block_items) if affordable else sampled
-        self.block_items = block_items
-        what = f"softmax over all {num_items:,} items" if affordable else "sampled softmax"
-        self.note = (
-            f"{what}: {_tera(cost)} of at most {_tera(BUDGETS[device])} TFLOP a step on {device}"
-            + ("" if affordable else f" would be needed to score all {num_items:,}; {sampled.note}")
-        )
+        for name, value in (("negatives", negatives), ("block_items", block_items)):
+            if value < 1:
+                raise ValueError(f"{name} must be 1 or more, got {value}")
+        self.num_items, self.linear, self.device = num_items, linear, device
+        self.negatives, self.block_items = negatives, block_items
+        # scores, scores again or kept, and two gradients: four products of 2 B V D operations; a
+        # Gram matrix, and the gradient of its rows: two products of 2 V D D
+        rows = 4.0 * width if linear else 8.0 * batch_users
+        self.cost = rows * num_items * width
+        self.targets = _distinct_targets(popularity, num_users, batch_users)
 
-    @property
-    def negatives(self) -> Negatives | None:
-        """What draws the items that are scored; None: all of them are."""
-        return getattr(self.chosen, "negatives", None)
+    def choose(self, bytes_of: Callable[[Mapping[str, Any]], int], available: int) -> Choice:
+        """The exact loss if a step of it can be afforded and it fits, else the estimated one.
 
-    def forward(
-        self,
-        encoded: Encoded,
-        item_weight_VD: Tensor,
-        item_bias_V: Tensor,
-        target: Target,
-        updates: Updates = NO_UPDATES,
-    ) -> Tensor:
-        """As the loss that was chosen."""
-        loss: Tensor = self.chosen(encoded, item_weight_VD, item_bias_V, target, updates)
-        return loss
+        Args:
+            bytes_of: what training with a loss takes, in bytes.
+            available: bytes.
+        """
+        exact, estimated = self._exact(), self._estimated()
+        budget, needed = BUDGETS[self.device], bytes_of(exact)
+        limits = f"{_tera(self.cost)} of at most {_tera(budget)} TFLOP a step on {self.device}"
+        limits += f", {needed / 1e6:,.0f} of {available / 1e6:,.0f} MB"
+        what = "cosine by the Gram matrix of" if self.linear else "softmax over"
+        what = f"{what} all {self.num_items:,} items"
+        # if neither fits, the one that needs less is refused with what helps it
+        fits = needed <= available or needed <= bytes_of(estimated)
+        if self.cost <= budget and fits:
+            return Choice(exact, f"{what}: {limits}")
+        instead = f"{self.negatives:,} drawn items" + (
+            ""
+            if self.linear
+            else f", about {self.targets:,.0f} distinct targets a batch, each "
+            f"{'for all users' if estimated['shared_targets'] else 'for its own users alone'}"
+        )
+        return Choice(estimated, f"{what} is estimated, by {instead}; exact: {limits}")
+
+    def _exact(self) -> dict[str, Any]:
+        if self.linear:
+            return {"_target_": "deeprec.loss.cosine.Cosine", "_partial_": True}
+        return {"_target_": "deeprec.loss.softmax.Softmax", "block_items": self.block_items}
+
+    def _estimated(self) -> dict[str, Any]:
+        if self.linear:
+            return {**self._exact(), "gram_items": min(self.negatives, self.num_items)}
+        return {
+            "_target_": "deeprec.loss.sampled_softmax.SampledSoftmax",
+            "_partial_": True,
+            "negatives": self.negatives,
+            # benchmarks/step_100k.py: half the step; equal_minutes.py: lists a little worse where
+            # targets are few, as they are in a small catalog
+            "shared_targets": self.targets <= self.negatives,
+            "block_items": self.block_items,
+        }
+
+
+def _distinct_targets(popularity: Tensor | None, num_users: int, batch_users: int) -> float:
+    """Expected distinct items of so many users drawn from all; 0 where popularity is unknown."""
+    if popularity is None:
+        return 0.0
+    share_V = (popularity.double() / max(num_users, 1)).clamp(max=1.0)
+    return float((1.0 - (1.0 - share_V) ** batch_users).sum())
 
 
 def _tera(operations: float) -> str:

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from deeprec.batch import Encoded
 from deeprec.loss.asked import Target, asked_of
 from deeprec.loss.cell_scores import Replaced, cell_scores, summed, users_of
+from deeprec.loss.fit import Trained, unfit_draws
 from deeprec.loss.gram import BLOCK_ITEMS, squares
 from deeprec.loss.kept_gram import new_gram
 from deeprec.table import NO_UPDATES, Updates
@@ -21,10 +22,11 @@ class Cosine(nn.Module):
         popularity: int64 [V], training users that had each item, known from the data.
         row_length: float [V], lengths that the model keeps its rows at, known from the model; with
             `exclude_self`, users are compared as if these were 1.
-        exclude_self: what an item of the target contributed to its own score is taken out of it.
-            For a model whose hidden vector is the sum of the target's rows of the catalog table,
-            each times the target's weight over its length, without bias
-            (`model=linear_autoencoder`); for others it would be wrong.
+        linear: whether a history is the sum of its rows of the catalog table, known from the model.
+        exclude_self: what an item of the target contributed to its own score is taken out of it;
+            None: where the model is linear. For a model whose hidden vector is the sum of the
+            target's rows of the catalog table, each times the target's weight over its length,
+            without bias (`model=linear_autoencoder`); for others it would be wrong.
         gram_items: for catalogs of millions: keep the Gram matrix from step to step, and estimate
             its gradient from the batch's items and so many drawn ones; None: exact, from all.
         block_items: items whose part of the Gram matrix is made at once.
@@ -37,6 +39,7 @@ class Cosine(nn.Module):
         Filtering, RecSys 2022, equation 7, there on scores of the whole catalog.
     """
 
+    log_odds = False  # scores are the targets themselves
     scale_V: Tensor | None
 
     scores_are_targets = True  # 1 and 0 themselves, not log odds of them
@@ -47,18 +50,30 @@ class Cosine(nn.Module):
         *,
         popularity: Tensor | None = None,
         row_length: Tensor | None = None,
-        exclude_self: bool = False,
+        linear: bool = False,
+        exclude_self: bool | None = None,
         gram_items: int | None = None,
         block_items: int = BLOCK_ITEMS,
     ) -> None:
         super().__init__()
-        self.exclude_self, self.block_items = exclude_self, block_items
+        self.exclude_self = linear if exclude_self is None else exclude_self
+        self.block_items, self.gram_items = block_items, gram_items
         self.gram = new_gram(num_items, popularity, gram_items, block_items)
         self.dense_gradient = self.gram.dense_gradient
         scale_V = None
-        if exclude_self and row_length is not None:
+        if self.exclude_self and row_length is not None:
             scale_V = row_length.square().reciprocal()
         self.register_buffer("scale_V", scale_V, persistent=False)
+
+    def unfit(self, trained: Trained) -> list[str]:
+        """What keeps it from training such a model; see `Trained`."""
+        found = unfit_draws(self.gram_items, trained)
+        if self.exclude_self and not trained.linear:
+            found.append(
+                "loss.exclude_self: must be false or null for a model that is not linear, got "
+                "true; or use model=linear_autoencoder"
+            )
+        return found
 
     def forward(
         self,

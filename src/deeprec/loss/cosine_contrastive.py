@@ -4,7 +4,6 @@ import torch
 from torch import Tensor, nn
 
 from deeprec.batch import Encoded
-from deeprec.errors import ConfigError
 from deeprec.loss.asked import Target, asked_of
 from deeprec.loss.catalog_blocks import (
     BLOCK_ITEMS,
@@ -13,6 +12,7 @@ from deeprec.loss.catalog_blocks import (
     check_block_items,
     separable,
 )
+from deeprec.loss.fit import Trained
 from deeprec.loss.softmax import target_weights
 from deeprec.table import NO_UPDATES, Updates
 
@@ -25,8 +25,6 @@ class CosineContrastive(nn.Module):
 
     Args:
         num_items: V, known from the data.
-        row_length: float [V], the lengths that the model keeps the rows of its catalog table at,
-            known from the model; None: it keeps none.
         margin: an item that is no target costs nothing up to this cosine, in [-1, 1).
         negative_weight: of all items that are no target together, against 1 of the targets.
         block_items: items scored at once.
@@ -43,9 +41,8 @@ class CosineContrastive(nn.Module):
         self,
         num_items: int,
         *,
-        row_length: Tensor | None = None,
         margin: float = 0.4,
-        negative_weight: float = 20.0,
+        negative_weight: float = 10.0,
         block_items: int = BLOCK_ITEMS,
     ) -> None:
         super().__init__()
@@ -56,7 +53,15 @@ class CosineContrastive(nn.Module):
             raise ValueError(f"negative_weight must be above 0, got {negative_weight}")
         self.margin, self.scale = margin, negative_weight / num_items
         self.block_items = block_items
-        self.fits = row_length is not None and (row_length.is_meta or bool((row_length == 1).all()))
+
+    def unfit(self, trained: Trained) -> list[str]:
+        """What keeps it from training such a model; see `Trained`."""
+        if trained.unit_rows:
+            return []
+        return [
+            "loss: cosine_contrastive needs a model whose scores are cosines, and this one's "
+            "are not; use model=autoencoder model.unit_vectors=true"
+        ]
 
     def forward(
         self,
@@ -84,18 +89,10 @@ class CosineContrastive(nn.Module):
             >>> none = torch.zeros(0, dtype=torch.int64), torch.zeros(2, dtype=torch.int64)
             >>> user = Encoded(torch.tensor([[1.0, 0.0]]), *none, torch.zeros(0))
             >>> items = torch.tensor([[0.6, 0.8], [0.8, 0.6], [0.0, 1.0]])
-            >>> loss = CosineContrastive(3, row_length=torch.ones(3), margin=0.5, negative_weight=3)
+            >>> loss = CosineContrastive(3, margin=0.5, negative_weight=3)
             >>> loss(user, items, torch.zeros(3), Jagged(torch.tensor([0]), torch.tensor([0, 1])))
             tensor(0.7000)
-
-        Raises:
-            ConfigError: the model does not keep the rows of its catalog table at length 1.
         """
-        if not self.fits:
-            raise ConfigError(
-                "loss=cosine_contrastive needs a model whose scores are cosines; "
-                "use model=autoencoder model.unit_vectors=true"
-            )
         asked = asked_of(target, encoded, item_bias_V)
         weights_P = target_weights(asked.target, encoded.hidden_BD, normalise=True)
         return catalog_loss(

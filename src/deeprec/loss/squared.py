@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from deeprec.batch import Encoded
 from deeprec.loss.asked import Target, asked_of
 from deeprec.loss.cell_scores import Replaced, cell_scores, summed, users_of
+from deeprec.loss.fit import Trained, unfit_draws
 from deeprec.loss.gram import BLOCK_ITEMS, squares
 from deeprec.loss.kept_gram import new_gram
 from deeprec.table import NO_UPDATES, Updates
@@ -34,16 +35,15 @@ class Squared(nn.Module):
         the hidden vectors, by gradient.
     """
 
+    log_odds = False  # scores are the targets themselves
     scale_V: Tensor | None
-
-    scores_are_targets = True  # 1 and 0 themselves, not log odds of them
 
     def __init__(
         self,
         num_items: int,
         *,
         popularity: Tensor | None = None,
-        zero_scale: float = 0.3,
+        zero_scale: float = 0.5,
         popularity_power: float = 0.0,
         normalise_users: bool = False,
         gram_items: int | None = None,
@@ -53,6 +53,7 @@ class Squared(nn.Module):
         if not zero_scale > 0.0:
             raise ValueError(f"zero_scale must be above 0, got {zero_scale}")
         self.zero_scale, self.normalise_users = zero_scale, normalise_users
+        self.gram_items = gram_items
         self.gram = new_gram(num_items, popularity, gram_items, block_items)
         self.block_items, self.dense_gradient = block_items, self.gram.dense_gradient
         scale_V = None
@@ -60,6 +61,10 @@ class Squared(nn.Module):
             scale_V = (popularity.float() + 1.0) ** popularity_power
             scale_V = scale_V / scale_V.mean()
         self.register_buffer("scale_V", scale_V, persistent=False)
+
+    def unfit(self, trained: Trained) -> list[str]:
+        """What keeps it from training such a model; see `Trained`."""
+        return unfit_draws(self.gram_items, trained)
 
     def forward(
         self,

@@ -64,6 +64,8 @@ class Autoencoder(nn.Module):
         fields: user attribute -> size of its vocabulary, known from the data.
         popularity: int64 [V], training users that had each item, known from the data. The output
             bias starts at the log odds of an item being in a target; None: at 0.
+        log_odds: whether the loss reads scores as log odds, known from the loss; a bias that starts
+            at log odds is far off where a score is the target itself, so there it starts at 0.
         num_users: training users, known from the data.
         target_share: items in a target over items in a history, known from the data.
         repeats: whether a target may hold items of the history that is shown, known from the data.
@@ -113,6 +115,7 @@ class Autoencoder(nn.Module):
         *,
         fields: Mapping[str, int] | None = None,
         popularity: Tensor | None = None,
+        log_odds: bool = True,
         num_users: int = 0,
         target_share: float = 1.0,
         repeats: bool = False,
@@ -147,7 +150,7 @@ class Autoencoder(nn.Module):
         divided = () if fields is None else quotient_remainder  # a config is checked without data
         self.divisors = divisors_of(self.fields, divided)
         tables = attribute_tables(self.fields, self.divisors)
-        self.tied = tied
+        self.tied, self.unit_vectors = tied, unit_vectors
         self.sparse_input = SparseInput(
             tables if tied else {HISTORY: num_items, **tables},
             first,
@@ -163,14 +166,15 @@ class Autoencoder(nn.Module):
         self.item_weight = nn.Parameter(torch.randn(num_items, last).mul_(std))
         self.item_bias = nn.Parameter(
             torch.zeros(num_items)
-            if popularity is None
+            if popularity is None or not log_odds
             else item_log_odds(popularity * min(target_share, 1.0), num_users)
         )
         if unit_vectors:
             self._keep_unit_length()
         self.repeat = RepeatScores(num_items, log_odds_V) if repeats and repeat_scores else None
         if self.reconstruction > 0.0:
-            bias_V = torch.zeros(num_items) if log_odds_V is None else log_odds_V.clone()
+            start_V = log_odds_V if log_odds else None
+            bias_V = torch.zeros(num_items) if start_V is None else start_V.clone()
             self.reconstruction_bias = nn.Parameter(bias_V)
             self.scale = nn.Parameter(torch.tensor(0.3))  # learned: about 0.2 on daily purchases
         else:

@@ -57,6 +57,7 @@ class LinearAutoencoder(nn.Module):
         their length instead of being normalised in each step.
     """
 
+    linear = True  # a history is the sum of its rows of the catalog table
     input_scale_V: Tensor
     row_length_V: Tensor
 

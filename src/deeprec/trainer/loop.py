@@ -19,7 +19,7 @@ class Loop:
 
     Args:
         max_epochs: passes over the training users.
-        batch_users: users in a step; None where `batch_interactions` is given.
+        batch_users: users in a step, unless `batch_interactions` is given.
         batch_interactions: interactions in a step instead, about.
         bucket_lengths: users with histories of similar length share a step.
         prefetch_batches: batches made ahead by a thread of their own; 0: each when it is needed.
@@ -61,7 +61,8 @@ class Loop:
                 raise ValueError(f"{name} must be 1 or more, got {value}")
         if prefetch_batches < 0:
             raise ValueError(f"prefetch_batches must be 0 or more, got {prefetch_batches}")
-        self.grouping = Grouping(batch_users, batch_interactions, bucket_lengths)
+        by_users = batch_users if batch_interactions is None else None
+        self.grouping = Grouping(by_users, batch_interactions, bucket_lengths)
         self.prefetch_batches, self.device, self.precision = prefetch_batches, device, precision
         self.threads, self.validation_users = threads, validation_users
         self.schedule = Schedule(

@@ -18,18 +18,12 @@ BLOCKS = 3  # blocks of scores a loss holds at once: scores, their gradient, one
 
 
 @dataclass(frozen=True)
-class Advice:
-    """What this run can be told to take less.
-
-    Args:
-        width: of the tables.
-        batch: of the batch.
-        sampled: of the gradient of the whole catalog table; None: this model has no such loss.
-    """
+class Ways:
+    """The settings of this run that make it smaller, as a person would say them."""
 
     width: str = "a smaller model.hidden_dims"
     batch: str = "a smaller trainer.batch_users"
-    sampled: str | None = "loss=sampled_softmax"
+    no_dense_gradient: str = "loss=sampled_softmax"
 
 
 @dataclass(frozen=True)
@@ -51,7 +45,7 @@ def plan(
     drawn_items: int = 0,
     draws_at_once: bool = False,
     dense_gradient: bool = False,
-    advice: Advice = Advice(),
+    ways: Ways = Ways(),
 ) -> list[Line]:
     """What each table, its gradient and its optimizer's state take, and one batch.
 
@@ -65,12 +59,12 @@ def plan(
         draws_at_once: whether the loss scores all of these at once, in place of blocks.
         dense_gradient: whether the loss gives every row of the catalog table a gradient, instead of
             handing the rows of a block to the optimizer at once.
-        advice: the settings of this run that make it smaller.
+        ways: what to advise.
     """
     lines = []
     for name, parameter in model.named_parameters():
         if parameter.dim() == 2 and parameter.numel() > 100_000:
-            lines += _table_lines(name, parameter, optimizer, dense_gradient, advice)
+            lines += _table_lines(name, parameter, optimizer, dense_gradient, ways)
     small = sum(p.numel() for p in model.parameters()) - sum(
         p.numel() for p in model.parameters() if p.dim() == 2 and p.numel() > 100_000
     )
@@ -78,25 +72,29 @@ def plan(
     assert isinstance(catalog, nn.Parameter)
     width = catalog.shape[1]
     lines += [
-        Line("everything else that is learned", 4 * small * FLOAT, (advice.width,)),
+        Line("everything else that is learned", 4 * small * FLOAT, (ways.width,)),
         Line(
             f"a batch of {batch_events:,} events",
             batch_events * EVENT,
-            (advice.batch,),
+            (ways.batch,),
         ),
         Line(
             f"what the layers say of {batch_users:,} users",
             batch_users * width * 8 * FLOAT,
-            (advice.width, advice.batch),
+            (ways.width, ways.batch),
         ),
-        _score_lines(batch_users, block_items, drawn_items if draws_at_once else 0, advice),
+        _score_lines(batch_users, block_items, drawn_items if draws_at_once else 0, ways),
     ]
     if drawn_items:
         rows = min(catalog.shape[0], batch_events + drawn_items)
         what = f"rows of at most {rows:,} items that are scored, and their gradient"
-        settings = advice.width, advice.batch, NEGATIVES
-        lines.append(Line(what, 2 * rows * width * FLOAT, settings))
+        lines.append(Line(what, 2 * rows * width * FLOAT, (ways.width, ways.batch, NEGATIVES)))
     return lines
+
+
+def total(lines: list[Line]) -> int:
+    """Bytes of all of it."""
+    return sum(line.bytes for line in lines)
 
 
 def show(lines: list[Line], available: int) -> Table:
@@ -107,7 +105,7 @@ def show(lines: list[Line], available: int) -> Table:
     table.add_column("less with", style="dim")
     for line in lines:
         table.add_row(line.name, _megabytes(line.bytes), " or ".join(line.settings))
-    table.add_row("[bold]together[/bold]", _megabytes(sum(line.bytes for line in lines)), "")
+    table.add_row("[bold]together[/bold]", _megabytes(total(lines)), "")
     table.add_row("available", _megabytes(available), "")
     return table
 
@@ -119,7 +117,7 @@ def check(lines: list[Line], available: int) -> None:
         ResourceError: naming the largest part and the settings that help: any one of those without
             whose parts the rest fits, or else those that do it together.
     """
-    needed = sum(line.bytes for line in lines)
+    needed = total(lines)
     if needed > available:
         largest = max(lines, key=lambda line: line.bytes)
         raise ResourceError(
@@ -154,27 +152,28 @@ def _without(lines: list[Line], settings: list[str]) -> int:
     return sum(line.bytes for line in lines if not {*settings} & {*line.settings})
 
 
-def _score_lines(batch_users: int, block_items: int, draws: int, advice: Advice) -> Line:
+def _score_lines(batch_users: int, block_items: int, draws: int, ways: Ways) -> Line:
     """What scores and their gradients take."""
     copies, items = (2 * BLOCKS, draws) if draws else (BLOCKS, block_items)
     return Line(
         f"{copies} blocks of scores, {batch_users:,} users x {items:,} items",
         copies * batch_users * items * FLOAT,
-        (NEGATIVES if draws else BLOCK, advice.batch),
+        (NEGATIVES if draws else BLOCK, ways.batch),
     )
 
 
 def _table_lines(
-    name: str, table: nn.Parameter, optimizer: Optimizer, dense_gradient: bool, advice: Advice
+    name: str, table: nn.Parameter, optimizer: Optimizer, dense_gradient: bool, ways: Ways
 ) -> list[Line]:
     rows, width = table.shape
     what = f"{name} [{rows:,}, {width}]"
     state = optimizer.state_floats(rows, width) * FLOAT
-    lines = [Line(what, table.numel() * FLOAT, (advice.width,))]
+    lines = [Line(what, table.numel() * FLOAT, (ways.width,))]
     if name == "item_weight" and dense_gradient:  # input tables: of touched rows only
-        sampled = () if advice.sampled is None else (advice.sampled,)
-        lines.append(Line(f"{what} gradient", table.numel() * FLOAT, (advice.width, *sampled)))
-    settings = (advice.width, STATE) if state > rows * FLOAT else (advice.width,)
+        lines.append(
+            Line(f"{what} gradient", table.numel() * FLOAT, (ways.width, ways.no_dense_gradient))
+        )
+    settings = (ways.width, STATE) if state > rows * FLOAT else (ways.width,)
     return [*lines, Line(f"{what} optimizer", state, settings)]
 
 

@@ -22,7 +22,8 @@ CHECK_STEPS = 50  # on CUDA a look at the loss waits for the device, so it is no
 class Loss(Protocol):
     """The contract of a config part in the group `loss`.
 
-    A loss that does not score every item has `negatives`, which draw those it does.
+    A loss that does not score every item has `negatives`, which draw those it does. One whose
+    scores should be the targets themselves, and not their log odds, says `log_odds = False`.
     """
 
     def __call__(
@@ -49,8 +50,8 @@ class Progress:
 
     epoch: int = 0  # epochs finished
     batch: int = 0  # batches done of the epoch at hand
-    loss_sum: float = 0.0  # over these batches, as of the last `told_progress`
-    loss_steps: int = 0  # of these batches, those that had a loss
+    loss_sum: float = 0.0  # over users of these batches, as of the last `told_progress`
+    loss_users: int = 0  # users of these batches
     step: int = 0  # optimizer steps done
     best_score: float | None = None  # of the best validation so far
     best_step: int | None = None
@@ -94,9 +95,9 @@ class Training(LightningModule):
         self.built: list[torch.optim.Optimizer] = optimizer.build(model)
         begin_state(self.built)
         self._row_updates = row_updates(self.built)
-        # over the steps of this epoch; not finite once any was not; a tensor, because a look at it
-        # waits for the device
-        self.loss_sum = torch.tensor(progress.loss_sum)
+        # over the users of this epoch; not finite once any was not; a tensor, because a look at it
+        # waits for the device; float64, so that users are not lost in the sum of millions
+        self.loss_sum = torch.tensor(progress.loss_sum, dtype=torch.float64)
 
     @property
     def recommender(self) -> Recommender:
@@ -124,7 +125,9 @@ class Training(LightningModule):
         if batch.num_users > 0:  # everybody of it may lack a history or a target
             torch.manual_seed(_step_seed(self.seed, progress.step))
             set_rates(self.built, self.optimizer.rate(progress.step, self.total_steps))
-            self._step(self._loss_of(self.recommender.tasks(batch)))
+            loss = self._loss_of(self.recommender.tasks(batch))
+            self.count_loss(loss, batch.num_users)
+            self._step(loss)
         progress.step += 1
         progress.batch += 1
 
@@ -142,26 +145,33 @@ class Training(LightningModule):
                 "(optimizer.lr, optimizer.table_lr) or give optimizer.warmup_steps"
             )
 
+    def count_loss(self, loss: Tensor, num_users: int) -> None:
+        """Takes the loss of a batch into the mean over users."""
+        self.loss_sum = self.loss_sum.to(loss.device) + loss.detach().double() * num_users
+        self.progress.loss_users += num_users
+
     def mean_loss(self) -> float:
-        """Of the steps since the last call."""
+        """Over the users since the last call: a batch weighs as many as it has."""
         mean = self.last_loss()
-        self.loss_sum, self.progress.loss_steps = torch.zeros((), device=self.device), 0
+        self.loss_sum, self.progress.loss_users = torch.zeros_like(self.loss_sum), 0
         return mean
 
     def told_progress(self) -> Progress:
         """The progress with the loss so far in it; on CUDA this waits for the device."""
-        self.progress.loss_sum = self.loss_sum.item()  # float32 as a float: exact
+        self.progress.loss_sum = self.loss_sum.item()
         return self.progress
 
     def go_on_from(self, told: Mapping[str, Any]) -> None:
         """Takes over the progress that another life of the run told."""
         for name, value in told.items():
             setattr(self.progress, name, value)
-        self.loss_sum = torch.tensor(self.progress.loss_sum, device=self.device)
+        self.loss_sum = torch.tensor(
+            self.progress.loss_sum, dtype=torch.float64, device=self.device
+        )
 
     def last_loss(self) -> float:
         """The mean so far of this epoch; on CUDA this waits for the device."""
-        return self.loss_sum.item() / max(self.progress.loss_steps, 1)
+        return self.loss_sum.item() / max(self.progress.loss_users, 1)
 
     def _loss_of(self, tasks: list[Task]) -> Tensor:
         losses = [
@@ -184,8 +194,6 @@ class Training(LightningModule):
         )
 
     def _step(self, loss: Tensor) -> None:
-        self.loss_sum = self.loss_sum.to(loss.device) + loss.detach()
-        self.progress.loss_steps += 1
         if loss.device.type == "cpu" or self.progress.step % CHECK_STEPS == 0:
             self.check_finite()
         for optimizer in self.built:

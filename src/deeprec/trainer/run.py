@@ -37,8 +37,9 @@ from deeprec import config as configs
 from deeprec.config import TrainConfig
 from deeprec.data.store import Prepared
 from deeprec.errors import ConfigError, IntegrityError
+from deeprec.loss.auto import Auto
 from deeprec.model.base import Recommender
-from deeprec.part import instantiate_with
+from deeprec.part import find, instantiate_with
 from deeprec.trainer import checkpoint
 from deeprec.trainer.checkpoint import Checkpoint
 from deeprec.trainer.module import Loss
@@ -232,9 +233,9 @@ def open_run(path: Path | str, which: Literal["best", "last"] = "best") -> Run:
 
 
 def build_model(
-    part: Mapping[str, Any], facts: Facts, popularity: Tensor | None
+    part: Mapping[str, Any], facts: Facts, popularity: Tensor | None, *, log_odds: bool = True
 ) -> torch.nn.Module:
-    """The model of a config, new, told what it asks for of the data."""
+    """The model of a config, new, told what it asks for of the data and the loss."""
     model = instantiate_with(
         part,
         num_items=facts.num_items,
@@ -243,6 +244,7 @@ def build_model(
         target_share=facts.target_share,
         repeats=facts.repeats,
         popularity=popularity,
+        log_odds=log_odds,
     )
     assert isinstance(model, torch.nn.Module)
     return model
@@ -280,18 +282,26 @@ def build_loss(
     batch_users: int,
     device: str,
     row_length: Tensor | None = None,
-) -> Loss:
+    linear: bool = False,
+) -> Loss | Auto:
     """The loss of a config, told what it asks for of data, model, trainer and machine."""
-    loss: Loss = instantiate_with(
+    loss: Loss | Auto = instantiate_with(
         part,
         num_items=facts.num_items,
+        num_users=facts.num_users,
         popularity=popularity,
         width=width,
         batch_users=batch_users,
         device=device,
         row_length=row_length,
+        linear=linear,
     )
     return loss
+
+
+def reads_log_odds(loss: Mapping[str, Any]) -> bool:
+    """Whether the loss of a config reads scores as log odds: all do that do not say otherwise."""
+    return bool(getattr(find(loss["_target_"]), "log_odds", True))
 
 
 def refuse_to_overwrite(path: Path) -> None:

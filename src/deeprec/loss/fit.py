@@ -1,0 +1,41 @@
+"""What a loss must know of a model to say, before the first step, whether it can train it."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model as its loss sees it.
+
+    A loss with a method `unfit(trained) -> list[str]` names there what keeps it from training such
+    a model, each with the way out.
+    """
+
+    num_items: int
+    linear: bool  # a history is the sum of its rows of the catalog table
+    unit_rows: bool  # the rows of the catalog table are kept at length 1
+    changed_by_input: bool  # also rows of the catalog table that are asked of nobody in the batch
+    num_tasks: int  # of a step
+
+
+def unfit_draws(gram_items: int | None, trained: Trained) -> list[str]:
+    """What keeps a Gram matrix from being kept between steps; None: it is not."""
+    if gram_items is None:
+        return []
+    found = []
+    if gram_items > trained.num_items:
+        found.append(
+            f"loss.gram_items: must be at most the {trained.num_items:,} items of the catalog, got "
+            f"{gram_items}; set loss.gram_items=null, which is exact"
+        )
+    if trained.changed_by_input:
+        found.append(
+            "loss.gram_items: cannot keep a Gram matrix where the input changes rows that are "
+            "no target, as model.tied=true does here; set loss.gram_items=null or model.tied=false"
+        )
+    if trained.num_tasks > 1:
+        found.append(
+            f"loss.gram_items: needs a model with one task, got {trained.num_tasks}; set "
+            "loss.gram_items=null or model.reconstruction=0"
+        )
+    return found
