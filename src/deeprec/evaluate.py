@@ -33,7 +33,7 @@ from deeprec.evaluation.over_seeds import over_seeds
 from deeprec.evaluation.page.whole import page
 from deeprec.evaluation.question import Question
 from deeprec.evaluation.report import Report, headline
-from deeprec.evaluation.sampled import WARNING, sampled_metrics
+from deeprec.evaluation.sampled import SAMPLED, WARNING, sampled_metrics
 from deeprec.evaluation.slices import slices
 from deeprec.evaluation.system import kind_of, open_systems, runs_in, trained_on
 from deeprec.metric.comparison import compare
@@ -98,7 +98,7 @@ def _together(config: EvaluateConfig) -> Report:
     if len(stored) == len(kinds) and stored and not config.prepared:
         return report.together(stored, config.force)
     asked = _asked(config)
-    rules = _rules(asked.question)
+    rules = _rules(asked.question, config)
     for where, other in stored:  # before any ranking; who was judged is compared after it
         card = {key: value for key, value in other.card.items() if key in rules}
         report.agreed(rules, card, NOW, where, config.force)
@@ -231,7 +231,7 @@ def _card(
     prepared, part, exclude_seen = question.prepared, question.part, question.exclude_seen
     users = protocol.users(prepared, part, rows, question.users, exclude_seen=exclude_seen)
     return {
-        **_rules(question),
+        **_rules(question, config),
         "users": users,
         "interval": "95 %, bootstrap over users, bias-corrected and accelerated (BCa), the same "
         f"draws for every system; {config.bootstrap_samples} samples, seed {config.seed}",
@@ -239,10 +239,18 @@ def _card(
     }
 
 
-def _rules(question: Question) -> dict[str, Any]:
+def _rules(question: Question, config: EvaluateConfig) -> dict[str, Any]:
     """The card, as far as it is known before anybody is judged."""
     card = protocol.card(question.prepared, question.part, exclude_seen=question.exclude_seen)
-    return {"part": question.part, **card, "cutoffs": question.cutoffs, "metrics": DEFINITIONS}
+    negatives = config.sampled_negatives
+    sampled = {"sampled_negatives": negatives, "seed": config.seed} if negatives else {}
+    return {
+        "part": question.part,
+        **card,
+        **sampled,
+        "cutoffs": question.cutoffs,
+        "metrics": DEFINITIONS | (SAMPLED if negatives else {}),
+    }
 
 
 def _versions() -> dict[str, str]:

@@ -28,6 +28,10 @@ WARNING = (
     "figures over the whole catalog and may put systems in another order; use them to compare "
     "with papers that give nothing else, never to choose"
 )
+SAMPLED = {
+    "sampled_NAME@k": "NAME@k where only what the user took and the drawn items are ranked; equal "
+    "places count against what was taken"
+}
 CELLS = 2**25  # places of whole-catalog lists held at once: 256 MB
 
 

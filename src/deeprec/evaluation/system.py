@@ -103,10 +103,10 @@ def kind_of(path: Path) -> str:
         return "run"
     if (path / "signature.json").is_file():
         return "bundle"
+    if runs_in(path):  # where a report of them may lie too
+        return "runs"
     if (path / "report.json").is_file():
         return "report"
-    if runs_in(path):
-        return "runs"
     raise ConfigError(
         f"{path}: {'there is nothing to judge' if path.exists() else 'there is nothing there'}; "
         "expected a run, a bundle, a file of lists, a folder of runs or of a report"
