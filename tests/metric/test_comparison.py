@@ -91,3 +91,9 @@ def test_what_cannot_be_told_apart_says_what_would_have_been_seen() -> None:
     assert f"a true difference below {one.detectable:.4f} would mostly go unseen" in said
     assert effect(np.zeros(3)) == 0
     assert compare(ours, []) == []
+
+
+def test_systems_that_differ_for_nobody_are_said_to() -> None:
+    same = {"hit@20": np.ones(30)}
+    ((one,),) = compare(same, [same], samples=20)
+    assert one.words("a", "b", 1) == "a and b score the same for every user on hit@20"

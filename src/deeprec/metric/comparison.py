@@ -65,6 +65,8 @@ class Comparison:
             relation = "higher" if self.mean > 0 else "lower"
             said = f"{first} scores {relation} than {second} on {self.metric}, by "
             return f"{said}{abs(self.mean):.4f} ({interval}; {p}{corrected})"
+        if not (self.better or self.worse):
+            return f"{first} and {second} score the same for every user on {self.metric}"
         said = f"{first} and {second} cannot be told apart on {self.metric}"
         return (
             f"{said} ({interval}; {p}{corrected}; a true difference below {self.detectable:.4f} "

@@ -34,7 +34,10 @@ def metrics(report: Content) -> str:
         caption = "Against drawn items only: not comparable with the above"
         shown = _systems(report, {name: name for name in sampled}, caption)
         tables.append(f"<details><summary>sampled metrics</summary>{shown}</details>")
-    note = "The best of each metric is bold; ≈ marks a system that cannot be told from the best."
+    note = (
+        "The best of each metric is bold; ≈ marks a system that tests cannot tell from the best "
+        "(of the headline's ndcg, recall, map, mrr and hit)."
+    )
     return "".join(tables) + f'<p class="soft">{note}</p>'
 
 
