@@ -12,6 +12,7 @@ from deeprec.evaluation.page.piece import Content
 from deeprec.evaluation.page.rules import again, card, checks
 from deeprec.evaluation.page.tables import comparisons, exposure, metrics, seeds
 
+NEAREST = 3  # systems that the best one is compared with in the summary
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
@@ -70,11 +71,13 @@ def _summary(report: Content) -> str:
         if len(systems) > 1
         else f"{metric} is <strong>{mean:.4f}</strong> over {users['scored']:,} users."
     )
-    told = "".join(
-        f"<p>{escape(one['words'])}.</p>"
+    of_best = [
+        one
         for one in report["comparisons"]
         if one["metric"] == metric and best["name"] in (one["first"], one["second"])
-    )
+    ]
+    nearest = sorted(of_best, key=lambda one: abs(one["mean"]))[:NEAREST]
+    told = "".join(f"<p>{escape(one['words'])}.</p>" for one in nearest)
     return (
         f'{_alarms(report)}<p class="lead">{lead}</p>{told}<p class="soft">{users["scored"]:,} '
         f"users judged.{dropped}</p>"
