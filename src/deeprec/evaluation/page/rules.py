@@ -13,7 +13,7 @@ def checks(report: Content) -> str:
         (
             escape(one["name"].replace("_", " ")),
             [
-                f'<td class="words"><span class="{escape(one["level"])}">{escape(one["level"])}'
+                f'<td class="level"><span class="{escape(one["level"])}">{escape(one["level"])}'
                 "</span></td>",
                 f'<td class="words">{escape(one["says"])}</td>',
             ],
