@@ -92,7 +92,7 @@ class Asymmetric(nn.Module):
         return catalog_loss(
             separable(
                 Cost(self._target_value, self._target_slope),
-                Cost(self._other_value, self._other_slope),
+                Cost(self._other_value, self._other_slope, self._other),
             ),
             encoded,
             item_weight_VD,
@@ -113,20 +113,50 @@ class Asymmetric(nn.Module):
         return miss**self.one_focus * of_log * self.one_scale
 
     def _other_value(self, scores: Tensor) -> Tensor:
-        q, minus_log = self._shifted(scores)
-        return q**self.zero_focus * minus_log * self.zero_scale
+        q, minus_log = self._shifted(torch.sigmoid(scores), scores)
+        return power(q, self.zero_focus).mul_(minus_log).mul_(self.zero_scale)
 
     def _other_slope(self, scores: Tensor) -> Tensor:
-        q, minus_log = self._shifted(scores)
-        p, miss = torch.sigmoid(scores), torch.sigmoid(-scores)
-        slope = q**self.zero_focus * (p if self.zero_shift == 0.0 else p * miss / (1.0 - q))
-        if self.zero_focus > 0.0:
-            slope += self.zero_focus * q ** (self.zero_focus - 1.0) * minus_log * p * miss
-        return slope * (q > 0) * self.zero_scale
+        return self._other(scores)[1]
 
-    def _shifted(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+    def _other(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """Value and slope; sigmoid, logarithm and powers are taken once for both."""
+        p = torch.sigmoid(scores)
+        q, minus_log = self._shifted(p, scores)
+        powers = power(q, self.zero_focus)
+        miss = 1.0 - p
+        # d/ds of q ** f * -log(1 - q), over q ** f; dq/ds = p (1 - p) where q > 0
+        inner = p if self.zero_shift == 0.0 else p * miss / (1.0 - q)
+        if self.zero_focus > 0.0:
+            of_power = miss.mul_(minus_log).mul_(self.zero_focus)
+            if self.zero_shift != 0.0:  # else p / q is 1
+                of_power = of_power.mul_(p).div_(q.clamp(min=torch.finfo(q.dtype).tiny))
+            inner = inner + of_power
+        slope = inner.mul_(powers) if inner is not p else p * powers
+        if self.zero_shift != 0.0:
+            slope = slope.mul_(q > 0)
+        return powers.mul_(minus_log).mul_(self.zero_scale), slope.mul_(self.zero_scale)
+
+    def _shifted(self, p: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
         """The shifted probability q of other items, and -log(1 - q)."""
         if self.zero_shift == 0.0:
-            return torch.sigmoid(scores), F.softplus(scores)
-        q = (torch.sigmoid(scores) - self.zero_shift).clamp_(min=0)
+            return p, F.softplus(scores)
+        q = (p - self.zero_shift).clamp_(min=0)
         return q, -torch.log1p(-q)
+
+
+def power(base: Tensor, exponent: float) -> Tensor:
+    """A new tensor; small whole exponents by products, which take a tenth of the time.
+
+    Example:
+        >>> power(torch.tensor([2.0]), 3.0), power(torch.tensor([2.0]), 0.0)
+        (tensor([8.]), tensor([1.]))
+    """
+    if exponent not in (0.0, 1.0, 2.0, 3.0, 4.0):
+        return base**exponent
+    if exponent == 0.0:
+        return torch.ones_like(base)
+    found = base.clone() if exponent == 1.0 else base * base
+    if exponent == 3.0:
+        found.mul_(base)
+    return found.square_() if exponent == 4.0 else found

@@ -234,10 +234,20 @@ Walk = Callable[[Blocks, Gradient | None], Tensor]
 
 
 class Cost(NamedTuple):
-    """What one score costs, element by element, and the derivative of that."""
+    """What one score costs, element by element, and the derivative of that.
+
+    Args:
+        both: value and slope at once, where they share work.
+    """
 
     value: Callable[[Tensor], Tensor]
     slope: Callable[[Tensor], Tensor]
+    both: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
+
+    def value_and_slope(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+        if self.both is None:
+            return self.value(scores), self.slope(scores)
+        return self.both(scores)
 
 
 def separable(target: Cost, other: Cost, item_scale_V: Tensor | None = None) -> Walk:
@@ -255,29 +265,33 @@ def separable(target: Cost, other: Cost, item_scale_V: Tensor | None = None) -> 
         for block in blocks:
             scores_BC = blocks.scores(block)
             scale_C = None if item_scale_V is None else item_scale_V[block.items]
-            of_cell = scores_BC, block.places, blocks.weights_P[block.targets], scale_C
-            total += _of_each(other.value, target.value, *of_cell).sum()
-            if gradient is not None:
-                gradient.add(block, _of_each(other.slope, target.slope, *of_cell))
+            cell = block.places, blocks.weights_P[block.targets], scale_C
+            of_target = scores_BC[block.places]
+            if gradient is None:
+                total += _of_each(other.value(scores_BC), target.value(of_target), *cell).sum()
+                continue
+            values_BC, slopes_BC = other.value_and_slope(scores_BC)
+            values_P, slopes_P = target.value_and_slope(of_target)
+            total += _of_each(values_BC, values_P, *cell).sum()
+            del values_BC
+            gradient.add(block, _of_each(slopes_BC, slopes_P, *cell))
         return total
 
     return walk
 
 
 def _of_each(
-    of_other: Callable[[Tensor], Tensor],
-    of_target: Callable[[Tensor], Tensor],
-    scores_BC: Tensor,
+    of_other_BC: Tensor,
+    of_target_P: Tensor,
     places: Places,
     weights_P: Tensor,
     scale_C: Tensor | None,
 ) -> Tensor:
-    """Float [B, C]: one function of a target's score, times its weight, another of the others."""
-    found_BC = of_other(scores_BC)
+    """Float [B, C]: what holds of the others, and in its places, times weight, what of targets."""
     if scale_C is not None:
-        found_BC *= scale_C
-    found_BC[places] = weights_P * of_target(scores_BC[places])
-    return found_BC
+        of_other_BC *= scale_C
+    of_other_BC[places] = weights_P * of_target_P
+    return of_other_BC
 
 
 def catalog_loss(
