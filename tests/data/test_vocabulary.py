@@ -14,6 +14,7 @@ import pytest
 
 from deeprec import serve
 from deeprec.config import EvaluateConfig, ExportConfig, RecommendConfig, compose
+from deeprec.data.attribute import hashed_column
 from deeprec.data.judge import attributes_of
 from deeprec.data.store import Prepared
 from deeprec.data.vocabulary import Hashed, rows_of, vocabulary_of
@@ -198,3 +199,11 @@ def test_what_is_not_there_cannot_be_hashed_or_divided(shop: Path, tmp_path: Pat
     with pytest.raises(ConfigError, match="did you mean 'town'"):
         folders = [f"prepared={shop / 'prepared'}", f"output_dir={tmp_path / 'run'}"]
         train(compose("train", [*folders, "model.quotient_remainder=[twon]"]))
+
+
+def test_a_name_of_their_own_for_each_user_is_warned_of_although_hashed() -> None:
+    names = pa.chunked_array([[f"mail {n}" for n in range(3000)]])
+    _, check = hashed_column("mail", names, 100_000)
+    assert (check.level, "says who it is" in check.advice) == ("warn", True)
+    towns = pa.chunked_array([[f"town {n % 1200}" for n in range(3000)]])
+    assert hashed_column("town", towns, 100_000)[1].level == "ok"

@@ -21,6 +21,11 @@ from deeprec.errors import ConfigError, DataError, did_you_mean
 MAX_PLAIN_NUMBERS = 32  # distinct numbers that stay as they are; more are cut into buckets
 NUM_BUCKETS = 16
 MANY_VALUES = 1000  # values of a user attribute, from which it may be a name rather than a kind
+OWN_VALUE = 0.5  # values a user, from which an open vocabulary may be one of names
+ALONE = (
+    "a name or a number of its own for each user teaches nothing and says who it is; leave it out "
+    "(columns of data.user_attributes)"
+)
 KEYS = ("file", "key", "columns")
 LEADING_ZERO = r"^0[0-9]"  # a code, not a number
 
@@ -135,8 +140,7 @@ def vocabulary(
             check.name,
             "warn",
             check.says,
-            "a name or a number of its own for each user teaches nothing and says who it is; "
-            "leave it out (columns of data.user_attributes)",
+            ALONE,
             check.facts,
         )
     return text, values, [check]
@@ -149,6 +153,8 @@ def hashed_column(name: str, column: pa.ChunkedArray, rows: int) -> tuple[pa.Arr
     used = len(np.unique(Hashed(rows).indices_of(values)))
     says = f"{len(values):,} values hashed into {used:,} of {rows:,} rows"
     facts = {"values": len(values), "rows": rows, "rows_used": used}
+    if len(values) > max(MANY_VALUES, OWN_VALUE * (len(text) - text.null_count)):
+        return text, Check(f"user attribute {name}", "warn", says, ALONE, facts)
     if len(values) <= rows:
         return text, Check(f"user attribute {name}", "ok", says, facts=facts)
     advice = (
