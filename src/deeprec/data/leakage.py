@@ -240,7 +240,11 @@ def _known_events(
 def _repeats(prepared: Prepared, part: PartName, judged: _Judged) -> Finding:
     says = f"{_of(judged.again, judged.events, f'{part} events')} are on items the user had before"
     if judged.again:
-        says += ", as repeats are allowed here" if prepared.repeats else ", though repeats are not"
+        says += (
+            ", as repeats are allowed here"
+            if prepared.repeats
+            else ", which count for nothing, as repeats are not allowed"
+        )
     level: Level = "ok" if prepared.repeats or not judged.again else "warn"
     facts = {"events": judged.again, "share": _share(judged.again, judged.events)}
     return Finding("repeats", level, says, facts)
