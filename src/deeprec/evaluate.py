@@ -1,5 +1,7 @@
 """Judges runs, bundles and anybody's lists beside baselines, on what users did afterwards."""
 
+import hashlib
+import json
 import platform
 import shlex
 from collections import Counter
@@ -96,7 +98,7 @@ def _together(config: EvaluateConfig) -> Report:
     kinds = {path: kind_of(path) for path in _paths(config)}
     stored = [(str(path), report.read(path)) for path, kind in kinds.items() if kind == "report"]
     if len(stored) == len(kinds) and stored and not config.prepared:
-        return report.together(stored, config.force)
+        return report.together(stored, config.force, config.bootstrap_samples, config.seed)
     asked = _asked(config)
     rules = _rules(asked.question, config)
     for where, other in stored:  # before any ranking; who was judged is compared after it
@@ -104,7 +106,8 @@ def _together(config: EvaluateConfig) -> Report:
         report.agreed(rules, card, NOW, where, config.force)
     fresh = NOW, _judged(config, asked)
     stored_first = next(iter(kinds.values()), "") == "report"
-    return report.together([*stored, fresh] if stored_first else [fresh, *stored], config.force)
+    reports = [*stored, fresh] if stored_first else [fresh, *stored]
+    return report.together(reports, config.force, config.bootstrap_samples, config.seed)
 
 
 def _asked(config: EvaluateConfig) -> Asked:
@@ -233,6 +236,7 @@ def _card(
     return {
         **_rules(question, config),
         "users": users,
+        "judged_users": _fingerprint(prepared.users["user_id"].take(pa.array(rows))),
         "interval": "95 %, bootstrap over users, bias-corrected and accelerated (BCa), the same "
         f"draws for every system; {config.bootstrap_samples} samples, seed {config.seed}",
         "versions": _versions(),
@@ -251,6 +255,12 @@ def _rules(question: Question, config: EvaluateConfig) -> dict[str, Any]:
         "cutoffs": question.cutoffs,
         "metrics": DEFINITIONS | (SAMPLED if negatives else {}),
     }
+
+
+def _fingerprint(user_ids: pa.ChunkedArray) -> str:
+    """Tells whether two reports judged the same users, and not who they are."""
+    text = json.dumps(sorted(user_ids.to_pylist()))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _versions() -> dict[str, str]:

@@ -86,7 +86,7 @@ def test_other_rules_are_refused_line_by_line_or_forced_and_said() -> None:
     assert "force=true" in str(error.value)
 
     both = together([("A", report("mine")), ("B", other)], force=True)
-    assert both.content["forced"] == [line]
+    assert both.content["forced"][0] == line
     assert both.user_ids.to_pylist() == ["b", "c"]  # the users of both
 
 
@@ -94,3 +94,26 @@ def test_a_line_that_one_card_lacks_differs() -> None:
     assert list(differences({"a": 1}, {"a": 1, "b": {"c": None}}, "A", "B")) == [
         "b.c: None (A), null (B)"
     ]
+
+
+def test_a_report_that_was_changed_by_hand_is_refused(tmp_path: Path) -> None:
+    write(report("mine"), tmp_path)
+    content = json.loads((tmp_path / "report.json").read_text())
+    content["systems"][0]["name"] = "better"
+    (tmp_path / "report.json").write_text(json.dumps(content, indent=2) + "\n")
+    with pytest.raises(IntegrityError, match="was changed after it was written"):
+        read(tmp_path)
+
+
+def test_forced_reports_are_told_on_the_users_of_both() -> None:
+    ours, theirs = report("mine", users="abc"), report("theirs", users="bcd", card={"seen": 1})
+    both = together([("A", ours), ("B", theirs)], force=True, samples=20)
+    for system, values in zip(both.systems, both.values, strict=True):
+        assert system["metrics"]["ndcg@1"]["mean"] == pytest.approx(values["ndcg@1"].mean())
+    assert both.card["users"]["scored"] == 2
+    assert "the 2 users that every report judged" in both.content["forced"][-1]
+    baselines = report("popularity"), report("popularity", card={"seen": 1})
+    names = together([("A", baselines[0]), ("B", baselines[1])], force=True).systems
+    assert [system["name"] for system in names] == ["popularity", "popularity 2"]
+    with pytest.raises(ConfigError, match="no user in common"):
+        together([("A", report("mine", users="abc")), ("B", report("mine", users="xyz"))], True)

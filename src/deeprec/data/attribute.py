@@ -62,7 +62,9 @@ def read_attributes(
         source = open_files(workspace, one["file"], delimiter=delimiter, encoding=encoding)
         use = f"{of}_attributes"
         source.column(one["key"], use)
-        names = one.get("columns") or [n for n in source.table.columns if n != one["key"]]
+        names = one.get("columns") or "all"
+        if names == "all":
+            names = [name for name in source.table.columns if name != one["key"]]
         columns = {name: source.column(name, use) for name in names}
         shown = f"{source.files[0]}: {one['key']}"
         ids, _ = as_id(workspace, source.table, one["key"], shown)

@@ -7,10 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from deeprec.evaluation.judging import SLICED, Answers, Judgement, curve_cutoffs
-from deeprec.evaluation.report import Values
+from deeprec.evaluation.report import Values, intervals
 from deeprec.evaluation.slices import Slice
 from deeprec.evaluation.system import System
-from deeprec.metric.interval import bootstrap_intervals
 
 FloatArray = npt.NDArray[np.float64]
 Interval = dict[str, float]  # mean, low, high
@@ -54,15 +53,6 @@ def entry(
             for one in slices
         },
         "recommended": {name: counts.tolist() for name, counts in answers.recommended.items()},
-    }
-
-
-def intervals(values: Mapping[str, FloatArray], samples: int, seed: int) -> dict[str, Interval]:
-    """The mean over users of each metric, and its interval; the same draws for all."""
-    found = bootstrap_intervals(np.stack(list(values.values()), 1), samples, seed)
-    return {
-        name: dict(zip(("mean", "low", "high"), numbers, strict=True))
-        for name, numbers in zip(values, found.T.tolist(), strict=True)
     }
 
 

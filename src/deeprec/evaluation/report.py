@@ -7,6 +7,7 @@
 Reports are put together only where their cards agree, because a figure is worth its definition.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ import pyarrow.parquet as pq
 from deeprec import folder
 from deeprec.errors import ConfigError, IntegrityError
 from deeprec.evaluation.naming import named_apart
+from deeprec.metric.interval import bootstrap_intervals
 
 FORMAT = 2
 NO_RULE = ("versions", "interval")  # of a card: what may differ without making figures others
@@ -66,7 +68,7 @@ def headline(cutoffs: Sequence[int]) -> int:
 
 
 def write(report: Report, output_dir: Path) -> None:
-    """report.parquet, and then report.json, which holds its hash."""
+    """report.parquet, and then report.json, which holds the hash of both."""
     tables = [
         pa.table(
             {
@@ -81,9 +83,9 @@ def write(report: Report, output_dir: Path) -> None:
         table = pa.concat_tables(tables, promote_options="default")
         pq.write_table(table, draft, write_page_checksum=True)
     report.content["users_sha256"] = folder.sha256(output_dir / "report.parquet")
+    report.content["seal"] = _seal(report.content)
     with folder.writing_file(output_dir / "report.json") as draft:
-        text = json.dumps(report.content, indent=2, ensure_ascii=False, allow_nan=False)
-        draft.write_text(text + "\n", encoding="utf-8")
+        draft.write_text(_text(report.content), encoding="utf-8")
 
 
 def read(path: Path) -> Report:
@@ -104,7 +106,11 @@ def read(path: Path) -> Report:
             f"{path / 'report.json'}: format {content.get('format')} was written by another "
             f"deeprec; this one reads {FORMAT}; evaluate again"
         )
-    if content.get("users_sha256") != sha256:
+    if content.get("seal") != _seal(content):
+        raise IntegrityError(
+            f"{path / 'report.json'}: was changed after it was written; evaluate again"
+        )
+    if content["users_sha256"] != sha256:
         raise IntegrityError(
             f"{path / 'report.parquet'}: is damaged, or not of this report; evaluate again"
         )
@@ -122,36 +128,75 @@ def read(path: Path) -> Report:
     return Report(content, parts[0]["user_id"].combine_chunks(), values)
 
 
-def together(reports: Sequence[tuple[str, Report]], force: bool) -> Report:
+def _text(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _seal(content: Mapping[str, Any]) -> str:
+    """SHA-256 of the text with the seal left empty."""
+    return hashlib.sha256(_text({**content, "seal": ""}).encode()).hexdigest()
+
+
+def intervals(values: Values, samples: int, seed: int) -> dict[str, dict[str, float]]:
+    """The mean over users of each metric, and its interval; the same draws for all."""
+    found = bootstrap_intervals(np.stack(list(values.values()), 1), samples, seed)
+    return {
+        name: dict(zip(("mean", "low", "high"), numbers, strict=True))
+        for name, numbers in zip(values, found.T.tolist(), strict=True)
+    }
+
+
+def together(
+    reports: Sequence[tuple[str, Report]], force: bool, samples: int = 1000, seed: int = 0
+) -> Report:
     """One report of the systems of several, in this order; a baseline that is there already, once.
+
+    Where reports are forced together that judged different users, metrics are those of the users of
+    all of them.
 
     Args:
         reports: each with where it came from, for messages.
         force: put them together although their cards differ; the differences are then said.
+        samples, seed: of the intervals where these are made anew.
 
     Raises:
-        ConfigError: the cards differ; each line that does is named.
+        ConfigError: the cards differ; each line that does is named. Or no user is in all reports.
     """
     (where, first), *others = reports
     forced: list[str] = []
     for other_where, other in others:
         forced += agreed(first.card, other.card, where, other_where, force)
     user_ids = _common([report.user_ids for _, report in reports])
+    if not len(user_ids):
+        raise ConfigError(
+            f"{' and '.join(where for where, _ in reports)} have no user in common, so there is "
+            "nothing to compare; judge the same users"
+        )
     kept: list[tuple[Report, dict[str, Any], Values]] = []
     for _, report in reports:
         known = {system["name"] for _, system, _ in kept if system["kind"] == "baseline"}
         for system, values in zip(report.systems, report.values, strict=True):
-            if system["kind"] != "baseline" or system["name"] not in known:
+            if forced or system["kind"] != "baseline" or system["name"] not in known:
                 kept.append((report, system, values))
     names = named_apart([one["name"] for _, one, _ in kept], [one["kind"] for _, one, _ in kept])
     systems = [{**system, "name": name} for (_, system, _), name in zip(kept, names, strict=True)]
+    found = [_of_users(user_ids, report.user_ids, values) for report, _, values in kept]
+    card = dict(first.card)
+    if any(len(report.user_ids) != len(user_ids) for _, report in reports):
+        forced.append(
+            f"metrics are those of the {len(user_ids):,} users that every report judged; curves, "
+            "slices and exposure are of each report's own users"
+        )
+        card["users"] = {"scored": len(user_ids), "dropped": 0, "reasons": {}}
+        for system, values in zip(systems, found, strict=True):
+            system["metrics"] = intervals(values, samples, seed)
     content = {
         **first.content,
         "systems": systems,
         "examples": _examples(kept, names),
         "forced": forced,
+        "protocol": card,
     }
-    found = [_of_users(user_ids, report.user_ids, values) for report, _, values in kept]
     return Report(content, user_ids, found)
 
 

@@ -29,6 +29,10 @@ def show(report: Mapping[str, Any], console: Console) -> None:
         for one in found:
             if one["level"] != "ok":
                 console.print(f"{one['level']}: {kind} {one['name']}: {one['says']}")
+    if sampled := [name for name in report["systems"][0]["metrics"] if name.startswith("sampled_")]:
+        for system in report["systems"]:
+            told = [f"{name} {system['metrics'][name]['mean']:.3f}" for name in sampled[:3]]
+            console.print(f"{system['name']}: {', '.join(told)}")
     for line in (*report["warnings"], *_forced(report)):
         console.print(f"warn: {line}")
 
@@ -38,7 +42,7 @@ def _fact(fact: str, report: Mapping[str, Any]) -> str:
     protocol = report["protocol"]
     if fact == "seen_items" and not protocol["exclude_seen"]:
         return ""
-    return fact.replace("_", " ").replace("than k", f"than {max(protocol['cutoffs'])} items")
+    return fact.replace("_", " ").replace("than k", "than the largest cutoff")
 
 
 def _group(group: Mapping[str, Any], metric: str) -> str:

@@ -35,8 +35,9 @@ def metrics(report: Content) -> str:
         shown = _systems(report, {name: name for name in sampled}, caption)
         tables.append(f"<details><summary>sampled metrics</summary>{shown}</details>")
     note = (
-        "The best of each metric is bold; ≈ marks a system that tests cannot tell from the best "
-        "(of the headline's ndcg, recall, map, mrr and hit)."
+        "The best of each metric is bold. ≈: tested against the best and not told apart. Tested "
+        "are ndcg, recall, map, mrr and hit at the headline's k, of the first system against each "
+        "other one; no sign says nothing."
     )
     return "".join(tables) + f'<p class="soft">{note}</p>'
 
