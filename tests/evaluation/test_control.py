@@ -9,10 +9,10 @@ import torch
 
 from deeprec.data import store
 from deeprec.data.store import Events, Prepared
-from deeprec.evaluation import control
 from deeprec.evaluation.control import controls
 from deeprec.evaluation.question import Question
 from deeprec.metric.hits import Hits
+from deeprec.model import rank
 
 ITEMS, USERS = 400, 300
 
@@ -77,12 +77,12 @@ def test_ids_in_the_order_of_popularity_are_seen(tmp_path: Path) -> None:
 def test_a_ranker_that_breaks_ties_otherwise_is_seen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def latest_first(encoded, weight_VD, bias_V, k, items, offsets):  # type: ignore[no-untyped-def]
+    def latest_first(encoded, weight_VD, bias_V, k, items, offsets, block):  # type: ignore[no-untyped-def]
         best = torch.from_numpy(np.lexsort((-np.arange(ITEMS), -bias_V.numpy()))[:k].copy())
         return best.repeat(len(offsets) - 1, 1), None
 
     asked = question(tmp_path, np.ones(ITEMS), repeats=True)
-    monkeypatch.setattr(control, "top_k", latest_first)
+    monkeypatch.setattr(rank, "top_k", latest_first)
     found = levels(asked)
     assert (found["constant"], found["popularity"], found["nan"]) == ("fail", "fail", "fail")
 

@@ -6,25 +6,27 @@ a score that is no number must be refused.
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from scipy import stats
-from torch import Tensor
+from torch import Tensor, nn
 
 from deeprec.batch import Batch, Encoded
 from deeprec.data.dataset import drawn_users
 from deeprec.data.judge import distinct
+from deeprec.data.leakage import Finding, Level
 from deeprec.errors import NonFiniteError
 from deeprec.evaluation.question import Question
 from deeprec.metric import expectation
 from deeprec.metric.hits import Hits
 from deeprec.metric.ranking import recall
-from deeprec.model.rank import seen_if
-from deeprec.model.topk import top_k
+from deeprec.model.autoencoder import without_repeat
+from deeprec.model.base import Recommender
+from deeprec.model.rank import rank, seen_if
 
 MOST_USERS, FEW_USERS = 1000, 50  # enough to see a mistake
 MOST_CELLS = 2e9  # users times items that are ranked
@@ -32,22 +34,6 @@ ORDERS = 1000  # of the catalog that a constant scorer is compared with
 UNLIKELY = 0.001  # what chance would do so rarely is no chance
 
 IntArray = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Control:
-    """One control and what came of it.
-
-    Args:
-        level: ok; warn: figures are to be read with care; fail: do not believe this report.
-        says: what was asked and found, for a person.
-        facts: the same as numbers.
-    """
-
-    name: str
-    level: str
-    says: str
-    facts: dict[str, float]
 
 
 def controls(question: Question, cutoff: int, seed: int) -> list[dict[str, Any]]:
@@ -62,7 +48,7 @@ def controls(question: Question, cutoff: int, seed: int) -> list[dict[str, Any]]
     return [asdict(one(question, batch, cutoff, seed)) for one in found]
 
 
-def _random(question: Question, batch: Batch, k: int, seed: int) -> Control:
+def _random(question: Question, batch: Batch, k: int, seed: int) -> Finding:
     """Each user a random list of the candidates: of h relevant ones it finds h k / candidates."""
     assert batch.target is not None
     items_BK = _random_lists(question, batch, k, seed)
@@ -80,14 +66,14 @@ def _random(question: Question, batch: Batch, k: int, seed: int) -> Control:
         f"random lists of {k} found {hits:,} of {num_relevant_B.sum():,} items; chance expects "
         f"{expected:,.1f} (p {min(1.0, p):.2g}), and ndcg@{k} {floors[f'expected_ndcg@{k}']:.2g}"
     )
-    level = "ok" if p >= UNLIKELY else "fail"
+    level: Level = "ok" if p >= UNLIKELY else "fail"
     if level == "fail":
         says += "; lists or metrics of this report are wrong, please tell the authors"
     facts = {"found": hits, "expected": float(expected), "p": min(1.0, float(p)), **floors}
-    return Control("random", level, says, facts)
+    return Finding("random", level, says, facts)
 
 
-def _constant(question: Question, batch: Batch, k: int, seed: int) -> Control:
+def _constant(question: Question, batch: Batch, k: int, seed: int) -> Finding:
     """All items score the same, so ties alone decide: by index, which must not tell what is taken.
 
     What a list that is the same for all finds depends on its items only, so it is compared with the
@@ -108,7 +94,7 @@ def _constant(question: Question, batch: Batch, k: int, seed: int) -> Control:
         f"the first {k} items of the catalog score recall@{k} {found:.5f}; a random order of it "
         f"expects {expected:.5f}, and {100 * p:.1f} % of the orders reach as much"
     )
-    level = "ok" if p > 1 / ORDERS else "warn"
+    level: Level = "ok" if p > 1 / ORDERS else "warn"
     if level == "warn":
         says += (
             "; the order of item ids tells what is taken, and ties go to lower indices: many "
@@ -116,10 +102,10 @@ def _constant(question: Question, batch: Batch, k: int, seed: int) -> Control:
         )
     if not np.array_equal(right, same):
         level, says = "fail", f"equal scores were not ranked by item index; {says}"
-    return Control("constant", level, says, {"found": found, "expected": expected, "p": p})
+    return Finding("constant", level, says, {"found": found, "expected": expected, "p": p})
 
 
-def _popularity(question: Question, batch: Batch, k: int, seed: int) -> Control:
+def _popularity(question: Question, batch: Batch, k: int, seed: int) -> Finding:
     """The ranker must list by popularity what sorting by popularity lists."""
     popularity_V = question.prepared.popularity
     order = np.argsort(-popularity_V, kind="stable")
@@ -128,39 +114,41 @@ def _popularity(question: Question, batch: Batch, k: int, seed: int) -> Control:
     share = float((right == ranked).mean())
     assert batch.target is not None
     found = float(recall(Hits.of(torch.from_numpy(ranked), batch.target), k).mean())
-    level = "ok" if share == 1 else "fail"
+    level: Level = "ok" if share == 1 else "fail"
     says = (
         f"popularity ranked equals popularity sorted in {100 * share:.4g} % of "
         f"{right.size:,} places; recall@{k} {found:.5f}"
     )
-    return Control("popularity", level, says, {"equal": share, "found": found})
+    return Finding("popularity", level, says, {"equal": share, "found": found})
 
 
-def _not_a_number(question: Question, batch: Batch, k: int, seed: int) -> Control:
+def _not_a_number(question: Question, batch: Batch, k: int, seed: int) -> Finding:
     """One score that is NaN must stop the ranking."""
     scores_V = torch.zeros(question.prepared.num_items)
     scores_V[-1] = torch.nan
     try:
         _ranked(scores_V, question, batch, k)
     except NonFiniteError:
-        return Control("nan", "ok", "a score of NaN is refused, never ranked", {})
-    return Control("nan", "fail", "a score of NaN was ranked", {})
+        return Finding("nan", "ok", "a score of NaN is refused, never ranked", {})
+    return Finding("nan", "fail", "a score of NaN was ranked", {})
+
+
+class _SameForAll(nn.Module):
+    """A recommender that scores every item the same for everyone, in its output bias alone."""
+
+    def __init__(self, scores_V: Tensor) -> None:
+        super().__init__()
+        self.item_weight = nn.Parameter(torch.zeros(len(scores_V), 1), requires_grad=False)
+        self.item_bias = nn.Parameter(scores_V, requires_grad=False)
+
+    def encode(self, items_N: Tensor, offsets_B1: Tensor, *_: object) -> Encoded:
+        return without_repeat(torch.zeros(len(offsets_B1) - 1, 1))
 
 
 def _ranked(scores_V: Tensor, question: Question, batch: Batch, k: int) -> IntArray:
-    """Lists of the real ranker for scores that are the same for everyone: int64 [B, K]."""
-    num_users = batch.num_users
-    none, no_offsets = torch.zeros(0, dtype=torch.int64), torch.zeros_like(batch.history.offsets)
-    encoded = Encoded(torch.zeros(num_users, 1), none, no_offsets, torch.zeros(0))
-    weight_V1 = torch.zeros(len(scores_V), 1)
-    try:
-        seen = seen_if(question.exclude_seen, batch)
-        items_BK, _ = top_k(encoded, weight_V1, scores_V, k, *seen)
-    except RuntimeError as error:
-        if "NaN" not in str(error):
-            raise
-        raise NonFiniteError(str(error)) from error
-    return items_BK.numpy()
+    """What a run with these scores would list: int64 [B, K]."""
+    model = cast(Recommender, _SameForAll(scores_V))
+    return rank(model, batch, k, question.exclude_seen)[0].numpy()
 
 
 def _seen(question: Question, batch: Batch) -> Iterator[IntArray]:
@@ -174,9 +162,7 @@ def _in_order(order_V: IntArray, question: Question, batch: Batch, k: int) -> In
     """The first k items of an order that each user may get, by plain filtering: int64 [B, K]."""
     lists = np.full((batch.num_users, k), -1, np.int64)
     for user, seen in enumerate(_seen(question, batch)):
-        first = order_V[: k + len(seen)]
-        kept = first[~np.isin(first, seen)][:k]
-        lists[user, : len(kept)] = kept
+        _fill(lists[user], order_V[: k + len(seen)], seen)
     return lists
 
 
@@ -187,10 +173,14 @@ def _random_lists(question: Question, batch: Batch, k: int, seed: int) -> Tensor
     for user, seen in enumerate(_seen(question, batch)):
         draw = np.random.default_rng([seed, int(batch.user_rows[user])])
         size = min(num_items, k + len(seen))
-        first = draw.choice(num_items, size, replace=False)
-        kept = first[~np.isin(first, seen)][:k]
-        lists[user, : len(kept)] = kept
+        _fill(lists[user], draw.choice(num_items, size, replace=False), seen)
     return torch.from_numpy(lists)
+
+
+def _fill(list_K: IntArray, items: IntArray, seen: IntArray) -> None:
+    """Puts the first of the items that are not seen into a list, as far as they go."""
+    kept = items[~np.isin(items, seen)][: len(list_K)]
+    list_K[: len(kept)] = kept
 
 
 def _worth(batch: Batch, num_items: int) -> npt.NDArray[np.float64]:

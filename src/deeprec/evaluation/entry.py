@@ -12,7 +12,6 @@ from deeprec.evaluation.slices import Slice
 from deeprec.evaluation.system import System
 
 FloatArray = npt.NDArray[np.float64]
-Interval = dict[str, float]  # mean, low, high
 
 
 def entry(

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from multiprocessing import get_context
 from typing import Any
 
@@ -79,9 +80,9 @@ class Judgement:
     num_targets: dict[str, IntArray]
     answers: list[Answers]
 
-    @property
+    @cached_property
     def order(self) -> IntArray:
-        """What puts the users into the order of their rows."""
+        """What puts the users into the order of their rows, once all are there."""
         return np.argsort(np.concatenate(self.user_rows), kind="stable")
 
     def curve(self, answers: Answers) -> dict[str, list[float]]:

@@ -42,8 +42,6 @@ class Cosine(nn.Module):
     log_odds = False  # scores are the targets themselves
     scale_V: Tensor | None
 
-    scores_are_targets = True  # 1 and 0 themselves, not log odds of them
-
     def __init__(
         self,
         num_items: int,
