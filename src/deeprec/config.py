@@ -21,6 +21,7 @@ from deeprec.errors import ConfigError, did_you_mean
 from deeprec.part import instantiate as instantiate
 
 Part = dict[str, Any]  # `_target_` and its constructor's arguments
+OptionalPart = Part | None  # null where the model is solved, and knows no such part
 
 
 @dataclass
@@ -45,9 +46,9 @@ class TrainConfig:
     resume: str | None = None  # a run folder to go on with, under the config it has
     seed: int = 1  # of initial weights, order of users, dropout and cuts
     model: Part = MISSING
-    loss: Part = MISSING
-    optimizer: Part = MISSING
-    target: Part = MISSING
+    loss: OptionalPart = MISSING
+    optimizer: OptionalPart = MISSING
+    target: OptionalPart = MISSING
     trainer: Part = MISSING
     logger: Part = MISSING
 
@@ -57,6 +58,10 @@ class TrainConfig:
                 if not getattr(self, name):
                     yield f"{name}: missing; give {name}=FOLDER, or resume=RUN to go on with a run"
         yield from _seed(self.seed)
+        if not is_solved(self.model):
+            for name in ("loss", "optimizer", "target"):
+                if getattr(self, name) is None:
+                    yield f"{name}: missing; choose it with {name}=CHOICE"
 
 
 @dataclass
@@ -282,7 +287,7 @@ def group_defaults(verb: str) -> dict[str, str | None]:
 
 def plain_fields(schema: type[VerbConfig]) -> dict[str, Any]:
     """The annotations of the fields that are no parts."""
-    return {name: hint for name, hint in get_type_hints(schema).items() if hint != Part}
+    return {name: hint for name, hint in get_type_hints(schema).items() if not _is_part(hint)}
 
 
 def default_of(one: Field[Any]) -> Any:
@@ -306,7 +311,9 @@ def _unknown_key(key: str, names: Sequence[str]) -> str:
 
 def _field_mistakes(one: Field[Any], annotation: Any, config: Mapping[str, Any]) -> list[str]:
     name, value = one.name, config.get(one.name, default_of(one))
-    if annotation == Part:
+    if _is_part(annotation):
+        if value is None and annotation == OptionalPart:
+            return []
         if value is None or value == MISSING:
             return [f"{name}: missing; choose it with {name}=CHOICE"]
         return part.mistakes(name, value)
@@ -315,6 +322,17 @@ def _field_mistakes(one: Field[Any], annotation: Any, config: Mapping[str, Any])
     if not accepts(value, annotation):
         return [f"{name}: {part.mismatch(value, annotation)}"]
     return []
+
+
+def _is_part(annotation: Any) -> bool:
+    return annotation in (Part, OptionalPart)
+
+
+def is_solved(model: object) -> bool:
+    """Whether the model of a config is solved, and not trained by a loss and an optimizer."""
+    if not isinstance(model, Mapping):
+        return False
+    return hasattr(part.find(model["_target_"]), "solve")
 
 
 def _seed(seed: int) -> Iterator[str]:

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from deeprec.batch import Arranged, Batch
-from deeprec.config import TrainConfig, refuse, to_dict
+from deeprec.config import Part, TrainConfig, is_solved, refuse, to_dict
 from deeprec.console import console
 from deeprec.data.datamodule import DataModule, pinned
 from deeprec.data.dataset import Batches, JudgedBatches
+from deeprec.data.judge import judged_batch
 from deeprec.data.store import Prepared
-from deeprec.data.target import Target
+from deeprec.data.target import Reconstruct, Target
 from deeprec.errors import ConfigError, DataError, DeeprecError, IntegrityError
 from deeprec.loss.auto import Auto
 from deeprec.loss.fit import Trained
@@ -22,7 +23,7 @@ from deeprec.loss.negatives import Negatives
 from deeprec.model.sparse_input import SparseInput
 from deeprec.part import instantiate
 from deeprec.trainer import checkpoint, memory
-from deeprec.trainer.callback import Keeper
+from deeprec.trainer.callback import Keeper, Schedule
 from deeprec.trainer.device import choose_device, precision_note
 from deeprec.trainer.loop import Loop
 from deeprec.trainer.module import Loss, Progress, Training
@@ -36,6 +37,7 @@ from deeprec.trainer.run import (
     refuse_foreign,
     refuse_to_overwrite,
 )
+from deeprec.trainer.solving import Solving
 
 
 def train(config: TrainConfig) -> Path:
@@ -84,8 +86,8 @@ def _resume(run: RunFolder) -> Path:
             raise IntegrityError(f"{run.path}: no checkpoint is whole; train again from the start")
         if found is not None:
             refuse_foreign(found, run)
-            checkpoint.load(found, work.training)
-        console.print(f"going on after step {work.training.progress.step}")
+            checkpoint.load(found, work.learner)
+        console.print(f"going on after step {work.learner.progress.step}")
         work.finish(run)
     return run.path
 
@@ -100,31 +102,39 @@ class Work:
 
     def __init__(self, config: TrainConfig, prepared: Prepared) -> None:
         self.why_loss: str | None = None
+        self.solved = is_solved(config.model)
+        if self.solved:
+            config = replace(config, loss=None, optimizer=None, target=None)
         self.config, self.prepared = config, prepared
         self.loop: Loop = instantiate(config.trainer)
+        self.schedule: Schedule = self.loop.schedule
         if self.loop.threads is not None:
             torch.set_num_threads(self.loop.threads)
         self.device = choose_device(self.loop.device)
-        target: Target = instantiate(config.target)
+        target: Target = Reconstruct()
+        if config.target is not None:
+            target = instantiate(config.target)
         self.data = _data(config, prepared, target, self.loop)
         self.facts = _facts(prepared, self.data.training)
-        self._fit_to_machine()
-        self.training = self._new_training()
-        self.data.training.finish = self._arranged
+        self.learner: Training | Solving
+        if self.solved:
+            self.learner = self._new_solving()
+        else:
+            self._fit_to_machine()
+            self.learner = self._new_training()
+            self.data.training.finish = self._arranged
 
     def finish(self, run: RunFolder) -> None:
         """Trains to the end, keeping the run folder true, and seals it."""
         logger = instantiate(self.config.logger)
-        progress = self.training.progress
+        progress = self.learner.progress
         told = to_dict(self.config)
         sinks = logger.open(run.path / "metrics.csv", progress.step, run.status["id"], told)
         run.set_status("running", reason=None)
         self._introduce()
         try:
             if not self._is_over(progress):
-                self.loop.fit(
-                    self.training, self.data, Keeper(run, self.data, self.loop.schedule, sinks)
-                )
+                self._fit(Keeper(run, self.data, self.schedule, sinks))
             run.finish()  # before the sinks, which may take their time
         except BaseException as error:
             self._tell_failure(run, error)
@@ -138,6 +148,14 @@ class Work:
         for sink in sinks:
             sink.close()
 
+    def _fit(self, keeper: Keeper) -> None:
+        if isinstance(self.learner, Training):
+            self.loop.fit(self.learner, self.data, keeper)
+        else:
+            users = self.prepared.training_users()
+            known = judged_batch(self.prepared, users, "validation", with_target=False)
+            self.learner.fit(known, keeper, self.schedule.max_epochs)
+
     def _tell_failure(self, run: RunFolder, error: BaseException) -> None:
         if run.finished:  # stopped just after it was sealed
             return
@@ -146,12 +164,13 @@ class Work:
         run.set_status("interrupted" if interrupted else "failed", reason=told_why)
 
     def _conclude(self, run: RunFolder) -> None:
-        progress, schedule = self.training.progress, self.loop.schedule
+        progress, schedule = self.learner.progress, self.schedule
         early = progress.epoch < schedule.max_epochs
         why = f", {schedule.patience} validations without a better one" if early else ""
         console.print(f"finished after epoch {progress.epoch}{why}")
         if progress.best_score is not None and progress.best_step is not None:
-            best_epoch = progress.best_step // max(1, len(self.data.training))
+            steps = 1 if self.solved else max(1, len(self.data.training))
+            best_epoch = progress.best_step // steps
             console.print(
                 f"best: epoch {best_epoch}, validation ndcg@100 {progress.best_score:.4f}; "
                 "evaluate and export take it"
@@ -160,11 +179,30 @@ class Work:
 
     def _arranged(self, batch: Batch, draw: torch.Generator) -> Arranged:
         """What a step reads, ready to be moved to the device."""
-        arranged = self.training.arrange(batch, draw)
+        assert isinstance(self.learner, Training)
+        arranged = self.learner.arrange(batch, draw)
         return pinned(arranged) if self.device.name == "cuda" else arranged
+
+    def _new_solving(self) -> Solving:
+        """A model that needs neither loss nor optimizer; refused where it would not fit."""
+        with torch.device("meta"):
+            model: Any = build_model(self.config.model, self.facts, None)
+        users, events = len(self.data.training.users), int(self.data.training.lengths.sum())
+        available = memory.available_bytes(torch.device("cpu"))
+        lines = memory.solving_plan(model, users, events, self._ways())
+        console.print(memory.show(lines, available))
+        memory.check(lines, available)
+        if model.passes is not None:
+            self.schedule = replace(self.schedule, max_epochs=model.passes)
+        torch.manual_seed(self.config.seed)
+        popularity = torch.from_numpy(self.prepared.popularity.copy())
+        model = build_model(self.config.model, self.facts, popularity).to(self.device.torch)
+        return Solving(model, seed=self.config.seed, progress=Progress())
 
     def _new_training(self) -> Training:
         config = self.config
+        assert config.loss is not None
+        assert config.optimizer is not None
         torch.manual_seed(config.seed)
         popularity = torch.from_numpy(self.prepared.popularity.copy())
         model = build_model(
@@ -185,18 +223,20 @@ class Work:
             model = build_model(self.config.model, self.facts, None)
         available = memory.available_bytes(self.device.torch)
         popularity = torch.from_numpy(self.prepared.popularity.copy())
+        assert self.config.loss is not None
         auto = self._built_loss(self.config.loss, model, popularity)
         if isinstance(auto, Auto):
             choice = auto.choose(lambda loss: memory.total(self._plan(model, loss)), available)
             self.config = replace(self.config, loss=dict(choice.loss))
             self.why_loss = choice.why
-        self._refuse_unfit(model)
+        assert self.config.loss is not None
+        self._refuse_unfit(model, self.config.loss)
         lines = self._plan(model, self.config.loss)
         console.print(memory.show(lines, available))
         memory.check(lines, available)
 
-    def _refuse_unfit(self, model: nn.Module) -> None:
-        loss = self._new_loss(self.config.loss, model, None)
+    def _refuse_unfit(self, model: nn.Module, part: Part) -> None:
+        loss = self._new_loss(part, model, None)
         linear = getattr(model, "linear", False)
         trained = Trained(
             num_items=self.facts.num_items,
@@ -216,7 +256,7 @@ class Work:
         negatives: Negatives | None = getattr(loss, "negatives", None)
         return memory.plan(
             model,
-            instantiate(self.config.optimizer),
+            instantiate(self.config.optimizer or {}),
             batch_users=users,
             batch_events=int(users * self.data.training.lengths.mean()),
             block_items=min(getattr(loss, "block_items", 8192), self.facts.num_items),
@@ -224,19 +264,17 @@ class Work:
             draws_at_once=negatives is not None and not negatives.shared_targets,
             dense_gradient=getattr(loss, "dense_gradient", False)
             or (kinds_of(model).tied and negatives is None),
-            ways=self._ways(loss),
+            ways=self._ways(hasattr(loss, "gram_items")),
         )
 
-    def _ways(self, loss: Loss) -> memory.Ways:
+    def _ways(self, has_gram_items: bool = False) -> memory.Ways:
         """Settings that this model, loss and trainer have."""
         width = "width" if "width" in self.config.model else "hidden_dims"
         grouped = self.config.trainer.get("batch_interactions") is not None
         return memory.Ways(
             width=f"a smaller model.{width}",
             batch=f"a smaller trainer.{'batch_interactions' if grouped else 'batch_users'}",
-            no_dense_gradient="loss.gram_items=4096"
-            if hasattr(loss, "gram_items")
-            else "loss=sampled_softmax",
+            no_dense_gradient="loss.gram_items=4096" if has_gram_items else "loss=sampled_softmax",
         )
 
     def _new_loss(
@@ -264,20 +302,23 @@ class Work:
 
     def _introduce(self) -> None:
         users, judged = len(self.data.training.users), len(self.data.validation.users)
-        weights = sum(parameter.numel() for parameter in self.training.model.parameters())
+        weights = sum(parameter.numel() for parameter in self.learner.model.parameters())
         console.print(f"device: {self.device.description}, {self.loop.precision}")
         if note := precision_note(self.device, self.loop.precision):
             console.print(f"[yellow]note[/yellow] {note}")
-        for module in self.training.model.modules():
+        for module in self.learner.model.modules():
             if isinstance(module, SparseInput):
                 console.print(f"input tables: {module.backend_in_use} ({module.reason})")
         console.print(
             f"{users:,} users to train on, {judged:,} to validate on, {self.facts.num_items:,} "
             f"items, {weights:,} weights"
         )
+        if isinstance(self.learner, Solving):
+            console.print("this model is solved: it has no use for loss, optimizer and target")
+            return
         if self.why_loss is not None:
             console.print(f"loss=auto: {self.why_loss}", soft_wrap=True)
-        if note := getattr(self.training.loss, "note", None):
+        if note := getattr(self.learner.loss, "note", None):
             console.print(f"[yellow]note[/yellow] {note}")
         if self.prepared.repeats and self.data.training.target.shows_target:
             console.print(
@@ -288,7 +329,7 @@ class Work:
 
     def _is_over(self, progress: Progress) -> bool:
         """Whether a run that stopped while it was being sealed has nothing left to train."""
-        schedule = self.loop.schedule
+        schedule = self.schedule
         enough = schedule.patience is not None and (
             progress.validations_since_best >= schedule.patience
         )

@@ -8,9 +8,17 @@ is looked at; losses and top-k score the catalog in blocks:
 
 Repeat scores say what a model knows of an item because this very user had it: how often, how long
 ago. They replace the product, which is about taste and would count popularity twice. A model
-without them leaves them empty, and the product scores every item.
+without them leaves them empty, and the product scores every item. A model of neighbouring items
+gives all its scores in this form, those of neighbours too: no other item has one.
+
+Where every item speaks for every other (EASE), D is V and the product one with the identity: the
+catalog table has width 0, and `hidden` holds the scores themselves.
+
+Most models are trained in steps (`Trainable`), others are solved from all histories at once
+(`Solvable`); what comes out is a `Recommender` in both cases.
 """
 
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import torch
@@ -22,7 +30,7 @@ from deeprec.batch import Arranged, Batch, Encoded, Task
 class Recommender(Protocol):
     """The recommender contract; `tests/recommender_contract.py` holds every model to it."""
 
-    item_weight: nn.Parameter  # float32 [V, D]
+    item_weight: nn.Parameter  # float32 [V, D]; [V, 0]: hidden vectors are the scores
     item_bias: nn.Parameter  # float32 [V]
 
     def encode(
@@ -42,6 +50,19 @@ class Recommender(Protocol):
             attributes: per user attribute, (values int64, offsets int64 [B + 1]).
         """
         ...
+
+    def serving_encoder(self) -> nn.Module:
+        """The same `encode` as a module of plain aten operations that TorchScript can script.
+
+        Its forward takes (items_N, offsets_B1, ages_N, attribute_values: List[Tensor],
+        attribute_offsets: List[Tensor]), attributes in the order of the model's `fields`, and
+        returns `Encoded`.
+        """
+        ...
+
+
+class Trainable(Recommender, Protocol):
+    """A recommender that a loss and an optimizer train, step by step."""
 
     def arrange(self, batch: Batch, draw: torch.Generator) -> Arranged:
         """What a training step reads of the batch: all whose size depends on data is decided here.
@@ -65,11 +86,25 @@ class Recommender(Protocol):
         """
         ...
 
-    def serving_encoder(self) -> nn.Module:
-        """The same `encode` as a module of plain aten operations that TorchScript can script.
 
-        Its forward takes (items_N, offsets_B1, ages_N, attribute_values: List[Tensor],
-        attribute_offsets: List[Tensor]), attributes in the order of the model's `fields`, and
-        returns `Encoded`.
+class Solvable(Recommender, Protocol):
+    """A recommender that is computed from all histories; it knows neither loss nor optimizer."""
+
+    passes: int | None  # over the histories until it is solved; None: the trainer says how many
+
+    def solve(self, users: Batch, done: int, draw: torch.Generator) -> Iterator[float]:
+        """Goes over the histories; after each pass the model may be asked and saved.
+
+        Args:
+            users: everybody who may be trained on, as they stand at the end of the training part.
+            done: passes that another life of the run did, whose parameters are loaded.
+            draw: for whatever is drawn.
+
+        Yields:
+            What the pass made as small as it could, per user; NaN where it made nothing small.
         """
+        ...
+
+    def solving_bytes(self, num_users: int, num_events: int) -> int:
+        """What solving takes besides parameters and histories."""
         ...

@@ -38,7 +38,7 @@ def top_k(
 
     Args:
         encoded: what a model said of the users.
-        item_weight_VD: float32 [V, D].
+        item_weight_VD: float32 [V, D]; of width 0 where hidden vectors are scores of all V items.
         item_bias_V: float32 [V].
         k: at least 1.
         exclude_items_N: int64 [N], items that user b must not get; repeats are fine, and so are
@@ -69,7 +69,10 @@ def top_k(
         start = block * block_items
         stop = min(start + block_items, num_items)
         bias_C, weight_CD = item_bias_V[start:stop], item_weight_VD[start:stop]
-        scores_BC = torch.addmm(bias_C, hidden_BD, weight_CD.t()).float()
+        if item_weight_VD.shape[1] == 0:
+            scores_BC = (hidden_BD[:, start:stop] + bias_C).float()
+        else:
+            scores_BC = torch.addmm(bias_C, hidden_BD, weight_CD.t()).float()
         first, last = repeat.bounds[block], repeat.bounds[block + 1]
         users, columns = repeat.users_N[first:last], repeat.items_N[first:last] - start
         scores_BC[users, columns] = repeat_scores_M[first:last]

@@ -1,10 +1,12 @@
 """What happens around the steps of a run: progress, validation, checkpoints, signals."""
 
+import math
 import resource
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -25,7 +27,7 @@ from deeprec.data.datamodule import DataModule
 from deeprec.errors import Interrupted
 from deeprec.trainer import checkpoint
 from deeprec.trainer.logger import Sink
-from deeprec.trainer.module import Training
+from deeprec.trainer.module import Learner, Training
 from deeprec.trainer.run import RunFolder
 from deeprec.trainer.validation import validate
 
@@ -57,12 +59,32 @@ class Keeper(Callback):
         self._started, self._users = 0.0, 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._listen()
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Takes signals for as long as there is no Lightning that says when."""
+        self._listen()
+        try:
+            yield
+        finally:
+            self._hear_no_more()
+
+    def _listen(self) -> None:
         if threading.current_thread() is threading.main_thread():  # elsewhere Python forbids it
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._handlers[number] = signal.signal(number, self._on_signal)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.begin_epoch()
+
+    def begin_epoch(self) -> None:
+        """From here on the users of an epoch are timed."""
         self._started, self._users = time.monotonic(), 0
+
+    def users_done(self, num_users: int) -> None:
+        """Counts users of the epoch at hand."""
+        self._users += num_users
 
     def on_train_batch_end(
         self,
@@ -73,44 +95,55 @@ class Keeper(Callback):
         batch_idx: int,
     ) -> None:
         assert isinstance(pl_module, Training)
-        self._users += batch.num_users
+        self.users_done(batch.num_users)
         if self.signal is not None and pl_module.progress.batch < len(self.data.training):
             self._save_and_stop(pl_module, None)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, Training)
-        pl_module.check_finite()
-        progress, schedule = pl_module.progress, self.schedule
+        trainer.should_stop = self.end_epoch(pl_module) or trainer.should_stop
+
+    def end_epoch(self, learner: Learner) -> bool:
+        """Validates, records and saves what is due; says whether that is enough.
+
+        Raises:
+            Interrupted: a signal asked for it; what was learned is saved.
+        """
+        learner.check_finite()
+        progress, schedule = learner.progress, self.schedule
         seconds = time.monotonic() - self._started
         progress.epoch, progress.batch = progress.epoch + 1, 0
         last = progress.epoch == schedule.max_epochs
         score = None
         if last or progress.epoch % schedule.validate_every_epochs == 0:
-            score = self._validate(pl_module)
-        stop = self._is_enough(pl_module)
-        self._record(pl_module, score, seconds)
+            score = self._validate(learner)
+        stop = self._is_enough(learner)
+        self._record(learner, score, seconds)
         if self.signal is not None:
-            self._save_and_stop(pl_module, score)
+            self._save_and_stop(learner, score)
         if last or stop or score is not None or progress.epoch % schedule.save_every_epochs == 0:
-            checkpoint.save(self.run.checkpoints, pl_module, score, self.made_from)
+            checkpoint.save(self.run.checkpoints, learner, score, self.made_from)
             self.run.set_status("running", epoch=progress.epoch, step=progress.step)
-        trainer.should_stop = trainer.should_stop or stop
+        return stop
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._hear_no_more()
+
+    def _hear_no_more(self) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._handlers = {}
 
-    def _validate(self, training: Training) -> float | None:
-        training.eval()
+    def _validate(self, learner: Learner) -> float | None:
+        learner.model.eval()
         score = validate(
-            training.recommender,
+            learner.recommender,
             self.data.validation,
             exclude_seen=self.data.validation.exclude_seen,
-            device=training.device,
+            device=learner.device,
         )
-        training.train()
-        progress = training.progress
+        learner.model.train()
+        progress = learner.progress
         if score is not None and (progress.best_score is None or score > progress.best_score):
             progress.best_score, progress.best_step = score, progress.step
             progress.validations_since_best = 0
@@ -118,37 +151,37 @@ class Keeper(Callback):
             progress.validations_since_best += 1
         return score
 
-    def _is_enough(self, training: Training) -> bool:
+    def _is_enough(self, learner: Learner) -> bool:
         patience = self.schedule.patience
-        return patience is not None and training.progress.validations_since_best >= patience
+        return patience is not None and learner.progress.validations_since_best >= patience
 
-    def _record(self, training: Training, score: float | None, seconds: float) -> None:
-        progress, loss = training.progress, training.mean_loss()
+    def _record(self, learner: Learner, score: float | None, seconds: float) -> None:
+        progress, loss = learner.progress, learner.mean_loss()
         rate, memory = self._users / max(seconds, 1e-9), memory_bytes()
         row: dict[str, float] = {
             "epoch": progress.epoch,
             "step": progress.step,
-            "loss": loss,
             "users_per_second": round(rate, 1),
             "seconds": round(seconds, 3),
             "memory_bytes": memory,
         }
+        told = f"epoch {progress.epoch:>3}/{self.schedule.max_epochs}"
+        if not math.isnan(loss):
+            row["loss"] = loss
+            told += f"  loss {loss:.4f}"
         judged = ""
         if score is not None:
             row["val/ndcg@100"] = score
             best = "  [green]best[/green]" if progress.best_step == progress.step else ""
             judged = f"  ndcg@100 {score:.4f}{best}"
-        console.print(
-            f"epoch {progress.epoch:>3}/{self.schedule.max_epochs}  loss {loss:.4f}  "
-            f"{rate:,.0f} users/s  {memory / 1e6:,.0f} MB{judged}"
-        )
+        console.print(f"{told}  {rate:,.0f} users/s  {memory / 1e6:,.0f} MB{judged}")
         for sink in self.sinks:
             sink.write(row)
 
-    def _save_and_stop(self, training: Training, score: float | None) -> None:
+    def _save_and_stop(self, learner: Learner, score: float | None) -> None:
         assert self.signal is not None
-        progress = training.progress
-        checkpoint.save(self.run.checkpoints, training, score, self.made_from)
+        progress = learner.progress
+        checkpoint.save(self.run.checkpoints, learner, score, self.made_from)
         self.run.set_status("running", epoch=progress.epoch, step=progress.step)
         name = signal.Signals(self.signal).name
         raise Interrupted(

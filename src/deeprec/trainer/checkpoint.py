@@ -24,11 +24,17 @@ from torch import Tensor, nn
 
 from deeprec import folder
 from deeprec.errors import IntegrityError, NonFiniteError
-from deeprec.trainer.module import Training
+from deeprec.trainer.module import Learner
 from deeprec.trainer.optimizer import state_tensors
 
 KIND = "checkpoint"
-SAFE_NAMES = {torch.float32: "F32", torch.float64: "F64", torch.int64: "I64", torch.bool: "BOOL"}
+SAFE_NAMES = {
+    torch.float32: "F32",
+    torch.float64: "F64",
+    torch.int32: "I32",
+    torch.int64: "I64",
+    torch.bool: "BOOL",
+}
 ROWS = 2**20  # of a table that are looked at at once
 KEPT = 2  # the newest so many are kept, and the best
 
@@ -56,7 +62,7 @@ class Checkpoint:
 
 
 def save(
-    checkpoints: Path, training: Training, score: float | None, made_from: Mapping[str, Any]
+    checkpoints: Path, training: Learner, score: float | None, made_from: Mapping[str, Any]
 ) -> Path:
     """Writes the state of a run as a new checkpoint, reads it back, and drops old ones.
 
@@ -77,14 +83,15 @@ def save(
     return path
 
 
-def load(checkpoint: Checkpoint, training: Training) -> None:
+def load(checkpoint: Checkpoint, training: Learner) -> None:
     """Makes a run just begun into the one that was saved.
 
     Raises:
         IntegrityError: the checkpoint is damaged, or of another model.
     """
     checkpoint.verify()
-    _read(checkpoint.path / "weights.safetensors", training.model.state_dict())
+    with torch.no_grad():
+        _read(checkpoint.path / "weights.safetensors", training.model.state_dict())
     _read(checkpoint.path / "optimizer.safetensors", state_tensors(training.built))
     training.go_on_from(json.loads((checkpoint.path / "progress.json").read_text()))
 
@@ -154,6 +161,8 @@ def _read(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Copies a file into these tensors, one after the other."""
     with _opened(path, tensors) as saved:
         for name, tensor in tensors.items():
+            if _has_open_length(tensor):
+                tensor.resize_(saved.get_slice(name).get_shape())
             tensor.copy_(saved.get_tensor(name))
 
 
@@ -171,11 +180,16 @@ def _opened(path: Path, tensors: Mapping[str, Tensor]) -> Iterator[Any]:
             )
         for name, tensor in tensors.items():
             shape = saved.get_slice(name).get_shape()
-            if shape != list(tensor.shape):
+            if shape[_has_open_length(tensor) :] != [*tensor.shape][_has_open_length(tensor) :]:
                 raise IntegrityError(
                     f"{path}: {name} has shape {shape}, the model has {list(tensor.shape)}"
                 )
         yield saved
+
+
+def _has_open_length(tensor: Tensor) -> bool:
+    """Whether only a solved model knows how many rows this table has: before, it has none."""
+    return tensor.dim() > 0 and tensor.shape[0] == 0
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:

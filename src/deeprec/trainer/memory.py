@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.table import Table
@@ -12,6 +13,7 @@ from deeprec.trainer.optimizer import Optimizer
 
 FLOAT = 4  # bytes
 EVENT = 150  # bytes an event of a batch costs on its way: keys, order, ages, features, gradients
+SOLVED_EVENT = 100  # bytes an event costs where all are held at once: keys, order, ages, weights
 BLOCK, NEGATIVES = "a smaller loss.block_items", "fewer loss.negatives"
 STATE = "optimizer=rowwise_adagrad"
 BLOCKS = 3  # blocks of scores a loss holds at once: scores, their gradient, one between
@@ -90,6 +92,24 @@ def plan(
         what = f"rows of at most {rows:,} items that are scored, and their gradient"
         lines.append(Line(what, 2 * rows * width * FLOAT, (ways.width, ways.batch, NEGATIVES)))
     return lines
+
+
+def solving_plan(model: Any, num_users: int, num_events: int, ways: Ways = Ways()) -> list[Line]:
+    """What a model takes that is solved, and what solving it does.
+
+    Args:
+        model: a solvable recommender, may lie on the meta device.
+        num_users: users that are trained on.
+        num_events: their events.
+        ways: what to advise.
+    """
+    held = sum(t.numel() * t.element_size() for t in model.state_dict().values())
+    fewer = ("data.filters with fewer items",)
+    return [
+        Line("the model", held, (ways.width, *fewer)),
+        Line("solving it", model.solving_bytes(num_users, num_events), (ways.width, *fewer)),
+        Line(f"histories of {num_events:,} events", num_events * SOLVED_EVENT, ()),
+    ]
 
 
 def total(lines: list[Line]) -> int:

@@ -12,7 +12,7 @@ from deeprec.batch import Arranged, Batch, Encoded, Task
 from deeprec.errors import NonFiniteError
 from deeprec.loss.asked import Target, check
 from deeprec.loss.negatives import Negatives
-from deeprec.model.base import Recommender
+from deeprec.model.base import Recommender, Trainable
 from deeprec.table import RowUpdate, Updates
 from deeprec.trainer.optimizer import Optimizer, begin_state, row_updates, set_rates
 
@@ -58,6 +58,30 @@ class Progress:
     validations_since_best: int = 0
 
 
+class Learner(Protocol):
+    """What a run keeps while it learns: a `Training` in steps, or a `Solving` in passes."""
+
+    model: nn.Module
+    progress: Progress
+    built: list[torch.optim.Optimizer]
+
+    @property
+    def recommender(self) -> Recommender: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def mean_loss(self) -> float:
+        """Over the users since the last call."""
+        ...
+
+    def check_finite(self) -> None: ...
+
+    def told_progress(self) -> Progress: ...
+
+    def go_on_from(self, told: Mapping[str, Any]) -> None: ...
+
+
 class Training(LightningModule):
     """One optimizer step per batch.
 
@@ -77,7 +101,7 @@ class Training(LightningModule):
 
     def __init__(
         self,
-        model: Recommender,
+        model: Trainable,
         loss: Loss,
         optimizer: Optimizer,
         *,
@@ -88,7 +112,7 @@ class Training(LightningModule):
         super().__init__()
         self.automatic_optimization = False
         assert isinstance(model, nn.Module)
-        self.model = model
+        self.model: nn.Module = model
         self.loss = loss
         self.optimizer, self.seed, self.total_steps = optimizer, seed, total_steps
         self.progress = progress
@@ -100,8 +124,8 @@ class Training(LightningModule):
         self.loss_sum = torch.tensor(progress.loss_sum, dtype=torch.float64)
 
     @property
-    def recommender(self) -> Recommender:
-        return cast(Recommender, self.model)
+    def recommender(self) -> Trainable:
+        return cast(Trainable, self.model)
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         return self.built

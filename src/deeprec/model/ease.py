@@ -1,0 +1,176 @@
+"""EASE: every item predicted from all others by one ridge regression, in closed form."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import linalg, sparse
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from deeprec.batch import Batch, Encoded
+from deeprec.console import progress
+from deeprec.model.autoencoder import HistoryWeighting, history_weights, without_repeat
+from deeprec.model.history import aggregate
+from deeprec.model.solved import SolvedModel, as_matrix, users_of_items, weighted_histories
+
+Float32Array = npt.NDArray[np.float32]
+GRAM_BLOCK = 1024  # items whose products with all others are counted at once
+
+
+class Ease(SolvedModel):
+    """Scores are a history times a [V, V] matrix of weights between items, without the diagonal.
+
+    With X the histories and G = X'X, the weights minimise `|X - XB|^2 + |L B|^2` under a zero
+    diagonal, where `L^2 = l2 I + dropout / (1 - dropout) diag(G)`:
+
+        P = (G + L^2)^-1        B_ij = -P_ij / P_jj
+
+    The matrix takes 4 V^2 bytes and its inversion V^3 operations, so it is for catalogs up to some
+    20,000 items; `sparse_ease` goes on from there.
+
+    Args:
+        num_items: V, known from the data.
+        l2: what is added to the diagonal, in users: the fewer users an item has, the more of what
+            is said of it is chance.
+        dropout: chance that an item of a history is dropped, as if infinitely many dropped copies
+            of each history had been learned from.
+        user_power: a history of n items weighs `n ** -user_power` in every of its events.
+        input_power: an item of a history weighs `popularity ** -input_power`.
+        output_power: scores are multiplied by `popularity ** output_power`.
+        history_weighting: weight of each distinct item of a history, as of `Autoencoder`.
+        fade_days: days after which an event counts 1/e in `decayed`.
+
+    Raises:
+        ValueError: l2 is not above 0, or dropout is not in [0, 1).
+
+    Example:
+        >>> from deeprec.batch import Jagged
+        >>> model = Ease(2, l2=1.0, user_power=0.0, dropout=0.0)
+        >>> users = Batch(torch.arange(1), Jagged(torch.tensor([0, 1]), torch.tensor([0, 2])))
+        >>> losses = list(model.solve(users, 0, torch.Generator()))  # G + I = [[2, 1], [1, 2]]
+        >>> model.between_items.tolist()
+        [[0.0, 0.5], [0.5, 0.0]]
+
+    Reference:
+        Steck, Embarrassingly Shallow Autoencoders for Sparse Data, WWW 2019; the term of dropout is
+        from Steck, Autoencoders that don't overfit towards the Identity, NeurIPS 2020. The three
+        powers are not in either: with all of them 0 and dropout 0 it is the first.
+    """
+
+    passes = 1
+
+    def __init__(
+        self,
+        num_items: int,
+        *,
+        l2: float = 300.0,
+        dropout: float = 0.5,
+        user_power: float = 0.25,
+        input_power: float = 0.0,
+        output_power: float = 0.0,
+        history_weighting: HistoryWeighting = "binary",
+        fade_days: float = 90.0,
+    ) -> None:
+        super().__init__()
+        if not l2 > 0.0:
+            raise ValueError(f"l2 must be above 0, got {l2}")
+        if not 0.0 <= dropout < 1.0:
+            raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
+        self.num_items = num_items
+        self.l2, self.dropout, self.user_power = l2, dropout, user_power
+        self.input_power, self.output_power = input_power, output_power
+        self.history_weighting, self.fade_days = history_weighting, fade_days
+        self.between_items = nn.Parameter(torch.zeros(num_items, num_items), requires_grad=False)
+        self.item_weight = nn.Parameter(torch.zeros(num_items, 0), requires_grad=False)
+        self.item_bias = nn.Parameter(torch.zeros(num_items), requires_grad=False)
+
+    def forward(
+        self,
+        items_N: Tensor,
+        offsets_B1: Tensor,
+        ages_N: Tensor,
+        attribute_values: list[Tensor],
+        attribute_offsets: list[Tensor],
+    ) -> Encoded:
+        """Scores of all items as hidden vectors [B, V]; see `Recommender.serving_encoder`."""
+        history = aggregate(items_N, offsets_B1, ages_N, self.num_items, self.fade_days)
+        weights_M = history_weights(history, self.history_weighting)
+        scores_BV = F.embedding_bag(
+            history.items_M,
+            self.between_items,
+            history.offsets_B1,
+            mode="sum",
+            per_sample_weights=weights_M,
+            include_last_offset=True,
+        )
+        return without_repeat(scores_BV)
+
+    def solve(self, users: Batch, done: int, draw: torch.Generator) -> Iterator[float]:
+        """Counts pairs and inverts; see `Solvable.solve`."""
+        known = weighted_histories(users, self.num_items, self.history_weighting, self.fade_days)
+        matrix = as_matrix(known, self.num_items)
+        popularity_V = users_of_items(matrix)
+        scaled = _scaled(matrix, self.user_power, popularity_V**-self.input_power)
+        gram_VV = gram(scaled)
+        own_V = gram_VV.diagonal().copy()
+        # users weigh less than 1 by user_power, and l2 is told in users
+        of_a_user = own_V.sum() / max(matrix.nnz, 1)
+        ridge_V = self.l2 * of_a_user + self.dropout / (1.0 - self.dropout) * own_V
+        gram_VV[np.diag_indices(self.num_items)] += ridge_V
+        weights_VV = torch.from_numpy(inverse(gram_VV))
+        weights_VV /= -weights_VV.diagonal().clone()
+        weights_VV.fill_diagonal_(0.0)
+        weights_VV *= torch.from_numpy(popularity_V**-self.input_power).float()[:, None]
+        weights_VV *= torch.from_numpy(popularity_V**self.output_power).float()
+        self.between_items.copy_(weights_VV)
+        yield float("nan")
+
+    def solving_bytes(self, num_users: int, num_events: int) -> int:
+        """The Gram matrix, which becomes its own inverse, and the histories as a matrix."""
+        return 4 * self.num_items**2 + 24 * num_events
+
+
+def _scaled(
+    matrix: sparse.csr_array, user_power: float, item_scale_V: npt.NDArray[np.float64]
+) -> sparse.csr_array:
+    """The histories, each event times the weight of its user and of its item."""
+    lengths = np.diff(matrix.indptr)
+    of_users = np.repeat(lengths.clip(1).astype(np.float64) ** -user_power, lengths)
+    data = matrix.data * of_users * item_scale_V[matrix.indices]
+    return sparse.csr_array((data.astype(np.float32), matrix.indices, matrix.indptr), matrix.shape)
+
+
+def gram(matrix: sparse.csr_array) -> Float32Array:
+    """float32 [V, V], column-major: the products of all pairs of columns, a block at a time."""
+    num_items = matrix.shape[1]
+    by_item = matrix.T.tocsr()
+    products = np.empty((num_items, num_items), np.float32, order="F")
+    with progress("counting pairs of items", num_items, "items") as advance:
+        for start in range(0, num_items, GRAM_BLOCK):
+            block = by_item[start : start + GRAM_BLOCK] @ matrix
+            products[:, start : start + GRAM_BLOCK] = block.toarray().T
+            advance(block.shape[0])
+    return products
+
+
+def inverse(positive: Float32Array) -> Float32Array:
+    """Of a symmetric positive definite matrix, in its place.
+
+    Raises:
+        ValueError: it is not positive definite to the precision of float32.
+    """
+    lower, failed = linalg.lapack.spotrf(positive, lower=1, overwrite_a=1, clean=0)
+    if failed:
+        raise ValueError(
+            "the matrix of item pairs cannot be inverted in float32; give a larger model.l2"
+        )
+    inverted, _ = linalg.lapack.spotri(lower, lower=1, overwrite_c=1)
+    for start in range(0, len(inverted), GRAM_BLOCK):  # only its lower half was written
+        stop = min(start + GRAM_BLOCK, len(inverted))
+        inverted[start:stop, stop:] = inverted[stop:, start:stop].T
+        square = inverted[start:stop, start:stop]
+        square[:] = np.tril(square) + np.tril(square, -1).T
+    whole: Float32Array = np.ascontiguousarray(inverted.T)  # symmetric: its transpose is itself
+    return whole
