@@ -13,7 +13,7 @@ from deeprec.config import Part, TrainConfig, is_solved, refuse, to_dict
 from deeprec.console import console
 from deeprec.data.datamodule import DataModule, pinned
 from deeprec.data.dataset import Batches, JudgedBatches
-from deeprec.data.judge import judged_batch
+from deeprec.data.judge import known_users
 from deeprec.data.store import Prepared
 from deeprec.data.target import Reconstruct, Target
 from deeprec.errors import ConfigError, DataError, DeeprecError, IntegrityError
@@ -152,8 +152,7 @@ class Work:
         if isinstance(self.learner, Training):
             self.loop.fit(self.learner, self.data, keeper)
         else:
-            users = self.prepared.training_users()
-            known = judged_batch(self.prepared, users, "validation", with_target=False)
+            known = known_users(self.prepared, "validation")
             self.learner.fit(known, keeper, self.schedule.max_epochs)
 
     def _tell_failure(self, run: RunFolder, error: BaseException) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from deeprec.batch import Batch, Jagged
 from deeprec.data import store
-from deeprec.data.judge import judged_batch, known_histories, without_seen
+from deeprec.data.judge import judged_batch, known_users, without_seen
 from deeprec.data.store import Events, Prepared
 
 DAY = 86_400
@@ -151,4 +151,4 @@ def test_baselines_know_the_users_that_may_be_trained_on_and_nothing_later(tmp_p
             for user in range(NUM_USERS)
             if user % 4 in (0, 1)
         ]
-        assert rows(known_histories(opened, part)) == expected  # type: ignore[arg-type]
+        assert rows(known_users(opened, part).history) == expected  # type: ignore[arg-type]

@@ -48,14 +48,13 @@ def judged_batch(
     )
 
 
-def known_histories(prepared: Prepared, part: PartName) -> Jagged:
-    """What baselines are fitted on: what is known before `part` of those that may be trained on.
+def known_users(prepared: Prepared, part: PartName) -> Batch:
+    """Whom solved models learn from: those who may be trained on, with what is known before `part`.
 
     Users who are only judged (the unseen ones of a user holdout) are not among them.
     """
     users = np.flatnonzero(np.isin(prepared.roles, ["all", "train"]))
-    history = prepared.history(users, part)
-    return _jagged(history.items, history.offsets)
+    return judged_batch(prepared, users, part, with_target=False)
 
 
 def attributes_of(prepared: Prepared, user_rows: npt.NDArray[np.int64]) -> dict[str, Jagged]:

@@ -16,22 +16,22 @@ from deeprec.batch import Batch
 from deeprec.catalog import Catalog
 from deeprec.config import to_dict
 from deeprec.console import console
-from deeprec.data.judge import distinct, known_histories
+from deeprec.data.judge import distinct, known_users
 from deeprec.data.lists import read_lists
 from deeprec.data.translation import Translation, ask
 from deeprec.errors import ConfigError
 from deeprec.evaluation.naming import named, trained
 from deeprec.evaluation.question import Question
 from deeprec.metric.hits import found as found_in
+from deeprec.model.base import Recommender, Solvable
 from deeprec.model.item_to_item import ItemToItem
 from deeprec.model.own_frequency import OwnFrequency
 from deeprec.model.popularity import Popularity
 from deeprec.model.rank import rank
 
-Baseline = Popularity | ItemToItem | OwnFrequency
 ListsOf = Callable[[Batch, int], Tensor]  # a batch's k best items, int64 [B, K], -1 padded
 
-BASELINES: dict[str, type[Baseline]] = {
+BASELINES: dict[str, Callable[[int], Solvable]] = {
     "popularity": Popularity,
     "item_to_item": ItemToItem,
     "own_frequency": OwnFrequency,
@@ -138,21 +138,24 @@ def _run(path: Path, question: Question) -> System:
             "and judge that"
         )
 
-    def lists(batch: Batch, k: int) -> Tensor:
-        return rank(run.model, batch, k, question.exclude_seen)[0]
-
     name = str(run.config.model["_target_"]).rpartition(".")[2].lower()
     config = to_dict(run.config)
     source = {"run": str(run.path), "seed": run.config.seed, "trained": trained(config)}
     return System(
         name,
         "run",
-        lists,
+        _lists_of(run.model, question.exclude_seen),
         source,
         config=config,
         training=_training(path),
-        embedding_VD=run.model.item_weight.detach(),
+        embedding_VD=_embedding(run.model),
     )
+
+
+def _embedding(model: Recommender) -> Tensor | None:
+    """The catalog table, where its rows stand for the items: a model of item pairs has none."""
+    table_VD = model.item_weight.detach()
+    return table_VD if table_VD.shape[1] > 1 else None
 
 
 def _training(path: Path) -> list[dict[str, float]]:
@@ -212,12 +215,14 @@ def _baselines(names: Sequence[str], question: Question) -> Iterator[System]:
     names = [name for name in names if not (question.exclude_seen and name == "own_frequency")]
     if not names:
         return
-    histories = known_histories(question.prepared, question.part)
+    known = known_users(question.prepared, question.part)
     for name in names:
-        with console.status(f"fitting {name}"):
-            fitted = BASELINES[name].fit(histories, question.prepared.num_items)
-        yield System(name, "baseline", _lists_of(fitted, question.exclude_seen))
+        model = BASELINES[name](question.prepared.num_items)
+        with console.status(f"fitting {name}"), torch.no_grad():
+            for _ in model.solve(known, 0, torch.Generator()):
+                pass
+        yield System(name, "baseline", _lists_of(model, question.exclude_seen))
 
 
-def _lists_of(fitted: Baseline, exclude_seen: bool) -> ListsOf:
-    return lambda batch, k: fitted.recommend(batch, k, exclude_seen)[0]
+def _lists_of(model: Recommender, exclude_seen: bool) -> ListsOf:
+    return lambda batch, k: rank(model, batch, k, exclude_seen)[0]

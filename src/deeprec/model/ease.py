@@ -59,8 +59,6 @@ class Ease(SolvedModel):
         powers are not in either: with all of them 0 and dropout 0 it is the first.
     """
 
-    passes = 1
-
     def __init__(
         self,
         num_items: int,

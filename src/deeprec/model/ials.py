@@ -41,8 +41,8 @@ class Ials(SolvedModel):
         fade_days: days after which an event counts 1/e in `decayed`.
         init_std: standard deviation of an item's first vector, as a whole: each of its D floats has
             a root of D less.
-        block_width: floats of a vector that are solved at once, the others held; null: all D. A
-            pass costs D / block_width times less in its largest part, and goes a shorter way.
+        block_width: floats of an item's vector that are solved at once, the others held; null: all
+            D. The items' part of a pass costs D / block_width times less, and goes a shorter way.
 
     Raises:
         ValueError: a number is out of its range.
@@ -58,10 +58,11 @@ class Ials(SolvedModel):
         Hu, Koren and Volinsky, Collaborative Filtering for Implicit Feedback Datasets, ICDM 2008,
         with the regularisation and the scale of the first vectors of Rendle, Krichene, Zhang and
         Koren, Revisiting the Performance of iALS on Item Recommendation Benchmarks, RecSys 2022;
-        blocks as in iALS++ (Rendle et al., 2021), by which users are trained, but not served.
+        blocks as in iALS++ (Rendle et al., 2021), but of items alone: users are solved whole, so
+        that nothing of a user is kept from pass to pass.
     """
 
-    passes: int | None = None
+    passes = None
     gram_DD: Tensor
 
     def __init__(
@@ -124,7 +125,7 @@ class Ials(SolvedModel):
         return self.l2 * occurs_B.pow(self.frequency_power)
 
     def solve(self, users: Batch, done: int, draw: torch.Generator) -> Iterator[float]:
-        """Users, then items, over and over; see `Solvable.solve`. Users begin at zero each life."""
+        """Users, then items, over and over; see `Solvable.solve`."""
         known = weighted_histories(users, self.num_items, self.history_weighting, self.fade_days)
         device = self.item_weight.device
         of_users = Jagged(
@@ -132,11 +133,11 @@ class Ials(SolvedModel):
         )
         of_items = _turned(of_users, self.num_items)
         num_users = users.num_users
-        user_weight = torch.zeros(num_users, self.width, device=device)
+        zeros = torch.zeros(num_users, self.width, device=device)
         while True:
             with console.status(f"pass {done + 1} over users and items"):
-                user_weight = self._side(user_weight, of_users, self.item_weight)
-                rows_VD = self._side(self.item_weight, of_items, user_weight)
+                user_weight = self._side(zeros, of_users, self.item_weight, self.width)
+                rows_VD = self._side(self.item_weight, of_items, user_weight, self.block_width)
                 self.item_weight.copy_(rows_VD)
                 self.gram_DD.copy_(rows_VD.T @ rows_VD)
             done += 1
@@ -147,7 +148,7 @@ class Ials(SolvedModel):
         equations = 3 * 4 * GROUP_FLOATS
         return 4 * num_users * self.width + 64 * num_events + equations
 
-    def _side(self, start_BD: Tensor, rows: Jagged, other_VD: Tensor) -> Tensor:
+    def _side(self, start_BD: Tensor, rows: Jagged, other_VD: Tensor, block_width: int) -> Tensor:
         assert rows.weights is not None
         return solve_rows(
             start_BD,
@@ -157,7 +158,7 @@ class Ials(SolvedModel):
             other_VD,
             self.unobserved_weight * (other_VD.T @ other_VD),
             self.ridge(rows.offsets.diff(), other_VD.shape[0]),
-            self.block_width,
+            block_width,
         )
 
     def _loss(self, user_weight: Tensor, of_users: Jagged, of_items: Jagged) -> float:

@@ -1,36 +1,57 @@
-"""Those who took this also took that: cosine similarity between items."""
+"""Those who took this also took that: similarity between items by the users they share."""
 
 from collections.abc import Iterator
-from typing import Any, Self
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from scipy import sparse
-from torch import Tensor
+from torch import Tensor, nn
 
-from deeprec.batch import Batch, Jagged
-from deeprec.model.rank import seen_if
-from deeprec.model.topk import BLOCK_ITEMS, top_k_of_blocks
+from deeprec.batch import Batch, Encoded
+from deeprec.model.autoencoder import HistoryWeighting, history_weights
+from deeprec.model.history import aggregate
+from deeprec.model.neighbour_scores import NeighbourScores
+from deeprec.model.solved import SolvedModel, as_matrix, weighted_histories
 
 FIT_BLOCK_PAIRS = 2**24  # pairs (an item, one more of a user) counted at once: 128 MiB at most
+Similarity = Literal["cosine", "jaccard"]
 
 
-class ItemToItem:
+class ItemToItem(SolvedModel):
     """Recommends what is similar to the items of the history.
 
-    Two items are as similar as the cosine between their columns of the users x items matrix, in
-    which an item that a user took, however often, is 1:
+    Of items i and j, with n the users who took one or both, however often:
 
-        similarity(i, j) = users who took both / sqrt(users who took i * users who took j)
+        cosine   n(i and j) / sqrt(n(i) n(j))        jaccard   n(i and j) / n(i or j)
 
-    The score of item j for a user is the sum of similarity(i, j) over the distinct items i of the
-    user's history, so an item that the user already has counts itself with similarity 1. Per item
-    i only itself and its `neighbours` most similar items are kept, ties by lower index.
+    The score of item j for a user is the sum, over the distinct items i of the history, of what i
+    weighs times its similarity to j, so an item that the user already has counts itself with
+    similarity 1. Per item i only itself and its `neighbours` most similar items are kept, ties by
+    lower index. Items that are nobody's neighbours follow by popularity, at scores below 0.
 
     Args:
-        similarity: float32 sparse [V, V], row i: the neighbours of item i.
-        block_items: catalog items scored at once.
+        num_items: V, known from the data.
+        similarity: cosine or jaccard.
+        neighbours: most similar items kept per item, besides itself. On a year of grocery
+            purchases of 2,469 households 20, 50, 200 and all reach ndcg@20 .155, .159, .161
+            and .163.
+        history_weighting: weight of each distinct item of a history that is asked with, as of
+            `Autoencoder`; `decayed` is decay by time.
+        fade_days: days after which an event counts 1/e in `decayed`.
+
+    Raises:
+        ValueError: neighbours is below 1.
+
+    Example:
+        >>> from deeprec.batch import Jagged
+        >>> model = ItemToItem(3)
+        >>> users = Batch(torch.arange(2), Jagged(torch.tensor([0, 1, 0]), torch.tensor([0, 2, 3])))
+        >>> losses = list(model.solve(users, 0, torch.Generator()))
+        >>> none = torch.zeros(0)
+        >>> model.encode(torch.tensor([1]), torch.tensor([0, 1]), none, {}).repeat_scores_M.tolist()
+        [0.7071067690849304, 1.0]
 
     Reference:
         Sarwar, Karypis, Konstan, Riedl, "Item-based collaborative filtering recommendation
@@ -38,67 +59,72 @@ class ItemToItem:
         similarities, which would favour items with few neighbours.
     """
 
-    def __init__(self, similarity: sparse.csr_array, *, block_items: int = BLOCK_ITEMS) -> None:
-        self.num_items: int = similarity.shape[0]
-        self.similarity, self.block_items = similarity, block_items
+    def __init__(
+        self,
+        num_items: int,
+        *,
+        similarity: Similarity = "cosine",
+        neighbours: int = 200,
+        history_weighting: HistoryWeighting = "binary",
+        fade_days: float = 90.0,
+    ) -> None:
+        super().__init__()
+        if neighbours < 1:
+            raise ValueError(f"neighbours must be 1 or more, got {neighbours}")
+        self.num_items, self.similarity, self.neighbours = num_items, similarity, neighbours
+        self.history_weighting, self.fade_days = history_weighting, fade_days
+        self.between_items = NeighbourScores(num_items)
+        self.item_weight = nn.Parameter(torch.zeros(num_items, 1), requires_grad=False)
+        self.item_bias = nn.Parameter(torch.zeros(num_items), requires_grad=False)
 
-    @classmethod
-    def fit(cls, histories: Jagged, num_items: int, *, neighbours: int = 200) -> Self:
-        """Counts who took what with what, in blocks: never [V, V] at once.
+    def forward(
+        self,
+        items_N: Tensor,
+        offsets_B1: Tensor,
+        ages_N: Tensor,
+        attribute_values: list[Tensor],
+        attribute_offsets: list[Tensor],
+    ) -> Encoded:
+        """What lies near a history; see `Recommender.serving_encoder`."""
+        history = aggregate(items_N, offsets_B1, ages_N, self.num_items, self.fade_days)
+        weights_M = history_weights(history, self.history_weighting)
+        encoded: Encoded = self.between_items(history, weights_M)
+        return encoded
 
-        Args:
-            histories: what each user took; repeats count once.
-            num_items: V.
-            neighbours: most similar items kept per item, besides itself. On a year of grocery
-                purchases of 2,469 households 20, 50, 200 and all reach ndcg@20 .155, .159, .161
-                and .163.
-        """
-        taken, had = _only_had(taken_by(histories, num_items))
+    def solve(self, users: Batch, done: int, draw: torch.Generator) -> Iterator[float]:
+        """Counts who took what with what, in blocks; see `Solvable.solve`."""
+        known = weighted_histories(users, self.num_items, "binary", self.fade_days)
+        taken, had = _only_had(as_matrix(known, self.num_items))
         popularity = np.bincount(taken.indices, minlength=len(had)).astype(np.float64)
         nearest = [
-            _nearest(first, together, popularity, neighbours)
+            _nearest(first, together, popularity, self.neighbours, self.similarity)
             for first, together in _taken_together(taken)
         ]
-        lengths, others, similarity = (
-            np.concatenate(arrays) for arrays in zip(*nearest, strict=True)
-        )
-        lengths_V = np.zeros(num_items, np.int64)
-        lengths_V[had] = lengths
-        offsets = np.concatenate([[0], np.cumsum(lengths_V)])
-        return cls(sparse.csr_array((similarity, had[others], offsets), (num_items, num_items)))
+        if nearest:
+            lengths, others, similarity = (np.concatenate(arrays) for arrays in zip(*nearest))
+            self.between_items.fill(_table(self.num_items, had, lengths, others, similarity))
+        self.item_bias.fill_(-1.0)
+        shares = torch.from_numpy(popularity / max(users.num_users, 1)).float()
+        self.item_bias[torch.from_numpy(had).long()] = (shares - 1.0).clamp(max=-1e-6)
+        yield float("nan")
 
-    def recommend(self, batch: Batch, k: int, exclude_seen: bool) -> tuple[Tensor, Tensor]:
-        """The k items most similar to each history.
-
-        Returns:
-            items int64 [B, K] (-1 padded) and scores float32 [B, K] (-inf padded). A user without
-            a history gets the items of lowest index, all at score 0.
-        """
-        taken = taken_by(batch.history, self.num_items)
-        scores = (taken @ self.similarity).tocsc()  # of few items: those near a history
-
-        def score_block(start: int, end: int) -> Tensor:
-            return torch.from_numpy(scores[:, start:end].toarray(order="C"))
-
-        return top_k_of_blocks(
-            score_block,
-            self.num_items,
-            batch.num_users,
-            k,
-            *seen_if(exclude_seen, batch),
-            self.block_items,
-        )
+    def solving_bytes(self, num_users: int, num_events: int) -> int:
+        """Blocks of pairs, and the neighbours while they are put together."""
+        return 24 * FIT_BLOCK_PAIRS + 24 * self.neighbours * min(self.num_items, num_events)
 
 
-def taken_by(histories: Jagged, num_items: int) -> sparse.csr_array:
-    """float32 sparse [U, V]: 1 where the user took the item."""
-    items, offsets = histories.values.numpy(), histories.offsets.numpy()
-    ones = np.ones(len(items), np.float32)
-    # copy: sum_duplicates sorts in place, and the items belong to the batch
-    taken = sparse.csr_array((ones, items, offsets), (len(offsets) - 1, num_items), copy=True)
-    taken.sum_duplicates()
-    taken.data[:] = 1
-    return taken
+def _table(
+    num_items: int,
+    had: npt.NDArray[np.int32],
+    lengths: npt.NDArray[np.int64],
+    others: npt.NDArray[np.int32],
+    similarity: npt.NDArray[np.float32],
+) -> sparse.csr_array:
+    """Rows of the items that somebody had, among all items."""
+    lengths_V = np.zeros(num_items, np.int64)
+    lengths_V[had] = lengths
+    offsets = np.concatenate([[0], np.cumsum(lengths_V)])
+    return sparse.csr_array((similarity, had[others], offsets), (num_items, num_items))
 
 
 def _only_had(taken: sparse.csr_array) -> tuple[sparse.csr_array, npt.NDArray[np.int32]]:
@@ -123,12 +149,18 @@ def _taken_together(taken: sparse.csr_array) -> Iterator[tuple[int, sparse.csr_a
 
 
 def _nearest(
-    first: int, together: sparse.csr_array, popularity: npt.NDArray[np.float64], neighbours: int
+    first: int,
+    together: sparse.csr_array,
+    popularity: npt.NDArray[np.float64],
+    neighbours: int,
+    kind: Similarity,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.float32]]:
     """Per item its number of neighbours, itself included; these, and how similar they are."""
     lengths = np.diff(together.indptr)
     items, others = first + np.repeat(np.arange(len(lengths)), lengths), together.indices
-    similarity = together.data / np.sqrt(popularity[items] * popularity[others])
+    mine, theirs = popularity[items], popularity[others]
+    norm = np.sqrt(mine * theirs) if kind == "cosine" else mine + theirs - together.data
+    similarity = together.data / norm
     similarity = similarity.astype(np.float32)
     similarity[others == items] = np.inf  # always kept
     kept = np.ones(len(others), bool)

@@ -1,19 +1,17 @@
 """More of the same: each user's own most frequent items, hard to beat where people buy again."""
 
-from typing import Self
+from collections.abc import Iterator
 
-import numpy as np
-import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from deeprec.batch import Batch, Jagged
+from deeprec.batch import Batch, Encoded
+from deeprec.model.history import aggregate
 from deeprec.model.popularity import users_per_item
-from deeprec.model.rank import seen_if
-from deeprec.model.topk import BLOCK_ITEMS, top_k_of_blocks
+from deeprec.model.solved import SolvedModel
 
 
-class OwnFrequency:
+class OwnFrequency(SolvedModel):
     """Recommends what the user took most often, then what is popular.
 
     Items of the history come first: by number of events, then by the latest event, then by
@@ -21,64 +19,51 @@ class OwnFrequency:
     order only: an own item's score is above 0, any other's is 0 or below.
 
     Args:
-        popularity_V: int64 [V], number of distinct users who took each item.
-        block_items: catalog items scored at once.
+        num_items: V, known from the data.
     """
 
-    def __init__(self, popularity_V: Tensor, *, block_items: int = BLOCK_ITEMS) -> None:
-        popularity = popularity_V.numpy()
-        self.num_items = len(popularity)
-        self.block_items = block_items
-        self.place_V = np.empty(self.num_items, np.int64)  # 0 is the most popular item
-        self.place_V[np.argsort(-popularity, kind="stable")] = np.arange(self.num_items)
-        self.scores_V = -torch.from_numpy(self.place_V).float()
+    place_V: Tensor
 
-    @classmethod
-    def fit(cls, histories: Jagged, num_items: int) -> Self:
-        """Counts, per item, the users whose history holds it; repeats count once."""
-        return cls(torch.from_numpy(users_per_item(histories, num_items)))
+    def __init__(self, num_items: int) -> None:
+        super().__init__()
+        self.num_items = num_items
+        self.register_buffer("place_V", torch.arange(num_items))  # 0 is the most popular item
+        self.item_weight = nn.Parameter(torch.zeros(num_items, 1), requires_grad=False)
+        self.item_bias = nn.Parameter(torch.zeros(num_items), requires_grad=False)
 
-    def recommend(self, batch: Batch, k: int, exclude_seen: bool) -> tuple[Tensor, Tensor]:
-        """Each user's own items, most frequent first, and popular ones after them.
+    def forward(
+        self,
+        items_N: Tensor,
+        offsets_B1: Tensor,
+        ages_N: Tensor,
+        attribute_values: list[Tensor],
+        attribute_offsets: list[Tensor],
+    ) -> Encoded:
+        """Own items above all others; see `Recommender.serving_encoder`."""
+        latest_N = ages_N
+        if ages_N.shape[0] == 0:  # later is what stands later
+            latest_N = -torch.arange(items_N.shape[0], device=items_N.device).float()
+        history = aggregate(items_N, offsets_B1, latest_N, self.num_items)
+        # by the least important reason first: each sort keeps the order of those before it
+        order_M = torch.argsort(self.place_V[history.items_M], stable=True)
+        order_M = order_M[torch.argsort(history.latest_M[order_M], stable=True)]
+        order_M = order_M[torch.argsort(-history.counts_M[order_M], stable=True)]
+        order_M = order_M[torch.argsort(history.users_M[order_M], stable=True)]
+        ends_M = history.offsets_B1[history.users_M + 1]
+        places_M = torch.arange(order_M.shape[0], device=items_N.device)
+        scores_M = torch.zeros(order_M.shape[0], device=items_N.device)
+        scores_M[order_M] = (ends_M - places_M).float()
+        hidden_BD = torch.zeros(offsets_B1.shape[0] - 1, 1, device=items_N.device)
+        return Encoded(hidden_BD, history.items_M, history.offsets_B1, scores_M)
 
-        Returns:
-            items int64 [B, K] (-1 padded) and scores float32 [B, K] (-inf padded).
-        """
-        users_M, items_M, scores_M = self._own(batch)
+    def solve(self, users: Batch, done: int, draw: torch.Generator) -> Iterator[float]:
+        """Counts, per item, the users whose history holds it; see `Solvable.solve`."""
+        popularity_V = torch.from_numpy(users_per_item(users.history, self.num_items))
+        order_V = torch.argsort(popularity_V, descending=True, stable=True)
+        self.place_V[order_V] = torch.arange(self.num_items)
+        self.item_bias.copy_(-self.place_V.float())
+        yield float("nan")
 
-        def score_block(start: int, end: int) -> Tensor:
-            scores_BC = self.scores_V[start:end].repeat(batch.num_users, 1)
-            here = (items_M >= start) & (items_M < end)
-            scores_BC[users_M[here], items_M[here] - start] = scores_M[here]
-            return scores_BC
-
-        return top_k_of_blocks(
-            score_block,
-            self.num_items,
-            batch.num_users,
-            k,
-            *seen_if(exclude_seen, batch),
-            self.block_items,
-        )
-
-    def _own(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """User, item and score of each distinct item of the histories."""
-        lengths = np.diff(batch.history.offsets.numpy())
-        users_N = np.repeat(np.arange(batch.num_users), lengths)
-        pairs_N = users_N * self.num_items + batch.history.values.numpy()
-        pairs_M, event_of_N, count_M = np.unique(pairs_N, return_inverse=True, return_counts=True)
-        lateness_M = np.full(len(pairs_M), -np.inf)
-        np.maximum.at(lateness_M, event_of_N, _lateness(batch))
-        users_M, items_M = np.divmod(pairs_M, self.num_items)
-        order = np.lexsort((self.place_V[items_M], -lateness_M, -count_M, users_M))
-        ends_B = np.searchsorted(users_M, np.arange(batch.num_users), side="right")
-        scores_M = np.empty(len(pairs_M), np.float32)
-        scores_M[order] = ends_B[users_M] - np.arange(len(pairs_M))
-        return torch.from_numpy(users_M), torch.from_numpy(items_M), torch.from_numpy(scores_M)
-
-
-def _lateness(batch: Batch) -> npt.NDArray[np.float64]:
-    """float64 [N]: larger is later; by age, or where times are unknown by place in the history."""
-    if batch.ages is None:
-        return np.arange(len(batch.history.values), dtype=np.float64)
-    return -batch.ages.numpy().astype(np.float64)
+    def solving_bytes(self, num_users: int, num_events: int) -> int:
+        """A few columns of pairs."""
+        return 16 * num_events

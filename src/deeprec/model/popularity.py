@@ -1,52 +1,122 @@
-"""The same list for everyone: the items that most users took."""
+"""What most people took: of all, of late, or among those alike; the floor of every comparison."""
 
-from typing import Self
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from deeprec.batch import Batch, Jagged
-from deeprec.model.rank import seen_if
-from deeprec.model.topk import BLOCK_ITEMS, top_k_of_blocks
+from deeprec.batch import Batch, Encoded, Jagged
+from deeprec.model.autoencoder import without_repeat
+from deeprec.model.history import aggregate
+from deeprec.model.solved import SolvedModel
 
 
-class Popularity:
-    """Recommends what most users took; knows nothing of the user but what to exclude.
+class Popularity(SolvedModel):
+    """Recommends what most users took; knows nothing of the user but perhaps one attribute.
+
+    The score of an item is the share of users who took it, an item counting once for a user. With
+    `by`, a user whose attribute has value s gets the share among users of value s, drawn towards
+    the share among all as if so many more users of that value did as everybody does.
 
     Args:
-        popularity_V: int64 [V], number of distinct users who took each item.
-        block_items: catalog items scored at once.
+        num_items: V, known from the data.
+        fields: user attribute -> size of its vocabulary, known from the data.
+        recent_days: a user counts `exp(-days since it last took the item / recent_days)`; null: 1.
+        by: user attribute by whose values shares are taken; null: none.
+        by_users: how many more users of each value do as everybody does.
+
+    Raises:
+        ValueError: `by` is no user attribute of the data, or a number is not above 0.
+
+    Example:
+        >>> model = Popularity(2)
+        >>> histories = Jagged(torch.tensor([0, 0, 1, 1]), torch.tensor([0, 3, 4]))
+        >>> users = Batch(torch.arange(2), histories)
+        >>> losses = list(model.solve(users, 0, torch.Generator()))
+        >>> model.item_bias.tolist()
+        [0.5, 1.0]
     """
 
-    def __init__(self, popularity_V: Tensor, *, block_items: int = BLOCK_ITEMS) -> None:
-        self.scores_V = popularity_V.float()
-        self.block_items = block_items
+    def __init__(
+        self,
+        num_items: int,
+        *,
+        fields: Mapping[str, int] | None = None,
+        recent_days: float | None = None,
+        by: str | None = None,
+        by_users: float = 100.0,
+    ) -> None:
+        if by is not None and fields is not None and by not in fields:
+            known = ", ".join(fields) or "none"
+            raise ValueError(f"by must be a user attribute of the data ({known}), got {by!r}")
+        for name, value in (("recent_days", recent_days), ("by_users", by_users)):
+            if value is not None and not value > 0.0:
+                raise ValueError(f"{name} must be above 0, got {value}")
+        super().__init__(list(fields or {}))
+        self.num_items, self.recent_days, self.by_users = num_items, recent_days, by_users
+        self.field = -1 if by is None else self.field_names.index(by) if fields else 0
+        self.num_values = 0 if by is None or fields is None else fields[by]
+        width = max(1, self.num_values)
+        self.item_weight = nn.Parameter(torch.zeros(num_items, width), requires_grad=False)
+        self.item_bias = nn.Parameter(torch.zeros(num_items), requires_grad=False)
 
-    @classmethod
-    def fit(cls, histories: Jagged, num_items: int) -> Self:
-        """Counts, per item, the users whose history holds it; repeats count once."""
-        return cls(torch.from_numpy(users_per_item(histories, num_items)))
+    def forward(
+        self,
+        items_N: Tensor,
+        offsets_B1: Tensor,
+        ages_N: Tensor,
+        attribute_values: list[Tensor],
+        attribute_offsets: list[Tensor],
+    ) -> Encoded:
+        """A one where the user's value is; see `Recommender.serving_encoder`."""
+        num_users = offsets_B1.shape[0] - 1
+        hidden_BD = torch.zeros(num_users, self.item_weight.shape[1], device=offsets_B1.device)
+        if self.num_values > 0:
+            lengths_B = attribute_offsets[self.field].diff()
+            users = torch.repeat_interleave(lengths_B)
+            share = 1.0 / lengths_B[users].float()
+            values = attribute_values[self.field]
+            hidden_BD = hidden_BD.index_put([users, values], share, accumulate=True)
+        return without_repeat(hidden_BD)
 
-    def recommend(self, batch: Batch, k: int, exclude_seen: bool) -> tuple[Tensor, Tensor]:
-        """The k most popular items for each user of the batch.
+    def solve(self, users: Batch, done: int, draw: torch.Generator) -> Iterator[float]:
+        """Counts; see `Solvable.solve`."""
+        ages_N = torch.zeros(0) if users.ages is None else users.ages
+        rows = users.history
+        history = aggregate(rows.values, rows.offsets, ages_N, self.num_items)
+        counted_M = torch.ones(len(history.items_M), dtype=torch.float64)
+        if self.recent_days is not None:
+            counted_M = torch.exp(-history.latest_M.double() / self.recent_days)
+        share_V = self._counts(history.items_M, counted_M) / max(users.num_users, 1)
+        self.item_bias.copy_(share_V)
+        if self.num_values > 0:
+            value_B = _first_value(users.attributes[self.field_names[self.field]])
+            for value in range(self.num_values):
+                having = value_B[history.users_M] == value
+                counts_V = self._counts(history.items_M[having], counted_M[having])
+                num_users = int((value_B == value).sum())
+                smoothed_V = counts_V + self.by_users * share_V
+                smoothed_V = smoothed_V / (num_users + self.by_users)
+                self.item_weight[:, value] = (smoothed_V - share_V).float()
+        yield float("nan")
 
-        Returns:
-            items int64 [B, K] (-1 padded) and scores float32 [B, K] (-inf padded).
-        """
+    def _counts(self, items_M: Tensor, counted_M: Tensor) -> Tensor:
+        return torch.bincount(items_M, counted_M, minlength=self.num_items)
 
-        def score_block(start: int, end: int) -> Tensor:
-            return self.scores_V[start:end].repeat(batch.num_users, 1)
+    def solving_bytes(self, num_users: int, num_events: int) -> int:
+        """A few columns of pairs."""
+        return 16 * num_events
 
-        return top_k_of_blocks(
-            score_block,
-            len(self.scores_V),
-            batch.num_users,
-            k,
-            *seen_if(exclude_seen, batch),
-            self.block_items,
-        )
+
+def _first_value(rows: Jagged) -> Tensor:
+    """int64 [B]: the value of each user's attribute, -1 where it has none."""
+    lengths_B = rows.offsets.diff()
+    value_B = torch.full_like(lengths_B, -1)
+    value_B[lengths_B > 0] = rows.values[rows.offsets[:-1][lengths_B > 0]]
+    return value_B
 
 
 def users_per_item(histories: Jagged, num_items: int) -> npt.NDArray[np.int64]:
@@ -58,6 +128,6 @@ def users_per_item(histories: Jagged, num_items: int) -> npt.NDArray[np.int64]:
         [1, 0, 2]
     """
     users = np.repeat(np.arange(len(histories.offsets) - 1), histories.offsets.diff().numpy())
-    pairs = np.sort(users * num_items + histories.values.numpy())
+    pairs: Any = np.sort(users * num_items + histories.values.numpy())
     first = np.diff(pairs, prepend=-1) > 0
     return np.bincount(pairs[first] % num_items, minlength=num_items)

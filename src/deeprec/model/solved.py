@@ -19,6 +19,8 @@ class SolvedModel(nn.Module):
         field_names: user attributes that it reads.
     """
 
+    passes: int | None = 1
+
     def __init__(self, field_names: list[str] | None = None) -> None:
         super().__init__()
         self.field_names = field_names or []

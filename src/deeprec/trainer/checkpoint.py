@@ -90,8 +90,11 @@ def load(checkpoint: Checkpoint, training: Learner) -> None:
         IntegrityError: the checkpoint is damaged, or of another model.
     """
     checkpoint.verify()
+    weights = checkpoint.path / "weights.safetensors"
+    with _opened(weights, training.model.state_dict()) as saved:
+        _open_up(training.model, {name: saved.get_tensor(name) for name in _open(training.model)})
     with torch.no_grad():
-        _read(checkpoint.path / "weights.safetensors", training.model.state_dict())
+        _read(weights, training.model.state_dict())
     _read(checkpoint.path / "optimizer.safetensors", state_tensors(training.built))
     training.go_on_from(json.loads((checkpoint.path / "progress.json").read_text()))
 
@@ -103,6 +106,7 @@ def map_weights(checkpoint: Checkpoint, model: nn.Module) -> None:
     """
     with _opened(checkpoint.path / "weights.safetensors", model.state_dict()) as saved:
         mapped = {name: saved.get_tensor(name) for name in saved.keys()}  # noqa: SIM118  # no dict
+        _open_up(model, mapped)
         model.load_state_dict(mapped, assign=True)
 
 
@@ -161,8 +165,6 @@ def _read(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Copies a file into these tensors, one after the other."""
     with _opened(path, tensors) as saved:
         for name, tensor in tensors.items():
-            if _has_open_length(tensor):
-                tensor.resize_(saved.get_slice(name).get_shape())
             tensor.copy_(saved.get_tensor(name))
 
 
@@ -185,6 +187,16 @@ def _opened(path: Path, tensors: Mapping[str, Tensor]) -> Iterator[Any]:
                     f"{path}: {name} has shape {shape}, the model has {list(tensor.shape)}"
                 )
         yield saved
+
+
+def _open(model: nn.Module) -> list[str]:
+    return [name for name, buffer in model.named_buffers() if _has_open_length(buffer)]
+
+
+def _open_up(model: nn.Module, saved: Mapping[str, Tensor]) -> None:
+    """Gives tables of open length the length that they have in a file."""
+    for name in _open(model):
+        model.get_buffer(name).resize_(saved[name].shape)
 
 
 def _has_open_length(tensor: Tensor) -> bool:

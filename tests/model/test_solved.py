@@ -1,0 +1,216 @@
+"""Models that are solved: each against its own definition, written out densely."""
+
+import itertools
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import small_shop
+from deeprec.batch import Batch, Jagged
+from deeprec.config import EvaluateConfig, ExportConfig, check, compose, to_dict
+from deeprec.errors import ConfigError
+from deeprec.evaluate import evaluate
+from deeprec.export import export
+from deeprec.model.base import Recommender, Solvable
+from deeprec.model.ease import Ease
+from deeprec.model.ials import Ials
+from deeprec.model.item_to_item import ItemToItem
+from deeprec.model.own_frequency import OwnFrequency
+from deeprec.model.popularity import Popularity
+from deeprec.train import train
+from deeprec.trainer.logger import read_metrics
+from deeprec.trainer.run import open_run
+from recommender_contract import FIELDS, NUM_ITEMS, USERS, RecommenderContract, batch
+
+U, V = 40, 12
+
+
+def shop() -> Batch:
+    items, offsets, ages, attributes = batch(USERS)
+    fields = {name: Jagged(*rows) for name, rows in attributes.items()}
+    return Batch(torch.arange(len(USERS)), Jagged(items, offsets), ages, fields)
+
+
+def solved(model: Solvable, users: Batch, passes: int = 1) -> list[float]:
+    with torch.no_grad():
+        losses = model.solve(users, 0, torch.Generator())
+        return [loss for loss, _ in zip(losses, range(passes))]
+
+
+class TestEase(RecommenderContract):
+    def new_model(self) -> Recommender:
+        return Ease(NUM_ITEMS)
+
+
+class TestIals(RecommenderContract):
+    def new_model(self) -> Recommender:
+        return Ials(NUM_ITEMS, width=6, history_weighting="decayed")
+
+
+class TestItemToItem(RecommenderContract):
+    def new_model(self) -> Recommender:
+        model = ItemToItem(NUM_ITEMS)
+        solved(model, shop())
+        return model
+
+
+class TestOwnFrequency(RecommenderContract):
+    def new_model(self) -> Recommender:
+        model = OwnFrequency(NUM_ITEMS)
+        solved(model, shop())
+        return model
+
+
+class TestPopularity(RecommenderContract):
+    def new_model(self) -> Recommender:
+        return Popularity(NUM_ITEMS, fields=FIELDS, by="age")
+
+
+@pytest.fixture(scope="module")
+def taken() -> np.ndarray:
+    """float64 [U, V], who took what; user 0 took nothing, and nobody took the last item."""
+    draw = np.random.default_rng(3)
+    taken = (draw.random((U, V)) < draw.uniform(0.1, 0.6, V)).astype(float)
+    taken[0], taken[:, -1] = 0, 0
+    return taken
+
+
+def users_of(taken: np.ndarray) -> Batch:
+    items = np.nonzero(taken)[1]
+    offsets = np.concatenate([[0], np.cumsum(taken.sum(1).astype(int))])
+    return Batch(
+        torch.arange(len(taken)), Jagged(torch.from_numpy(items), torch.from_numpy(offsets))
+    )
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+def test_each_item_of_ease_is_a_ridge_regression_on_all_others(
+    taken: np.ndarray, dropout: float
+) -> None:
+    model = Ease(V, l2=2.5, dropout=dropout, user_power=0.0)
+    solved(model, users_of(taken))
+    counts = taken.sum(0)
+    for item in range(V):
+        others = [other for other in range(V) if other != item]
+        ridge = np.sqrt(2.5 + dropout / (1 - dropout) * counts[others])
+        features = np.vstack([taken[:, others], np.diag(ridge)])
+        target = np.concatenate([taken[:, item], np.zeros(V - 1)])
+        expected = np.linalg.lstsq(features, target)[0]
+        np.testing.assert_allclose(model.between_items[others, item], expected, atol=1e-5)
+    assert model.between_items.diagonal().abs().max() == 0.0
+
+
+def test_the_powers_of_ease_weigh_users_and_items(taken: np.ndarray) -> None:
+    lengths, counts = taken.sum(1).clip(1), taken.sum(0).clip(1)
+    model = Ease(V, l2=2.0, dropout=0.0, user_power=0.5, input_power=0.3, output_power=0.2)
+    solved(model, users_of(taken))
+    scaled = taken * lengths[:, None] ** -0.5 * counts**-0.3
+    of_a_user = np.square(scaled).sum() / taken.sum()
+    inverse = np.linalg.inv(scaled.T @ scaled + 2.0 * of_a_user * np.eye(V))
+    between = -inverse / np.diag(inverse)
+    np.fill_diagonal(between, 0)
+    expected = counts[:, None] ** -0.3 * between * counts**0.2
+    np.testing.assert_allclose(model.between_items, expected, atol=1e-5)
+
+
+def dense_loss(taken: torch.Tensor, users: torch.Tensor, model: Ials) -> torch.Tensor:
+    items = model.item_weight.double()
+    scores = users @ items.T
+    loss = (taken * (scores - 1).square()).sum() + model.unobserved_weight * scores.square().sum()
+    for rows, counts, others in ((users, taken.sum(1), V), (items, taken.sum(0), U)):
+        ridge = model.l2 * (counts + model.unobserved_weight * others) ** model.frequency_power
+        loss = loss + (ridge * rows.square().sum(1)).sum()
+    return loss
+
+
+def test_a_user_of_ials_is_where_the_loss_is_flat(taken: np.ndarray) -> None:
+    torch.manual_seed(1)
+    model = Ials(V, width=5, l2=0.05, frequency_power=0.7)
+    solved(model, users_of(taken), passes=3)
+    users = users_of(taken).history
+    encoded = model.encode(users.values, users.offsets, torch.zeros(0), {})
+    hidden = encoded.hidden_BD.double().requires_grad_()
+    dense_loss(torch.from_numpy(taken), hidden, model).backward()
+    assert hidden.grad is not None
+    assert hidden.grad.abs().max() < 1e-4
+    assert encoded.hidden_BD[1:].abs().max() > 0.1
+
+
+@pytest.mark.parametrize("block_width", [None, 2])
+def test_ials_falls_to_a_minimum_and_says_the_loss_it_has(
+    taken: np.ndarray, block_width: int | None
+) -> None:
+    torch.manual_seed(1)
+    model = Ials(V, width=5, block_width=block_width, l2=0.05)
+    losses = solved(model, users_of(taken), passes=60)
+    assert all(later < earlier + 1e-5 for earlier, later in itertools.pairwise(losses))
+    # at a minimum the users that encode solves are those that the pass ended with
+    users = users_of(taken).history
+    hidden = model.encode(users.values, users.offsets, torch.zeros(0), {}).hidden_BD.double()
+    dense = dense_loss(torch.from_numpy(taken), hidden, model) / U
+    assert losses[-1] == pytest.approx(dense.item(), rel=1e-4)
+
+
+def test_rows_of_any_length_and_grouping_are_solved_alike(taken: np.ndarray) -> None:
+    torch.manual_seed(1)
+    model = Ials(V, width=5)
+    rows = users_of(taken).history
+    together = model.encode(rows.values, rows.offsets, torch.zeros(0), {}).hidden_BD
+    for user in range(U):
+        own = rows.values[rows.offsets[user] : rows.offsets[user + 1]]
+        alone = model.encode(own, torch.tensor([0, len(own)]), torch.zeros(0), {}).hidden_BD
+        torch.testing.assert_close(alone[0], together[user], atol=1e-5, rtol=0)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_shop.make(tmp_path_factory.mktemp("data") / "prepared")
+
+
+def settings(prepared: Path, output: Path, *words: str) -> list[str]:
+    return [f"prepared={prepared}", f"output_dir={output}", "logger.wandb=off", *words]
+
+
+@pytest.mark.parametrize("model", ["ease", "ials", "item_to_item", "own_frequency", "popularity"])
+def test_a_solved_model_goes_the_whole_road(model: str, prepared: Path, tmp_path: Path) -> None:
+    words = settings(prepared, tmp_path / "run", f"model={model}", "trainer.max_epochs=3")
+    run = train(compose("train", words))  # type: ignore[arg-type]
+    told = open_run(run).config
+    assert told.loss is None
+    assert told.optimizer is None
+    passes = 3 if model == "ials" else 1
+    assert [int(row["epoch"]) for row in read_metrics(run / "metrics.csv")] == [
+        *range(1, passes + 1)
+    ]
+    evaluate(EvaluateConfig(run=str(run), bootstrap_samples=20))
+    assert (run / "report.json").is_file()
+    export(ExportConfig(run=str(run), output_dir=str(tmp_path / "bundle"), golden_users=5))
+    again = train(compose("train", [f"resume={run}"]))  # type: ignore[arg-type]
+    assert again == run
+
+
+@pytest.mark.parametrize("block_width", ["null", "3"])
+def test_ials_goes_on_as_if_it_had_never_stopped(
+    prepared: Path, tmp_path: Path, block_width: str
+) -> None:
+    words = settings(prepared, tmp_path / "whole", "model=ials", "trainer.max_epochs=3")
+    whole = train(compose("train", [*words, f"model.block_width={block_width}"]))  # type: ignore[arg-type]
+    stopped = tmp_path / "stopped"
+    shutil.copytree(whole, stopped)
+    (stopped / "manifest.json").unlink()
+    shutil.rmtree(stopped / "checkpoints" / "step-00000003")
+    train(compose("train", [f"resume={stopped}"]))  # type: ignore[arg-type]
+    name = "checkpoints/step-00000003/weights.safetensors"
+    assert (stopped / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_only_a_solved_model_goes_without_a_loss(prepared: Path) -> None:
+    words = settings(prepared, Path("run"), "model=ease")
+    config = to_dict(compose("train", words))
+    check({**config, "loss": None, "optimizer": None, "target": None}, "train")
+    trained = to_dict(compose("train", settings(prepared, Path("run"))))
+    with pytest.raises(ConfigError, match="loss: missing; choose it with loss=CHOICE"):
+        check({**trained, "loss": None}, "train")
