@@ -68,9 +68,9 @@ def _doctor(words: Sequence[str]) -> int:
 def _run(verb: str, words: Sequence[str]) -> int:
     options = _options(words)
     if options.multirun:
-        from deeprec.sweep import sweep
+        from deeprec.multirun import multirun
 
-        sweep(verb, options.words, lambda config: _call(verb, config), options.config_dir)
+        multirun(verb, options.words, lambda config: _call(verb, config), options.config_dir)
         return 0
     from deeprec import config
 

@@ -63,7 +63,7 @@ class TrainConfig:
 class EvaluateConfig:
     """Runs, bundles or recommendation lists + holdout -> report.json and report.html."""
 
-    run: str | None = None  # a run folder to judge, or a folder of runs that a sweep wrote
+    run: str | None = None  # a run folder to judge, or a folder of runs
     bundle: str | None = None  # a bundle to judge
     recommendations: str | None = None  # lists to judge: Parquet, or DSSTNE's text
     compare: list[str] = field(default_factory=list)  # more of these, or folders with a report
@@ -269,7 +269,7 @@ def read(composer: Composer, overrides: Sequence[str]) -> tuple[VerbConfig | Non
 
 
 def of_composed(verb: str, composed: DictConfig) -> VerbConfig:
-    """The checked config of what Hydra composed for one job of a sweep."""
+    """The checked config of what Hydra composed for one job of many."""
     values, mistakes = composition.plain(composed)
     refuse(verb, [*mistakes, *find_mistakes(values, verb)])
     return typed(values, verb)

@@ -27,7 +27,7 @@ class Rules:
     groups: Mapping[str, Sequence[str]]  # the choices of each group that the verb has
     foreign: Collection[str]  # groups that only other verbs have
     text: Collection[str]  # keys whose values are text, even if they look like a number
-    multirun: bool  # whether -m was given, so that key=1,2 is a sweep
+    multirun: bool  # whether -m was given, so that key=1,2 means a run for each
 
 
 def translate(words: Sequence[str], rules: Rules) -> tuple[list[str], list[str]]:
@@ -59,7 +59,7 @@ def _translate(word: str, rules: Rules) -> str:
     override = _parse(key, value)
     if override.is_sweep_override() and not rules.multirun:
         raise ConfigError(
-            f"{key}: {value} is a sweep; add -m to run one after the other, write "
+            f"{key}: {value} are several values; add -m to run one after the other, write "
             f"{key}=[{value}] for a list, or quote it for a text: {key}='\"{value}\"'"
         )
     if key.split(".")[0].split("/")[0] == "hydra":
@@ -70,7 +70,7 @@ def _translate(word: str, rules: Rules) -> str:
         return _group(key, override, rules.groups)
     typed = override.value()
     looks_like_number = key in rules.text and isinstance(typed, int | float)
-    # in quotes a sweep keeps it as it is; without, Hydra's sweeper escapes it
+    # in quotes it is kept as it is by -m; without, Hydra's sweeper escapes it
     interpolates = isinstance(typed, str) and "${" in typed
     if looks_like_number or interpolates:
         return f"++{key}={_quoted(str(typed) if interpolates else value)}"
@@ -120,7 +120,7 @@ def _hydra(word: str, key: str, multirun: bool) -> str:
     if key == "hydra.searchpath":
         raise ConfigError(f"{key}: give a further folder of configs as --config-dir FOLDER")
     if not multirun or key == "hydra.mode":
-        raise ConfigError(f"{key}: Hydra's settings have a say in sweeps only; add -m")
+        raise ConfigError(f"{key}: Hydra's settings have a say in many runs only; add -m")
     known: Any = HydraConf
     for name in key.split(".")[1:]:
         if not is_dataclass(known):

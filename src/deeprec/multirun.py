@@ -1,7 +1,7 @@
 """Many runs of a verb from one command: `deeprec train -m seed=1,2,3 prepared=...`.
 
 Hydra's sweeper makes the jobs and its launcher runs them. Every job is checked before the first one
-starts, no two may write to one place, and the sweep stops at the first job that fails.
+starts, no two may write to one place, and the first job that fails is the last.
 """
 
 import os
@@ -38,12 +38,12 @@ class JobFailed(BaseException):
         self.error = error
 
 
-def sweep(
+def multirun(
     verb: str, words: Sequence[str], run: Callable[[VerbConfig], None], config_dir: Path | None
 ) -> None:
     """Runs the verb for every combination that the words ask for.
 
-    A job without an output_dir of its own gets one that no other job and no other sweep has.
+    A job without an output_dir of its own gets one that no other job of any command has.
 
     Raises:
         ConfigError: with the mistakes of all jobs; none was started.
@@ -60,11 +60,11 @@ def sweep(
         except JobFailed as failed:
             raise failed.error from None
         except COMPOSITION_ERRORS as error:  # in Hydra's own settings; the jobs are checked
-            raise ConfigError(f"this sweep cannot start: {reason(error)}") from error
+            raise ConfigError(f"these runs cannot start: {reason(error)}") from error
 
 
 def unique_id() -> str:
-    """Of one sweep; two that start in the same second differ."""
+    """Of one command; two that start in the same second differ."""
     return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
 
 
@@ -84,7 +84,7 @@ def _jobs(overrides: Sequence[str]) -> list[list[str]]:
         parsed = parser.parse_overrides([one for one in overrides if not _is_hydra(one)])
         (jobs,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
     except HydraException as error:
-        raise ConfigError(f"this sweep cannot be laid out: {error}") from error
+        raise ConfigError(f"these runs cannot be laid out: {error}") from error
     return [
         [one.replace(JOB_NUMBER, str(number)) for one in job] for number, job in enumerate(jobs)
     ]
@@ -102,7 +102,7 @@ def _job_mistakes(composer: Composer, jobs: Sequence[Sequence[str]]) -> list[str
         if one is not None:
             places[os.path.abspath(_place(one))] += 1
     mistakes += [
-        f"{times} jobs of this sweep would write to {place}; name what differs between them, "
+        f"{times} jobs of this command would write to {place}; name what differs between them, "
         "as in output_dir='runs/s${seed}'"
         for place, times in places.items()
         if times > 1
@@ -121,14 +121,14 @@ def _launch(
 ) -> None:
     def job(composed: DictConfig) -> None:
         settings = HydraConfig.get()
-        name = f"job {settings.job.num + 1} of {total or 'a sweep'}: " + " ".join(
+        name = f"job {settings.job.num + 1} of {total or 'many'}: " + " ".join(
             one.lstrip("+") for one in settings.overrides.task
         )
         console.print(f"\n{name}", style="bold", markup=False, soft_wrap=True)
         try:
             run(config.of_composed(composer.name, composed))
         except Exception as error:
-            error.add_note(f"This was {name}\nThe sweep stops here; give the jobs after it again.")
+            error.add_note(f"This was {name}\nIt is the last to run; give the jobs after it again.")
             raise JobFailed(error) from error
 
     with tempfile.TemporaryDirectory() as scratch:
