@@ -14,7 +14,7 @@ from deeprec.errors import ConfigError, DeeprecError, did_you_mean
 if TYPE_CHECKING:
     from deeprec.config import VerbConfig
 
-VERBS = ("prepare", "train", "evaluate", "export", "recommend", "doctor")
+VERBS = ("prepare", "train", "sweep", "evaluate", "export", "recommend", "doctor")
 OPTIONS = ("--multirun", "--config-dir", "--cfg", "--help")
 INTERRUPTED, BROKEN_PIPE = 130, 141  # 128 + the signal, as a shell says it
 
@@ -67,6 +67,8 @@ def _doctor(words: Sequence[str]) -> int:
 
 def _run(verb: str, words: Sequence[str]) -> int:
     options = _options(words)
+    if options.multirun and verb == "sweep":
+        raise ConfigError("deeprec sweep is many runs already; leave -m out")
     if options.multirun:
         from deeprec.multirun import multirun
 

@@ -4,7 +4,7 @@ import resource
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -29,6 +29,8 @@ from deeprec.trainer.module import Training
 from deeprec.trainer.run import RunFolder
 from deeprec.trainer.validation import validate
 
+Watch = Callable[[int, float], bool]  # told of epoch and ndcg@100: whether to go on
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -45,12 +47,21 @@ class Keeper(Callback):
 
     A checkpoint is written between epochs, or between two batches after a signal, never within
     the last batch of an epoch: such an epoch is finished first.
+
+    Args:
+        watch: is told of each validation once it is saved, and may stop the run there.
     """
 
     def __init__(
-        self, run: RunFolder, data: DataModule, schedule: Schedule, sinks: Sequence[Sink]
+        self,
+        run: RunFolder,
+        data: DataModule,
+        schedule: Schedule,
+        sinks: Sequence[Sink],
+        watch: Watch | None = None,
     ) -> None:
         self.run, self.data, self.schedule, self.sinks = run, data, schedule, sinks
+        self.watch = watch
         self.made_from = run.made_from()
         self.signal: int | None = None
         self._handlers: dict[int, Any] = {}
@@ -94,7 +105,10 @@ class Keeper(Callback):
         if last or stop or score is not None or progress.epoch % schedule.save_every_epochs == 0:
             checkpoint.save(self.run.checkpoints, pl_module, score, self.made_from)
             self.run.set_status("running", epoch=progress.epoch, step=progress.step)
-        trainer.should_stop = trainer.should_stop or stop
+        told_to_stop = (
+            score is not None and self.watch is not None and not self.watch(progress.epoch, score)
+        )
+        trainer.should_stop = trainer.should_stop or stop or told_to_stop
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         for number, handler in self._handlers.items():
