@@ -1,13 +1,8 @@
 """Prepared folder -> many runs and the best of them: `deeprec sweep`, a search on validation."""
 
 import os
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -20,14 +15,14 @@ from deeprec.console import console
 from deeprec.data.store import Prepared
 from deeprec.errors import ConfigError, DataError, DeeprecError, Interrupted
 from deeprec.search.crew import Crew, visible_devices
-from deeprec.search.experiment import experiment
 from deeprec.search.loop import Budget, Loop
+from deeprec.search.outcome import Commands, leave
 from deeprec.search.plan import Plan
 from deeprec.search.shelf import Shelf
 from deeprec.search.shown import Progress, show
+from deeprec.search.stopping import heard
 from deeprec.search.study import FILE, Study
-from deeprec.search.trial import Trial, best
-from deeprec.trainer.run import RunFolder
+from deeprec.search.trial import best
 
 
 def sweep(config: SweepConfig) -> Path:
@@ -74,60 +69,34 @@ def _search(
         draft.write_text(configs.to_yaml(config))
     seconds = None if config.minutes is None else 60 * config.minutes
     crew, shelf = Crew(config.workers, _devices(config)), Shelf(output, config.keep)
-    with _signals() as asked:
+    with heard() as asked:
         loop = Loop(plan, study, crew, shelf, Budget(seconds, config.trials), lambda: bool(asked))
         _introduce(config, prepared, output, loop)
         with Progress(seconds, config.trials, plan.defaults()) as progress:
             loop.run(progress)
     top = best(loop.ended)
-    if top is None:
-        raise DeeprecError(f"no trial came to a validation; {output}/trials has what they printed")
-    _conclude(config, output, plan, composer, loop.ended, top)
+    if top is not None:
+        show(loop.ended, plan.defaults())
+        files = leave(config, prepared, output, plan, composer, loop.ended, top, loop.seconds)
+        _conclude(Commands(output, config.prepared), files)
     if asked:
         raise Interrupted(
             f"stopped; {len(loop.ended)} trials are kept in {output}, and the same command goes on",
             asked[0],
         )
+    if top is None:
+        raise DeeprecError(f"no trial came to a validation; {output}/trials has what they printed")
     return shelf.run(top.number)
 
 
-def _conclude(
-    config: SweepConfig,
-    output: Path,
-    plan: Plan,
-    composer: Composer,
-    trials: list[Trial],
-    top: Trial,
-) -> None:
-    show(trials, plan.defaults())
-    run = RunFolder(output / "best").config
-    content = experiment(run, composer, own_threads=plan.shares_threads)
-    path = output / "experiment" / "best.yaml"
-    with folder.writing_file(path) as draft:
-        draft.write_text(_head(config, output, top) + content)
+def _conclude(commands: Commands, files: Sequence[Path]) -> None:
     console.print(
-        f"best run: {output / 'best'}\nits config: {path}\n"
-        f"next: deeprec evaluate run={output / 'best'}\n"
-        f"again: {_again(config, output)}",
+        f"best run: {commands.output / 'best'}\n"
+        f"its config: {files[0]}\n"
+        f"how it was found: {files[1]}\n"
+        f"next: {commands.evaluate}\n"
+        f"again: {commands.again}",
         soft_wrap=True,
-    )
-
-
-def _head(config: SweepConfig, output: Path, top: Trial) -> str:
-    today = datetime.now(UTC).date().isoformat()
-    return (
-        "# @package _global_\n"
-        f"# The best of a sweep: validation ndcg@100 {top.score:.4f} after {top.epochs} epochs, "
-        f"on {config.prepared}, {today}.\n"
-        f"#   {_again(config, output)}\n"
-    )
-
-
-def _again(config: SweepConfig, output: Path) -> str:
-    """The command that trains the best config anew."""
-    return (
-        f"deeprec train --config-dir {output} experiment=best prepared={config.prepared} "
-        "output_dir=runs/best"
     )
 
 
@@ -173,26 +142,3 @@ def _devices(config: SweepConfig) -> list[str]:
     if config.workers == 1:
         return []
     return visible_devices(os.environ.get("CUDA_VISIBLE_DEVICES"), torch.cuda.device_count())
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Signals that asked the sweep to stop, as they come; the second one ends it at once."""
-    asked: list[int] = []
-
-    def hear(number: int, frame: FrameType | None) -> None:
-        if asked:
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
-        asked.append(number)
-        console.print(f"{signal.Signals(number).name}: trials save and end, then the sweep")
-
-    if threading.current_thread() is not threading.main_thread():  # elsewhere Python forbids it
-        yield asked
-        return
-    before = {one: signal.signal(one, hear) for one in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked
-    finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)

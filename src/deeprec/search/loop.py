@@ -13,7 +13,7 @@ from deeprec.search.plan import Plan, Values
 from deeprec.search.shelf import Shelf
 from deeprec.search.shown import Progress
 from deeprec.search.study import Study
-from deeprec.search.trial import State, Trial
+from deeprec.search.trial import State, Trial, counted
 from deeprec.search.worker import Ended, Validated
 from deeprec.trainer.loop import Loop as TrainingLoop
 
@@ -95,7 +95,7 @@ class Loop:
 
     def _may_start(self) -> bool:
         """Whether there is a trial left to try, and time for it to come to a validation."""
-        trials = len(self.ended) + len(self._at_work)
+        trials = len(counted(self.ended)) + len(self._at_work)
         enough = self.budget.trials is not None and trials >= self.budget.trials
         wait = median(self._waits) if self._waits else 0.0
         return not enough and not self.interrupted() and self._seconds_left() > wait
@@ -139,18 +139,16 @@ class Loop:
 
     def _settle(self, number: int, message: Ended, progress: Progress) -> None:
         at, now = self._at_work.pop(number), self.seconds
-        state, reason = at.stopped or "whole", message.reason or at.why
-        if not at.scores or (message.reason and at.stopped is None):
-            state = "failed"
+        state = _state(at, message)
         ended = Trial(
             number=number,
             state=state,
-            score=None if state == "failed" else max(at.scores),
+            score=None if state in ("failed", "lost") else max(at.scores),
             values=at.values,
             epochs=at.epoch,
             seconds=now - at.began,
             ended=now,
-            reason=reason or (None if at.scores else "it came to no validation"),
+            reason=at.why or message.reason or (None if at.scores else "it came to no validation"),
         )
         self.study.settle(ended)
         self.study.set_seconds(now)
@@ -165,13 +163,22 @@ class Loop:
             self._hear(number, message, progress)
 
     def _is_hopeless(self) -> bool:
-        return len(self.ended) >= HOPELESS and all(one.score is None for one in self.ended)
+        tried = counted(self.ended)
+        return len(tried) >= HOPELESS and all(one.score is None for one in tried)
 
     def _refuse_hopeless(self) -> None:
         if self._is_hopeless():
-            told = dict.fromkeys(one.reason for one in self.ended)
-            lines = "\n".join(f"  - {reason}" for reason in told)
-            raise DeeprecError(f"none of {len(self.ended)} trials has succeeded:\n{lines}")
+            tried = counted(self.ended)
+            lines = "\n".join(f"  - {reason}" for reason in dict.fromkeys(t.reason for t in tried))
+            raise DeeprecError(f"none of {len(tried)} trials has succeeded:\n{lines}")
+
+
+def _state(at: AtWork, message: Ended) -> State:
+    if not at.scores:
+        return "failed" if at.stopped is None else "lost"
+    if at.stopped is None:
+        return "whole" if message.reason is None else "failed"
+    return at.stopped
 
 
 def _max_epochs(config: TrainConfig) -> int:

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from deeprec.console import console
-from deeprec.search.trial import Trial, best, differing, ranked
+from deeprec.search.trial import Trial, best, counted, differing, ranked
 
 SHOWN = 10  # trials in the table; the page has all
 
@@ -51,7 +51,7 @@ class Progress:
 
     def advance(self, ended: Sequence[Trial], seconds: float) -> None:
         """Shows the share of the budget that is used, the rate and the time left."""
-        done, top = len(ended), best(ended)
+        done, top = len(counted(ended)), best(ended)
         used = [
             *([] if self.seconds is None else [seconds / self.seconds]),
             *([] if self.trials is None else [done / self.trials]),
@@ -70,7 +70,9 @@ class Progress:
         """A trial has ended."""
         differs = escape(differing(one, self.defaults))
         if one.score is None:
-            said = f"[red]failed[/red]  {escape((one.reason or '').partition(chr(10))[0])}"
+            why = (one.reason or "").partition("\n")[0]
+            again = ", to be tried again" if one.state == "lost" else ""
+            said = f"[red]{one.state}[/red]  {escape(why)}{again}"
         else:
             mark = "  [green]best[/green]" if best(ended) == one else ""
             said = f"ndcg@100 {one.score:.4f}{mark}  {one.epochs} epochs{_state(one)}"
@@ -84,8 +86,8 @@ def show(trials: Sequence[Trial], defaults: Mapping[str, object]) -> None:
     table = Table(title=f"{_counted(trials)}, the best first")
     for head in ("trial", "validation ndcg@100", "epochs", "minutes"):
         table.add_column(head, justify="right")
-    table.add_column("what differs")
-    for one in ranked(trials)[:SHOWN]:
+    table.add_column("what differs", overflow="fold")
+    for one in ranked(counted(trials))[:SHOWN]:
         score = "failed" if one.score is None else f"{one.score:.4f}"
         differs = escape(differing(one, defaults))
         minutes = f"{one.seconds / 60:.1f}"
@@ -98,7 +100,7 @@ def _state(one: Trial) -> str:
 
 
 def _counted(trials: Sequence[Trial]) -> str:
-    said = [f"{len(trials)} trials"]
+    said = [f"{len(counted(trials))} trials"]
     for state, words in (("behind", "stopped as behind"), ("failed", "failed")):
         if count := sum(one.state == state for one in trials):
             said.append(f"{count} {words}")

@@ -23,8 +23,9 @@ from optuna.trial import TrialState
 from sqlalchemy import URL
 
 from deeprec.errors import ConfigError
+from deeprec.search.distribution import parameter
 from deeprec.search.plan import Plan, Values, rounded
-from deeprec.search.space import Choices, Range, label
+from deeprec.search.space import Choices, Range
 from deeprec.search.trial import Trial
 
 FILE = "study.db"
@@ -32,7 +33,7 @@ DRAWN_FIRST = 10  # trials whose values are drawn at random before any are model
 WHOLE_FIRST = 5  # trials that end before any is stopped for being behind
 MARKS = 10  # points of a run's epochs at which it is compared with others at the same point
 EARLIEST_MARK = 3  # no run is stopped before this one
-STATES = {"behind": TrialState.PRUNED, "failed": TrialState.FAIL}
+STATES = {"behind": TrialState.PRUNED, "failed": TrialState.FAIL, "lost": TrialState.FAIL}
 
 
 class Study:
@@ -120,14 +121,17 @@ class Study:
 
     def settle(self, ended: Trial) -> None:
         """A trial has ended."""
-        self._study.set_user_attr(f"ended.{ended.number}", asdict(ended))
         del self._running[ended.number]
+        self._settle(ended)
+
+    def _settle(self, ended: Trial) -> None:
+        self._study.set_user_attr(f"ended.{ended.number}", asdict(ended))
+        if ended.state == "lost":
+            self._try_next(ended.values)
         self._tell(ended)
 
     def _tell(self, ended: Trial) -> None:
         state = STATES.get(ended.state, TrialState.COMPLETE)
-        if ended.score is None:
-            state = TrialState.FAIL
         value = ended.score if state is TrialState.COMPLETE else None
         self._study.tell(ended.number, value, state=state)
 
@@ -148,21 +152,26 @@ class Study:
             if one.number in ended:
                 self._tell(ended[one.number])
             else:
-                self._give_up(one.number, one.user_attrs.get("values"))
+                self._settle(self._of_killed_sweep(one))
 
-    def _give_up(self, number: int, values: Values | None) -> None:
-        """Of a sweep that was killed: what was at work is tried again."""
-        lost = Trial(number, "failed", None, values or {}, 0, 0.0, self.seconds, "sweep killed")
-        self._study.set_user_attr(f"ended.{number}", asdict(lost))
-        self._tell(lost)
-        if values is not None:
-            self._try_next(values)
+    def _of_killed_sweep(self, one: optuna.trial.FrozenTrial) -> Trial:
+        """What was at work when a sweep was killed."""
+        return Trial(
+            number=one.number,
+            state="lost",
+            score=None,
+            values=one.user_attrs.get("values", self._plan.defaults()),
+            epochs=0,
+            seconds=0.0,
+            ended=self.seconds,
+            reason="the sweep was killed",
+        )
 
     def _try_next(self, values: Values) -> None:
         """Lets the next trial try these values, without those that the ranges do not hold."""
         ranges = self._plan.ranges
         held = {key: value for key, value in values.items() if ranges[key].holds(value)}
-        params = {key: _parameter(value, ranges[key]) for key, value in held.items()}
+        params = {key: parameter(value, ranges[key]) for key, value in held.items()}
         left_out = [key for key in ranges if key not in held]
         self._study.enqueue_trial(params, user_attrs={"left_out": left_out})
 
@@ -186,11 +195,6 @@ def _suggested(trial: optuna.Trial, key: str, one: Range) -> Any:
         step = 1 if one.step is None else int(one.step)
         return trial.suggest_int(key, int(one.low), int(one.high), step=step, log=one.log)
     return trial.suggest_float(key, one.low, one.high, step=one.step, log=one.log)
-
-
-def _parameter(value: Any, one: Range) -> Any:
-    """A value as Optuna knows it."""
-    return label(value) if isinstance(one, Choices) else value
 
 
 @contextmanager

@@ -7,8 +7,9 @@ from typing import Any, Literal
 from deeprec.search.space import label
 
 # whole: to its end. behind: worse than the median of others half-way. short: time was up, or
-# somebody stopped the sweep; it counts as far as it got. failed: for a reason that is told.
-State = Literal["whole", "behind", "short", "failed"]
+# somebody stopped the sweep; it counts as far as it got. lost: likewise, before its first
+# validation; its values are tried again and it is not counted. failed: for a reason that is told.
+State = Literal["whole", "behind", "short", "lost", "failed"]
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,11 @@ def ranked(trials: Iterable[Trial]) -> list[Trial]:
     return sorted(trials, key=lambda one: (one.score is None, -(one.score or 0.0), one.number))
 
 
+def counted(trials: Iterable[Trial]) -> list[Trial]:
+    """Those that say something of their values."""
+    return [one for one in trials if one.state != "lost"]
+
+
 def best(trials: Iterable[Trial]) -> Trial | None:
     """The trial of the highest score, the earlier of two; None: none has any."""
     first = next(iter(ranked(trials)), None)
@@ -62,9 +68,14 @@ def best(trials: Iterable[Trial]) -> Trial | None:
 
 def differing(trial: Trial, defaults: Mapping[str, object]) -> str:
     """In what a trial differs from the defaults, as words of the command line."""
-    told = [
-        f"{key}={label(value)}"
-        for key, value in trial.values.items()
-        if label(value) != label(defaults.get(key))
-    ]
+    told = [f"{key}={label(trial.values[key])}" for key in _differing(trial, defaults)]
     return " ".join(told) or "the defaults"
+
+
+def is_default(trial: Trial, defaults: Mapping[str, object]) -> bool:
+    """Whether it tried nothing but the defaults."""
+    return not _differing(trial, defaults)
+
+
+def _differing(trial: Trial, defaults: Mapping[str, object]) -> list[str]:
+    return [key for key, value in trial.values.items() if label(value) != label(defaults.get(key))]
