@@ -203,8 +203,8 @@ def compose(verb: str, words: Sequence[str] = (), *, config_dir: Path | None = N
         overrides, mistakes = translate(composer, own, multirun=False)
         config, more = read(composer, overrides)
         values, _ = composer.compose(overrides) if handed_on else (None, [])
-    mistakes += _handed_on_mistakes(values or {}, handed_on, config_dir)
-    refuse(verb, [*mistakes, *more])
+    elsewhere = _handed_on_mistakes(values or {}, handed_on, config_dir)
+    refuse(verb, [*mistakes, *more, *elsewhere])
     assert config is not None  # or there was a mistake
     if isinstance(config, SweepConfig):
         return _whole_sweep(config, own, handed_on, config_dir)

@@ -105,7 +105,8 @@ def _protocol(
     return {
         "prepared folder": {"path": config.prepared, "identity": prepared.identity},
         "chosen by": f"the best ndcg@100 among the validations of a run, on the validation part "
-        f"({len(prepared.judged_users('validation')):,} users); the holdout was not read",
+        f"({len(prepared.judged_users('validation')):,} users, of which a run judges at most its "
+        "trainer.validation_users); the holdout was not read",
         "search": f"TPE of Optuna {optuna_version}, seed {config.seed}; the defaults first, then "
         f"{study.DRAWN_FIRST - 1} trials drawn at random",
         "runs stopped": "where the best validation so far lies below the median of runs that went "
@@ -115,7 +116,7 @@ def _protocol(
         "budget": {"minutes": config.minutes, "trials": config.trials, "workers": config.workers},
         "minutes used": round(seconds / 60, 1),
         "every run is told": plan.words,
-        "space": config.sweep["ranges"],
+        "space": {key: config.sweep["ranges"][key] for key in plan.ranges},
         "machine": {key: machine[key] for key in ("processor", "cuda", "deeprec", "packages")},
     }
 

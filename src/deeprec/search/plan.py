@@ -33,11 +33,12 @@ class Plan:
         space = cast(Space, configs.instantiate(config.sweep))
         self._config, self._composer = config, composer
         self.words = merged(_beside_others(config.workers), space.fixed, config.train)
-        said = {key_of(word): word.partition("=")[2] for word in self.words}
-        self.ranges = {key: one for key, one in space.ranges.items() if key not in said}
+        self._said = {key_of(word): word.partition("=")[2] for word in self.words}
+        asked = list(map(key_of, config.train))
+        self.ranges = {key: one for key, one in space.ranges.items() if key not in asked}
         if not self.ranges:
             raise ConfigError("sweep: the command fixes every setting that this space searches")
-        self._said, self._space_fixed = said, space.fixed
+        self._space_fixed = space.fixed
 
     @property
     def shares_threads(self) -> bool:
