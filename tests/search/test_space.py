@@ -24,6 +24,16 @@ def test_a_range_is_what_its_yaml_says() -> None:
     }
 
 
+def test_what_a_command_says_of_a_range_replaces_what_the_file_says() -> None:
+    file = {"optimizer.lr": {"low": 0.1, "high": 0.2}, "loss": ["softmax", "hinge"], "seed": [1, 2]}
+    command = {"optimizer": {"lr": {"low": 1.0, "high": 2.0}, "decay": [0.0, 0.5]}, "loss": None}
+    assert Space(ranges={**file, **command}).ranges == {
+        "optimizer.lr": Interval(1.0, 2.0),
+        "seed": Choices([1, 2]),
+        "optimizer.decay": Choices([0.0, 0.5]),
+    }
+
+
 @pytest.mark.parametrize(
     ("one", "inside", "outside"),
     [

@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from deeprec.search import study
 from deeprec.search.experiment import experiment
 from deeprec.search.page import Told, page
 from deeprec.search.plan import Plan
+from deeprec.search.space import Choices, Range
 from deeprec.search.trial import Trial
 from deeprec.trainer.run import RunFolder, environment
 
@@ -116,8 +117,18 @@ def _protocol(
         "budget": {"minutes": config.minutes, "trials": config.trials, "workers": config.workers},
         "minutes used": round(seconds / 60, 1),
         "every run is told": plan.words,
-        "space": {key: config.sweep["ranges"][key] for key in plan.ranges},
+        "space": {key: _shown(one) for key, one in plan.ranges.items()},
         "machine": {key: machine[key] for key in ("processor", "cuda", "deeprec", "packages")},
+    }
+
+
+def _shown(one: Range) -> Any:
+    """A range as a file would say it."""
+    if isinstance(one, Choices) and not one.when:
+        return one.values
+    said = asdict(one).items()
+    return {
+        k: value for k, value in said if value is not None and value is not False and value != {}
     }
 
 

@@ -75,7 +75,9 @@ class Space:
     Args:
         ranges: settings as `deeprec train` takes them, dotted, each with a list of values, or
             with `{low, high}` and, if wanted, `log: true` and `step`. `when: {loss: [marginal]}`
-            searches a setting only where another, named before it, has one of these values.
+            searches a setting only where another, named before it, has one of these values. A
+            command may add or replace a range, `sweep.ranges.optimizer.lr={low:0.01,high:0.1}`,
+            or take one away, `sweep.ranges.loss=null`.
         fixed: words that every run is told, such as `experiment=linear`.
 
     Example:
@@ -87,6 +89,7 @@ class Space:
 
     def __init__(self, *, ranges: Mapping[str, Any], fixed: Sequence[str] = ()) -> None:
         self.fixed = list(fixed)
+        ranges = {key: one for key, one in _flat(ranges).items() if one is not None}
         wrong = [f"{key}: {said}" for key, one in ranges.items() for said in _wrong(one)]
         wrong += _wrong_conditions(ranges) if not wrong else []
         if not ranges:
@@ -112,6 +115,17 @@ def label(value: object) -> str:
         ('[64,32]', 'null', '0.001')
     """
     return word_of("", value).removeprefix("=").strip('"')
+
+
+def _flat(ranges: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """With dotted keys; a range given twice is the one given last, in the first one's place."""
+    flat: dict[str, Any] = {}
+    for key, one in ranges.items():
+        if isinstance(one, Mapping) and one and not one.keys() & set(KEYS):
+            flat |= _flat(one, f"{above}{key}.")
+        else:
+            flat[f"{above}{key}"] = one
+    return flat
 
 
 def _range(given: Any) -> Range:
