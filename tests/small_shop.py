@@ -25,7 +25,7 @@ def _part(first_day: int, days: int, events_a_user: int, seed: int) -> Events:
     return Events(offsets, items.astype(np.int32), times=days_of.ravel() * SECONDS_PER_DAY)
 
 
-def make(path: Path, *, repeats: bool = True) -> Path:
+def make(path: Path, *, repeats: bool = True, validated: bool = True) -> Path:
     train = _part(0, DAYS, 40, 0)
     owned = [np.unique(train.items[a:b]) for a, b in zip(train.offsets, train.offsets[1:])]
     store.write(
@@ -46,7 +46,7 @@ def make(path: Path, *, repeats: bool = True) -> Path:
         vocabularies={"age.band": ["old"]},
         parts={
             "train": [train],
-            "validation": [_part(DAYS, 20, 5, 1)],
+            "validation": [_part(DAYS, 20, 5 if validated else 0, 1)],
             "holdout": [_part(DAYS + 20, 20, 5, 2)],
         },
         contract={},

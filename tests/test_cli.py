@@ -228,10 +228,10 @@ def test_what_only_we_can_mend_keeps_its_traceback(monkeypatch: pytest.MonkeyPat
             main(words)
 
 
-# sweeps
+# many runs
 
 
-def test_a_sweep_runs_every_combination(
+def test_many_runs_are_every_combination(
     called: list[tuple[str, VerbConfig]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -266,7 +266,7 @@ def test_jobs_that_would_write_to_one_place_are_refused(
     called: list[tuple[str, VerbConfig]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["export", "-m", "run=r", "output_dir=b", "golden_users=1,2"]) == 2
-    assert "2 jobs of this sweep would write to" in capsys.readouterr().err
+    assert "2 jobs of this command would write to" in capsys.readouterr().err
     assert main(["evaluate", "-m", "run=r", "seed=1,2"]) == 2
     assert called == []
 
@@ -293,7 +293,7 @@ def test_the_mistakes_of_all_jobs_are_named_before_the_first_starts(
         ("hydra/launcher=bsic", "bsic"),
     ],
 )
-def test_a_mistake_in_how_to_sweep_is_refused(
+def test_a_mistake_in_how_to_run_many_is_refused(
     word: str,
     said: str,
     called: list[tuple[str, VerbConfig]],
@@ -304,7 +304,7 @@ def test_a_mistake_in_how_to_sweep_is_refused(
     assert called == []
 
 
-def test_a_sweep_stops_at_the_first_job_that_fails_and_says_which(
+def test_the_first_job_that_fails_is_the_last_and_is_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ran = []

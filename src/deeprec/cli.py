@@ -14,7 +14,7 @@ from deeprec.errors import ConfigError, DeeprecError, did_you_mean
 if TYPE_CHECKING:
     from deeprec.config import VerbConfig
 
-VERBS = ("prepare", "train", "evaluate", "export", "recommend", "doctor")
+VERBS = ("prepare", "train", "sweep", "evaluate", "export", "recommend", "doctor")
 OPTIONS = ("--multirun", "--config-dir", "--cfg", "--help")
 INTERRUPTED, BROKEN_PIPE = 130, 141  # 128 + the signal, as a shell says it
 
@@ -67,10 +67,12 @@ def _doctor(words: Sequence[str]) -> int:
 
 def _run(verb: str, words: Sequence[str]) -> int:
     options = _options(words)
+    if options.multirun and verb == "sweep":
+        raise ConfigError("deeprec sweep is many runs already; leave -m out")
     if options.multirun:
-        from deeprec.sweep import sweep
+        from deeprec.multirun import multirun
 
-        sweep(verb, options.words, lambda config: _call(verb, config), options.config_dir)
+        multirun(verb, options.words, lambda config: _call(verb, config), options.config_dir)
         return 0
     from deeprec import config
 

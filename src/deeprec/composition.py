@@ -28,7 +28,7 @@ class Composer:
     Args:
         name: of the primary config, `<name>.yaml`.
         base: overrides that come before any other.
-        groups: the choices of each of its groups.
+        groups: the choices of each of its groups, and the file of each.
         foreign: groups that only other primary configs have.
     """
 
@@ -36,7 +36,7 @@ class Composer:
         self,
         name: str,
         base: Sequence[str],
-        groups: Mapping[str, Sequence[str]],
+        groups: Mapping[str, Mapping[str, Path]],
         *,
         foreign: Collection[str],
     ) -> None:
@@ -58,6 +58,14 @@ class Composer:
         values, more = self.compose([one for one in overrides if one not in failures])
         mistakes = [f"{one.lstrip('+')}: {failure}" for one, failure in failures.items()]
         return values, [*mistakes, *more]
+
+    def choice_of(self, group: str, target: object) -> str | None:
+        """The first choice of a group that makes a part of this `_target_`."""
+        for choice, file in self.groups[group].items():
+            content: Any = OmegaConf.to_container(OmegaConf.load(file))
+            if content.get("_target_") == target:
+                return choice
+        return None
 
     def _failure(self, *override: str) -> str | None:
         """What is wrong with an override even if it is the only one, or with none at all."""
@@ -89,7 +97,7 @@ def opened(
         folders = [configs, further] if further else [configs]
         own = group_defaults(configs / f"{name}.yaml")
         named = {one.name for folder in folders for one in folder.iterdir() if one.is_dir()}
-        groups = {group: list(choices(group, folders)) for group in own}
+        groups = {group: choices(group, folders) for group in own}
         yield Composer(name, base, groups, foreign=named - groups.keys())
 
 

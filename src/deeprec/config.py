@@ -8,7 +8,7 @@ the comment beside a field is what `deeprec <verb> --help` says of it.
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING as FACTORY_MISSING
-from dataclasses import Field, asdict, dataclass, field, fields
+from dataclasses import Field, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
@@ -68,7 +68,7 @@ class TrainConfig:
 class EvaluateConfig:
     """Runs, bundles or recommendation lists + holdout -> report.json and report.html."""
 
-    run: str | None = None  # a run folder to judge, or a folder of runs that a sweep wrote
+    run: str | None = None  # a run folder to judge, or a folder of runs
     bundle: str | None = None  # a bundle to judge
     recommendations: str | None = None  # lists to judge: Parquet, or DSSTNE's text
     compare: list[str] = field(default_factory=list)  # more of these, or folders with a report
@@ -145,11 +145,42 @@ class RecommendConfig:
         yield from _at_least(1, self, "k", "batch_users")
 
 
-VerbConfig = PrepareConfig | TrainConfig | EvaluateConfig | ExportConfig | RecommendConfig
+@dataclass
+class SweepConfig:
+    """Prepared folder -> the best of many runs, chosen on validation, and how it was found."""
+
+    prepared: str = MISSING  # the prepared folder; its holdout is not read
+    output_dir: str | None = None  # new, or a sweep to go on with; default: sweeps/PREPARED-SPACE
+    sweep: Part = MISSING
+    minutes: float | None = None  # by the clock, for all calls together; at its end runs stop
+    trials: int | None = None  # runs, of all calls together
+    workers: int = 1  # runs at once, each a process; they share the threads, or the CUDA devices
+    prune: bool = True  # stop runs whose validation is below the median of others at that point
+    keep: Literal["best", "all"] = "best"  # whose checkpoints stay; configs and metrics do anyway
+    seed: int = 1  # of what is tried, and of every run
+    train: list[str] = field(default_factory=list)  # what else is given: keys of train, in all runs
+    config_dir: str | None = None  # a folder with further choices, which --config-dir gives
+
+    def mistakes(self) -> Iterator[str]:
+        if self.minutes is None and self.trials is None:
+            yield "minutes: missing; give minutes=30, or trials=20, or both"
+        if self.minutes is not None and not 0 < self.minutes < float("inf"):
+            yield f"minutes: expected more than 0, got {self.minutes}"
+        given = [] if self.trials is None else ["trials"]
+        yield from _at_least(1, self, "workers", *given)
+        yield from _seed(self.seed)
+        if any(override.key_of(word) == "resume" for word in self.train):
+            yield "resume: a sweep goes on when its command is given again; leave resume out"
+
+
+VerbConfig = (
+    PrepareConfig | TrainConfig | SweepConfig | EvaluateConfig | ExportConfig | RecommendConfig
+)
 
 VERBS: dict[str, type[VerbConfig]] = {
     "prepare": PrepareConfig,
     "train": TrainConfig,
+    "sweep": SweepConfig,
     "evaluate": EvaluateConfig,
     "export": ExportConfig,
     "recommend": RecommendConfig,
@@ -172,12 +203,52 @@ def compose(verb: str, words: Sequence[str] = (), *, config_dir: Path | None = N
     Raises:
         ConfigError: with every mistake in it.
     """
+    own, handed_on = _parted(words) if verb == "sweep" else (words, [])
     with opened(verb, config_dir) as composer:
-        overrides, mistakes = translate(composer, words, multirun=False)
+        overrides, mistakes = translate(composer, own, multirun=False)
         config, more = read(composer, overrides)
-    refuse(verb, [*mistakes, *more])
+        values, _ = composer.compose(overrides) if handed_on else (None, [])
+    elsewhere = _handed_on_mistakes(values or {}, handed_on, config_dir)
+    refuse(verb, [*mistakes, *more, *elsewhere])
     assert config is not None  # or there was a mistake
+    if isinstance(config, SweepConfig):
+        return _whole_sweep(config, own, handed_on, config_dir)
     return config
+
+
+def _parted(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words of a sweep, and those of every run in it."""
+    keys = {
+        verb: [*(one.name for one in fields(VERBS[verb])), *group_defaults(verb)]
+        for verb in ("sweep", "train")
+    }
+    return override.parted(words, keys["sweep"], keys["train"])
+
+
+def _handed_on_mistakes(
+    sweep: Mapping[str, Any], words: Sequence[str], config_dir: Path | None
+) -> list[str]:
+    """What is wrong with the words for every run, beside those that the space fixes."""
+    if not words:
+        return []
+    fixed = sweep.get("sweep", {}).get("fixed", [])
+    with opened("train", config_dir) as composer:
+        overrides, mistakes = translate(composer, override.merged(fixed, words), multirun=False)
+        _, more = read(composer, [*overrides, "++prepared=known", "++output_dir=known"])
+    return [*mistakes, *more]
+
+
+def _whole_sweep(
+    config: SweepConfig, own: Sequence[str], handed_on: Sequence[str], config_dir: Path | None
+) -> SweepConfig:
+    chosen = [word for word in own if override.key_of(word) == "sweep"]
+    space = chosen[-1].partition("=")[2] if chosen else group_defaults("sweep")["sweep"]
+    return replace(
+        config,
+        output_dir=config.output_dir or f"sweeps/{Path(config.prepared).name}-{space}",
+        train=[*config.train, *handed_on],
+        config_dir=str(config_dir) if config_dir else config.config_dir,
+    )
 
 
 def check(config: Mapping[str, Any], verb: str) -> None:
@@ -274,7 +345,7 @@ def read(composer: Composer, overrides: Sequence[str]) -> tuple[VerbConfig | Non
 
 
 def of_composed(verb: str, composed: DictConfig) -> VerbConfig:
-    """The checked config of what Hydra composed for one job of a sweep."""
+    """The checked config of what Hydra composed for one job of many."""
     values, mistakes = composition.plain(composed)
     refuse(verb, [*mistakes, *find_mistakes(values, verb)])
     return typed(values, verb)

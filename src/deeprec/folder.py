@@ -6,12 +6,13 @@ was never finished; a file that differs from the manifest is damaged. Both are e
 The manifest's own `seal` is the SHA-256 of its text with the seal left empty.
 """
 
+import fcntl
 import hashlib
 import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -129,13 +130,16 @@ def read_manifest(folder: Path, kind: str) -> dict[str, Any]:
     return manifest
 
 
-def verify(folder: Path, kind: str) -> dict[str, Any]:
+def verify(folder: Path, kind: str, *, unread: Collection[str] = ()) -> dict[str, Any]:
     """As `read_manifest`, and every file's hash is compared; files not named are refused.
+
+    Args:
+        unread: names of files that must be there and whose content is not looked at.
 
     Raises:
         IntegrityError: the first file that differs, by name.
     """
-    manifest = verify_named(folder, kind)
+    manifest = verify_named(folder, kind, unread=unread)
     named = {*manifest["files"], MANIFEST}
     for path in folder.rglob("*"):
         # Python leaves a __pycache__ where a bundle's client is imported
@@ -146,7 +150,7 @@ def verify(folder: Path, kind: str) -> dict[str, Any]:
     return manifest
 
 
-def verify_named(folder: Path, kind: str) -> dict[str, Any]:
+def verify_named(folder: Path, kind: str, *, unread: Collection[str] = ()) -> dict[str, Any]:
     """As `verify`, for a folder that others write to as well: files not named are let be.
 
     Raises:
@@ -154,7 +158,7 @@ def verify_named(folder: Path, kind: str) -> dict[str, Any]:
     """
     manifest = read_manifest(folder, kind)
     for name, expected in manifest["files"].items():
-        if sha256(folder / name) != expected["sha256"]:
+        if name not in unread and sha256(folder / name) != expected["sha256"]:
             raise IntegrityError(
                 f"{folder / name}: its content is not what {MANIFEST} says (SHA-256 differs); "
                 f"make {folder} again or copy it again"
@@ -167,6 +171,27 @@ def remove(folder: Path) -> None:
     retired = folder.parent / f".{folder.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}-removed"
     folder.rename(retired)
     shutil.rmtree(retired)
+
+
+@contextmanager
+def locked(folder: Path, held: Callable[[], str]) -> Iterator[None]:
+    """Keeps other processes from writing to a folder; the system drops the lock if this one dies.
+
+    Args:
+        held: says what to tell a person where another process has it.
+
+    Raises:
+        ConfigError: another process writes to it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(held()) from error
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def identity(manifest: Mapping[str, Any]) -> str:

@@ -35,6 +35,11 @@ EXAMPLES = {
         "deeprec train -m seed=1,2,3 prepared=prepared/cj output_dir='runs/s${seed}'",
         "deeprec train resume=runs/first",
     ),
+    "sweep": (
+        "deeprec sweep prepared=prepared/cj minutes=30 experiment=complete_journey",
+        "deeprec sweep prepared=prepared/ml minutes=10 sweep=linear workers=2",
+        "deeprec sweep prepared=prepared/ml trials=40 trainer.max_epochs=5 model.hidden_dims=[256]",
+    ),
     "evaluate": (
         "deeprec evaluate run=runs/first",
         "deeprec evaluate run=runs/first part=validation cutoffs=[20]",
@@ -70,13 +75,14 @@ def page(verb: str, config_dir: Path | None = None) -> str:
     head = f"deeprec {verb}: {summary(verb)}\n"
     if verb not in VERBS:
         return head
-    schema = VERBS[verb]
+    schema, alone = VERBS[verb], verb == "sweep"  # which is many runs already
     comments, hints = field_comments(schema), plain_fields(schema)
     lines = [_field(one, hints[one.name], comments) for one in fields(schema) if one.name in hints]
     return "\n".join(
         [
             head,
-            f"usage: deeprec {verb} [-m] [--config-dir DIR] [--cfg job] [key=value ...]\n",
+            f"usage: deeprec {verb} {'' if alone else '[-m] '}[--config-dir DIR] [--cfg job] "
+            "[key=value ...]\n",
             "fields: key=value",
             *lines,
             "",
@@ -84,7 +90,7 @@ def page(verb: str, config_dir: Path | None = None) -> str:
             "examples",
             _examples(EXAMPLES[verb]),
             "options",
-            _row("-m, --multirun", "one run for each of the values in key=1,2,3"),
+            *([] if alone else [_row("-m, --multirun", "one run for each value of key=1,2,3")]),
             _row("--config-dir DIR", "a folder with further choices, as DIR/experiment/mine.yaml"),
             _row("--cfg job", "check and print the whole config, and run nothing"),
         ]

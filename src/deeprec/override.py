@@ -17,6 +17,7 @@ from hydra.errors import HydraException
 
 from deeprec.errors import ConfigError, did_you_mean, nearest
 
+SIMPLE = re.compile(r"(?!(?:null|true|false|inf|nan)$)[a-z_][\w/-]*", re.IGNORECASE)
 WORD = re.compile(r"(?P<sign>\+\+|\+|~|)(?P<key>[^=\s~+][^=\s]*)(=(?P<value>.*))?", re.DOTALL)
 
 
@@ -24,10 +25,10 @@ WORD = re.compile(r"(?P<sign>\+\+|\+|~|)(?P<key>[^=\s~+][^=\s]*)(=(?P<value>.*))
 class Rules:
     """What the words are read by."""
 
-    groups: Mapping[str, Sequence[str]]  # the choices of each group that the verb has
+    groups: Mapping[str, Collection[str]]  # the choices of each group that the verb has
     foreign: Collection[str]  # groups that only other verbs have
     text: Collection[str]  # keys whose values are text, even if they look like a number
-    multirun: bool  # whether -m was given, so that key=1,2 is a sweep
+    multirun: bool  # whether -m was given, so that key=1,2 means a run for each
 
 
 def translate(words: Sequence[str], rules: Rules) -> tuple[list[str], list[str]]:
@@ -51,6 +52,66 @@ def key_of(override: str) -> str:
     return override.partition("=")[0].lstrip("+~")
 
 
+def word_of(key: str, value: object) -> str:
+    """A value of a config as the word that would give it.
+
+    Example:
+        >>> word_of("model.hidden_dims", [64, 32]), word_of("optimizer.table_lr", None)
+        ('model.hidden_dims=[64,32]', 'optimizer.table_lr=null')
+        >>> word_of("logger.project", "a, b")
+        'logger.project="a, b"'
+    """
+    return f"{key}={_typed(value)}"
+
+
+def _typed(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(_typed, value))}]"
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{_typed(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, str) and not SIMPLE.fullmatch(value):
+        return _quoted(value)
+    return {"None": "null", "True": "true", "False": "false"}.get(repr(value), str(value))
+
+
+def merged(*words: Sequence[str]) -> list[str]:
+    """All words, of those with the same key the last one.
+
+    Example:
+        >>> merged(["loss=hinge", "seed=1"], ["loss=softmax"])
+        ['seed=1', 'loss=softmax']
+    """
+    last: dict[str, str] = {}
+    for word in (one for some in words for one in some):
+        last.pop(key_of(word), None)
+        last[key_of(word)] = word
+    return list(last.values())
+
+
+def parted(
+    words: Sequence[str], own: Collection[str], others: Collection[str]
+) -> tuple[list[str], list[str]]:
+    """The words for a verb, and those that it hands on to another.
+
+    A word with an unknown key goes where the nearest right one belongs.
+
+    Args:
+        own: keys of the verb; what both have is its own.
+        others: keys of the other verb.
+
+    Example:
+        >>> parted(["minutes=3", "loss.scale=2", "mintes=3", "los=x"], ["minutes"], ["loss"])
+        (['minutes=3', 'mintes=3'], ['loss.scale=2', 'los=x'])
+    """
+    mine: list[str] = []
+    handed_on: list[str] = []
+    for word in words:
+        head = re.split(r"[./@]", key_of(word))[0]
+        near = head if head in own or head in others else nearest(head, {*own, *others})
+        (handed_on if near in others and near not in own else mine).append(word)
+    return mine, handed_on
+
+
 def _translate(word: str, rules: Rules) -> str:
     parts = WORD.fullmatch(word)
     if parts is None or (parts["value"] is None and parts["sign"] != "~"):
@@ -59,7 +120,7 @@ def _translate(word: str, rules: Rules) -> str:
     override = _parse(key, value)
     if override.is_sweep_override() and not rules.multirun:
         raise ConfigError(
-            f"{key}: {value} is a sweep; add -m to run one after the other, write "
+            f"{key}: {value} are several values; add -m to run one after the other, write "
             f"{key}=[{value}] for a list, or quote it for a text: {key}='\"{value}\"'"
         )
     if key.split(".")[0].split("/")[0] == "hydra":
@@ -70,7 +131,7 @@ def _translate(word: str, rules: Rules) -> str:
         return _group(key, override, rules.groups)
     typed = override.value()
     looks_like_number = key in rules.text and isinstance(typed, int | float)
-    # in quotes a sweep keeps it as it is; without, Hydra's sweeper escapes it
+    # in quotes it is kept as it is by -m; without, Hydra's sweeper escapes it
     interpolates = isinstance(typed, str) and "${" in typed
     if looks_like_number or interpolates:
         return f"++{key}={_quoted(str(typed) if interpolates else value)}"
@@ -96,11 +157,11 @@ def _quoted(value: str | None) -> str:
     return str(QuotedString(text=value or "", quote=Quote.double).with_quotes())
 
 
-def _group(key: str, override: Override, groups: Mapping[str, Sequence[str]]) -> str:
+def _group(key: str, override: Override, groups: Mapping[str, Collection[str]]) -> str:
     if key not in groups:
         raise ConfigError(f"{key}: unknown group; {did_you_mean(key, groups)}")
     for choice in _choices(override):
-        if choice not in groups[key]:
+        if choice not in [*groups[key]]:  # what was given may be a mapping, which has no hash
             near = nearest(str(choice), groups[key])
             way_out = f"; did you mean {near!r}?" if near else ""
             listed = ", ".join(groups[key]) or "nothing (the group is empty)"
@@ -120,7 +181,7 @@ def _hydra(word: str, key: str, multirun: bool) -> str:
     if key == "hydra.searchpath":
         raise ConfigError(f"{key}: give a further folder of configs as --config-dir FOLDER")
     if not multirun or key == "hydra.mode":
-        raise ConfigError(f"{key}: Hydra's settings have a say in sweeps only; add -m")
+        raise ConfigError(f"{key}: Hydra's settings have a say in many runs only; add -m")
     known: Any = HydraConf
     for name in key.split(".")[1:]:
         if not is_dataclass(known):

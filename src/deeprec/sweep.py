@@ -1,144 +1,144 @@
-"""Many runs of a verb from one command: `deeprec train -m seed=1,2,3 prepared=...`.
-
-Hydra's sweeper makes the jobs and its launcher runs them. Every job is checked before the first one
-starts, no two may write to one place, and the sweep stops at the first job that fails.
-"""
+"""Prepared folder -> many runs and the best of them: `deeprec sweep`, a search on validation."""
 
 import os
-import secrets
-import tempfile
-import time
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
-from omegaconf import DictConfig
+import torch
 
-from deeprec import config
-from deeprec.composition import COMPOSITION_ERRORS, Composer, reason
-from deeprec.config import VerbConfig
+from deeprec import config as configs
+from deeprec import folder
+from deeprec.composition import Composer
+from deeprec.config import SweepConfig
 from deeprec.console import console
-from deeprec.errors import ConfigError
-from deeprec.override import key_of
-
-JOB_NUMBER = "${hydra:job.num}"
-FOLDERS = {"prepare": "prepared", "train": "runs", "export": "bundles"}
-
-
-class JobFailed(BaseException):
-    """Carries a job's error past Hydra, which would go on with the other jobs."""
-
-    def __init__(self, error: Exception) -> None:
-        super().__init__(error)
-        self.error = error
+from deeprec.data.store import Prepared
+from deeprec.errors import ConfigError, DataError, DeeprecError, Interrupted
+from deeprec.search.crew import Crew, visible_devices
+from deeprec.search.loop import Budget, Loop
+from deeprec.search.outcome import Commands, leave
+from deeprec.search.plan import Plan
+from deeprec.search.shelf import Shelf
+from deeprec.search.shown import Progress, show
+from deeprec.search.stopping import heard
+from deeprec.search.study import FILE, Study
+from deeprec.search.trial import best
 
 
-def sweep(
-    verb: str, words: Sequence[str], run: Callable[[VerbConfig], None], config_dir: Path | None
-) -> None:
-    """Runs the verb for every combination that the words ask for.
+def sweep(config: SweepConfig) -> Path:
+    """Trains many runs under a budget, keeps the best and says how it was found.
 
-    A job without an output_dir of its own gets one that no other job and no other sweep has.
+    Given again with the same folder it goes on. The holdout is never read: not by the trials, not
+    by what chooses between them.
+
+    Returns:
+        The run folder of the best trial.
 
     Raises:
-        ConfigError: with the mistakes of all jobs; none was started.
-        Exception: what the first job to fail raised, with a note that says which job it was.
+        ConfigError: a word or the space is wrong, or the folder holds something else.
+        DataError: the prepared folder has no validation users.
+        Interrupted: a signal stopped it; what it found is kept and shown.
+        DeeprecError: no trial succeeded.
     """
-    with config.opened(verb, config_dir) as composer:
-        overrides, mistakes = config.translate(composer, words, multirun=True)
-        overrides += _own_folder(verb, overrides)
-        jobs = _jobs(overrides)
-        mistakes += _job_mistakes(composer, jobs)
-        config.refuse(verb, mistakes)
-        try:
-            _launch(composer, overrides, run, len(jobs))
-        except JobFailed as failed:
-            raise failed.error from None
-        except COMPOSITION_ERRORS as error:  # in Hydra's own settings; the jobs are checked
-            raise ConfigError(f"this sweep cannot start: {reason(error)}") from error
+    configs.check(configs.to_dict(config), "sweep")
+    prepared = Prepared(Path(config.prepared), parts=("train", "validation"))
+    _refuse_without_validation(prepared)
+    output = Path(config.output_dir or f"sweeps/{prepared.path.name}")
+    further = Path(config.config_dir) if config.config_dir else None
+    with configs.opened("train", further) as composer:
+        plan = Plan(config, composer)
+        plan.refuse_mistakes()
+        _refuse_foreign_folder(output)
+        output.mkdir(parents=True, exist_ok=True)
+        with folder.locked(output, lambda: f"{output} is being written by another sweep"):
+            return _search(config, prepared, output, plan, composer)
 
 
-def unique_id() -> str:
-    """Of one sweep; two that start in the same second differ."""
-    return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
-
-
-def _own_folder(verb: str, overrides: Sequence[str]) -> list[str]:
-    keys = [key_of(one) for one in overrides]
-    if verb not in FOLDERS or "output_dir" in keys or "resume" in keys:
-        return []
-    return [f'++output_dir="{FOLDERS[verb]}/{unique_id()}/{JOB_NUMBER}"']
-
-
-def _jobs(overrides: Sequence[str]) -> list[list[str]]:
-    """The overrides of each job; none if another sweeper than Hydra's own is to find them."""
-    if any(one.startswith("hydra/sweeper=") for one in overrides):
-        return []
-    parser = OverridesParser.create(GlobalHydra.instance().config_loader())
-    try:
-        parsed = parser.parse_overrides([one for one in overrides if not _is_hydra(one)])
-        (jobs,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
-    except HydraException as error:
-        raise ConfigError(f"this sweep cannot be laid out: {error}") from error
-    return [
-        [one.replace(JOB_NUMBER, str(number)) for one in job] for number, job in enumerate(jobs)
-    ]
-
-
-def _is_hydra(override: str) -> bool:
-    return key_of(override).startswith(("hydra.", "hydra/"))
-
-
-def _job_mistakes(composer: Composer, jobs: Sequence[Sequence[str]]) -> list[str]:
-    mistakes, places = [], Counter[str]()
-    for job in jobs:
-        one, found = config.read(composer, job)
-        mistakes += found
-        if one is not None:
-            places[os.path.abspath(_place(one))] += 1
-    mistakes += [
-        f"{times} jobs of this sweep would write to {place}; name what differs between them, "
-        "as in output_dir='runs/s${seed}'"
-        for place, times in places.items()
-        if times > 1
-    ]
-    return mistakes
-
-
-def _place(one: VerbConfig) -> str:
-    """What a job writes to."""
-    names = ("output", "output_dir", "run", "resume")  # evaluate writes to its run by default
-    return next(str(place) for name in names if (place := getattr(one, name, None)))
-
-
-def _launch(
-    composer: Composer, overrides: Sequence[str], run: Callable[[VerbConfig], None], total: int
-) -> None:
-    def job(composed: DictConfig) -> None:
-        settings = HydraConfig.get()
-        name = f"job {settings.job.num + 1} of {total or 'a sweep'}: " + " ".join(
-            one.lstrip("+") for one in settings.overrides.task
+def _search(
+    config: SweepConfig, prepared: Prepared, output: Path, plan: Plan, composer: Composer
+) -> Path:
+    study = Study(
+        output,
+        plan,
+        _about(config, prepared),
+        seed=config.seed,
+        prune=config.prune,
+        workers=config.workers,
+    )
+    with folder.writing_file(output / "config.yaml") as draft:
+        draft.write_text(configs.to_yaml(config))
+    seconds = None if config.minutes is None else 60 * config.minutes
+    crew, shelf = Crew(config.workers, _devices(config)), Shelf(output, config.keep)
+    with heard() as asked:
+        loop = Loop(plan, study, crew, shelf, Budget(seconds, config.trials), lambda: bool(asked))
+        _introduce(config, prepared, output, loop)
+        with Progress(seconds, config.trials, plan.defaults()) as progress:
+            loop.run(progress)
+    top = best(loop.ended)
+    if top is not None:
+        show(loop.ended, plan.defaults())
+        files = leave(config, prepared, output, plan, composer, loop.ended, top, loop.seconds)
+        _conclude(Commands(output, config.prepared), files)
+    if asked:
+        raise Interrupted(
+            f"stopped; {len(loop.ended)} trials are kept in {output}, and the same command goes on",
+            asked[0],
         )
-        console.print(f"\n{name}", style="bold", markup=False, soft_wrap=True)
-        try:
-            run(config.of_composed(composer.name, composed))
-        except Exception as error:
-            error.add_note(f"This was {name}\nThe sweep stops here; give the jobs after it again.")
-            raise JobFailed(error) from error
+    if top is None:
+        raise DeeprecError(f"no trial came to a validation; {output}/trials has what they printed")
+    return shelf.run(top.number)
 
-    with tempfile.TemporaryDirectory() as scratch:
-        quiet = [
-            "hydra/job_logging=none",
-            "hydra/hydra_logging=none",
-            "hydra.output_subdir=null",
-            "hydra.job.chdir=false",
-            f'hydra.sweep.dir="{scratch}"',
-        ]
-        hydra = GlobalHydra.instance().hydra
-        assert hydra is not None
-        hydra.multirun(composer.name, job, [*composer.base, *quiet, *overrides])
+
+def _conclude(commands: Commands, files: Sequence[Path]) -> None:
+    console.print(
+        f"best run: {commands.output / 'best'}\n"
+        f"its config: {files[0]}\n"
+        f"how it was found: {files[1]}\n"
+        f"next: {commands.evaluate}\n"
+        f"again: {commands.again}",
+        soft_wrap=True,
+    )
+
+
+def _introduce(config: SweepConfig, prepared: Prepared, output: Path, loop: Loop) -> None:
+    users = len(prepared.judged_users("validation"))
+    console.print(
+        f"searching {', '.join(loop.plan.ranges)}\n"
+        f"on validation ndcg@100 of {users:,} users; the holdout is not read"
+    )
+    if loop.ended:
+        used = f"{len(loop.ended)} trials, {loop.seconds / 60:.1f} minutes"
+        console.print(f"going on with {output} after {used}", soft_wrap=True)
+
+
+def _about(config: SweepConfig, prepared: Prepared) -> dict[str, Any]:
+    """What may not change in a sweep that goes on."""
+    return {
+        "prepared folder": prepared.identity,
+        "space": config.sweep,
+        "setting of all runs": config.train,
+        "seed": config.seed,
+    }
+
+
+def _refuse_without_validation(prepared: Prepared) -> None:
+    if not len(prepared.judged_users("validation")):
+        raise DataError(
+            f"{prepared.path}: has no validation users, and a search must not see the holdout; "
+            "prepare the events again with a share for validation (split.validation=0.1, or "
+            "split=auto, which takes one)"
+        )
+
+
+def _refuse_foreign_folder(output: Path) -> None:
+    empty = not output.exists() or (output.is_dir() and not any(output.iterdir()))
+    if not empty and not (output / FILE).is_file():
+        raise ConfigError(
+            f"output_dir: {output} is in the way; it must be new, empty or a sweep to go on with"
+        )
+
+
+def _devices(config: SweepConfig) -> list[str]:
+    if config.workers == 1:
+        return []
+    return visible_devices(os.environ.get("CUDA_VISIBLE_DEVICES"), torch.cuda.device_count())

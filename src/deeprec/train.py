@@ -14,7 +14,7 @@ from deeprec.console import console
 from deeprec.data.datamodule import DataModule, pinned
 from deeprec.data.dataset import Batches, JudgedBatches
 from deeprec.data.judge import known_users
-from deeprec.data.store import Prepared
+from deeprec.data.store import PartName, Prepared
 from deeprec.data.target import Reconstruct, Target
 from deeprec.errors import ConfigError, DataError, DeeprecError, IntegrityError
 from deeprec.loss.auto import Auto
@@ -23,7 +23,7 @@ from deeprec.loss.negatives import Negatives
 from deeprec.model.sparse_input import SparseInput
 from deeprec.part import instantiate
 from deeprec.trainer import checkpoint, memory
-from deeprec.trainer.callback import Keeper, Schedule
+from deeprec.trainer.callback import Keeper, Schedule, Watch
 from deeprec.trainer.device import choose_device, precision_note
 from deeprec.trainer.loop import Loop
 from deeprec.trainer.module import Loss, Progress, Training
@@ -39,13 +39,18 @@ from deeprec.trainer.run import (
 )
 from deeprec.trainer.solving import Solving
 
+READ: tuple[PartName, ...] = ("train", "validation")  # never the holdout
 
-def train(config: TrainConfig) -> Path:
-    """Trains, and returns the run folder.
+
+def train(config: TrainConfig, *, watch: Watch | None = None) -> Path:
+    """Trains, and returns the run folder. Of the prepared folder the holdout is not read.
 
     A new run that ends before its first checkpoint leaves no folder behind, so that the corrected
     command can be given again. With `resume` the run goes on under the config that it
     has; nothing else of `config` counts.
+
+    Args:
+        watch: is told of each validation of a new run, and may stop it.
 
     Raises:
         ConfigError: output_dir holds something, or another process trains this run.
@@ -60,11 +65,11 @@ def train(config: TrainConfig) -> Path:
     assert config.output_dir is not None
     output = Path(config.output_dir)
     refuse_to_overwrite(output)
-    work = Work(config, Prepared(Path(config.prepared)))
+    work = Work(config, Prepared(Path(config.prepared), parts=READ))
     run = RunFolder.create(output, work.config, work.prepared, work.facts)
     with run.locked():
         try:
-            work.finish(run)
+            work.finish(run, watch)
         except BaseException:
             if not run.has_checkpoint:  # nothing to go on with, so nothing is in the way of a rerun
                 run.remove()
@@ -124,7 +129,7 @@ class Work:
             self.learner = self._new_training()
             self.data.training.finish = self._arranged
 
-    def finish(self, run: RunFolder) -> None:
+    def finish(self, run: RunFolder, watch: Watch | None = None) -> None:
         """Trains to the end, keeping the run folder true, and seals it."""
         logger = instantiate(self.config.logger)
         progress = self.learner.progress
@@ -134,7 +139,7 @@ class Work:
         self._introduce()
         try:
             if not self._is_over(progress):
-                self._fit(Keeper(run, self.data, self.schedule, sinks))
+                self._fit(Keeper(run, self.data, self.schedule, sinks, watch))
             run.finish()  # before the sinks, which may take their time
         except BaseException as error:
             self._tell_failure(run, error)
@@ -164,7 +169,7 @@ class Work:
 
     def _conclude(self, run: RunFolder) -> None:
         progress, schedule = self.learner.progress, self.schedule
-        early = progress.epoch < schedule.max_epochs
+        early = progress.epoch < schedule.max_epochs and self._is_over(progress)
         why = f", {schedule.patience} validations without a better one" if early else ""
         console.print(f"finished after epoch {progress.epoch}{why}")
         if progress.best_score is not None and progress.best_step is not None:
@@ -379,7 +384,7 @@ def _same_prepared(run: RunFolder, config: TrainConfig) -> Prepared:
     """The prepared folder of the run, where it was; it must hold what it held."""
     origin = run.origin
     path = Path(origin["path"])
-    prepared = Prepared(path)
+    prepared = Prepared(path, parts=READ)
     if prepared.identity != origin["identity"]:
         raise ConfigError(
             f"{path} was prepared anew since {run.path} began, so the run cannot go on with it; "

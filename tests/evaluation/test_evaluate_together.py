@@ -59,7 +59,7 @@ def test_one_process_and_several_give_the_same_figures(shop: Path) -> None:
         assert (shop / "same" / "report.parquet").read_bytes() == users
 
 
-def test_the_runs_of_a_sweep_are_named_and_gathered(shop: Path) -> None:
+def test_the_runs_of_a_folder_are_named_and_gathered(shop: Path) -> None:
     report = judge(shop, "sweep", run=str(shop / "runs"), baselines=[])
     names = ["autoencoder, seed=1", "autoencoder, seed=2"]
     assert [system["name"] for system in report["systems"]] == names

@@ -162,7 +162,7 @@ def _per_user(
 ) -> dict[str, npt.NDArray[np.int64]]:
     counts = workspace.fetch(events.group_by("part", "row").aggregate(count=ibis._.count()))
     part, row, count = (counts[name].to_numpy() for name in ("part", "row", "count"))
-    totals = {}
+    totals: dict[str, npt.NDArray[np.int64]] = {}
     for number, name in enumerate(PARTS):
         totals[name] = np.zeros(num_users, np.int64)
         totals[name][row[part == number]] = count[part == number]

@@ -39,10 +39,10 @@ from deeprec.data.vocabulary import Stored, Vocabulary, vocabulary_of
 from deeprec.errors import IntegrityError
 
 KIND = "prepared"
-PARTS = ("train", "validation", "holdout")
 SECONDS_PER_DAY = 86_400
 
 PartName = Literal["train", "validation", "holdout"]
+PARTS: tuple[PartName, ...] = ("train", "validation", "holdout")
 
 COLUMNS: dict[str, pa.DataType] = {
     "items": pa.int32(),  # item index in [0, V)
@@ -164,22 +164,22 @@ class Prepared:
 
     Args:
         path: the folder.
-        check_hashes: compare every file with its SHA-256 first.
+        parts: that are opened; the files of others must be there and are not read.
 
     Raises:
         ConfigError: there is no such folder, or it is another kind of folder.
         IntegrityError: it is unfinished or damaged; the file is named.
     """
 
-    def __init__(self, path: Path, *, check_hashes: bool = True) -> None:
+    def __init__(self, path: Path, *, parts: Sequence[PartName] = PARTS) -> None:
         self.path = path
-        read = folder.verify if check_hashes else folder.read_manifest
-        self.manifest = read(path, KIND)
+        unread = [f"{name}.arrow" for name in PARTS if name not in parts]
+        self.manifest = folder.verify(path, KIND, unread=unread)
         self.num_items = int(pq.read_metadata(path / "catalog.parquet").num_rows)
         self.users: pa.Table = pq.read_table(path / "users.parquet")
         self.roles: npt.NDArray[Any] = self.users["role"].to_numpy(zero_copy_only=False)
         self.vocabularies: dict[str, Stored] = json.loads((path / "vocabularies.json").read_text())
-        self.parts: dict[str, Part] = {name: Part(path / f"{name}.arrow") for name in PARTS}
+        self.parts: dict[str, Part] = {name: Part(path / f"{name}.arrow") for name in parts}
         for name, part in self.parts.items():
             if part.num_users != self.num_users:
                 raise IntegrityError(

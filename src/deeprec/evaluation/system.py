@@ -114,7 +114,7 @@ def kind_of(path: Path) -> str:
 
 
 def runs_in(path: Path) -> list[Path]:
-    """The runs directly inside a folder, as a sweep writes them, in the order of their names."""
+    """The runs directly inside a folder, as `train -m` writes them, in the order of their names."""
     return sorted(found.parent for found in path.glob("*/prepared.json"))
 
 

@@ -5,7 +5,7 @@ import resource
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -31,6 +31,8 @@ from deeprec.trainer.module import Learner, Training
 from deeprec.trainer.run import RunFolder
 from deeprec.trainer.validation import validate
 
+Watch = Callable[[int, float], bool]  # told of epoch and ndcg@100: whether to go on
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -47,12 +49,21 @@ class Keeper(Callback):
 
     A checkpoint is written between epochs, or between two batches after a signal, never within
     the last batch of an epoch: such an epoch is finished first.
+
+    Args:
+        watch: is told of each validation once it is saved, and may stop the run there.
     """
 
     def __init__(
-        self, run: RunFolder, data: DataModule, schedule: Schedule, sinks: Sequence[Sink]
+        self,
+        run: RunFolder,
+        data: DataModule,
+        schedule: Schedule,
+        sinks: Sequence[Sink],
+        watch: Watch | None = None,
     ) -> None:
         self.run, self.data, self.schedule, self.sinks = run, data, schedule, sinks
+        self.watch = watch
         self.made_from = run.made_from()
         self.signal: int | None = None
         self._handlers: dict[int, Any] = {}
@@ -124,7 +135,10 @@ class Keeper(Callback):
         if last or stop or score is not None or progress.epoch % schedule.save_every_epochs == 0:
             checkpoint.save(self.run.checkpoints, learner, score, self.made_from)
             self.run.set_status("running", epoch=progress.epoch, step=progress.step)
-        return stop
+        told_to_stop = (
+            score is not None and self.watch is not None and not self.watch(progress.epoch, score)
+        )
+        return stop or told_to_stop
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._hear_no_more()

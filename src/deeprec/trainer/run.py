@@ -13,11 +13,11 @@ Whatever else lies there, as the report of an evaluation does, is in no manifest
 While a run trains it holds a lock on its folder, which the system drops if the process dies.
 """
 
-import fcntl
 import json
 import os
 import platform
 import secrets
+import shutil
 import socket
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -166,19 +166,25 @@ class RunFolder:
         Raises:
             ConfigError: another process does; it is named.
         """
-        descriptor = os.open(self.path, os.O_RDONLY)
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                held = self.status
-                raise ConfigError(
-                    f"{self.path} is being written by process {held['pid']} on {held['host']}; "
-                    "wait for it, or give another output_dir"
-                ) from error
+        with folder.locked(self.path, self._held):
             yield
-        finally:
-            os.close(descriptor)
+
+    def _held(self) -> str:
+        status = self.status
+        return (
+            f"{self.path} is being written by process {status['pid']} on {status['host']}; "
+            "wait for it, or give another output_dir"
+        )
+
+    def drop_checkpoints(self, reason: str) -> None:
+        """Keeps what the run was told and what it scored, without its weights.
+
+        Such a run is no finished one: resumed, it trains again from its first step.
+        """
+        (self.path / folder.MANIFEST).unlink(missing_ok=True)
+        self.set_status("interrupted", reason=reason)
+        shutil.rmtree(self.checkpoints)
+        self.checkpoints.mkdir()
 
     def finish(self) -> None:
         """Seals the folder: from now on its manifest tells whether a file of the run was changed.

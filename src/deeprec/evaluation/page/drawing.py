@@ -51,7 +51,7 @@ def look(at: int) -> dict[str, Any]:
 
 def curves(systems: Sequence[Mapping[str, Any]]) -> str:
     """Ndcg and recall against the length of the list, for all systems."""
-    with _figure(3.0, columns=2) as (figure, axes):
+    with canvas(3.0, columns=2) as (figure, axes):
         for axis, metric in zip(axes, ("ndcg", "recall"), strict=True):
             for at, system in enumerate(systems):
                 curve = system["curve"]
@@ -65,12 +65,12 @@ def curves(systems: Sequence[Mapping[str, Any]]) -> str:
             axis.set_xlabel("k, length of the list")
             axis.set_title(f"{metric}@k", loc="left")
             axis.grid(axis="y", linewidth=0.3)
-        return _svg(figure)
+        return written(figure)
 
 
 def differences(comparisons: Sequence[Mapping[str, Any]], first: str) -> str:
     """How far the first system is ahead of each other one, with intervals."""
-    with _figure(0.7 + 0.28 * len(comparisons)) as (figure, (axis,)):
+    with canvas(0.7 + 0.28 * len(comparisons)) as (figure, (axis,)):
         axis.axvline(0, color=INK, linewidth=0.8)
         for row, one in enumerate(reversed(comparisons)):
             told = one["told_apart"]
@@ -80,7 +80,7 @@ def differences(comparisons: Sequence[Mapping[str, Any]], first: str) -> str:
         axis.set_ylim(-0.6, len(comparisons) - 0.4)
         axis.set_xlabel(f"{_cut(first)} minus the other, {comparisons[0]['metric']}")
         axis.grid(axis="x", linewidth=0.3)
-        return _svg(figure)
+        return written(figure)
 
 
 def bands(
@@ -95,7 +95,7 @@ def bands(
         systems: per system and band, mean, low and high; None where nobody is in it.
     """
     step = 0.8 / max(1, len(systems))
-    with _figure(0.6 + len(names) * max(0.34, 0.11 * len(systems))) as (figure, (axis,)):
+    with canvas(0.6 + len(names) * max(0.34, 0.11 * len(systems))) as (figure, (axis,)):
         for at, of_system in enumerate(systems):
             style = look(at) | {"linestyle": "none"}
             for row, found in enumerate(of_system):
@@ -113,7 +113,7 @@ def bands(
         axis.grid(axis="x", linewidth=0.3)
         for row in range(1, len(names)):
             axis.axhline(row - 0.5, color=INK, linewidth=0.2)
-        return _svg(figure)
+        return written(figure)
 
 
 def shares(names: Sequence[str], rows: Sequence[tuple[str, Sequence[float]]]) -> str:
@@ -124,7 +124,7 @@ def shares(names: Sequence[str], rows: Sequence[tuple[str, Sequence[float]]]) ->
         rows: per row, its name and the share of each band.
     """
     tones = [0.85, 0.62, 0.42, 0.24, 0.1]
-    with _figure(0.5 + 0.32 * len(rows)) as (figure, (axis,)):
+    with canvas(0.5 + 0.32 * len(rows)) as (figure, (axis,)):
         for row, (_, parts) in enumerate(rows):
             left = 0.0
             for band, part in enumerate(parts):
@@ -145,7 +145,7 @@ def shares(names: Sequence[str], rows: Sequence[tuple[str, Sequence[float]]]) ->
             for band in range(len(names))
         ]
         figure.legend(handles, names, loc="outside lower left", ncols=min(3, len(names)))
-        return _svg(figure)
+        return written(figure)
 
 
 def training(runs: Sequence[tuple[int, str, Sequence[Mapping[str, float]]]]) -> str:
@@ -154,7 +154,7 @@ def training(runs: Sequence[tuple[int, str, Sequence[Mapping[str, float]]]]) -> 
     Args:
         runs: place in the report, name, and one row an epoch.
     """
-    with _figure(2.6, columns=2) as (figure, axes):
+    with canvas(2.6, columns=2) as (figure, axes):
         for axis, column in zip(axes, ("loss", "val/ndcg@100"), strict=True):
             for at, _, epochs in runs:
                 known = [row for row in epochs if column in row]
@@ -164,7 +164,7 @@ def training(runs: Sequence[tuple[int, str, Sequence[Mapping[str, float]]]]) -> 
             axis.set_xlabel("epoch")
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
             axis.grid(axis="y", linewidth=0.3)
-        return _svg(figure)
+        return written(figure)
 
 
 def mark(at: int) -> str:
@@ -176,18 +176,25 @@ def mark(at: int) -> str:
         axis.set_xlim(0, 1)
         axis.set_ylim(0, 1)
         axis.axis("off")
-        return _svg(figure)
+        return written(figure)
 
 
 @contextmanager
-def _figure(height: float, columns: int = 1) -> Iterator[tuple[Figure, Sequence[Axes]]]:
+def canvas(
+    height: float, columns: int = 1, rows: int = 1
+) -> Iterator[tuple[Figure, Sequence[Axes]]]:
+    """A figure in the style of the page, and its axes row by row.
+
+    Args:
+        height: of all of it, in inches.
+    """
     with rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
-        yield figure, [figure.add_subplot(1, columns, at + 1) for at in range(columns)]
+        yield figure, [figure.add_subplot(rows, columns, at + 1) for at in range(rows * columns)]
 
 
-def _svg(figure: Figure) -> str:
-    """The figure alone, without what a file needs around it."""
+def written(figure: Figure) -> str:
+    """The figure alone as SVG, without what a file needs around it."""
     out = io.StringIO()
     figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = out.getvalue()

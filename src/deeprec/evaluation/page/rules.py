@@ -1,11 +1,8 @@
 """Under which rules a report was made, whether it can be believed, and how to make it again."""
 
-import json
-from collections.abc import Mapping
 from html import escape
-from typing import Any
 
-from deeprec.evaluation.page.piece import Content, table
+from deeprec.evaluation.page.piece import Content, table, terms
 
 
 def checks(report: Content) -> str:
@@ -28,26 +25,11 @@ def checks(report: Content) -> str:
 
 
 def card(report: Content) -> str:
-    return _terms({key: value for key, value in report["protocol"].items() if key != "metrics"}) + (
+    return terms({key: value for key, value in report["protocol"].items() if key != "metrics"}) + (
         "<details><summary>What each metric means</summary>"
         '<p class="soft">For one user with h &gt; 0 relevant items.</p>'
-        f"{_terms(report['protocol']['metrics'])}</details>"
+        f"{terms(report['protocol']['metrics'])}</details>"
     )
-
-
-def _terms(values: Mapping[str, Any]) -> str:
-    terms = "".join(
-        f"<dt>{escape(str(key))}</dt><dd>{_term(value)}</dd>" for key, value in values.items()
-    )
-    return f"<dl>{terms}</dl>"
-
-
-def _term(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return _terms(value)
-    if isinstance(value, str):
-        return escape(value)
-    return escape(json.dumps(value, ensure_ascii=False))
 
 
 def again(report: Content) -> str:

@@ -4,16 +4,14 @@ A function of report.json's content and of nothing else: whoever has the one can
 """
 
 from html import escape
-from pathlib import Path
 
 from deeprec.evaluation.page.drawn import curves, shelf, slices, training
 from deeprec.evaluation.page.people import examples
-from deeprec.evaluation.page.piece import Content
+from deeprec.evaluation.page.piece import Content, document
 from deeprec.evaluation.page.rules import again, card, checks
 from deeprec.evaluation.page.tables import comparisons, exposure, metrics, seeds
 
 NEAREST = 3  # systems that the best one is compared with in the summary
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
 def page(report: Content) -> str:
@@ -36,20 +34,7 @@ def page(report: Content) -> str:
         ("Protocol card", card(report)),
         ("Again", again(report)),
     ]
-    kept = [(title, body) for title, body in sections if body]
-    links = "".join(f'<a href="#{_anchor(title)}">{title}</a>' for title, _ in kept)
-    bodies = "".join(
-        f'<section id="{_anchor(title)}"><h2>{title}</h2>{body}</section>' for title, body in kept
-    )
-    style = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{_title(report)}</title><style>{style}</style></head><body>"
-        f"<header><h1>{_title(report)}</h1>{_summary(report)}</header>"
-        f"<nav>{links}</nav><main>{bodies}</main></body></html>\n"
-    )
+    return document(_title(report), _summary(report), sections)
 
 
 def _title(report: Content) -> str:
@@ -97,7 +82,3 @@ def _alarms(report: Content) -> str:
         f'<p class="alarm" role="alert"><strong>{title}:</strong> {escape(line)}</p>'
         for title, line in said
     )
-
-
-def _anchor(title: str) -> str:
-    return "".join(letter if letter.isalnum() else "-" for letter in title.lower())

@@ -1,0 +1,138 @@
+"""sweep.html: how a sweep went, in one file that needs no network and runs nothing."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+from deeprec.evaluation.page.piece import document, figure, table, terms
+from deeprec.search import drawing
+from deeprec.search.importance import BEST_SHARE, FEWEST, importances
+from deeprec.search.space import Range, label
+from deeprec.search.trial import Trial, best, counted, is_default, ranked
+
+STATES = {
+    "whole": "",
+    "behind": "behind the median",
+    "short": "cut short",
+    "failed": "failed",
+}
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a page is made of.
+
+    Args:
+        name: of the sweep.
+        trials: all that have ended.
+        ranges: what was searched.
+        defaults: values of the searched settings in a run that is told nothing.
+        protocol: under which rules, for the foot of the page.
+        experiment: the best config, as a file.
+        evaluate: the command that judges the best run.
+        again: the command that trains it anew.
+    """
+
+    name: str
+    trials: list[Trial]
+    ranges: Mapping[str, Range]
+    defaults: Mapping[str, object]
+    protocol: Mapping[str, Any]
+    experiment: str
+    evaluate: str
+    again: str
+
+
+def page(told: Told) -> str:
+    """The whole page, of a sweep in which a trial has a score."""
+    sections = [
+        ("History", _history(told)),
+        ("What matters", _importance(told)),
+        ("Each setting", _settings(told)),
+        ("Trials", _trials(told)),
+        ("The best", _best(told)),
+        ("How it was found", terms(told.protocol)),
+    ]
+    return document(f"Sweep {escape(told.name)}", _summary(told), sections)
+
+
+def _summary(told: Told) -> str:
+    trials, top = counted(told.trials), best(told.trials)
+    assert top is not None
+    first = next((one for one in trials if is_default(one, told.defaults)), None)
+    lead = (
+        f"<strong>{top.score:.4f}</strong> is the best validation ndcg@100 of {len(trials)} "
+        f"trials, that of trial {top.number} after {top.epochs} epochs."
+    )
+    if first is not None and first.score is not None and first != top:
+        lead += f" The defaults reach {first.score:.4f}."
+    counts = {state: sum(one.state == state for one in trials) for state in STATES}
+    less = [
+        f"{counts[state]} {words}" for state, words in STATES.items() if words and counts[state]
+    ]
+    left = f" Of the trials {', '.join(less)}." if less else ""
+    return (
+        f'<p class="lead">{lead}</p><p>It is the highest of {len(trials)} figures and so partly '
+        "luck; what it is worth the holdout says, which the sweep has not read:</p>"
+        f'<pre>{escape(told.evaluate)}</pre><p class="soft">{left}</p>'
+    )
+
+
+def _scored(told: Told) -> list[Trial]:
+    return [one for one in told.trials if one.score is not None]
+
+
+def _history(told: Told) -> str:
+    scored = _scored(told)
+    finding = "; ".join(f"trial {one.number} {one.score:.4f}" for one in scored)
+    note = (
+        "● to its end, × stopped behind the median, ▲ cut short. The line is the best so far. What "
+        "lies far below the better half stands on the axis."
+    )
+    return figure(drawing.history(scored), finding, note)
+
+
+def _importance(told: Told) -> str:
+    found = importances(told.trials, told.ranges)
+    if not found:
+        return f'<p class="soft">Fewer than {FEWEST} trials to their end say nothing of this.</p>'
+    finding = ", ".join(f"{key} {100 * share:.0f} %" for key, share in found.items())
+    note = (
+        f"How far the best {100 * BEST_SHARE:.0f} % of the trials keep to a part of a setting's "
+        "range, shared out over the settings (PED-ANOVA). From so few trials, a hint."
+    )
+    return figure(drawing.shares(found), finding, note)
+
+
+def _settings(told: Told) -> str:
+    finding = f"ndcg@100 against {', '.join(told.ranges)}; the table has the numbers"
+    drawn = drawing.settings(_scored(told), told.ranges)
+    return figure(drawn, finding, "Validation ndcg@100 against each setting; marks as above.")
+
+
+def _trials(told: Told) -> str:
+    heads = ["trial", "ndcg@100", "epochs", "minutes", *map(escape, told.ranges), ""]
+    rows = [(str(one.number), _cells(one, told)) for one in ranked(counted(told.trials))]
+    return table("The best first. In bold what differs from the defaults", heads, rows)
+
+
+def _cells(one: Trial, told: Told) -> list[str]:
+    values = []
+    for key in told.ranges:
+        tried = one.values.get(key, told.defaults.get(key))
+        differs = key in one.values and label(tried) != label(told.defaults.get(key))
+        shown = "" if tried is None and not differs else escape(label(tried))
+        values.append(f'<td class="best">{shown}</td>' if differs else f"<td>{shown}</td>")
+    said = ": ".join(filter(None, [STATES[one.state], one.reason or ""]))
+    return [
+        "<td></td>" if one.score is None else f"<td>{one.score:.4f}</td>",
+        f"<td>{one.epochs}</td>",
+        f"<td>{one.seconds / 60:.1f}</td>",
+        *values,
+        f'<td class="words">{escape(said)}</td>' if said else "<td></td>",
+    ]
+
+
+def _best(told: Told) -> str:
+    return f"<pre>{escape(told.experiment)}</pre><pre>{escape(told.again)}</pre>"

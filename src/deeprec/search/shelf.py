@@ -1,0 +1,53 @@
+"""The run folders of a sweep: where they are, whose weights are kept, which one is the best.
+
+trials/0007/     a run folder like any other
+trials/0007.log  what it printed
+best             a link to the run folder of the best trial
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from deeprec.search.trial import Trial, best, name_of
+from deeprec.trainer.run import RunFolder
+
+
+class Shelf:
+    """Keeps the checkpoints of the best trial, or of all.
+
+    Args:
+        folder: of the sweep.
+        keep: whose checkpoints.
+    """
+
+    def __init__(self, folder: Path, keep: Literal["best", "all"]) -> None:
+        self.folder, self.keep = folder, keep
+        (folder / "trials").mkdir(exist_ok=True)
+
+    def run(self, number: int) -> Path:
+        """The run folder of a trial."""
+        return self.folder / "trials" / name_of(number)
+
+    def log(self, number: int) -> Path:
+        """What a trial printed."""
+        return self.run(number).with_suffix(".log")
+
+    def tidy(self, trials: Sequence[Trial]) -> None:
+        """Lets `best` lead to the best of these, and drops the weights of the others."""
+        top = best(trials)
+        if top is not None:
+            self._link(top)
+        for one in trials if self.keep == "best" else []:
+            run = RunFolder(self.run(one.number))
+            if one != top and run.has_checkpoint:
+                run.drop_checkpoints("a sweep keeps the checkpoints of its best trial alone")
+
+    def _link(self, top: Trial) -> None:
+        link, target = self.folder / "best", Path("trials", name_of(top.number))
+        if link.is_symlink() and link.readlink() == target:
+            return
+        draft = self.folder / f".best.tmp-{os.getpid()}"
+        draft.symlink_to(target, target_is_directory=True)
+        draft.replace(link)

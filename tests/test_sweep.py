@@ -1,0 +1,321 @@
+"""A sweep ends with a run that is as good as it says, and has seen validation alone."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import asdict
+from html import unescape
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+import small_shop
+import standin
+from deeprec.cli import main
+from deeprec.config import SweepConfig, TrainConfig, compose
+from deeprec.errors import ConfigError, DataError, DeeprecError
+from deeprec.search.crew import Crew
+from deeprec.search.worker import Ended, Validated
+from deeprec.sweep import sweep
+from deeprec.train import train
+from deeprec.trainer.logger import read_metrics
+from deeprec.trainer.run import RunFolder, open_run
+
+SPACE = """\
+# A shop of 24 items.
+_target_: deeprec.search.space.Space
+fixed: [target=after_cut, target.window_days=20, trainer.batch_users=16]
+ranges:
+  model.hidden_dims: [[4], [8], [128]]
+  optimizer.lr: {low: 0.001, high: 0.1, log: true}
+  loss: [softmax, marginal]
+"""
+WORDS = ("trainer.max_epochs=2", "target.cut_days=60")
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_shop.make(tmp_path_factory.mktemp("data") / "prepared")
+
+
+@pytest.fixture(scope="module")
+def configs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("configs")
+    (folder / "sweep").mkdir()
+    (folder / "sweep" / "shop.yaml").write_text(SPACE)
+    return folder
+
+
+def told(prepared: Path, output: Path, configs: Path, *words: str) -> SweepConfig:
+    given = (f"prepared={prepared}", f"output_dir={output}", "sweep=shop", *WORDS, *words)
+    return cast(SweepConfig, compose("sweep", given, config_dir=configs))
+
+
+@pytest.fixture(scope="module")
+def swept(prepared: Path, configs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three trials."""
+    output = tmp_path_factory.mktemp("sweeps") / "shop"
+    best = sweep(told(prepared, output, configs, "trials=3"))
+    assert best.resolve() == (output / "best").resolve()
+    return output
+
+
+def scores(output: Path) -> dict[str, float]:
+    """The best validation of each trial, from what the run wrote itself."""
+    found = {}
+    for path in sorted((output / "trials").glob("*/metrics.csv")):
+        found[path.parent.name] = max(float(row["val/ndcg@100"]) for row in read_metrics(path))
+    return found
+
+
+def test_the_best_run_is_the_best_and_whole(swept: Path) -> None:
+    found = scores(swept)
+    assert list(found) == ["0000", "0001", "0002"]
+    run = open_run(swept / "best")
+    assert run.finished
+    assert run.checkpoint.score == max(found.values())
+    assert (swept / "best").resolve().name == max(found, key=lambda name: found[name])
+
+
+def test_the_first_trial_is_the_defaults(swept: Path, prepared: Path, configs: Path) -> None:
+    first = RunFolder(swept / "trials" / "0000").config
+    places = (f"prepared={prepared}", f"output_dir={first.output_dir}", "logger.wandb=off")
+    fixed = ("target=after_cut", "target.window_days=20", "trainer.batch_users=16")
+    assert first == compose("train", [*places, *fixed, *WORDS], config_dir=configs)
+
+
+def test_the_best_config_trains_to_the_same_score(swept: Path, tmp_path: Path) -> None:
+    text = (swept / "experiment" / "best.yaml").read_text()
+    best = RunFolder(swept / "best").config
+    words = ["experiment=best", f"prepared={best.prepared}", f"output_dir={tmp_path / 'run'}"]
+    again = cast(TrainConfig, compose("train", words, config_dir=swept))
+    own = ("output_dir", "logger")
+    assert {k: v for k, v in asdict(again).items() if k not in own} == {
+        k: v for k, v in asdict(best).items() if k not in own
+    }
+    run = open_run(train(again))
+    assert run.checkpoint.score == open_run(swept / "best").checkpoint.score
+    assert f"validation ndcg@100 {run.checkpoint.score:.4f}" in text
+
+
+def test_of_the_others_configs_and_metrics_stay(swept: Path, tmp_path: Path) -> None:
+    others = [
+        path for path in (swept / "trials").glob("0???") if path != (swept / "best").resolve()
+    ]
+    assert len(others) == 2
+    for path in others:
+        assert not list((path / "checkpoints").iterdir())
+        assert read_metrics(path / "metrics.csv")
+        with pytest.raises(ConfigError, match="has no checkpoint yet"):
+            open_run(path)
+    shutil.copytree(others[0], tmp_path / "run")
+    before = scores(swept)[others[0].name]
+    train(TrainConfig(resume=str(tmp_path / "run")))  # trains it again
+    assert open_run(tmp_path / "run").checkpoint.score == before
+
+
+def test_the_page_says_what_was_found(swept: Path) -> None:
+    text = (swept / "sweep.html").read_text()
+    cells = re.findall(r'<th scope="row">(\d)</th><td>([\d.]+)</td>', text)
+    best_first = sorted(scores(swept).items(), key=lambda one: -one[1])
+    assert cells == [(str(int(name)), f"{score:.4f}") for name, score in best_first]
+    assert (swept / "experiment" / "best.yaml").read_text() in unescape(text)
+    assert "default-src 'none'" in text
+    assert "<script" not in text
+    assert "src=" not in text
+
+
+def test_a_sweep_goes_on_and_no_other_goes_on_in_its_folder(
+    swept: Path, prepared: Path, configs: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "shop"
+    shutil.copytree(swept, output, symlinks=True)
+    sweep(told(prepared, output, configs, "trials=4"))
+    found = scores(output)
+    assert len(found) == 4
+    assert scores(swept).items() <= found.items()
+    with pytest.raises(ConfigError, match="holds a sweep with another setting of all runs"):
+        sweep(told(prepared, output, configs, "trials=4", "trainer.bucket_lengths=true"))
+    other = tmp_path / "other"
+    standin.prepared_folder(other)
+    with pytest.raises(ConfigError, match="holds a sweep with another prepared folder"):
+        sweep(told(other, output, configs, "trials=4"))
+
+
+def test_the_holdout_is_never_read(
+    swept: Path, prepared: Path, configs: Path, tmp_path: Path
+) -> None:
+    """Its bytes are nonsense here, and nothing changes."""
+    copy = tmp_path / "prepared"
+    shutil.copytree(prepared, copy)
+    holdout = copy / "holdout.arrow"
+    holdout.write_bytes(os.urandom(holdout.stat().st_size))
+    sweep(told(copy, tmp_path / "shop", configs, "trials=1"))
+    assert scores(tmp_path / "shop").items() <= scores(swept).items()
+
+
+def test_workers_share_the_trials(
+    swept: Path, prepared: Path, configs: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "shop"
+    sweep(told(prepared, output, configs, "trials=3", "workers=2", "keep=all"))
+    found = scores(output)
+    assert list(found) == ["0000", "0001", "0002"]
+    assert found["0000"] == pytest.approx(scores(swept)["0000"], abs=1e-6)  # other threads
+    assert all(open_run(output / "trials" / name).finished for name in found)
+    assert "threads" not in (output / "experiment" / "best.yaml").read_text()
+
+
+def test_a_trial_that_fails_is_told_and_the_sweep_goes_on(
+    prepared: Path, configs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "sweep").mkdir()
+    rates = "optimizer.lr: [0.003, 1.0e+30]"
+    (tmp_path / "sweep" / "shop.yaml").write_text(
+        re.sub(r"optimizer.lr: .*", rates, SPACE).replace("[4], [8], [128]", "[8], [128]")
+    )
+    output = tmp_path / "shop"
+    sweep(told(prepared, output, tmp_path, "trials=2"))
+    said = capsys.readouterr().out
+    page = (output / "sweep.html").read_text()
+    failed = re.findall(r"trial +(\d)  failed  (.*)", said)
+    assert failed
+    assert all(reason.startswith("the loss became ") for _, reason in failed)
+    assert f"2 trials, {len(failed)} failed" in said
+    assert page.count("failed: ") == len(failed)
+    assert "failed" not in (output / "best" / "status.json").read_text()
+
+
+def test_a_sweep_whose_trials_all_fail_ends_soon(
+    prepared: Path, configs: Path, tmp_path: Path
+) -> None:
+    config = told(prepared, tmp_path / "shop", configs, "trials=100", "target.window_days=300")
+    with pytest.raises(DeeprecError, match=r"(?s)none of 5 trials has succeeded:.*window_days=300"):
+        sweep(config)
+
+
+@pytest.mark.slow
+def test_time_that_is_up_stops_a_run_that_counts_as_far_as_it_got(
+    prepared: Path, configs: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "shop"
+    config = told(prepared, output, configs, "minutes=0.25", "trainer.max_epochs=100000")
+    config.train += ["trainer.early_stopping_patience=null"]
+    sweep(config)
+    run = open_run(output / "best")
+    assert run.finished
+    assert run.checkpoint.score == max(scores(output).values())
+    epochs = len(read_metrics(output / "best" / "metrics.csv"))
+    assert 1 <= epochs < 100_000
+
+
+def test_a_worker_that_dies_is_a_failed_trial(prepared: Path, tmp_path: Path) -> None:
+    config = small_shop.settings(prepared, tmp_path / "run", "trainer.max_epochs=100000")
+    crew = Crew(1, [])
+    crew.start(0, config, tmp_path / "run.log")
+    heard = []
+    while crew.at_work:
+        for number, message in crew.messages(60.0):
+            heard.append(message)
+            if isinstance(message, Validated):
+                os.kill(crew._workers[number].process.pid or 0, signal.SIGKILL)
+    assert isinstance(heard[0], Validated)
+    assert heard[1:] == [Ended("its process was killed, as the system does where memory runs out")]
+    assert "epoch   1/100000" in (tmp_path / "run.log").read_text()
+
+
+@pytest.mark.slow
+def test_a_signal_lets_trials_save_and_keeps_everything(
+    prepared: Path, configs: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "shop"
+    words = [f"prepared={prepared}", f"output_dir={output}", "sweep=shop", *WORDS[1:]]
+    command = [sys.executable, "-m", "deeprec", "sweep", "--config-dir", str(configs), *words]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen(
+        [*command, "trials=100", "trainer.max_epochs=3"],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    lines = iter(process.stdout.readline, "")
+    assert next(line for line in lines if line.startswith("trial   1"))
+    process.send_signal(signal.SIGINT)
+    rest, error = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "SIGINT: trials save and end, then the sweep" in rest
+    assert "trials are kept in" in error
+    assert "Traceback" not in error
+    assert open_run(output / "best").checkpoint.score == max(scores(output).values())
+    again = [*words, "trials=4", "trainer.max_epochs=3"]
+    assert main(["sweep", "--config-dir", str(configs), *again]) == 0
+    assert len(scores(output)) >= 4
+
+
+# what is refused
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    assert main(["sweep", *words]) == 2
+    return capsys.readouterr().err
+
+
+def test_every_mistake_of_the_command_is_named_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    said = refused(capsys, "prepared=p", "minuts=3", "modle.width=3", "loss=marginel", "sead=2")
+    assert said.splitlines() == [
+        "deeprec sweep cannot start:",
+        "  - minuts: unknown key; did you mean 'minutes'?",
+        "  - sead: unknown key; did you mean 'seed'?",
+        "  - minutes: missing; give minutes=30, or trials=20, or both",
+        "  - loss: expected one of asymmetric, auto, cosine, cosine_contrastive, hinge, marginal, "
+        "sampled_binary, sampled_softmax, softmax, squared, got 'marginel'; did you mean "
+        "'marginal'?",
+        "  - modle: unknown key; did you mean 'model'?",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["minutes=0"], "minutes: expected more than 0, got 0"),
+        (["trials=0"], "trials: expected 1 or more, got 0"),
+        (["trials=3", "workers=0"], "workers: expected 1 or more, got 0"),
+        (["trials=3", "resume=runs/x"], "resume: a sweep goes on when its command is given again"),
+        (["trials=3", "sweep=liner"], "got 'liner'; did you mean 'linear'?"),
+        (["trials=3", "sweep.ranges.a=[1]"], "sweep.ranges: a: expected two or more different"),
+        (["trials=3", "-m"], "deeprec sweep is many runs already; leave -m out"),
+    ],
+)
+def test_a_mistake_is_refused_with_the_way_out(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert said in refused(capsys, "prepared=p", *words)
+
+
+def test_a_mistake_in_a_space_is_named_before_the_first_trial(
+    prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "shop.yaml").write_text(SPACE.replace("optimizer.lr", "optimizer.ler"))
+    words = [f"prepared={prepared}", f"output_dir={tmp_path / 'out'}", "sweep=shop", "trials=3"]
+    said = refused(capsys, "--config-dir", str(tmp_path), *words)
+    assert "Adam has no such argument; did you mean 'lr'?" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_is_no_sweep_is_left_alone(
+    prepared: Path, configs: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "thesis").write_text("ten years")
+    with pytest.raises(ConfigError, match="is in the way"):
+        sweep(told(prepared, tmp_path, configs, "trials=1"))
+
+
+def test_data_without_validation_users_are_refused(configs: Path, tmp_path: Path) -> None:
+    bare = small_shop.make(tmp_path / "bare", validated=False)
+    with pytest.raises(DataError, match="a search must not see the holdout; prepare the events"):
+        sweep(told(bare, tmp_path / "shop", configs, "trials=1"))
+    assert not (tmp_path / "shop").exists()
