@@ -17,7 +17,7 @@ from deeprec.model.user_input import UserInput, asked_of
 
 
 class Variational(nn.Module):
-    """Mult-VAE: a history becomes mean and variance of a code, and a code the hidden of the catalog.
+    """Mult-VAE: a history becomes mean and variance of a code, and a code becomes hidden.
 
     In training a code is drawn from that distribution; judged and served is its mean. The loss is
     that of the catalog plus `beta` times the divergence of a user's distribution from the standard
