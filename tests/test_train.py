@@ -203,7 +203,8 @@ class Stop(Keeper):
         super().on_train_batch_end(trainer, module, outputs, batch, batch_idx)
 
 
-VARIATIONAL = "model=variational", "model.code_dim=4", "model.beta=1", "model.anneal_steps=11"
+RISING = "model.hidden_dims=[8]", "model.code_dim=4", "model.beta=1", "model.anneal_steps=11"
+TURNS = "model.width=8", "model.code_dim=4", "model.encoder_steps=3", "model.decoder_steps=2"
 
 
 @pytest.mark.parametrize(
@@ -212,7 +213,8 @@ VARIATIONAL = "model=variational", "model.code_dim=4", "model.beta=1", "model.an
         ([], (4, 5, 11)),
         ([], (8,)),
         (["optimizer=rowwise_adagrad"], (6,)),
-        (VARIATIONAL, (5, 9)),  # while the weight of the divergence rises
+        (["model=variational", *RISING], (5, 9)),  # while the weight of the divergence rises
+        (["model=recvae", *TURNS], (3, 6, 9)),  # before and after a renewal, and within turns
     ],
 )
 def test_a_resumed_run_ends_as_one_that_was_never_interrupted(

@@ -81,7 +81,7 @@ def plain_hidden(model: Variational, code: Tensor) -> Tensor:
     return torch.tanh(inner @ second.weight.T + second.bias)
 
 
-def noisy(**arguments: float) -> Variational:
+def noisy(**arguments: object) -> Variational:
     torch.manual_seed(0)
     model = Variational(
         NUM_ITEMS, fields=FIELDS, hidden_dims=[8, 6], code_dim=5, input_dropout=0.0, **arguments
@@ -164,6 +164,15 @@ def test_the_weight_of_the_divergence_rises_with_the_step(step: int, weight: flo
     code = plain_code(model)
     truth = kl_divergence(code, STANDARD).sum(1).mean()
     torch.testing.assert_close(penalty.value, truth, rtol=1e-5, atol=0)
+
+
+def test_codes_and_their_divergence_are_float32_whatever_the_products_are() -> None:
+    model = noisy(decoder_dims=[])
+    with torch.autocast("cpu", torch.bfloat16):
+        task, penalty = model.tasks(model.arrange(given(), torch.Generator()))
+    assert isinstance(task, Task)
+    assert isinstance(penalty, Penalty)
+    assert task.encoded.hidden_BD.dtype == penalty.value.dtype == torch.float32
 
 
 def test_a_step_is_one_of_gradient_descent_on_the_evidence_bound() -> None:

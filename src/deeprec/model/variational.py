@@ -148,20 +148,25 @@ class Variational(nn.Module):
 
     def serving_encoder(self) -> nn.Module:
         """`encode` as a scriptable module, sharing the parameters of this model."""
-        return ServingEncoder(self)
+        return ServingEncoder(self.user_input, self.layers, self.mean, self.decoder)
 
 
 class ServingEncoder(nn.Module):
-    """The encoder of a `Variational` in plain aten operations, for TorchScript.
+    """The encoder of a variational model in plain aten operations, for TorchScript.
 
     Args:
-        model: whose parameters it shares.
+        user_input: whose tables it shares.
+        layers: [B, H] -> what the mean is made of.
+        mean: that -> [B, Z].
+        decoder: [B, Z] -> [B, D].
     """
 
-    def __init__(self, model: Variational) -> None:
+    def __init__(
+        self, user_input: UserInput, layers: nn.Module, mean: nn.Module, decoder: nn.Module
+    ) -> None:
         super().__init__()
-        self.user_input = model.user_input.served()
-        self.layers, self.mean, self.decoder = model.layers, model.mean, model.decoder
+        self.user_input = user_input.served()
+        self.layers, self.mean, self.decoder = layers, mean, decoder
 
     def forward(
         self,
@@ -171,7 +176,7 @@ class ServingEncoder(nn.Module):
         attribute_values: list[Tensor],
         attribute_offsets: list[Tensor],
     ) -> Encoded:
-        """As `Variational.encode`; attributes in the order of the model's fields."""
+        """As `encode` of the model; attributes in the order of the model's fields."""
         sum_BH = self.user_input(items_N, offsets_B1, ages_N, attribute_values, attribute_offsets)
         return without_repeat(self.decoder(self.mean(self.layers(sum_BH))))
 
