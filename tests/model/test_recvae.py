@@ -19,8 +19,9 @@ from deeprec.export import export
 from deeprec.loss.softmax import Softmax
 from deeprec.model.recvae import RecVae
 from deeprec.train import train
+from deeprec.trainer import memory
 from deeprec.trainer.module import Progress, Training, _step_seed
-from deeprec.trainer.optimizer import Sgd
+from deeprec.trainer.optimizer import Adam, Sgd
 from recommender_contract import FIELDS, NUM_ITEMS, USERS, RecommenderContract, batch
 
 ENCODER, TURNS = 3, 5  # steps of a turn of the encoder, and of both turns
@@ -212,6 +213,14 @@ def test_an_encoder_step_drops_items_and_a_step_of_the_catalog_table_does_not() 
         assert isinstance(task, Task)
         mean, _ = model.posterior(model.user_input(rows))
         torch.testing.assert_close(task.encoded.hidden_BD, mean, atol=1e-6, rtol=0)
+
+
+def test_the_copy_of_the_input_table_is_planned_for_and_has_no_optimizer() -> None:
+    with torch.device("meta"):
+        model = RecVae(1_000_000, width=64, code_dim=32)
+    lines = memory.plan(model, Adam(), batch_users=1, batch_events=1, block_items=1)
+    [copy] = [line for line in lines if line.name.startswith("before.tables")]
+    assert copy.bytes == 1_000_000 * 64 * 4
 
 
 def test_it_trains_evaluates_and_exports_what_was_evaluated(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from deeprec.batch import Batch, Jagged
 from deeprec.loss.softmax import Softmax
 from deeprec.model.autoencoder import Autoencoder
+from deeprec.model.recvae import RecVae
 from deeprec.model.variational import Variational
 from deeprec.trainer.module import Progress, Training
 from deeprec.trainer.optimizer import Adam
@@ -40,8 +41,9 @@ class Dtypes(TorchDispatchMode):
     [
         Autoencoder(40, hidden_dims=[8, 6], table_backend="torch"),
         Variational(40, hidden_dims=[8], code_dim=6, table_backend="torch"),
+        RecVae(40, width=8, code_dim=6, table_backend="torch"),
     ],
-    ids=["autoencoder", "variational"],
+    ids=lambda model: type(model).__name__,
 )
 def test_products_are_narrow_and_tables_layers_and_what_is_remembered_are_not(
     model: nn.Module,
