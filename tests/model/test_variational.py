@@ -153,9 +153,14 @@ def test_dropped_items_are_made_up_for_by_those_kept() -> None:
     assert len(shown.values) == pytest.approx(12_000, abs=4 * (16_000 * 0.75 * 0.25) ** 0.5)
 
 
-@pytest.mark.parametrize(("step", "weight"), [(0, 0.0), (5, 0.1), (10, 0.2), (999, 0.2)])
-def test_the_weight_of_the_divergence_rises_with_the_step(step: int, weight: float) -> None:
-    model = noisy(beta=0.2, anneal_steps=10)
+@pytest.mark.parametrize(
+    ("anneal_steps", "step", "weight"),
+    [(10, 0, 0.0), (10, 5, 0.1), (10, 10, 0.2), (10, 999, 0.2), (0, 0, 0.2)],
+)
+def test_the_weight_of_the_divergence_rises_with_the_step(
+    anneal_steps: int, step: int, weight: float
+) -> None:
+    model = noisy(beta=0.2, anneal_steps=anneal_steps)
     arranged = model.arrange(given(), torch.Generator())
     arranged.step = step
     _, penalty = model.tasks(arranged)

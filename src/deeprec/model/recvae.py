@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from deeprec.batch import Arranged, Batch, Encoded, Jagged, Penalty, Task
 from deeprec.model.autoencoder import HISTORY, HistoryWeighting, output_bias, without_repeat
 from deeprec.model.sparse_input import Backend, weighted_bag
-from deeprec.model.user_input import UserInput, asked_of
+from deeprec.model.user_input import UserInput, asked_without_repeats
 from deeprec.model.variational import ServingEncoder, drawn
 
 WIDE_LOG_VARIANCE = 10.0
@@ -143,7 +143,7 @@ class RecVae(nn.Module):
         """Draws what is dropped of histories; see `Recommender.arrange`."""
         whole = self.user_input.of_batch(batch)
         fields = self.user_input.dropped(whole, draw)
-        return Shown(batch.num_users, fields, [asked_of(batch)], whole)
+        return Shown(batch.num_users, fields, [asked_without_repeats(batch)], whole)
 
     def tasks(self, arranged: Shown) -> list[Task | Penalty]:
         """The target from a code that is drawn, for whoever's turn it is."""

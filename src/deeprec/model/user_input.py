@@ -137,7 +137,7 @@ class ServedInput(nn.Module):
         return sum_BH
 
 
-def asked_of(batch: Batch) -> Asked:
+def asked_without_repeats(batch: Batch) -> Asked:
     """The target of a batch, where no item has a score of its own."""
     assert batch.target is not None
     none = Jagged(batch.target.values[:0], torch.zeros_like(batch.history.offsets))

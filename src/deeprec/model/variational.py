@@ -13,7 +13,7 @@ from deeprec.batch import Arranged, Batch, Encoded, Jagged, Penalty, Task
 from deeprec.model.autoencoder import HistoryWeighting, output_bias, without_repeat
 from deeprec.model.layers import ACTIVATIONS, Activation, Layers, check_layers
 from deeprec.model.sparse_input import Backend
-from deeprec.model.user_input import UserInput, asked_of
+from deeprec.model.user_input import UserInput, asked_without_repeats
 
 
 class Variational(nn.Module):
@@ -41,7 +41,8 @@ class Variational(nn.Module):
         fade_days: days after which an event counts 1/e in `decayed`.
         input_dropout: chance of dropping each distinct item of a history in training.
         beta: weight of the divergence once annealed; 0: none, and codes are drawn all the same.
-        anneal_steps: over so many steps the weight rises evenly from 0 to `beta`.
+        anneal_steps: over so many steps the weight rises evenly from 0 to `beta`; 0: it is `beta`
+            from the first step on.
         init_std: standard deviation of the initial input rows.
         output_init_std: the same of the catalog table.
         quotient_remainder: as of `Autoencoder`.
@@ -127,7 +128,7 @@ class Variational(nn.Module):
     def arrange(self, batch: Batch, draw: torch.Generator) -> Arranged:
         """Draws what is dropped of histories; see `Recommender.arrange`."""
         fields = self.user_input.dropped(self.user_input.of_batch(batch), draw)
-        return Arranged(batch.num_users, fields, [asked_of(batch)])
+        return Arranged(batch.num_users, fields, [asked_without_repeats(batch)])
 
     def tasks(self, arranged: Arranged) -> list[Task | Penalty]:
         """The target from a code that is drawn, and the divergence of what it is drawn from."""
@@ -144,7 +145,9 @@ class Variational(nn.Module):
 
     def beta_at(self, step: int) -> float:
         """The weight of the divergence in a step of the run, counted from 0."""
-        return self.beta * min(1.0, step / max(self.anneal_steps, 1))
+        if step >= self.anneal_steps:
+            return self.beta
+        return self.beta * step / self.anneal_steps
 
     def serving_encoder(self) -> nn.Module:
         """`encode` as a scriptable module, sharing the parameters of this model."""
