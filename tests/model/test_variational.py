@@ -28,7 +28,9 @@ STANDARD = Normal(0.0, 1.0)
 
 class TestVariational(RecommenderContract):
     def new_model(self) -> Variational:
-        return Variational(NUM_ITEMS, fields=FIELDS, hidden_dims=[8, 6], code_dim=5)
+        return Variational(
+            NUM_ITEMS, fields=FIELDS, hidden_dims=[8, 6], code_dim=5, decoder_dims=None
+        )
 
 
 class TestVariationalWithoutDecoder(RecommenderContract):
@@ -83,9 +85,8 @@ def plain_hidden(model: Variational, code: Tensor) -> Tensor:
 
 def noisy(**arguments: object) -> Variational:
     torch.manual_seed(0)
-    model = Variational(
-        NUM_ITEMS, fields=FIELDS, hidden_dims=[8, 6], code_dim=5, input_dropout=0.0, **arguments
-    )  # type: ignore[arg-type]
+    told = {"decoder_dims": None, "input_dropout": 0.0, **arguments}
+    model = Variational(NUM_ITEMS, fields=FIELDS, hidden_dims=[8, 6], code_dim=5, **told)  # type: ignore[arg-type]
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(torch.randn_like(parameter) * 0.5)
@@ -98,15 +99,15 @@ def test_hidden_is_that_of_the_mean_code() -> None:
     torch.testing.assert_close(model.encode(*batch(USERS)).hidden_BD, truth, atol=1e-6, rtol=0)
 
 
-def test_the_decoder_mirrors_the_encoder_unless_told_otherwise() -> None:
+def test_the_decoder_has_the_layers_it_is_told_and_can_mirror_the_encoder() -> None:
     def widths(**arguments: object) -> list[tuple[int, ...]]:
         model = Variational(9, hidden_dims=[8, 6], code_dim=5, **arguments)  # type: ignore[arg-type]
         layers = [layer for layer in model.decoder if isinstance(layer, torch.nn.Linear)]
         return [*(tuple(layer.weight.shape) for layer in layers), tuple(model.item_weight.shape)]
 
-    assert widths() == [(6, 5), (8, 6), (9, 8)]
+    assert widths() == [(9, 5)]
+    assert widths(decoder_dims=None) == [(6, 5), (8, 6), (9, 8)]
     assert widths(decoder_dims=[7]) == [(7, 5), (9, 7)]
-    assert widths(decoder_dims=[]) == [(9, 5)]
 
 
 def test_the_divergence_is_that_of_torch_in_value_and_gradient() -> None:
@@ -212,7 +213,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("variational")
     prepared = small_shop.make(place / "prepared", repeats=False)
     words = "model.hidden_dims=[8]", "model.code_dim=4", "optimizer.lr=0.02"
-    few = "trainer.batch_users=16", "trainer.max_epochs=4", "logger.wandb=off"
+    few = "trainer.batch_users=16", "trainer.max_epochs=12", "logger.wandb=off"
     told = f"prepared={prepared}", f"output_dir={place / 'run'}", "model=variational"
     found = compose("train", [*told, *words, *few])
     assert isinstance(found, TrainConfig)

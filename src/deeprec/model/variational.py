@@ -34,8 +34,8 @@ class Variational(nn.Module):
             the input tables.
         code_dim: Z, floats of a code.
         decoder_dims: units of each hidden layer between code and catalog; the last is D, the width
-            of the catalog table. None: `hidden_dims` from last to first; empty: none, the code
-            itself is scored.
+            of the catalog table. Empty: none, the code itself is scored; None: `hidden_dims` from
+            last to first, as the paper has it.
         activation: after every hidden layer.
         history_weighting: as of `Autoencoder`; `binary` is the paper's.
         fade_days: days after which an event counts 1/e in `decayed`.
@@ -56,12 +56,13 @@ class Variational(nn.Module):
         >>> none = torch.zeros(0)
         >>> encoded = model.encode(torch.tensor([2, 0]), torch.tensor([0, 2, 2]), none, {})
         >>> encoded.hidden_BD.shape
-        torch.Size([2, 4])
+        torch.Size([2, 2])
 
     Reference:
-        Liang et al., Variational Autoencoders for Collaborative Filtering, WWW 2018. Differs: an
-        output bias that starts at the log odds of popularity, user attributes beside the history,
-        and tables of which an update changes the rows that a batch touched.
+        Liang et al., Variational Autoencoders for Collaborative Filtering, WWW 2018. Differs: by
+        default no layers behind the code; an output bias that starts at the log odds of popularity,
+        user attributes beside the history, and tables of which an update changes the rows that a
+        batch touched.
     """
 
     def __init__(
@@ -73,14 +74,14 @@ class Variational(nn.Module):
         log_odds: bool = True,
         num_users: int = 0,
         target_share: float = 1.0,
-        hidden_dims: Sequence[int] = (600,),
-        code_dim: int = 200,
-        decoder_dims: Sequence[int] | None = None,
+        hidden_dims: Sequence[int] = (256,),
+        code_dim: int = 256,
+        decoder_dims: Sequence[int] | None = (),
         activation: Activation = "tanh",
         history_weighting: HistoryWeighting = "binary",
         fade_days: float = 90.0,
         input_dropout: float = 0.5,
-        beta: float = 0.2,
+        beta: float = 0.3,
         anneal_steps: int = 1000,
         init_std: float = 0.1,
         output_init_std: float = 0.01,
