@@ -64,8 +64,9 @@ def make(path: Path, *, repeats: bool = True, validated: bool = True) -> Path:
 
 def settings(prepared: Path, run: Path, *words: str) -> TrainConfig:
     """The ordinary config of `deeprec train`, small."""
+    own_model = any(word.startswith("model=") for word in words)
     small = (
-        "model.hidden_dims=[8]",
+        *([] if own_model else ["model.hidden_dims=[8]"]),
         "target=after_cut",
         "target.window_days=20",
         "optimizer.lr=0.02",

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -203,17 +203,28 @@ class Stop(Keeper):
         super().on_train_batch_end(trainer, module, outputs, batch, batch_idx)
 
 
+RISING = "model.hidden_dims=[8]", "model.code_dim=4", "model.beta=1", "model.anneal_steps=11"
+TURNS = "model.width=8", "model.code_dim=4", "model.encoder_steps=3", "model.decoder_steps=2"
+
+
 @pytest.mark.parametrize(
-    ("optimizer", "steps"), [("adam", (4, 5, 11)), ("adam", (8,)), ("rowwise_adagrad", (6,))]
+    ("words", "steps"),
+    [
+        ([], (4, 5, 11)),
+        ([], (8,)),
+        (["optimizer=rowwise_adagrad"], (6,)),
+        (["model=variational", *RISING], (5, 9)),  # while the weight of the divergence rises
+        (["model=recvae", *TURNS], (3, 6, 9)),  # before and after a renewal, and within turns
+    ],
 )
 def test_a_resumed_run_ends_as_one_that_was_never_interrupted(
     prepared: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     steps: tuple[int, ...],
-    optimizer: str,
+    words: Sequence[str],
 ) -> None:
-    words = (f"optimizer={optimizer}", "optimizer.lr=0.02")
+    words = (*words, "optimizer.lr=0.02")
     truth = train(small_shop.settings(prepared, tmp_path / "truth", *words))
     run = tmp_path / "run"
     monkeypatch.setattr("deeprec.train.Keeper", Stop)

@@ -130,6 +130,7 @@ class Arranged:
     num_users: int
     fields: dict[str, Jagged]  # what the model is shown, by sparse field
     asked: list[Asked]  # of each task
+    step: int = field(default=0, kw_only=True)  # of the run; known when the batch is trained on
 
 
 class Task(NamedTuple):
@@ -140,6 +141,13 @@ class Task(NamedTuple):
     item_weight_VD: Tensor
     item_bias_V: Tensor
     asked: Asked
+
+
+class Penalty(NamedTuple):
+    """One thing that a training step adds to the losses of its tasks, whatever they are."""
+
+    weight: float  # of it in the step's loss
+    value: Tensor  # float32 []
 
 
 def transposed(rows: Jagged) -> ByItem:

@@ -27,6 +27,8 @@ from deeprec.loss.softmax import Softmax
 from deeprec.loss.squared import Squared
 from deeprec.model.autoencoder import Autoencoder
 from deeprec.model.linear_autoencoder import LinearAutoencoder
+from deeprec.model.recvae import RecVae
+from deeprec.model.variational import Variational
 from deeprec.trainer.module import Progress, Training
 from deeprec.trainer.optimizer import Adagrad, Adam, Optimizer, RmsProp, RowwiseAdagrad, Sgd
 
@@ -133,6 +135,19 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "plain": autoencoder,
     "repeats": partial(autoencoder, repeats=True),
     "tied": partial(autoencoder, tied=True, pooling="mean"),
+    "variational": partial(
+        Variational, ITEMS, fields={"age": AGES}, hidden_dims=[8], code_dim=4, table_backend="torch"
+    ),
+    "recvae": partial(
+        RecVae,
+        ITEMS,
+        fields={"age": AGES},
+        width=8,
+        code_dim=4,
+        encoder_steps=1,  # the step that is watched renews what was said before
+        decoder_steps=1,
+        table_backend="torch",
+    ),
 }
 OPTIMIZERS: list[Optimizer] = [
     Adam(clip_norm=1.0, table_clip_norm=1.0, weight_decay=0.1, table_weight_decay=0.1),

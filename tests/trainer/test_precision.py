@@ -2,12 +2,16 @@
 
 from typing import Any
 
+import pytest
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from deeprec.batch import Batch, Jagged
 from deeprec.loss.softmax import Softmax
 from deeprec.model.autoencoder import Autoencoder
+from deeprec.model.recvae import RecVae
+from deeprec.model.variational import Variational
 from deeprec.trainer.module import Progress, Training
 from deeprec.trainer.optimizer import Adam
 
@@ -32,9 +36,18 @@ class Dtypes(TorchDispatchMode):
         return out
 
 
-def test_products_are_narrow_and_tables_layers_and_what_is_remembered_are_not() -> None:
-    torch.manual_seed(0)
-    model = Autoencoder(40, hidden_dims=[8, 6], table_backend="torch")
+@pytest.mark.parametrize(
+    "model",
+    [
+        Autoencoder(40, hidden_dims=[8, 6], table_backend="torch"),
+        Variational(40, hidden_dims=[8], code_dim=6, table_backend="torch"),
+        RecVae(40, width=8, code_dim=6, table_backend="torch"),
+    ],
+    ids=lambda model: type(model).__name__,
+)
+def test_products_are_narrow_and_tables_layers_and_what_is_remembered_are_not(
+    model: nn.Module,
+) -> None:
     training = Training(model, Softmax(), Adam(), seed=0, total_steps=9, progress=Progress())
     training.manual_backward = lambda loss: loss.backward()  # type: ignore[method-assign]
     rows = Jagged(torch.arange(40), torch.arange(11) * 4)

@@ -1,7 +1,10 @@
-"""User attributes as sparse fields: one table an attribute, or two small ones that are added."""
+"""User attributes as sparse fields: one table an attribute, or two small ones that are added.
+
+And how a served model reads them beside a history.
+"""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -10,6 +13,7 @@ from torch.nn import functional as F
 
 from deeprec.batch import Jagged
 from deeprec.errors import did_you_mean
+from deeprec.model.history import History
 
 # before the name, not behind it: an attribute may be called anything, `town:quotient` too
 QUOTIENT, REMAINDER = "quotient", "remainder"
@@ -97,8 +101,45 @@ class TwoBags(nn.Module):
         return of_quotients_BH + of_remainders_BH
 
 
-def attribute_bag(tables: nn.ParameterDict, name: str, divisor: int | None) -> nn.Module:
-    """What reads the tables of an attribute in a served model."""
+class Bags(nn.Module):
+    """What a served model reads of users: their histories and attributes, summed.
+
+    Args:
+        history: the table of the history.
+        tables: those of the attributes, by sparse field.
+        attributes: in the order of the model's fields.
+        divisors: of attributes of two tables.
+    """
+
+    def __init__(
+        self,
+        history: nn.Parameter,
+        tables: nn.ParameterDict,
+        attributes: Iterable[str],
+        divisors: Mapping[str, int],
+    ) -> None:
+        super().__init__()
+        self.history = Bag(history)
+        self.attributes = nn.ModuleList(
+            [_bag_of(tables, name, divisors.get(name)) for name in attributes]
+        )
+
+    def forward(
+        self,
+        history: History,
+        weights_M: Tensor,
+        attribute_values: list[Tensor],
+        attribute_offsets: list[Tensor],
+    ) -> Tensor:
+        """float32 [B, D]."""
+        sum_BD: Tensor = self.history(history.items_M, history.offsets_B1, weights_M)
+        for i, bag in enumerate(self.attributes):
+            ones = torch.ones(attribute_values[i].shape[0], device=weights_M.device)
+            sum_BD = sum_BD + bag(attribute_values[i], attribute_offsets[i], ones)
+        return sum_BD
+
+
+def _bag_of(tables: nn.ParameterDict, name: str, divisor: int | None) -> nn.Module:
     if divisor is None:
         return Bag(tables[field_of(name)])
     quotients, remainders = tables[field_of(name, QUOTIENT)], tables[field_of(name, REMAINDER)]

@@ -4,7 +4,6 @@ With two additions: user attributes are further sparse inputs, and items of the 
 may get a score for how often and how long ago they were had (`repeat`).
 """
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
@@ -24,28 +23,20 @@ from deeprec.batch import (
     with_transposition,
 )
 from deeprec.model.attribute_field import (
-    Bag,
-    attribute_bag,
+    Bags,
     attribute_fields,
     attribute_tables,
     divisors_of,
 )
+from deeprec.model.dropping import check_share, divide
 from deeprec.model.history import History, aggregate
+from deeprec.model.layers import Activation, Layers, check_layers
 from deeprec.model.repeat import RepeatScores
 from deeprec.model.sparse_input import Backend, Pooling, SparseInput, mean_weights
 
 NEVER = -1e4  # a score that takes the item out of any loss
 HISTORY = "history"  # the sparse field of the items
-Activation = Literal["sigmoid", "tanh", "relu", "elu", "gelu", "identity"]
 HistoryWeighting = Literal["binary", "log_count", "decayed"]
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "sigmoid": nn.Sigmoid,
-    "tanh": nn.Tanh,
-    "relu": nn.ReLU,
-    "elu": nn.ELU,
-    "gelu": nn.GELU,
-    "identity": nn.Identity,
-}
 HISTORY_WEIGHTINGS = get_args(HistoryWeighting)
 
 
@@ -138,7 +129,8 @@ class Autoencoder(nn.Module):
         table_backend: Backend = "auto",
     ) -> None:
         super().__init__()
-        _check(hidden_dims, [activation, output_activation or activation], history_weighting)
+        check_layers(hidden_dims, [activation, output_activation or activation])
+        check_weighting(history_weighting)
         self.reconstruction = reconstruction if repeats else 0.0
         _check_shares(input_dropout, dropout, self.reconstruction)
         _check_tied(tied, hidden_dims)
@@ -160,21 +152,17 @@ class Autoencoder(nn.Module):
             init_std=init_std,
         )
         activations = activation, output_activation or activation
-        self.layers = _Layers(hidden_dims, *activations, dropout, unit_vectors)
+        self.layers = Layers(hidden_dims, *activations, dropout, unit_vectors)
         log_odds_V = None if popularity is None else item_log_odds(popularity, num_users)
         std = init_std if tied else output_init_std
         self.item_weight = nn.Parameter(torch.randn(num_items, last).mul_(std))
-        self.item_bias = nn.Parameter(
-            torch.zeros(num_items)
-            if popularity is None or not log_odds
-            else item_log_odds(popularity * min(target_share, 1.0), num_users)
-        )
+        start_V = output_bias(num_items, popularity, num_users, target_share, log_odds=log_odds)
+        self.item_bias = nn.Parameter(start_V)
         if unit_vectors:
             self._keep_unit_length()
         self.repeat = RepeatScores(num_items, log_odds_V) if repeats and repeat_scores else None
         if self.reconstruction > 0.0:
-            start_V = log_odds_V if log_odds else None
-            bias_V = torch.zeros(num_items) if start_V is None else start_V.clone()
+            bias_V = output_bias(num_items, popularity, num_users, 1.0, log_odds=log_odds)
             self.reconstruction_bias = nn.Parameter(bias_V)
             self.scale = nn.Parameter(torch.tensor(0.3))  # learned: about 0.2 on daily purchases
         else:
@@ -209,7 +197,7 @@ class Autoencoder(nn.Module):
         items = batch.history
         ages_N = torch.zeros(0) if batch.ages is None else batch.ages
         history = aggregate(items.values, items.offsets, ages_N, self.num_items, self.fade_days)
-        kept, dropped = _divide(self._weighted(history), self.input_dropout, draw)
+        kept, dropped = divide(self._weighted(history), self.input_dropout, draw)
         kept = with_transposition(kept)
         scored = 0 if self.repeat is None else len(history.items_M)
         repeats = Jagged(history.items_M[:scored], history.offsets_B1.clamp(max=scored))
@@ -286,10 +274,7 @@ class ServingEncoder(nn.Module):
         self.num_items = model.num_items
         self.history_weighting, self.fade_days = model.history_weighting, model.fade_days
         self.pooling, self.normalize = model.pooling, model.normalize
-        self.history = Bag(history)
-        self.attributes = nn.ModuleList(
-            [attribute_bag(tables, name, model.divisors.get(name)) for name in model.fields]
-        )
+        self.bags = Bags(history, tables, model.fields, model.divisors)
         self.layers, self.scale = model.layers, model.scale
         self.repeat = _NoRepeat() if model.repeat is None else model.repeat
         self.has_repeat = model.repeat is not None
@@ -309,10 +294,7 @@ class ServingEncoder(nn.Module):
             weights_M = mean_weights(weights_M, history.users_M, offsets_B1.shape[0] - 1)
         elif self.normalize:
             weights_M = normalized(weights_M, history.users_M, offsets_B1.shape[0] - 1)
-        sum_BH = self.history(history.items_M, history.offsets_B1, weights_M)
-        for i, bag in enumerate(self.attributes):
-            ones = torch.ones(attribute_values[i].shape[0], device=items_N.device)
-            sum_BH = sum_BH + bag(attribute_values[i], attribute_offsets[i], ones)
+        sum_BH = self.bags(history, weights_M, attribute_values, attribute_offsets)
         hidden_BD = self.layers(sum_BH) * self.scale
         if self.has_repeat:
             return _with_repeat(hidden_BD, history, self.repeat(history))
@@ -325,6 +307,20 @@ def item_log_odds(popularity_V: Tensor, num_users: float) -> Tensor:
     return torch.log(
         having / (float(num_users) - popularity_V.double() + 0.5).clamp(min=0.5)
     ).float()
+
+
+def output_bias(
+    num_items: int,
+    popularity_V: Tensor | None,
+    num_users: int,
+    target_share: float,
+    *,
+    log_odds: bool,
+) -> Tensor:
+    """float32 [V]: where an output bias starts; the arguments are those of `Autoencoder`."""
+    if popularity_V is None or not log_odds:
+        return torch.zeros(num_items)
+    return item_log_odds(popularity_V * min(target_share, 1.0), num_users)
 
 
 def history_weights(history: History, weighting: str) -> Tensor:
@@ -341,30 +337,6 @@ def normalized(weights_M: Tensor, users_M: Tensor, num_users: int) -> Tensor:
     zeros_B = torch.zeros(num_users, device=weights_M.device)
     squares_B = zeros_B.index_add(0, users_M, weights_M * weights_M)
     return weights_M / squares_B.clamp(min=1e-12).sqrt()[users_M]
-
-
-class _Layers(nn.Module):
-    """From the summed embeddings, which are the first layer but for its bias, to hidden."""
-
-    def __init__(
-        self,
-        hidden_dims: Sequence[int],
-        activation: str,
-        output_activation: str,
-        dropout: float,
-        unit_length: bool,
-    ) -> None:
-        super().__init__()
-        self.unit_length = unit_length
-        self.bias = nn.Parameter(torch.zeros(hidden_dims[0]))
-        layers: list[nn.Module] = []
-        for width, next_width in itertools.pairwise(hidden_dims):
-            layers += [ACTIVATIONS[activation](), nn.Dropout(dropout), nn.Linear(width, next_width)]
-        self.layers = nn.Sequential(*layers, ACTIVATIONS[output_activation](), nn.Dropout(dropout))
-
-    def forward(self, sum_BH: Tensor) -> Tensor:
-        hidden_BD: Tensor = self.layers(sum_BH + self.bias)
-        return F.normalize(hidden_BD, dim=1) if self.unit_length else hidden_BD
 
 
 class _NoRepeat(nn.Module):
@@ -385,33 +357,8 @@ def _with_repeat(hidden_BD: Tensor, history: History, scores_M: Tensor) -> Encod
     return Encoded(hidden_BD, history.items_M, history.offsets_B1, scores_M)
 
 
-def _divide(rows: Jagged, share: float, draw: torch.Generator) -> tuple[Jagged, Jagged]:
-    """Values kept, their weights scaled up by 1 / (1 - share), and values dropped."""
-    kept = torch.rand(len(rows.values), generator=draw) >= share
-    found, left = _only(rows, kept), _only(rows, kept.logical_not())
-    assert found.weights is not None
-    return replace(found, weights=found.weights / (1.0 - share)), replace(left, weights=None)
-
-
-def _only(rows: Jagged, chosen: Tensor) -> Jagged:
-    """The chosen values, by their places: to select with a mask takes longer."""
-    places = torch.nonzero(chosen).squeeze(1)
-    assert rows.weights is not None
-    return Jagged(
-        rows.values.index_select(0, places),
-        torch.searchsorted(places, rows.offsets),
-        rows.weights.index_select(0, places),
-    )
-
-
-def _check(hidden_dims: Sequence[int], activations: Sequence[str], weighting: str) -> None:
-    if not hidden_dims or min(hidden_dims) < 1:
-        raise ValueError(f"hidden_dims must be one or more positive numbers, got {hidden_dims}")
-    for activation in activations:
-        if activation not in ACTIVATIONS:
-            raise ValueError(
-                f"activation must be one of {', '.join(ACTIVATIONS)}; got {activation!r}"
-            )
+def check_weighting(weighting: str) -> None:
+    """Raises ValueError if histories cannot be weighted so."""
     if weighting not in HISTORY_WEIGHTINGS:
         raise ValueError(
             f"history_weighting must be one of {', '.join(HISTORY_WEIGHTINGS)}; got {weighting!r}"
@@ -427,9 +374,8 @@ def _check_tied(tied: bool, hidden_dims: Sequence[int]) -> None:
 
 
 def _check_shares(input_dropout: float, dropout: float, reconstruction: float) -> None:
-    for name, share in (("input_dropout", input_dropout), ("dropout", dropout)):
-        if not 0.0 <= share < 1.0:
-            raise ValueError(f"{name} must be in [0, 1), got {share}")
+    check_share("input_dropout", input_dropout)
+    check_share("dropout", dropout)
     if reconstruction < 0.0:
         raise ValueError(f"reconstruction must be 0 or more, got {reconstruction}")
     if reconstruction > 0.0 and input_dropout == 0.0:

@@ -18,13 +18,13 @@ Most models are trained in steps (`Trainable`), others are solved from all histo
 (`Solvable`); what comes out is a `Recommender` in both cases.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from deeprec.batch import Arranged, Batch, Encoded, Task
+from deeprec.batch import Arranged, Batch, Encoded, Penalty, Task
 
 
 class Recommender(Protocol):
@@ -76,13 +76,18 @@ class Trainable(Recommender, Protocol):
         """
         ...
 
-    def tasks(self, arranged: Any) -> list[Task]:
+    def tasks(self, arranged: Any) -> Sequence[Task | Penalty]:
         """What the model is trained on in one step, one task for each that is asked.
 
         Most models have one task: what they encode, with their catalog table, against the target.
+        One whose loss has a part that is not about the catalog, such as the divergence of a code
+        from its prior, gives that as a penalty beside it.
+
+        What changes with the progress of a run, such as the weight of a penalty, is a function of
+        `arranged.step` alone, so that a resumed run goes on as if it had never stopped.
 
         Args:
-            arranged: what `arrange` gave, on the device of the model.
+            arranged: what `arrange` gave, on the device of the model, in the step it names.
         """
         ...
 

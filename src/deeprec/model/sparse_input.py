@@ -157,14 +157,14 @@ class SparseInput(nn.Module):
         training = self.training and torch.is_grad_enabled()
         pooled = {name: self._pooled(name, rows) for name, rows in fields.items()}
         bags = [
-            (sparse_gradient_bag if training else _bag)(borrowed[name], pooled[name])
+            (sparse_gradient_bag if training else weighted_bag)(borrowed[name], pooled[name])
             for name in self.borrowed
         ]
         if self._fused is not None and (training or self._fused.holds_tables):
             bags.append(self._fused.lookup(pooled))
         else:
             bags += [
-                _bag(table, pooled[field])
+                weighted_bag(table, pooled[field])
                 for name, table in self.tables.items()
                 for field in self.fields_of[name]
             ]
@@ -215,7 +215,7 @@ def mean_weights(weights_N: Tensor, users_N: Tensor, num_users: int) -> Tensor:
     return weights_N / totals_B.masked_fill(totals_B == 0.0, 1.0)[users_N]
 
 
-def _bag(table_VD: Tensor, rows: Jagged) -> Tensor:
+def weighted_bag(table_VD: Tensor, rows: Jagged) -> Tensor:
     bag: Tensor = F.embedding_bag(
         rows.values,
         table_VD,
@@ -240,7 +240,7 @@ class _SparseGradientBag(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, table_VD: Tensor, rows: Jagged) -> Tensor:
         ctx.rows, ctx.shape = rows, table_VD.shape
-        return _bag(table_VD, rows)
+        return weighted_bag(table_VD, rows)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
@@ -297,7 +297,7 @@ class _UpdatingBag(torch.autograd.Function):
         ctx: Any, table_VD: Tensor, rows: Jagged, update: Callable[[Tensor, Tensor], None]
     ) -> Tensor:
         ctx.rows, ctx.update = rows, update
-        return _bag(table_VD, rows)
+        return weighted_bag(table_VD, rows)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, None]:
@@ -311,7 +311,7 @@ def _row_gradients(gradient_BD: Tensor, rows: Jagged) -> tuple[Tensor, Tensor]:
     by_item = transposed(rows)
     weights = None if rows.weights is None else rows.weights[by_item.order]
     bag = Jagged(by_item.users, by_item.offsets, weights)
-    return by_item.distinct, _bag(gradient_BD.contiguous(), bag)
+    return by_item.distinct, weighted_bag(gradient_BD.contiguous(), bag)
 
 
 def _users_of(offsets_B1: Tensor, num_values: int) -> Tensor:

@@ -189,6 +189,8 @@ def _table_lines(
     what = f"{name} [{rows:,}, {width}]"
     state = optimizer.state_floats(rows, width) * FLOAT
     lines = [Line(what, table.numel() * FLOAT, (ways.width,))]
+    if not table.requires_grad:
+        return lines
     if name == "item_weight" and dense_gradient:  # input tables: of touched rows only
         lines.append(
             Line(f"{what} gradient", table.numel() * FLOAT, (ways.width, ways.no_dense_gradient))

@@ -1,6 +1,6 @@
 """What Lightning trains: a model, a loss and the model's optimizers, one step at a time."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from deeprec.batch import Arranged, Batch, Encoded, Task
+from deeprec.batch import Arranged, Batch, Encoded, Penalty, Task
 from deeprec.errors import NonFiniteError
 from deeprec.loss.asked import Target, check
 from deeprec.loss.negatives import Negatives
@@ -149,6 +149,7 @@ class Training(LightningModule):
         if batch.num_users > 0:  # everybody of it may lack a history or a target
             torch.manual_seed(_step_seed(self.seed, progress.step))
             set_rates(self.built, self.optimizer.rate(progress.step, self.total_steps))
+            batch.step = progress.step
             loss = self._loss_of(self.recommender.tasks(batch))
             self.count_loss(loss, batch.num_users)
             self._step(loss)
@@ -197,10 +198,12 @@ class Training(LightningModule):
         """The mean so far of this epoch; on CUDA this waits for the device."""
         return self.loss_sum.item() / max(self.progress.loss_users, 1)
 
-    def _loss_of(self, tasks: list[Task]) -> Tensor:
+    def _loss_of(self, asked: Sequence[Task | Penalty]) -> Tensor:
+        tasks = [one for one in asked if isinstance(one, Task)]
         losses = [
             task.weight * self.loss(*task[1:], self._updates_for(task, tasks)) for task in tasks
         ]
+        losses += [one.weight * one.value for one in asked if isinstance(one, Penalty)]
         return torch.stack(losses).sum()
 
     def _updates_for(self, task: Task, tasks: list[Task]) -> Updates:
