@@ -259,6 +259,7 @@ class Work:
             batch_users=self.data.training.users_of_batch,
             device=self.device.name,
             row_length=getattr(model, "row_length_V", None),
+            hidden_bias=getattr(model, "hidden_bias", None),
             linear=getattr(model, "linear", False),
         )
 
