@@ -229,7 +229,8 @@ class Work:
 
     def _ways(self, loss: Loss) -> memory.Ways:
         """Settings that this model, loss and trainer have."""
-        width = "width" if "width" in self.config.model else "hidden_dims"
+        names = ("width", "hidden_units", "hidden_dims")
+        width = next((name for name in names if name in self.config.model), names[-1])
         grouped = self.config.trainer.get("batch_interactions") is not None
         return memory.Ways(
             width=f"a smaller model.{width}",

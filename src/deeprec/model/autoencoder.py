@@ -30,6 +30,7 @@ from deeprec.model.attribute_field import (
     attribute_tables,
     divisors_of,
 )
+from deeprec.model.dropping import check_share, divide
 from deeprec.model.history import History, aggregate
 from deeprec.model.repeat import RepeatScores
 from deeprec.model.sparse_input import Backend, Pooling, SparseInput, mean_weights
@@ -209,7 +210,7 @@ class Autoencoder(nn.Module):
         items = batch.history
         ages_N = torch.zeros(0) if batch.ages is None else batch.ages
         history = aggregate(items.values, items.offsets, ages_N, self.num_items, self.fade_days)
-        kept, dropped = _divide(self._weighted(history), self.input_dropout, draw)
+        kept, dropped = divide(self._weighted(history), self.input_dropout, draw)
         kept = with_transposition(kept)
         scored = 0 if self.repeat is None else len(history.items_M)
         repeats = Jagged(history.items_M[:scored], history.offsets_B1.clamp(max=scored))
@@ -385,25 +386,6 @@ def _with_repeat(hidden_BD: Tensor, history: History, scores_M: Tensor) -> Encod
     return Encoded(hidden_BD, history.items_M, history.offsets_B1, scores_M)
 
 
-def _divide(rows: Jagged, share: float, draw: torch.Generator) -> tuple[Jagged, Jagged]:
-    """Values kept, their weights scaled up by 1 / (1 - share), and values dropped."""
-    kept = torch.rand(len(rows.values), generator=draw) >= share
-    found, left = _only(rows, kept), _only(rows, kept.logical_not())
-    assert found.weights is not None
-    return replace(found, weights=found.weights / (1.0 - share)), replace(left, weights=None)
-
-
-def _only(rows: Jagged, chosen: Tensor) -> Jagged:
-    """The chosen values, by their places: to select with a mask takes longer."""
-    places = torch.nonzero(chosen).squeeze(1)
-    assert rows.weights is not None
-    return Jagged(
-        rows.values.index_select(0, places),
-        torch.searchsorted(places, rows.offsets),
-        rows.weights.index_select(0, places),
-    )
-
-
 def _check(hidden_dims: Sequence[int], activations: Sequence[str], weighting: str) -> None:
     if not hidden_dims or min(hidden_dims) < 1:
         raise ValueError(f"hidden_dims must be one or more positive numbers, got {hidden_dims}")
@@ -427,9 +409,8 @@ def _check_tied(tied: bool, hidden_dims: Sequence[int]) -> None:
 
 
 def _check_shares(input_dropout: float, dropout: float, reconstruction: float) -> None:
-    for name, share in (("input_dropout", input_dropout), ("dropout", dropout)):
-        if not 0.0 <= share < 1.0:
-            raise ValueError(f"{name} must be in [0, 1), got {share}")
+    check_share("input_dropout", input_dropout)
+    check_share("dropout", dropout)
     if reconstruction < 0.0:
         raise ValueError(f"reconstruction must be 0 or more, got {reconstruction}")
     if reconstruction > 0.0 and input_dropout == 0.0:

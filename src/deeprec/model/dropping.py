@@ -1,0 +1,33 @@
+"""Input dropout: a part of a history's items that is shown, and the rest."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from deeprec.batch import Jagged
+
+
+def divide(rows: Jagged, share: float, draw: torch.Generator) -> tuple[Jagged, Jagged]:
+    """Values kept, their weights scaled up by 1 / (1 - share), and values dropped."""
+    kept = torch.rand(len(rows.values), generator=draw) >= share
+    found, left = _only(rows, kept), _only(rows, kept.logical_not())
+    assert found.weights is not None
+    return replace(found, weights=found.weights / (1.0 - share)), replace(left, weights=None)
+
+
+def _only(rows: Jagged, chosen: Tensor) -> Jagged:
+    """The chosen values, by their places: to select with a mask takes longer."""
+    places = torch.nonzero(chosen).squeeze(1)
+    assert rows.weights is not None
+    return Jagged(
+        rows.values.index_select(0, places),
+        torch.searchsorted(places, rows.offsets),
+        rows.weights.index_select(0, places),
+    )
+
+
+def check_share(name: str, share: float) -> None:
+    """Raises ValueError if this cannot be a chance of dropping something."""
+    if not 0.0 <= share < 1.0:
+        raise ValueError(f"{name} must be in [0, 1), got {share}")
