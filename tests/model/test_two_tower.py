@@ -183,8 +183,10 @@ def test_a_run_is_evaluated_and_exported(tmp_path: Path) -> None:
         "logger.wandb=off",
     )
     path = train(small_shop.composed(prepared, tmp_path / "run", *words))
-    lengths = open_run(path).model.item_weight.norm(dim=1)
+    trained = open_run(path).model
+    lengths = trained.item_weight.norm(dim=1)
     torch.testing.assert_close(lengths, torch.ones_like(lengths), atol=1e-5, rtol=0)
+    assert not trained.item_bias.any()
     evaluated = evaluate(EvaluateConfig(run=str(path), cutoffs=[5]))
     by_name = {one["name"]: one["metrics"]["ndcg@5"]["mean"] for one in evaluated["systems"]}
     assert by_name["twotower"] > by_name["popularity"] + 0.05
