@@ -7,9 +7,10 @@ import numpy as np
 import pyarrow as pa
 
 from deeprec import config
-from deeprec.config import TrainConfig
+from deeprec.config import PrepareConfig, TrainConfig
 from deeprec.data import store
 from deeprec.data.store import SECONDS_PER_DAY, Events
+from deeprec.prepare import prepare
 
 NUM_USERS, NUM_ITEMS, DAYS = 60, 24, 200
 
@@ -62,6 +63,13 @@ def make(path: Path, *, repeats: bool = True, validated: bool = True) -> Path:
     return path
 
 
+def of_tastes(path: Path) -> Path:
+    """Generated events of people of four tastes, enough of them to stand out from popularity."""
+    shop = "num_users=300", "num_items=80", "num_tastes=4", "events_per_user=10", "zipf=0.3"
+    words = ["data=synthetic", f"output_dir={path}", *(f"data.{word}" for word in shop)]
+    return prepare(cast(PrepareConfig, config.compose("prepare", words)))
+
+
 def settings(prepared: Path, run: Path, *words: str) -> TrainConfig:
     """The ordinary config of `deeprec train`, small."""
     own_model = any(word.startswith("model=") for word in words)
@@ -74,5 +82,10 @@ def settings(prepared: Path, run: Path, *words: str) -> TrainConfig:
         "trainer.max_epochs=4",
         "logger.wandb=off",
     )
-    given = (f"prepared={prepared}", f"output_dir={run}", *small, *words)
+    return composed(prepared, run, *small, *words)
+
+
+def composed(prepared: Path, run: Path, *words: str) -> TrainConfig:
+    """A config of `deeprec train` of these words alone."""
+    given = (f"prepared={prepared}", f"output_dir={run}", *words)
     return cast(TrainConfig, config.compose("train", given))

@@ -273,7 +273,8 @@ class Work:
 
     def _ways(self, has_gram_items: bool = False) -> memory.Ways:
         """Settings that this model, loss and trainer have."""
-        width = "width" if "width" in self.config.model else "hidden_dims"
+        names = ("width", "hidden_units", "hidden_dims")
+        width = next((name for name in names if name in self.config.model), names[-1])
         grouped = self.config.trainer.get("batch_interactions") is not None
         return memory.Ways(
             width=f"a smaller model.{width}",
@@ -301,6 +302,7 @@ class Work:
             batch_users=self.data.training.users_of_batch,
             device=self.device.name,
             row_length=getattr(model, "row_length_V", None),
+            hidden_bias=getattr(model, "hidden_bias", None),
             linear=getattr(model, "linear", False),
         )
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+import small_shop
 import standin
 from deeprec import config
 from deeprec.batch import Batch, Jagged
@@ -16,7 +17,6 @@ from deeprec.evaluate import evaluate
 from deeprec.export import export
 from deeprec.loss.cosine import Cosine
 from deeprec.model.linear_autoencoder import LinearAutoencoder
-from deeprec.prepare import prepare
 from deeprec.train import train
 from deeprec.trainer.optimizer import Adam, Sgd
 from largest_tensor import LargestTensor
@@ -173,12 +173,7 @@ def settings(prepared: Path, run: Path, *words: str) -> config.TrainConfig:
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("linear") / "prepared"
-    shop = "num_users=300", "num_items=80", "num_tastes=4", "events_per_user=10", "zipf=0.3"
-    words = ["data=synthetic", f"output_dir={path}", *(f"data.{word}" for word in shop)]
-    found = config.compose("prepare", words)
-    assert isinstance(found, config.PrepareConfig)
-    return prepare(found)
+    return small_shop.of_tastes(tmp_path_factory.mktemp("linear") / "prepared")
 
 
 @pytest.mark.parametrize("loss", ["loss=cosine", "loss.gram_items=4"])

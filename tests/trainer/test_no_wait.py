@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from deeprec.batch import Batch, Jagged
 from deeprec.loss.asymmetric import Asymmetric
+from deeprec.loss.contrastive_divergence import ContrastiveDivergence
 from deeprec.loss.cosine import Cosine
 from deeprec.loss.cosine_contrastive import CosineContrastive
 from deeprec.loss.hinge import Hinge
@@ -27,7 +28,9 @@ from deeprec.loss.softmax import Softmax
 from deeprec.loss.squared import Squared
 from deeprec.model.autoencoder import Autoencoder
 from deeprec.model.linear_autoencoder import LinearAutoencoder
+from deeprec.model.rbm import Rbm
 from deeprec.model.recvae import RecVae
+from deeprec.model.two_tower import TwoTower
 from deeprec.model.variational import Variational
 from deeprec.trainer.module import Progress, Training
 from deeprec.trainer.optimizer import Adagrad, Adam, Optimizer, RmsProp, RowwiseAdagrad, Sgd
@@ -130,7 +133,6 @@ autoencoder = partial(
     dropout=0.1,
     table_backend="torch",
 )
-UNIT = partial(autoencoder, repeats=True, reconstruction=0.0, unit_vectors=True)
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "plain": autoencoder,
     "repeats": partial(autoencoder, repeats=True),
@@ -182,11 +184,33 @@ def test_a_step_of_the_linear_autoencoder_waits_for_nothing(
     assert_no_wait(model, LOSSES["cosine"], optimizer, no_copies)
 
 
-def test_a_step_of_cosines_waits_for_nothing(no_copies: Callable[[], None]) -> None:
-    def loss(model: nn.Module) -> nn.Module:
-        return CosineContrastive(ITEMS, block_items=64)
+COSINES: dict[str, Callable[[], nn.Module]] = {
+    "autoencoder": partial(autoencoder, repeats=True, reconstruction=0.0, unit_vectors=True),
+    "mean": partial(TwoTower, ITEMS, fields={"age": AGES}, width=8),
+    "attention": partial(TwoTower, ITEMS, fields={"age": AGES}, width=8, pooling="attention"),
+    "tied": partial(TwoTower, ITEMS, width=8, tied=True),
+}
 
-    assert_no_wait(UNIT(), loss, LIMITLESS[0], no_copies)
+
+@pytest.mark.parametrize("model", COSINES)
+def test_a_step_of_cosines_waits_for_nothing(model: str, no_copies: Callable[[], None]) -> None:
+    def loss(model: nn.Module) -> nn.Module:
+        return CosineContrastive(ITEMS, margin=0.1, block_items=64)
+
+    assert_no_wait(COSINES[model](), loss, LIMITLESS[0], no_copies)
+
+
+@pytest.mark.parametrize("loss", ["contrastive_divergence", "softmax"])
+def test_a_step_of_a_boltzmann_machine_waits_for_nothing(
+    loss: str, no_copies: Callable[[], None]
+) -> None:
+    model = Rbm(ITEMS, popularity=POPULARITY, num_users=500, hidden_units=8)
+
+    def contrast(_: nn.Module) -> nn.Module:
+        return ContrastiveDivergence(hidden_bias=model.hidden_bias, steps=2, block_items=64)
+
+    found = contrast if loss == "contrastive_divergence" else LOSSES[loss]
+    assert_no_wait(model, found, LIMITLESS[0], no_copies)
 
 
 def assert_no_wait(

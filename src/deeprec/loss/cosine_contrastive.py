@@ -21,7 +21,7 @@ class CosineContrastive(nn.Module):
     """Of scores that are cosines: what a target lacks to 1, and what others have above a margin.
 
     The whole catalog is scored, exactly. It is for models whose scores are cosines
-    (`model.unit_vectors=true`).
+    (`model=two_tower`, or `model=autoencoder model.unit_vectors=true`).
 
     Args:
         num_items: V, known from the data.
@@ -60,7 +60,7 @@ class CosineContrastive(nn.Module):
             return []
         return [
             "loss: cosine_contrastive needs a model whose scores are cosines, and this one's "
-            "are not; use model=autoencoder model.unit_vectors=true"
+            "are not; use model=two_tower, or model=autoencoder model.unit_vectors=true"
         ]
 
     def forward(

@@ -121,7 +121,7 @@ class Bags(nn.Module):
         super().__init__()
         self.history = Bag(history)
         self.attributes = nn.ModuleList(
-            [_bag_of(tables, name, divisors.get(name)) for name in attributes]
+            [attribute_bag(tables, name, divisors.get(name)) for name in attributes]
         )
 
     def forward(
@@ -139,7 +139,7 @@ class Bags(nn.Module):
         return sum_BD
 
 
-def _bag_of(tables: nn.ParameterDict, name: str, divisor: int | None) -> nn.Module:
+def attribute_bag(tables: nn.ParameterDict, name: str, divisor: int | None) -> nn.Module:
     if divisor is None:
         return Bag(tables[field_of(name)])
     quotients, remainders = tables[field_of(name, QUOTIENT)], tables[field_of(name, REMAINDER)]

@@ -288,6 +288,7 @@ def build_loss(
     batch_users: int,
     device: str,
     row_length: Tensor | None = None,
+    hidden_bias: Tensor | None = None,
     linear: bool = False,
 ) -> Loss | Auto:
     """The loss of a config, told what it asks for of data, model, trainer and machine."""
@@ -300,6 +301,7 @@ def build_loss(
         batch_users=batch_users,
         device=device,
         row_length=row_length,
+        hidden_bias=hidden_bias,
         linear=linear,
     )
     return loss
