@@ -32,6 +32,7 @@ from deeprec.trainer.run import (
     RunFolder,
     build_loss,
     build_model,
+    learns_next,
     reads_log_odds,
     refuse_foreign,
     refuse_to_overwrite,
@@ -107,7 +108,8 @@ class Work:
         self.device = choose_device(self.loop.device)
         target: Target = instantiate(config.target)
         self.data = _data(config, prepared, target, self.loop)
-        self.facts = _facts(prepared, self.data.training)
+        self.learns_next = learns_next(config.model)
+        self.facts = _facts(prepared, self.data.training, self.learns_next)
         self._fit_to_machine()
         self.training = self._new_training()
         self.data.training.finish = self._arranged
@@ -203,7 +205,7 @@ class Work:
             linear=linear,
             unit_rows=getattr(model, "unit_vectors", False),
             changed_by_input=kinds_of(model).tied
-            and not self.data.training.target.shows_target
+            and (self.learns_next or not self.data.training.target.shows_target)
             and getattr(model, "repeat", None) is None,
             num_tasks=2 if getattr(model, "reconstruction", 0.0) > 0.0 else 1,
         )
@@ -277,9 +279,11 @@ class Work:
         )
         if self.why_loss is not None:
             console.print(f"loss=auto: {self.why_loss}", soft_wrap=True)
-        if note := getattr(self.training.loss, "note", None):
-            console.print(f"[yellow]note[/yellow] {note}")
-        if self.prepared.repeats and self.data.training.target.shows_target:
+        for part in (self.training.model, self.training.loss):
+            if note := getattr(part, "note", None):
+                console.print(f"[yellow]note[/yellow] {note}")
+        shows_target = self.data.training.target.shows_target and not self.learns_next
+        if self.prepared.repeats and shows_target:
             console.print(
                 "[yellow]note[/yellow] in this data an item may be recommended again, and a target "
                 "that is shown in the history cannot teach when; target=after_cut does "
@@ -295,13 +299,13 @@ class Work:
         return enough or progress.epoch >= schedule.max_epochs
 
 
-def _facts(prepared: Prepared, training: Batches) -> Facts:
+def _facts(prepared: Prepared, training: Batches, learns_next: bool) -> Facts:
     return Facts(
         num_items=prepared.num_items,
         num_users=len(training.users),
         fields={name: len(prepared.vocabulary(name)) for name in prepared.vocabularies},
         target_share=_target_share(prepared, training),
-        repeats=prepared.repeats and not training.target.shows_target,
+        repeats=prepared.repeats and (learns_next or not training.target.shows_target),
     )
 
 

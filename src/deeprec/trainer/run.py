@@ -304,6 +304,11 @@ def reads_log_odds(loss: Mapping[str, Any]) -> bool:
     return bool(getattr(find(loss["_target_"]), "log_odds", True))
 
 
+def learns_next(model: Mapping[str, Any]) -> bool:
+    """Whether the model of a config learns what comes next in the histories that it is shown."""
+    return bool(getattr(find(model["_target_"]), "learns_next", False))
+
+
 def refuse_to_overwrite(path: Path) -> None:
     """A new run needs a new or empty folder.
 
