@@ -1,10 +1,12 @@
 """Prepared folder -> run folder: trains a model, or goes on with a run."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -19,6 +21,7 @@ from deeprec.errors import ConfigError, DataError, DeeprecError, IntegrityError
 from deeprec.loss.auto import Auto
 from deeprec.loss.fit import Trained
 from deeprec.loss.negatives import Negatives
+from deeprec.model.base import PerUser
 from deeprec.model.sparse_input import SparseInput
 from deeprec.part import instantiate
 from deeprec.trainer import checkpoint, memory
@@ -226,6 +229,7 @@ class Work:
             draws_at_once=negatives is not None and not negatives.shared_targets,
             dense_gradient=getattr(loss, "dense_gradient", False)
             or (kinds_of(model).tied and negatives is None),
+            per_user=self._per_user(model),
             ways=self._ways(loss),
         )
 
@@ -262,7 +266,14 @@ class Work:
             device=self.device.name,
             row_length=getattr(model, "row_length_V", None),
             linear=getattr(model, "linear", False),
+            hidden_per_user=1.0 if (per_user := self._per_user(model)) is None else per_user.hidden,
         )
+
+    def _per_user(self, model: nn.Module) -> PerUser | None:
+        """What a user takes in a step; None: what it takes of most models."""
+        per_user: Callable[[npt.NDArray[np.int64]], PerUser] | None
+        per_user = getattr(model, "per_user", None)
+        return None if per_user is None else per_user(self.data.training.lengths)
 
     def _introduce(self) -> None:
         users, judged = len(self.data.training.users), len(self.data.validation.users)

@@ -11,7 +11,7 @@ ago. They replace the product, which is about taste and would count popularity t
 without them leaves them empty, and the product scores every item.
 """
 
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +19,21 @@ from torch import Tensor, nn
 from deeprec.batch import Arranged, Batch, Encoded, Task
 
 
+class PerUser(NamedTuple):
+    """What a user takes in a training step, on average."""
+
+    hidden: float  # hidden vectors that a loss scores
+    floats: float  # that the layers keep for the backward
+
+
 class Recommender(Protocol):
-    """The recommender contract; `tests/recommender_contract.py` holds every model to it."""
+    """The recommender contract; `tests/recommender_contract.py` holds every model to it.
+
+    A model that makes more than one hidden vector of a user in a step has a method
+    `per_user(lengths)`, which says what that takes of users with so many events. One that learns
+    what comes next in the histories it is shown, whatever the target asks for, says
+    `learns_next = True`.
+    """
 
     item_weight: nn.Parameter  # float32 [V, D]
     item_bias: nn.Parameter  # float32 [V]

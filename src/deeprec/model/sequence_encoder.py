@@ -8,12 +8,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deeprec.batch import Arranged, Asked, Batch, Encoded, Jagged, Task, with_transposition
 from deeprec.model.autoencoder import HISTORY, item_log_odds, without_repeat
+from deeprec.model.base import PerUser
 from deeprec.model.next_items import what_comes_next
 from deeprec.model.sparse_input import Backend, SparseInput
 from deeprec.model.transformer import Transformer
@@ -163,6 +166,12 @@ class SequenceEncoder(nn.Module):
         encoded = without_repeat(said.index_select(0, arranged.asked_P))
         [asked] = arranged.asked
         return [Task(1.0, encoded, self.item_weight, self.item_bias, asked)]
+
+    def per_user(self, lengths: npt.NDArray[np.int64]) -> PerUser:
+        """What a step of users with so many events takes at most: every event an instant."""
+        events = float(lengths.clip(max=self.max_events).mean())
+        longest = int(lengths.max().clip(max=self.max_events))
+        return PerUser(1.0 + events, self.network.transformer.kept_floats(events, longest))
 
     def serving_encoder(self) -> nn.Module:
         """`encode` as a scriptable module, sharing the parameters of this model."""

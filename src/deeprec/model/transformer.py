@@ -17,6 +17,8 @@ from torch.nn import functional as F
 from deeprec.model.window import Windows
 
 WIDENING = 4  # hidden units of a block's layers, in widths
+# what a block keeps for its backward: of an event, widths; of two events and a head, numbers
+KEPT_WIDTHS, KEPT_PAIRS = 28, 3
 
 
 class Transformer(nn.Module):
@@ -38,6 +40,17 @@ class Transformer(nn.Module):
             [_Block(width, max_events, num_heads, dropout) for _ in range(num_layers)]
         )
         self.norm = nn.LayerNorm(width)
+        self.width, self.num_heads = width, num_heads
+
+    def kept_floats(self, events: float, longest: int) -> float:
+        """What is kept for the backward of a user with so many events, about.
+
+        Args:
+            events: of the user.
+            longest: events of the longest window beside it.
+        """
+        of_events = KEPT_WIDTHS * events * self.width
+        return len(self.blocks) * (of_events + KEPT_PAIRS * self.num_heads * longest**2)
 
     def forward(self, rows_WD: Tensor, windows: Windows) -> Tensor:
         """float32 [W, D].

@@ -283,6 +283,7 @@ def build_loss(
     device: str,
     row_length: Tensor | None = None,
     linear: bool = False,
+    hidden_per_user: float = 1.0,
 ) -> Loss | Auto:
     """The loss of a config, told what it asks for of data, model, trainer and machine."""
     loss: Loss | Auto = instantiate_with(
@@ -295,6 +296,7 @@ def build_loss(
         device=device,
         row_length=row_length,
         linear=linear,
+        hidden_per_user=hidden_per_user,
     )
     return loss
 
