@@ -192,6 +192,9 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(
     assert not same_weights(whole, other)
 
 
+SEQUENCE = ("model=sequence_encoder", "~model.hidden_dims", "model.width=8", "model.max_events=10")
+
+
 class Stop(Keeper):
     """Asks a run to stop as a signal would, after some steps."""
 
@@ -204,16 +207,21 @@ class Stop(Keeper):
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "steps"), [("adam", (4, 5, 11)), ("adam", (8,)), ("rowwise_adagrad", (6,))]
+    ("words", "steps"),
+    [
+        (("optimizer=adam",), (4, 5, 11)),
+        (("optimizer=adam",), (8,)),
+        (("optimizer=rowwise_adagrad",), (6,)),
+        (SEQUENCE, (5,)),
+    ],
 )
 def test_a_resumed_run_ends_as_one_that_was_never_interrupted(
     prepared: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     steps: tuple[int, ...],
-    optimizer: str,
+    words: tuple[str, ...],
 ) -> None:
-    words = (f"optimizer={optimizer}", "optimizer.lr=0.02")
     truth = train(small_shop.settings(prepared, tmp_path / "truth", *words))
     run = tmp_path / "run"
     monkeypatch.setattr("deeprec.train.Keeper", Stop)

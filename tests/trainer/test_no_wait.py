@@ -27,6 +27,7 @@ from deeprec.loss.softmax import Softmax
 from deeprec.loss.squared import Squared
 from deeprec.model.autoencoder import Autoencoder
 from deeprec.model.linear_autoencoder import LinearAutoencoder
+from deeprec.model.sequence_encoder import SequenceEncoder
 from deeprec.trainer.module import Progress, Training
 from deeprec.trainer.optimizer import Adagrad, Adam, Optimizer, RmsProp, RowwiseAdagrad, Sgd
 
@@ -133,6 +134,10 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "plain": autoencoder,
     "repeats": partial(autoencoder, repeats=True),
     "tied": partial(autoencoder, tied=True, pooling="mean"),
+    "sequence": partial(
+        SequenceEncoder, ITEMS, popularity=POPULARITY, width=8, max_events=5, repeats=True
+    ),
+    "untied sequence": partial(SequenceEncoder, ITEMS, width=8, tied=False, asks="event"),
 }
 OPTIMIZERS: list[Optimizer] = [
     Adam(clip_norm=1.0, table_clip_norm=1.0, weight_decay=0.1, table_weight_decay=0.1),

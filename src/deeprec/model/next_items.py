@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from deeprec.batch import Jagged
 from deeprec.model.window import Windows, newest
@@ -66,8 +67,45 @@ def what_comes_next(
         chosen_N &= _firsts(users_N * num_items + history.values)
     pairs = torch.unique(instants_N[chosen_N] * num_items + history.values[chosen_N])
     asked, lengths_P = torch.unique_consecutive(pairs // num_items, return_counts=True)
-    offsets = torch.nn.functional.pad(lengths_P.cumsum(0), (1, 0))
+    offsets = F.pad(lengths_P.cumsum(0), (1, 0))
     return NextItems(windows, position_G[asked], Jagged(pairs % num_items, offsets))
+
+
+class Prefixes(NamedTuple):
+    """The events that each position has seen, position after position, oldest first."""
+
+    events: Tensor  # int64, where in the batch each stands
+    offsets_P1: Tensor  # int64 [P + 1]
+    ages: Tensor  # float32, days from each to what comes after its position; empty where unknown
+
+
+def seen_by(asked_P: Tensor, windows: Windows, ages_N: Tensor) -> Prefixes:
+    """What each position has seen of its window.
+
+    Args:
+        asked_P: as of `NextItems`.
+        windows: of these positions.
+        ages_N: float32 [N], days; empty [0] where unknown.
+
+    Example:
+        >>> windows = newest(torch.tensor([0]), torch.tensor([3]), 9)
+        >>> ages = torch.tensor([9.0, 6.0, 5.0, 1.0])
+        >>> seen = seen_by(torch.tensor([0, 2]), windows, ages)
+        >>> seen.events.tolist(), seen.offsets_P1.tolist(), seen.ages.tolist()
+        ([0, 1], [0, 0, 2], [4.0, 1.0])
+    """
+    last_P = (asked_P - 1).clamp(min=0)
+    if len(windows.users_W) == 0:
+        return Prefixes(last_P[:0], torch.zeros(len(asked_P) + 1, dtype=torch.int64), ages_N[:0])
+    lengths_P = asked_P - windows.offsets_B1[windows.users_W[last_P]]
+    lengths_P = lengths_P.masked_fill(asked_P == 0, 0)
+    offsets_P1 = F.pad(lengths_P.cumsum(0), (1, 0))
+    positions = torch.repeat_interleave(lengths_P)
+    places = torch.arange(len(positions)) - offsets_P1[1:][positions]  # below 0, from the last on
+    ends_P = windows.events_W[last_P] + 1
+    events = ends_P[positions] + places
+    ages = ages_N[events] - ages_N[ends_P][positions] if len(ages_N) else ages_N
+    return Prefixes(events, offsets_P1, ages)
 
 
 def _begin_instants(users_N: Tensor, ages_N: Tensor) -> Tensor:

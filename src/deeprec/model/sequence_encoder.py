@@ -14,16 +14,34 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deeprec.batch import Arranged, Asked, Batch, Encoded, Jagged, Task, with_transposition
-from deeprec.model.autoencoder import HISTORY, item_log_odds, without_repeat
+from deeprec.batch import (
+    Arranged,
+    Asked,
+    Batch,
+    Encoded,
+    Jagged,
+    Task,
+    transposed,
+    with_transposition,
+)
+from deeprec.model.autoencoder import (
+    HISTORY,
+    NoRepeat,
+    item_log_odds,
+    with_repeat,
+    without_repeat,
+)
 from deeprec.model.base import PerUser
-from deeprec.model.next_items import what_comes_next
+from deeprec.model.history import History, aggregate
+from deeprec.model.next_items import NextItems, seen_by, what_comes_next
+from deeprec.model.repeat import RepeatScores
 from deeprec.model.sparse_input import Backend, SparseInput
 from deeprec.model.transformer import Transformer
 from deeprec.model.window import NUM_GAPS, Windows, gaps_to_next, newest
 
 Asks = Literal["event", "instant"]
 ASKS = get_args(Asks)
+PAIR_FLOATS = 48  # kept for the backward of the score of an item that a position has seen
 
 
 @dataclass
@@ -33,6 +51,7 @@ class Sequences(Arranged):
     windows: Windows  # of all events but those that nothing comes after
     gaps_W: Tensor  # int64 [W]
     asked_P: Tensor  # int64 [P], positions that are asked: 1 + event of the windows, 0 for nobody
+    seen: History | None  # what each of them has seen, for the repeat scores
 
 
 class SequenceEncoder(nn.Module):
@@ -62,6 +81,8 @@ class SequenceEncoder(nn.Module):
         time_gaps: whether it is told how long after an event the next one comes, or the moment of
             prediction, in classes from a minute to two years; without effect where times are
             unknown.
+        repeat_scores: give items of the window a score for how often and how long ago they were
+            had, in place of the product, where `repeats`.
         init_std: standard deviation of the initial rows of items.
         table_backend: what updates an input table that is not tied, see `SparseInput`.
 
@@ -99,6 +120,7 @@ class SequenceEncoder(nn.Module):
         dropout: float = 0.2,
         tied: bool = True,
         time_gaps: bool = True,
+        repeat_scores: bool = True,
         init_std: float = 0.1,
         table_backend: Backend = "auto",
     ) -> None:
@@ -117,11 +139,12 @@ class SequenceEncoder(nn.Module):
             width, max_events, num_layers, num_heads, dropout, time_gaps=time_gaps
         )
         self.item_weight = nn.Parameter(torch.randn(num_items, width).mul_(init_std))
-        self.item_bias = nn.Parameter(
-            torch.zeros(num_items)
-            if popularity is None or not log_odds
-            else item_log_odds(popularity, float(popularity.sum()))
-        )
+        log_odds_V = None
+        if popularity is not None:
+            log_odds_V = item_log_odds(popularity, float(popularity.sum()))
+        begin_V = log_odds_V if log_odds and log_odds_V is not None else torch.zeros(num_items)
+        self.item_bias = nn.Parameter(begin_V)
+        self.repeat = RepeatScores(num_items, log_odds_V) if repeats and repeat_scores else None
 
     def encode(
         self,
@@ -135,7 +158,11 @@ class SequenceEncoder(nn.Module):
         windows = newest(starts_B, ends_B, self.max_events)
         rows_WD = self._rows(_one_each(items_N[windows.events_W]))
         said = self.network(rows_WD, gaps_to_next(windows, ages_N, ends_B), windows)
-        return without_repeat(said[last_positions(windows)])
+        hidden_BD = said[last_positions(windows)]
+        if self.repeat is None:
+            return without_repeat(hidden_BD)
+        history = of_windows(windows, items_N, ages_N, self.num_items)
+        return with_repeat(hidden_BD, history, self.repeat(history))
 
     def arrange(self, batch: Batch, draw: torch.Generator) -> Sequences:
         """Finds the windows and what is asked of each position; see `Recommender.arrange`."""
@@ -147,35 +174,49 @@ class SequenceEncoder(nn.Module):
             repeats=self.repeats,
             num_items=self.num_items,
         )
-        windows, target = next_items.windows, with_transposition(next_items.target)
-        items_N = batch.history.values
-        none = with_transposition(Jagged(items_N[:0], torch.zeros_like(target.offsets)))
+        windows, items_N = next_items.windows, batch.history.values
+        seen = None if self.repeat is None else self._seen(next_items, items_N, ages_N)
+        repeats = Jagged(items_N[:0], torch.zeros_like(next_items.target.offsets))
+        if seen is not None:
+            repeats = Jagged(seen.items_M, seen.offsets_B1)
         return Sequences(
             num_users=len(next_items.asked_P),
             fields={HISTORY: with_transposition(_one_each(items_N[windows.events_W]))},
-            asked=[Asked(target, none)],
+            asked=[Asked(with_transposition(next_items.target), with_transposition(repeats))],
             windows=windows,
             gaps_W=gaps_to_next(windows, ages_N, batch.history.offsets[1:]),
             asked_P=next_items.asked_P,
+            seen=seen,
         )
 
     def tasks(self, arranged: Sequences) -> list[Task]:
         """The event after each position."""
         rows_WD = self._rows(arranged.fields[HISTORY])
         said = self.network(rows_WD, arranged.gaps_W, arranged.windows)
-        encoded = without_repeat(said.index_select(0, arranged.asked_P))
+        hidden_PD, seen = said.index_select(0, arranged.asked_P), arranged.seen
         [asked] = arranged.asked
+        encoded = without_repeat(hidden_PD)
+        if self.repeat is not None and seen is not None:
+            scores_M = self.repeat.trained(seen, transposed(asked.repeats))
+            encoded = with_repeat(hidden_PD, seen, scores_M)
         return [Task(1.0, encoded, self.item_weight, self.item_bias, asked)]
 
     def per_user(self, lengths: npt.NDArray[np.int64]) -> PerUser:
         """What a step of users with so many events takes at most: every event an instant."""
         events = float(lengths.clip(max=self.max_events).mean())
         longest = int(lengths.max().clip(max=self.max_events))
-        return PerUser(1.0 + events, self.network.transformer.kept_floats(events, longest))
+        floats = self.network.transformer.kept_floats(events, longest)
+        pairs = 0.0 if self.repeat is None else events**2 / 2
+        return PerUser(1.0 + events, floats + PAIR_FLOATS * pairs)
 
     def serving_encoder(self) -> nn.Module:
         """`encode` as a scriptable module, sharing the parameters of this model."""
         return ServingEncoder(self)
+
+    def _seen(self, next_items: NextItems, items_N: Tensor, ages_N: Tensor) -> History:
+        """What each position has seen, gathered by item."""
+        seen = seen_by(next_items.asked_P, next_items.windows, ages_N)
+        return aggregate(items_N[seen.events], seen.offsets_P1, seen.ages, self.num_items)
 
     def _rows(self, items: Jagged) -> Tensor:
         tables = {HISTORY: self.item_weight} if self.tied else {}
@@ -194,6 +235,9 @@ class ServingEncoder(nn.Module):
         super().__init__()
         self.table = model.item_weight if model.tied else model.sparse_input.tables[HISTORY]
         self.network, self.max_events = model.network, model.max_events
+        self.num_items = model.num_items
+        self.repeat = NoRepeat() if model.repeat is None else model.repeat
+        self.has_repeat = model.repeat is not None
 
     def forward(
         self,
@@ -207,7 +251,11 @@ class ServingEncoder(nn.Module):
         windows = newest(offsets_B1[:-1], offsets_B1[1:], self.max_events)
         gaps_W = gaps_to_next(windows, ages_N, offsets_B1[1:])
         rows_WD = F.embedding(items_N[windows.events_W], self.table)
-        return without_repeat(self.network(rows_WD, gaps_W, windows)[last_positions(windows)])
+        hidden_BD = self.network(rows_WD, gaps_W, windows)[last_positions(windows)]
+        if self.has_repeat:
+            history = of_windows(windows, items_N, ages_N, self.num_items)
+            return with_repeat(hidden_BD, history, self.repeat(history))
+        return without_repeat(hidden_BD)
 
 
 class _Network(nn.Module):
@@ -242,6 +290,13 @@ class _Network(nn.Module):
         if self.time_gaps:
             rows_WD = rows_WD + self.gap_rows.index_select(0, gaps_W)
         return torch.cat([self.nobody, self.transformer(self.dropout(rows_WD), windows)])
+
+
+def of_windows(windows: Windows, items_N: Tensor, ages_N: Tensor, num_items: int) -> History:
+    """The events of the windows, gathered by item."""
+    events_W = windows.events_W
+    ages_W = ages_N[events_W] if ages_N.shape[0] > 0 else ages_N
+    return aggregate(items_N[events_W], windows.offsets_B1, ages_W, num_items)
 
 
 def last_positions(windows: Windows) -> Tensor:
