@@ -1,10 +1,12 @@
 """Prepared folder -> run folder: trains a model, or goes on with a run."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +22,7 @@ from deeprec.errors import ConfigError, DataError, DeeprecError, IntegrityError
 from deeprec.loss.auto import Auto
 from deeprec.loss.fit import Trained
 from deeprec.loss.negatives import Negatives
+from deeprec.model.base import PerUser
 from deeprec.model.sparse_input import SparseInput
 from deeprec.part import instantiate
 from deeprec.trainer import checkpoint, memory
@@ -33,6 +36,7 @@ from deeprec.trainer.run import (
     RunFolder,
     build_loss,
     build_model,
+    learns_next,
     reads_log_odds,
     refuse_foreign,
     refuse_to_overwrite,
@@ -120,7 +124,8 @@ class Work:
         if config.target is not None:
             target = instantiate(config.target)
         self.data = _data(config, prepared, target, self.loop)
-        self.facts = _facts(prepared, self.data.training)
+        self.learns_next = learns_next(config.model)
+        self.facts = _facts(prepared, self.data.training, self.learns_next)
         self.learner: Training | Solving
         if self.solved:
             self.learner = self._new_solving()
@@ -247,7 +252,7 @@ class Work:
             linear=linear,
             unit_rows=getattr(model, "unit_vectors", False),
             changed_by_input=kinds_of(model).tied
-            and not self.data.training.target.shows_target
+            and (self.learns_next or not self.data.training.target.shows_target)
             and getattr(model, "repeat", None) is None,
             num_tasks=2 if getattr(model, "reconstruction", 0.0) > 0.0 else 1,
         )
@@ -268,6 +273,7 @@ class Work:
             draws_at_once=negatives is not None and not negatives.shared_targets,
             dense_gradient=getattr(loss, "dense_gradient", False)
             or (kinds_of(model).tied and negatives is None),
+            per_user=self._per_user(model),
             ways=self._ways(hasattr(loss, "gram_items")),
         )
 
@@ -304,7 +310,14 @@ class Work:
             row_length=getattr(model, "row_length_V", None),
             hidden_bias=getattr(model, "hidden_bias", None),
             linear=getattr(model, "linear", False),
+            hidden_per_user=1.0 if (per_user := self._per_user(model)) is None else per_user.hidden,
         )
+
+    def _per_user(self, model: nn.Module) -> PerUser | None:
+        """What a user takes in a step; None: what it takes of most models."""
+        per_user: Callable[[npt.NDArray[np.int64]], PerUser] | None
+        per_user = getattr(model, "per_user", None)
+        return None if per_user is None else per_user(self.data.training.lengths)
 
     def _introduce(self) -> None:
         users, judged = len(self.data.training.users), len(self.data.validation.users)
@@ -324,9 +337,11 @@ class Work:
             return
         if self.why_loss is not None:
             console.print(f"loss=auto: {self.why_loss}", soft_wrap=True)
-        if note := getattr(self.learner.loss, "note", None):
-            console.print(f"[yellow]note[/yellow] {note}")
-        if self.prepared.repeats and self.data.training.target.shows_target:
+        for part in (self.learner.model, self.learner.loss):
+            if note := getattr(part, "note", None):
+                console.print(f"[yellow]note[/yellow] {note}")
+        shows_target = self.data.training.target.shows_target and not self.learns_next
+        if self.prepared.repeats and shows_target:
             console.print(
                 "[yellow]note[/yellow] in this data an item may be recommended again, and a target "
                 "that is shown in the history cannot teach when; target=after_cut does "
@@ -342,13 +357,13 @@ class Work:
         return enough or progress.epoch >= schedule.max_epochs
 
 
-def _facts(prepared: Prepared, training: Batches) -> Facts:
+def _facts(prepared: Prepared, training: Batches, learns_next: bool) -> Facts:
     return Facts(
         num_items=prepared.num_items,
         num_users=len(training.users),
         fields={name: len(prepared.vocabulary(name)) for name in prepared.vocabularies},
         target_share=_target_share(prepared, training),
-        repeats=prepared.repeats and not training.target.shows_target,
+        repeats=prepared.repeats and (learns_next or not training.target.shows_target),
     )
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from deeprec.data.store import SECONDS_PER_DAY, Events
-from deeprec.data.target import AfterCut, Examples, Reconstruct
+from deeprec.data.target import AfterCut, Examples, LeaveSomeOut, NextBasket, Reconstruct
 from deeprec.errors import DataError
 
 DAY = SECONDS_PER_DAY
@@ -88,6 +88,92 @@ def test_without_times_all_later_events_are_the_target() -> None:
     examples: Examples = AfterCut()(some, np.array([0.99]), None)
     assert rows(examples.history) == [list(range(7))]
     assert rows(examples.taken) == [[7]]
+
+
+def test_the_next_basket_is_all_that_follows_at_once() -> None:
+    users = [[1, 1, 4, 4, 4, 9], [2], [3, 3], []]
+    some = events(*users * 100)
+    examples = NextBasket()(some, draws(400), PERIOD)
+    assert examples.moments is not None
+    seen = set()
+    for user, (shown, taken) in enumerate(
+        zip(rows(examples.history), rows(examples.taken), strict=True)
+    ):
+        first, days = some.offsets[user], users[user % 4]
+        if user % 4:  # one basket or none: nothing to predict
+            assert taken == []
+            continue
+        basket = {days[item - first] for item in taken}
+        assert len(basket) == 1
+        [day] = basket
+        assert [days[item - first] for item in shown] == [one for one in days if one < day]
+        assert len(taken) == days.count(day)
+        assert examples.moments[user] == day * DAY
+        seen.add(day)
+    assert seen == {4, 9}
+
+
+def test_a_basket_may_be_all_of_a_day() -> None:
+    some = events([1, 2, 3])
+    hours = np.array([1, DAY - 1, DAY], np.int64)  # two on the first day, one on the second
+    some = Events(some.offsets, some.items, times=hours)
+    examples = NextBasket(same="day")(some, np.zeros(1), PERIOD)
+    assert rows(examples.history) == [[0, 1]]
+    assert rows(examples.taken) == [[2]]
+    assert rows(NextBasket()(some, np.zeros(1), PERIOD).taken) == [[1]]
+
+
+def test_baskets_need_as_many_before_them_as_asked_for_and_times() -> None:
+    some = events([1, 2, 2, 3])
+    for draw in (0.0, 0.99):
+        examples = NextBasket(min_history_baskets=2)(some, np.array([draw]), PERIOD)
+        assert rows(examples.history) == [[0, 1, 2]]
+        assert rows(examples.taken) == [[3]]
+    with pytest.raises(DataError, match="use target=next_item"):
+        NextBasket()(Events(some.offsets, some.items), np.zeros(1), None)
+
+
+def test_some_are_left_out_and_the_others_shown() -> None:
+    some = events(*[list(range(10)) for _ in range(2000)])
+    uniform = draws(2000)
+    examples = LeaveSomeOut(share=0.3)(some, uniform, PERIOD)
+    together = [a + b for a, b in zip(rows(examples.history), rows(examples.taken), strict=True)]
+    assert [sorted(one) for one in together] == rows(some)
+    assert set(examples.taken.lengths) == {3}
+    assert all(one == sorted(one) for one in rows(examples.history))  # in the order they had
+    assert examples.moments is not None
+    assert set(examples.moments) == {100 * DAY}
+    # every event is left out as often as any other, and pairs are not tied to each other
+    left = examples.taken.items % 10
+    shares = np.bincount(left) / 2000
+    np.testing.assert_allclose(shares, 0.3, atol=0.05)  # 0.01 is one standard deviation
+    pairs = left.reshape(-1, 3)
+    both = ((pairs == 0).any(1) & (pairs == 1).any(1)).mean()
+    assert abs(both - 3 / 10 * 2 / 9) < 0.03
+    again = LeaveSomeOut(share=0.3)(events(list(range(10))), uniform[7:8], PERIOD)
+    assert rows(again.taken)[0] == (examples.taken.items.reshape(-1, 3)[7] % 10).tolist()
+
+
+def test_a_user_keeps_an_event_and_leaves_one_out_where_there_are_two() -> None:
+    some = events([1], [1, 2], [], [1, 2, 3])
+    for share in (0.01, 0.99):
+        examples = LeaveSomeOut(share=share)(some, draws(4), None)
+        assert examples.history.lengths.tolist() == [1, 1, 0, 1 if share > 0.5 else 2]
+        assert examples.taken.lengths.tolist() == [0, 1, 0, 2 if share > 0.5 else 1]
+        assert examples.moments is None
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, -1.0])
+def test_a_share_of_none_or_all_is_refused(share: float) -> None:
+    with pytest.raises(ValueError, match=r"share must be between 0 and 1, got"):
+        LeaveSomeOut(share=share)
+
+
+def test_wrong_baskets_are_refused() -> None:
+    with pytest.raises(ValueError, match="min_history_baskets must be 1 or more, got 0"):
+        NextBasket(min_history_baskets=0)
+    with pytest.raises(ValueError, match="same must be 'instant' or 'day', got 'week'"):
+        NextBasket(same="week")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ from deeprec.model.autoencoder import Autoencoder
 from deeprec.model.linear_autoencoder import LinearAutoencoder
 from deeprec.model.rbm import Rbm
 from deeprec.model.recvae import RecVae
+from deeprec.model.sequence_encoder import SequenceEncoder
 from deeprec.model.two_tower import TwoTower
 from deeprec.model.variational import Variational
 from deeprec.trainer.module import Progress, Training
@@ -150,6 +151,10 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
         decoder_steps=1,
         table_backend="torch",
     ),
+    "sequence": partial(
+        SequenceEncoder, ITEMS, popularity=POPULARITY, width=8, max_events=5, repeats=True
+    ),
+    "untied sequence": partial(SequenceEncoder, ITEMS, width=8, tied=False, asks="event"),
 }
 OPTIMIZERS: list[Optimizer] = [
     Adam(clip_norm=1.0, table_clip_norm=1.0, weight_decay=0.1, table_weight_decay=0.1),

@@ -1,4 +1,4 @@
-"""What a model learns to predict: the history itself, or what comes after a cut in it.
+"""What a model learns to predict: the history, a part left out of it, or what follows a cut.
 
 A target turns the training events of some users into what the model is shown and what it should
 have scored high. Where it draws, it draws from `uniform`, one number per user and epoch, so that
@@ -6,7 +6,7 @@ an example depends on the seed, the epoch and the user and on nothing else.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -126,29 +126,92 @@ class AfterCut:
         return max(start, last - self.cut_days * SECONDS_PER_DAY), last
 
     def _between_events(self, events: Events, uniform: npt.NDArray[np.float64]) -> Examples:
-        places = (events.lengths - self.min_history_events).clip(0)  # a cut leaves an event behind
-        cuts = self.min_history_events + (uniform * places).astype(np.int64)
-        positions = np.arange(events.offsets[-1]) - np.repeat(events.offsets[:-1], events.lengths)
-        after = positions - np.repeat(cuts, events.lengths)
-        within = after >= 0
-        if self.window_events is not None:
-            within &= after < self.window_events
-        moments = None
-        if events.times is not None:
-            places_of_cuts = (events.offsets[:-1] + cuts).clip(max=max(len(events.items) - 1, 0))
-            moments = events.times[places_of_cuts] if len(events.items) else cuts
-        return self._examples(events, after < 0, within, moments)
+        return _cut(
+            events,
+            places(events),
+            events.lengths,
+            uniform,
+            shown=self.min_history_events,
+            taken=self.window_events,
+        )
 
     def _examples(
         self,
         events: Events,
         before: npt.NDArray[np.bool_],
         within: npt.NDArray[np.bool_],
-        moments: npt.NDArray[np.int64] | None,
+        moments: npt.NDArray[np.int64],
     ) -> Examples:
         history = where(events, before)
         enough = np.repeat(history.lengths >= self.min_history_events, events.lengths)
         return Examples(history, where(events, within & enough), moments)
+
+
+class NextBasket:
+    """All that a user takes at once, from what it took before, cut anew for each user and epoch.
+
+    Args:
+        same: what makes a basket of events: the same `instant`, or the same `day`, counted in UTC.
+        min_history_baskets: baskets before the cut that an example needs.
+    """
+
+    shows_target = False
+
+    def __init__(
+        self, *, same: Literal["instant", "day"] = "instant", min_history_baskets: int = 1
+    ) -> None:
+        if same not in ("instant", "day"):
+            raise ValueError(f"same must be 'instant' or 'day', got {same!r}")
+        if min_history_baskets < 1:
+            raise ValueError(f"min_history_baskets must be 1 or more, got {min_history_baskets}")
+        self.same, self.min_history_baskets = same, min_history_baskets
+
+    def __call__(
+        self, events: Events, uniform: npt.NDArray[np.float64], period: tuple[int, int] | None
+    ) -> Examples:
+        if events.times is None:
+            raise DataError(
+                "target=next_basket tells baskets by the times of events, and these data have none;"
+                " use target=next_item"
+            )
+        times = events.times // (SECONDS_PER_DAY if self.same == "day" else 1)
+        begins = (np.diff(times, prepend=-1) != 0) & (places(events) > 0)
+        counts = np.concatenate([[0], np.cumsum(begins)])
+        numbers = counts[1:] - np.repeat(counts[events.offsets[:-1]], events.lengths)
+        owned = np.where(events.lengths > 0, 1 + np.diff(counts[events.offsets]), 0)
+        return _cut(events, numbers, owned, uniform, shown=self.min_history_baskets, taken=1)
+
+
+class LeaveSomeOut:
+    """Some events of a history, drawn anew for each user and epoch, from the others.
+
+    Of a user with two events or more at least one is shown and one is left out. Ages count from the
+    end of the training period, as they do when the model is judged.
+
+    Args:
+        share: of the events that are left out.
+    """
+
+    shows_target = False
+
+    def __init__(self, *, share: float = 0.2) -> None:
+        if not 0.0 < share < 1.0:
+            raise ValueError(f"share must be between 0 and 1, got {share}")
+        self.share = share
+
+    def __call__(
+        self, events: Events, uniform: npt.NDArray[np.float64], period: tuple[int, int] | None
+    ) -> Examples:
+        lengths = events.lengths
+        wanted = np.clip(np.round(self.share * lengths), 1, (lengths - 1).clip(0)).astype(np.int64)
+        left_out = _drawn_order(events, uniform) < np.repeat(wanted, lengths)
+        moments = None if period is None else np.full(events.num_users, period[1])
+        return Examples(where(events, ~left_out), where(events, left_out), moments)
+
+
+def places(events: Events) -> npt.NDArray[np.int64]:
+    """int64 [N]: the place of each event among those of its user, from 0."""
+    return np.arange(events.offsets[-1]) - np.repeat(events.offsets[:-1], events.lengths)
 
 
 def where(events: Events, chosen: npt.NDArray[np.bool_]) -> Events:
@@ -156,3 +219,61 @@ def where(events: Events, chosen: npt.NDArray[np.bool_]) -> Events:
     counts = np.concatenate([[0], np.cumsum(chosen)])
     columns = {name: column[chosen] for name, column in events.columns.items()}
     return Events(counts[events.offsets], **columns)
+
+
+def _cut(
+    events: Events,
+    numbers: npt.NDArray[np.int64],
+    counts: npt.NDArray[np.int64],
+    uniform: npt.NDArray[np.float64],
+    *,
+    shown: int,
+    taken: int | None,
+) -> Examples:
+    """Cuts each user's groups of events, drawn evenly, before one of them.
+
+    Args:
+        numbers: int64 [N], group of each event, counted from 0 inside its user.
+        counts: int64 [U], groups of each user.
+        uniform: float64 [U] in [0, 1).
+        shown: least groups before a cut; a user with no more than these is given no target.
+        taken: groups after the cut that are the target; None: all.
+    """
+    cuts = shown + (uniform * (counts - shown).clip(0)).astype(np.int64)  # one is left behind it
+    after = numbers - np.repeat(cuts, events.lengths)
+    within = after >= 0
+    if taken is not None:
+        within &= after < taken
+    history = where(events, after < 0)
+    moments = (
+        None
+        if events.times is None
+        else _times_at(events.offsets[:-1] + history.lengths, events.times)
+    )
+    return Examples(history, where(events, within), moments)
+
+
+def _times_at(at: npt.NDArray[np.int64], times: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The times of these events; any where there is none, of users without a target."""
+    if len(times) == 0:
+        return np.zeros(len(at), np.int64)
+    found: npt.NDArray[np.int64] = times[at.clip(max=len(times) - 1)]
+    return found
+
+
+def _drawn_order(events: Events, uniform: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    """int64 [N]: the place of each event in an order of its user's that the draw decides."""
+    users = np.repeat(np.arange(events.num_users), events.lengths)
+    keys = _mixed(uniform.view(np.uint64)[users] + places(events).astype(np.uint64))
+    order = np.lexsort([keys, users])
+    found = np.empty_like(order)
+    found[order] = places(events)
+    return found
+
+
+def _mixed(numbers: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Numbers that look drawn, the same for the same: the mixer of SplitMix64."""
+    mixed = numbers * np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))

@@ -35,6 +35,7 @@ class Auto:
         width: D, known from the model.
         linear: whether a history is the sum of its rows of the catalog table, known from the model.
         batch_users: B, known from the trainer.
+        hidden_per_user: hidden vectors of a user in a step, known from the model.
         device: `cpu` or `cuda`, known from the machine.
         negatives: items drawn for a batch where the loss is estimated.
         block_items: items scored at once.
@@ -56,6 +57,7 @@ class Auto:
         width: int = 128,
         linear: bool = False,
         batch_users: int = 256,
+        hidden_per_user: float = 1.0,
         device: str = "cpu",
         negatives: int = 4096,
         block_items: int = BLOCK_ITEMS,
@@ -67,7 +69,7 @@ class Auto:
         self.negatives, self.block_items = negatives, block_items
         # scores, scores again or kept, and two gradients: four products of 2 B V D operations; a
         # Gram matrix, and the gradient of its rows: two products of 2 V D D
-        rows = 4.0 * width if linear else 8.0 * batch_users
+        rows = 4.0 * width if linear else 8.0 * batch_users * hidden_per_user
         self.cost = rows * num_items * width
         self.targets = _distinct_targets(popularity, num_users, batch_users)
 

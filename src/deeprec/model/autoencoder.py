@@ -189,7 +189,7 @@ class Autoencoder(nn.Module):
         hidden_BD = self._hidden(self._shown(self._weighted(history), fields))
         if self.repeat is None:
             return without_repeat(hidden_BD * self.scale)
-        return _with_repeat(hidden_BD * self.scale, history, self.repeat(history))
+        return with_repeat(hidden_BD * self.scale, history, self.repeat(history))
 
     def arrange(self, batch: Batch, draw: torch.Generator) -> Shown:
         """Aggregates histories and draws what is dropped of them; see `Recommender.arrange`."""
@@ -257,7 +257,7 @@ class Autoencoder(nn.Module):
             return without_repeat(hidden_BD)
         by_item = transposed(arranged.asked[0].repeats)
         scores_M = self.repeat.trained(arranged.history, by_item)
-        return _with_repeat(hidden_BD, arranged.history, scores_M)
+        return with_repeat(hidden_BD, arranged.history, scores_M)
 
 
 class ServingEncoder(nn.Module):
@@ -276,7 +276,7 @@ class ServingEncoder(nn.Module):
         self.pooling, self.normalize = model.pooling, model.normalize
         self.bags = Bags(history, tables, model.fields, model.divisors)
         self.layers, self.scale = model.layers, model.scale
-        self.repeat = _NoRepeat() if model.repeat is None else model.repeat
+        self.repeat = NoRepeat() if model.repeat is None else model.repeat
         self.has_repeat = model.repeat is not None
 
     def forward(
@@ -297,7 +297,7 @@ class ServingEncoder(nn.Module):
         sum_BH = self.bags(history, weights_M, attribute_values, attribute_offsets)
         hidden_BD = self.layers(sum_BH) * self.scale
         if self.has_repeat:
-            return _with_repeat(hidden_BD, history, self.repeat(history))
+            return with_repeat(hidden_BD, history, self.repeat(history))
         return without_repeat(hidden_BD)
 
 
@@ -339,7 +339,7 @@ def normalized(weights_M: Tensor, users_M: Tensor, num_users: int) -> Tensor:
     return weights_M / squares_B.clamp(min=1e-12).sqrt()[users_M]
 
 
-class _NoRepeat(nn.Module):
+class NoRepeat(nn.Module):
     """Stands where a model has no repeat scores, so that scripting finds a module."""
 
     def forward(self, history: History) -> Tensor:
@@ -353,7 +353,7 @@ def without_repeat(hidden_BD: Tensor) -> Encoded:
     return Encoded(hidden_BD, none, offsets_B1, torch.zeros(0, device=device))
 
 
-def _with_repeat(hidden_BD: Tensor, history: History, scores_M: Tensor) -> Encoded:
+def with_repeat(hidden_BD: Tensor, history: History, scores_M: Tensor) -> Encoded:
     return Encoded(hidden_BD, history.items_M, history.offsets_B1, scores_M)
 
 

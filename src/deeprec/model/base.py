@@ -19,7 +19,7 @@ Most models are trained in steps (`Trainable`), others are solved from all histo
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -27,8 +27,21 @@ from torch import Tensor, nn
 from deeprec.batch import Arranged, Batch, Encoded, Penalty, Task
 
 
+class PerUser(NamedTuple):
+    """What a user takes in a training step, on average."""
+
+    hidden: float  # hidden vectors that a loss scores
+    floats: float  # that the layers keep for the backward
+
+
 class Recommender(Protocol):
-    """The recommender contract; `tests/recommender_contract.py` holds every model to it."""
+    """The recommender contract; `tests/recommender_contract.py` holds every model to it.
+
+    A model that makes more than one hidden vector of a user in a step has a method
+    `per_user(lengths)`, which says what that takes of users with so many events. One that learns
+    what comes next in the histories it is shown, whatever the target asks for, says
+    `learns_next = True`.
+    """
 
     item_weight: nn.Parameter  # float32 [V, D]; [V, 0]: hidden vectors are the scores
     item_bias: nn.Parameter  # float32 [V]

@@ -9,6 +9,7 @@ from rich.table import Table
 from torch import nn
 
 from deeprec.errors import ResourceError
+from deeprec.model.base import PerUser
 from deeprec.trainer.optimizer import Optimizer
 
 FLOAT = 4  # bytes
@@ -47,6 +48,7 @@ def plan(
     drawn_items: int = 0,
     draws_at_once: bool = False,
     dense_gradient: bool = False,
+    per_user: PerUser | None = None,
     ways: Ways = Ways(),
 ) -> list[Line]:
     """What each table, its gradient and its optimizer's state take, and one batch.
@@ -61,6 +63,7 @@ def plan(
         draws_at_once: whether the loss scores all of these at once, in place of blocks.
         dense_gradient: whether the loss gives every row of the catalog table a gradient, instead of
             handing the rows of a block to the optimizer at once.
+        per_user: what a user takes in a step; None: one hidden vector, and eight of its width.
         ways: what to advise.
     """
     lines = []
@@ -73,6 +76,9 @@ def plan(
     catalog = model.item_weight
     assert isinstance(catalog, nn.Parameter)
     width = catalog.shape[1]
+    hidden, floats = per_user or PerUser(1.0, 8.0 * width)
+    asked = round(batch_users * hidden)
+    who = f"{asked:,} users" if per_user is None else f"{asked:,} positions"
     lines += [
         Line("everything else that is learned", 4 * small * FLOAT, (ways.width,)),
         Line(
@@ -81,11 +87,11 @@ def plan(
             (ways.batch,),
         ),
         Line(
-            f"what the layers say of {batch_users:,} users",
-            batch_users * width * 8 * FLOAT,
+            f"what the layers say of {who}",
+            round(batch_users * floats) * FLOAT,
             (ways.width, ways.batch),
         ),
-        _score_lines(batch_users, block_items, drawn_items if draws_at_once else 0, ways),
+        _score_lines(asked, who, block_items, drawn_items if draws_at_once else 0, ways),
     ]
     if drawn_items:
         rows = min(catalog.shape[0], batch_events + drawn_items)
@@ -172,12 +178,12 @@ def _without(lines: list[Line], settings: list[str]) -> int:
     return sum(line.bytes for line in lines if not {*settings} & {*line.settings})
 
 
-def _score_lines(batch_users: int, block_items: int, draws: int, ways: Ways) -> Line:
+def _score_lines(asked: int, who: str, block_items: int, draws: int, ways: Ways) -> Line:
     """What scores and their gradients take."""
     copies, items = (2 * BLOCKS, draws) if draws else (BLOCKS, block_items)
     return Line(
-        f"{copies} blocks of scores, {batch_users:,} users x {items:,} items",
-        copies * batch_users * items * FLOAT,
+        f"{copies} blocks of scores, {who} x {items:,} items",
+        copies * asked * items * FLOAT,
         (NEGATIVES if draws else BLOCK, ways.batch),
     )
 

@@ -290,6 +290,7 @@ def build_loss(
     row_length: Tensor | None = None,
     hidden_bias: Tensor | None = None,
     linear: bool = False,
+    hidden_per_user: float = 1.0,
 ) -> Loss | Auto:
     """The loss of a config, told what it asks for of data, model, trainer and machine."""
     loss: Loss | Auto = instantiate_with(
@@ -303,6 +304,7 @@ def build_loss(
         row_length=row_length,
         hidden_bias=hidden_bias,
         linear=linear,
+        hidden_per_user=hidden_per_user,
     )
     return loss
 
@@ -310,6 +312,11 @@ def build_loss(
 def reads_log_odds(loss: Mapping[str, Any]) -> bool:
     """Whether the loss of a config reads scores as log odds: all do that do not say otherwise."""
     return bool(getattr(find(loss["_target_"]), "log_odds", True))
+
+
+def learns_next(model: Mapping[str, Any]) -> bool:
+    """Whether the model of a config learns what comes next in the histories that it is shown."""
+    return bool(getattr(find(model["_target_"]), "learns_next", False))
 
 
 def refuse_to_overwrite(path: Path) -> None:
