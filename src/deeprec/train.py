@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from deeprec.batch import Arranged, Batch
+from deeprec.choosing import chosen
 from deeprec.config import Part, TrainConfig, is_solved, refuse, to_dict
 from deeprec.console import console
 from deeprec.data.datamodule import DataModule, pinned
@@ -69,7 +70,8 @@ def train(config: TrainConfig, *, watch: Watch | None = None) -> Path:
     assert config.output_dir is not None
     output = Path(config.output_dir)
     refuse_to_overwrite(output)
-    work = Work(config, Prepared(Path(config.prepared), parts=READ))
+    prepared = Prepared(Path(config.prepared), parts=READ)
+    work = Work(chosen(config, prepared), prepared)
     run = RunFolder.create(output, work.config, work.prepared, work.facts)
     with run.locked():
         try:

@@ -1,0 +1,59 @@
+"""`model=auto`: the config of a run whose model is chosen by the data."""
+
+from dataclasses import replace
+from typing import Any
+
+from deeprec.config import Part, TrainConfig, check, compose, to_dict
+from deeprec.console import console
+from deeprec.data.dataset import training_period
+from deeprec.data.store import SECONDS_PER_DAY, Prepared
+from deeprec.model.auto import Auto, Shape
+from deeprec.part import find, instantiate
+
+PARTS = ("loss", "optimizer", "target", "trainer")
+
+
+def chosen(config: TrainConfig, prepared: Prepared) -> TrainConfig:
+    """The same config where it names its model; else that which the prepared folder calls for.
+
+    Whatever the config says otherwise than the defaults do is kept.
+
+    Raises:
+        ConfigError: what is kept does not fit what was chosen.
+    """
+    if find(config.model["_target_"]) is not Auto:
+        return config
+    choice = instantiate(config.model).choose(shape_of(prepared))
+    place = [f"prepared={prepared.path}", "output_dir=unused"]
+    defaults, picked = compose("train", place), compose("train", [*place, *choice.words])
+    assert isinstance(picked, TrainConfig)
+    merged: dict[str, Any] = {
+        name: _merged(getattr(config, name), getattr(defaults, name), getattr(picked, name))
+        for name in PARTS
+    }
+    console.print(f"experiment=auto: {choice.why}", soft_wrap=True)
+    console.print(f"as by {' '.join(choice.words)}", soft_wrap=True)
+    config = replace(config, model=picked.model, **merged)
+    check(to_dict(config), "train")
+    return config
+
+
+def shape_of(prepared: Prepared) -> Shape:
+    """What the choice depends on."""
+    period = training_period(prepared)
+    starts, ends = prepared.instant("validation"), prepared.instant("holdout")
+    return Shape(
+        num_users=len(prepared.training_users()),
+        num_items=prepared.num_items,
+        num_events=int(prepared.parts["train"].lengths.sum()),
+        repeats=prepared.repeats,
+        training_days=None if period is None else (period[1] - period[0]) / SECONDS_PER_DAY,
+        judged_days=None if starts is None or ends is None else (ends - starts) / SECONDS_PER_DAY,
+    )
+
+
+def _merged(given: Part, default: Part, picked: Part) -> dict[str, Any]:
+    if given["_target_"] != default["_target_"]:
+        return given
+    said = {key: value for key, value in given.items() if default.get(key) != value}
+    return {**picked, **said}

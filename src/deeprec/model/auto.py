@@ -1,0 +1,75 @@
+"""Which experiment a prepared folder calls for, by its size and by whether items repeat."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+LARGE_CATALOG = 500_000  # items from which the Gram matrix of a linear model is kept, not made anew
+STEPS = 120  # of a linear model, at least
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What of a prepared folder the choice depends on."""
+
+    num_users: int  # trained on
+    num_items: int
+    num_events: int
+    repeats: bool  # whether an item may be recommended again
+    training_days: float | None  # None: no times
+    judged_days: float | None  # of the validation part; None: not cut off by time
+
+
+class Choice(NamedTuple):
+    """Words of `deeprec train`, and why these."""
+
+    words: Sequence[str]
+    why: str
+
+
+class Auto:
+    """Chooses model, width, loss and schedule from the data; `experiment=auto`.
+
+    Where items are taken again, the model must know how often and how long ago: the autoencoder
+    with repeat scores, trained on what comes after a cut as long as the part it is validated on.
+    Elsewhere the linear autoencoder is above the others on the sets tried, at a cost of seconds;
+    its width and number of epochs follow catalog and users (docs/models.md has the figures).
+
+    Example:
+        >>> small = Shape(900, 500, 20_000, False, None, None)
+        >>> Auto().choose(small).words
+        ['experiment=linear', 'model.width=256', 'trainer.batch_users=75', 'trainer.max_epochs=10']
+    """
+
+    def choose(self, shape: Shape) -> Choice:
+        """The words for data of this shape."""
+        return self._again(shape) if shape.repeats else self._new(shape)
+
+    def _again(self, shape: Shape) -> Choice:
+        words = ["experiment=complete_journey"]
+        why = "items are taken again here, and what a user had is most of what it takes next"
+        if shape.training_days is None:
+            return Choice([*words], f"{why}; without times, cuts lie between events")
+        days = min(shape.judged_days or 30.0, shape.training_days / 4.0)
+        words += [f"target.window_days={days:.6g}", f"target.cut_days={1.15 * days:.6g}"]
+        return Choice(words, f"{why}; windows of {days:.3g} days, as long as it is validated on")
+
+    def _new(self, shape: Shape) -> Choice:
+        batch = max(32, min(512, shape.num_users // 12))
+        epochs = max(5, min(10, -(-STEPS * batch // max(shape.num_users, 1))))
+        width = 256  # on MovieLens-1M, validation ndcg@100 is .317 with it, .311 with twice as much
+        words = ["experiment=linear"]
+        if shape.num_items > LARGE_CATALOG:
+            width = 64
+            words.append("loss.gram_items=4096")
+        words += [
+            f"model.width={width}",
+            f"trainer.batch_users={batch}",
+            f"trainer.max_epochs={epochs}",
+        ]
+        return Choice(
+            words,
+            f"items are not taken again, so likeness to the history is what counts; "
+            f"{shape.num_items:,} items take {width} floats each, {shape.num_users:,} users "
+            f"{epochs} epochs of batches of {batch}",
+        )
