@@ -34,6 +34,7 @@ REQUIRED = {
     "numpy": ("numpy", "2.4.6"),
     "scipy": ("scipy", "1.17.1"),
     "matplotlib": ("matplotlib", "3.11.2"),
+    "optuna": ("optuna", "4.9.0"),
     "safetensors": ("safetensors", "0.8.0"),
     "rich": ("rich", "15.0.0"),
     "wandb": ("wandb", "0.31.0"),

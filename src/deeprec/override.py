@@ -161,7 +161,7 @@ def _group(key: str, override: Override, groups: Mapping[str, Collection[str]]) 
     if key not in groups:
         raise ConfigError(f"{key}: unknown group; {did_you_mean(key, groups)}")
     for choice in _choices(override):
-        if choice not in [*groups[key]]:  # what was given may be a mapping, which has no hash
+        if choice not in list(groups[key]):  # which need not be hashable
             near = nearest(str(choice), groups[key])
             way_out = f"; did you mean {near!r}?" if near else ""
             listed = ", ".join(groups[key]) or "nothing (the group is empty)"

@@ -1,0 +1,77 @@
+"""`experiment=auto`: what it chooses for which data, and that what was said besides it holds."""
+
+from pathlib import Path
+
+import pytest
+
+import small_shop
+from deeprec.choosing import chosen, shape_of
+from deeprec.config import TrainConfig, compose
+from deeprec.data.store import Prepared
+from deeprec.errors import ConfigError
+from deeprec.model.auto import Auto, Shape
+from deeprec.train import train
+from deeprec.trainer.run import open_run
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_shop.make(tmp_path_factory.mktemp("data") / "prepared")
+
+
+def config(prepared: Path, output: Path, *words: str) -> TrainConfig:
+    place = [f"prepared={prepared}", f"output_dir={output}", "logger.wandb=off"]
+    composed = compose("train", [*place, "experiment=auto", *words])
+    assert isinstance(composed, TrainConfig)
+    return composed
+
+
+def test_what_is_taken_again_gets_windows_as_long_as_it_is_judged_on() -> None:
+    words = Auto().choose(Shape(2_000, 16_000, 10**6, True, 300.0, 30.0)).words
+    assert [*words] == [
+        "experiment=complete_journey",
+        "target.window_days=30",
+        "target.cut_days=34.5",
+    ]
+    short = Auto().choose(Shape(2_000, 16_000, 10**6, True, 40.0, 30.0)).words
+    assert "target.window_days=10" in short  # a window and a history must fit
+    assert len(Auto().choose(Shape(2_000, 16_000, 10**6, True, None, None)).words) == 1
+
+
+def test_a_large_catalog_keeps_its_gram_matrix() -> None:
+    words = Auto().choose(Shape(10**6, 2 * 10**6, 10**8, False, None, None)).words
+    assert {"loss.gram_items=4096", "model.width=64", "trainer.max_epochs=5"} <= {*words}
+
+
+def test_what_is_said_besides_auto_holds(prepared: Path, tmp_path: Path) -> None:
+    opened = Prepared(prepared)
+    given = config(prepared, tmp_path, "optimizer.lr=0.07", "trainer.max_epochs=2", "seed=5")
+    picked = chosen(given, opened)
+    words = Auto().choose(shape_of(opened)).words
+    reference = compose("train", [f"prepared={prepared}", "output_dir=x", *words])
+    assert isinstance(reference, TrainConfig)
+    assert picked.model == reference.model
+    assert picked.loss == reference.loss
+    assert picked.target == reference.target
+    assert picked.optimizer == {**(reference.optimizer or {}), "lr": 0.07}
+    assert picked.trainer == {**reference.trainer, "max_epochs": 2}
+    assert picked.seed == 5
+    named = compose("train", [f"prepared={prepared}", "output_dir=x"])
+    assert isinstance(named, TrainConfig)
+    assert chosen(named, opened) is named
+
+
+def test_the_run_holds_what_was_chosen(prepared: Path, tmp_path: Path) -> None:
+    run = train(config(prepared, tmp_path / "run", "trainer.max_epochs=1"))
+    told = open_run(run).config
+    assert "Auto" not in told.model["_target_"]
+    assert train(TrainConfig(resume=str(run))) == run
+
+
+def test_a_foreign_loss_is_refused_where_the_chosen_model_has_no_use_for_it(
+    prepared: Path, tmp_path: Path
+) -> None:
+    if Prepared(prepared).repeats:
+        pytest.skip("the autoencoder takes any loss")
+    with pytest.raises(ConfigError, match="unit_vectors"):
+        train(config(prepared, tmp_path / "run", "loss=cosine_contrastive"))
