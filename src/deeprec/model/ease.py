@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deeprec.batch import Batch, Encoded
-from deeprec.console import progress
+from deeprec.console import console
 from deeprec.model.autoencoder import HistoryWeighting, history_weights, without_repeat
 from deeprec.model.history import aggregate
 from deeprec.model.solved import SolvedModel, as_matrix, users_of_items, weighted_histories
@@ -117,7 +117,8 @@ class Ease(SolvedModel):
         of_a_user = own_V.sum() / max(matrix.nnz, 1)
         ridge_V = self.l2 * of_a_user + self.dropout / (1.0 - self.dropout) * own_V
         gram_VV[np.diag_indices(self.num_items)] += ridge_V
-        weights_VV = torch.from_numpy(inverse(gram_VV))
+        with console.status("inverting the matrix of item pairs"):
+            weights_VV = torch.from_numpy(inverse(gram_VV))
         weights_VV /= -weights_VV.diagonal().clone()
         weights_VV.fill_diagonal_(0.0)
         weights_VV *= torch.from_numpy(popularity_V**-self.input_power).float()[:, None]
@@ -145,11 +146,10 @@ def gram(matrix: sparse.csr_array) -> Float32Array:
     num_items = matrix.shape[1]
     by_item = matrix.T.tocsr()
     products = np.empty((num_items, num_items), np.float32, order="F")
-    with progress("counting pairs of items", num_items, "items") as advance:
+    with console.status("counting pairs of items"):
         for start in range(0, num_items, GRAM_BLOCK):
             block = by_item[start : start + GRAM_BLOCK] @ matrix
             products[:, start : start + GRAM_BLOCK] = block.toarray().T
-            advance(block.shape[0])
     return products
 
 
