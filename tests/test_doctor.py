@@ -24,6 +24,7 @@ SOUND = {
     "safetensors": "0.8.0",
     "rich": "15.0.0",
     "wandb": "0.31.0",
+    "optuna": "4.9.0",
     "fbgemm-gpu-cpu": "1.8.0",
     "torchrec": "1.8.0",
 }

@@ -101,7 +101,7 @@ def test_the_bias_begins_at_log_odds_only_where_the_loss_reads_scores_so(
     prepared: Path, tmp_path: Path, loss: str, begins_at_0: bool
 ) -> None:
     config = small_shop.settings(prepared, tmp_path / "run", f"loss={loss}")
-    bias_V = Work(config, Prepared(prepared)).training.recommender.item_bias
+    bias_V = Work(config, Prepared(prepared)).learner.recommender.item_bias
     assert bool((bias_V == 0.0).all()) is begins_at_0
 
 
@@ -177,7 +177,7 @@ def test_the_plan_advises_settings_that_the_run_has(
 def test_a_batch_weighs_as_many_users_as_it_has_in_the_loss_of_an_epoch(
     prepared: Path, tmp_path: Path
 ) -> None:
-    training = Work(small_shop.settings(prepared, tmp_path / "run"), Prepared(prepared)).training
+    training = Work(small_shop.settings(prepared, tmp_path / "run"), Prepared(prepared)).learner
     for loss, users in ((1.0, 30), (4.0, 10)):
         training.count_loss(torch.tensor(loss), users)
     assert training.mean_loss() == pytest.approx((1.0 * 30 + 4.0 * 10) / 40)
