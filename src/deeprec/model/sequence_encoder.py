@@ -82,7 +82,9 @@ class SequenceEncoder(nn.Module):
             prediction, in classes from a minute to two years; without effect where times are
             unknown.
         repeat_scores: give items of the window a score for how often and how long ago they were
-            had, in place of the product, where `repeats`.
+            had, where `repeats`. It stands in place of the product, so that order tells only of
+            other items: right where people buy by habit, wrong where what comes next of a few items
+            follows from the last ones.
         init_std: standard deviation of the initial rows of items.
         table_backend: what updates an input table that is not tied, see `SparseInput`.
 
