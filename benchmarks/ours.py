@@ -9,7 +9,8 @@ from deeprec.batch import Batch
 from deeprec.config import TrainConfig, compose
 from deeprec.console import console
 from deeprec.data.store import Prepared
-from deeprec.model.autoencoder import HISTORY, Autoencoder
+from deeprec.model.autoencoder import Autoencoder
+from deeprec.model.sparse_input import HISTORY
 from deeprec.train import Work
 
 COMMON = (  # as the dense form and RecBole do it

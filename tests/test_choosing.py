@@ -27,19 +27,19 @@ def config(prepared: Path, output: Path, *words: str) -> TrainConfig:
 
 
 def test_what_is_taken_again_gets_windows_as_long_as_it_is_judged_on() -> None:
-    words = Auto().choose(Shape(2_000, 16_000, 10**6, True, 300.0, 30.0)).words
+    words = Auto().choose(Shape(2_000, 16_000, True, 300.0, 30.0)).words
     assert [*words] == [
         "experiment=complete_journey",
         "target.window_days=30",
         "target.cut_days=34.5",
     ]
-    short = Auto().choose(Shape(2_000, 16_000, 10**6, True, 40.0, 30.0)).words
+    short = Auto().choose(Shape(2_000, 16_000, True, 40.0, 30.0)).words
     assert "target.window_days=10" in short  # a window and a history must fit
-    assert len(Auto().choose(Shape(2_000, 16_000, 10**6, True, None, None)).words) == 1
+    assert len(Auto().choose(Shape(2_000, 16_000, True, None, None)).words) == 1
 
 
 def test_a_large_catalog_keeps_its_gram_matrix() -> None:
-    words = Auto().choose(Shape(10**6, 2 * 10**6, 10**8, False, None, None)).words
+    words = Auto().choose(Shape(10**6, 2 * 10**6, False, None, None)).words
     assert {"loss.gram_items=4096", "model.width=64", "trainer.max_epochs=5"} <= {*words}
 
 

@@ -64,6 +64,13 @@ class Batch:
     def num_users(self) -> int:
         return self.history.offsets.shape[0] - 1
 
+    @property
+    def known_ages(self) -> Tensor:
+        """`ages` as models take them: empty where times are unknown."""
+        if self.ages is None:
+            return self.history.values.new_zeros(0, dtype=torch.float32)
+        return self.ages
+
 
 class Encoded(NamedTuple):
     """What a model says of B users before the catalog is scored."""

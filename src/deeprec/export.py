@@ -234,7 +234,7 @@ def served(
     answer: tuple[Tensor, Tensor] = exported(
         history.values,
         history.offsets,
-        torch.zeros(0) if batch.ages is None else batch.ages,
+        batch.known_ages,
         [batch.attributes[name].values for name in trained.fields],
         [batch.attributes[name].offsets for name in trained.fields],
         k,

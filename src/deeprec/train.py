@@ -165,7 +165,7 @@ class Work:
             self.loop.fit(self.learner, self.data, keeper)
         else:
             known = known_users(self.prepared, "validation")
-            self.learner.fit(known, keeper, self.schedule.max_epochs)
+            self.learner.fit(known, keeper)
 
     def _tell_failure(self, run: RunFolder, error: BaseException) -> None:
         if run.finished:  # stopped just after it was sealed

@@ -24,9 +24,9 @@ from deeprec.evaluation.question import Question
 from deeprec.metric import expectation
 from deeprec.metric.hits import Hits
 from deeprec.metric.ranking import recall
-from deeprec.model.autoencoder import without_repeat
 from deeprec.model.base import Recommender
 from deeprec.model.rank import rank, seen_if
+from deeprec.model.repeat import without_repeat
 
 MOST_USERS, FEW_USERS = 1000, 50  # enough to see a mistake
 MOST_CELLS = 2e9  # users times items that are ranked

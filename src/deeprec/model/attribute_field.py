@@ -9,11 +9,11 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from deeprec.batch import Jagged
 from deeprec.errors import did_you_mean
 from deeprec.model.history import History
+from deeprec.model.sparse_input import weighted_sum
 
 # before the name, not behind it: an attribute may be called anything, `town:quotient` too
 QUOTIENT, REMAINDER = "quotient", "remainder"
@@ -76,14 +76,7 @@ class Bag(nn.Module):
         self.weight = weight
 
     def forward(self, values_N: Tensor, offsets_B1: Tensor, weights_N: Tensor) -> Tensor:
-        return F.embedding_bag(
-            values_N,
-            self.weight,
-            offsets_B1,
-            mode="sum",
-            per_sample_weights=weights_N,
-            include_last_offset=True,
-        )
+        return weighted_sum(self.weight, values_N, offsets_B1, weights_N)
 
 
 class TwoBags(nn.Module):

@@ -14,7 +14,6 @@ class Shape:
 
     num_users: int  # trained on
     num_items: int
-    num_events: int
     repeats: bool  # whether an item may be recommended again
     training_days: float | None  # None: no times
     judged_days: float | None  # of the validation part; None: not cut off by time
@@ -36,7 +35,7 @@ class Auto:
     its width and number of epochs follow catalog and users (docs/models.md has the figures).
 
     Example:
-        >>> small = Shape(900, 500, 20_000, False, None, None)
+        >>> small = Shape(900, 500, False, None, None)
         >>> Auto().choose(small).words
         ['experiment=linear', 'model.width=256', 'trainer.batch_users=75', 'trainer.max_epochs=10']
     """

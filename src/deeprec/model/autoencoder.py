@@ -6,7 +6,6 @@ may get a score for how often and how long ago they were had (`repeat`).
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -29,15 +28,19 @@ from deeprec.model.attribute_field import (
     divisors_of,
 )
 from deeprec.model.dropping import check_share, divide
-from deeprec.model.history import History, aggregate
+from deeprec.model.history import (
+    History,
+    HistoryWeighting,
+    aggregate,
+    check_weighting,
+    history_weights,
+    normalized,
+)
 from deeprec.model.layers import Activation, Layers, check_layers
-from deeprec.model.repeat import RepeatScores
-from deeprec.model.sparse_input import Backend, Pooling, SparseInput, mean_weights
+from deeprec.model.repeat import NoRepeat, RepeatScores, with_repeat, without_repeat
+from deeprec.model.sparse_input import HISTORY, Backend, Pooling, SparseInput, mean_weights
 
 NEVER = -1e4  # a score that takes the item out of any loss
-HISTORY = "history"  # the sparse field of the items
-HistoryWeighting = Literal["binary", "log_count", "decayed"]
-HISTORY_WEIGHTINGS = get_args(HistoryWeighting)
 
 
 @dataclass
@@ -195,8 +198,9 @@ class Autoencoder(nn.Module):
         """Aggregates histories and draws what is dropped of them; see `Recommender.arrange`."""
         assert batch.target is not None
         items = batch.history
-        ages_N = torch.zeros(0) if batch.ages is None else batch.ages
-        history = aggregate(items.values, items.offsets, ages_N, self.num_items, self.fade_days)
+        history = aggregate(
+            items.values, items.offsets, batch.known_ages, self.num_items, self.fade_days
+        )
         kept, dropped = divide(self._weighted(history), self.input_dropout, draw)
         kept = with_transposition(kept)
         scored = 0 if self.repeat is None else len(history.items_M)
@@ -321,48 +325,6 @@ def output_bias(
     if popularity_V is None or not log_odds:
         return torch.zeros(num_items)
     return item_log_odds(popularity_V * min(target_share, 1.0), num_users)
-
-
-def history_weights(history: History, weighting: str) -> Tensor:
-    """float32 [M]: the weight of each distinct item of a history."""
-    if weighting == "log_count":
-        return torch.log1p(history.counts_M)
-    if weighting == "decayed":
-        return torch.log1p(history.recent_M)
-    return torch.ones_like(history.counts_M)
-
-
-def normalized(weights_M: Tensor, users_M: Tensor, num_users: int) -> Tensor:
-    """The weights over the root of their user's summed squares; an empty user has none."""
-    zeros_B = torch.zeros(num_users, device=weights_M.device)
-    squares_B = zeros_B.index_add(0, users_M, weights_M * weights_M)
-    return weights_M / squares_B.clamp(min=1e-12).sqrt()[users_M]
-
-
-class NoRepeat(nn.Module):
-    """Stands where a model has no repeat scores, so that scripting finds a module."""
-
-    def forward(self, history: History) -> Tensor:
-        return torch.zeros(0)
-
-
-def without_repeat(hidden_BD: Tensor) -> Encoded:
-    device = hidden_BD.device
-    offsets_B1 = torch.zeros(hidden_BD.shape[0] + 1, dtype=torch.int64, device=device)
-    none = torch.zeros(0, dtype=torch.int64, device=device)
-    return Encoded(hidden_BD, none, offsets_B1, torch.zeros(0, device=device))
-
-
-def with_repeat(hidden_BD: Tensor, history: History, scores_M: Tensor) -> Encoded:
-    return Encoded(hidden_BD, history.items_M, history.offsets_B1, scores_M)
-
-
-def check_weighting(weighting: str) -> None:
-    """Raises ValueError if histories cannot be weighted so."""
-    if weighting not in HISTORY_WEIGHTINGS:
-        raise ValueError(
-            f"history_weighting must be one of {', '.join(HISTORY_WEIGHTINGS)}; got {weighting!r}"
-        )
 
 
 def _check_tied(tied: bool, hidden_dims: Sequence[int]) -> None:

@@ -7,13 +7,13 @@ import numpy.typing as npt
 import torch
 from scipy import linalg, sparse
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from deeprec.batch import Batch, Encoded
 from deeprec.console import console
-from deeprec.model.autoencoder import HistoryWeighting, history_weights, without_repeat
-from deeprec.model.history import aggregate
-from deeprec.model.solved import SolvedModel, as_matrix, users_of_items, weighted_histories
+from deeprec.model.history import HistoryWeighting, aggregate, history_weights
+from deeprec.model.repeat import without_repeat
+from deeprec.model.solved import SolvedModel, as_matrix, weighted_histories
+from deeprec.model.sparse_input import weighted_sum
 
 Float32Array = npt.NDArray[np.float32]
 GRAM_BLOCK = 1024  # items whose products with all others are counted at once
@@ -28,7 +28,7 @@ class Ease(SolvedModel):
         P = (G + L^2)^-1        B_ij = -P_ij / P_jj
 
     The matrix takes 4 V^2 bytes and its inversion V^3 operations, so it is for catalogs up to some
-    20,000 items; `sparse_ease` goes on from there.
+    20,000 items.
 
     Args:
         num_items: V, known from the data.
@@ -71,18 +71,15 @@ class Ease(SolvedModel):
         history_weighting: HistoryWeighting = "binary",
         fade_days: float = 90.0,
     ) -> None:
-        super().__init__()
+        super().__init__(num_items, width=0)
         if not l2 > 0.0:
             raise ValueError(f"l2 must be above 0, got {l2}")
         if not 0.0 <= dropout < 1.0:
             raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
-        self.num_items = num_items
         self.l2, self.dropout, self.user_power = l2, dropout, user_power
         self.input_power, self.output_power = input_power, output_power
         self.history_weighting, self.fade_days = history_weighting, fade_days
         self.between_items = nn.Parameter(torch.zeros(num_items, num_items), requires_grad=False)
-        self.item_weight = nn.Parameter(torch.zeros(num_items, 0), requires_grad=False)
-        self.item_bias = nn.Parameter(torch.zeros(num_items), requires_grad=False)
 
     def forward(
         self,
@@ -95,21 +92,15 @@ class Ease(SolvedModel):
         """Scores of all items as hidden vectors [B, V]; see `Recommender.serving_encoder`."""
         history = aggregate(items_N, offsets_B1, ages_N, self.num_items, self.fade_days)
         weights_M = history_weights(history, self.history_weighting)
-        scores_BV = F.embedding_bag(
-            history.items_M,
-            self.between_items,
-            history.offsets_B1,
-            mode="sum",
-            per_sample_weights=weights_M,
-            include_last_offset=True,
-        )
+        scores_BV = weighted_sum(self.between_items, history.items_M, history.offsets_B1, weights_M)
         return without_repeat(scores_BV)
 
     def solve(self, users: Batch, done: int, draw: torch.Generator) -> Iterator[float]:
         """Counts pairs and inverts; see `Solvable.solve`."""
         known = weighted_histories(users, self.num_items, self.history_weighting, self.fade_days)
         matrix = as_matrix(known, self.num_items)
-        popularity_V = users_of_items(matrix)
+        # an item that nobody has counts as one that one user has: its weights are 0 all the same
+        popularity_V = np.bincount(matrix.indices, minlength=self.num_items).clip(1).astype(float)
         scaled = _scaled(matrix, self.user_power, popularity_V**-self.input_power)
         gram_VV = gram(scaled)
         own_V = gram_VV.diagonal().copy()

@@ -4,10 +4,13 @@ Scriptable and of plain aten operations, so that training and serving run the sa
 Shapes as in deeprec/batch.py.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
+
+HistoryWeighting = Literal["binary", "log_count", "decayed"]
+HISTORY_WEIGHTINGS = get_args(HistoryWeighting)
 
 
 class History(NamedTuple):
@@ -69,3 +72,27 @@ def aggregate(
         first_M=zeros_M.scatter_reduce(0, pair_N, ages, "amax", include_self=False),
         recent_M=zeros_M.index_add(0, pair_N, torch.exp(-ages / fade_days)),
     )
+
+
+def history_weights(history: History, weighting: str) -> Tensor:
+    """float32 [M]: the weight of each distinct item of a history."""
+    if weighting == "log_count":
+        return torch.log1p(history.counts_M)
+    if weighting == "decayed":
+        return torch.log1p(history.recent_M)
+    return torch.ones_like(history.counts_M)
+
+
+def normalized(weights_M: Tensor, users_M: Tensor, num_users: int) -> Tensor:
+    """The weights over the root of their user's summed squares; an empty user has none."""
+    zeros_B = torch.zeros(num_users, device=weights_M.device)
+    squares_B = zeros_B.index_add(0, users_M, weights_M * weights_M)
+    return weights_M / squares_B.clamp(min=1e-12).sqrt()[users_M]
+
+
+def check_weighting(weighting: str) -> None:
+    """Raises ValueError if histories cannot be weighted so."""
+    if weighting not in HISTORY_WEIGHTINGS:
+        raise ValueError(
+            f"history_weighting must be one of {', '.join(HISTORY_WEIGHTINGS)}; got {weighting!r}"
+        )

@@ -6,12 +6,12 @@ Shapes (legend in deeprec/batch.py): L items of the longest history of a group o
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from deeprec.batch import Batch, Encoded, Jagged
 from deeprec.console import console
-from deeprec.model.autoencoder import HistoryWeighting, history_weights, without_repeat
-from deeprec.model.history import aggregate
+from deeprec.model.history import HistoryWeighting, aggregate, history_weights
+from deeprec.model.repeat import without_repeat
 from deeprec.model.solved import SolvedModel, weighted_histories
 
 GROUP_FLOATS = 2**22  # of the rows gathered at once: 16 MiB
@@ -78,21 +78,19 @@ class Ials(SolvedModel):
         init_std: float = 0.1,
         block_width: int | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(num_items, width)
         for name, value in (("width", width), ("block_width", block_width)):
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be 1 or more, got {value}")
         for name, number in (("unobserved_weight", unobserved_weight), ("l2", l2)):
             if not number > 0.0:
                 raise ValueError(f"{name} must be above 0, got {number}")
-        self.num_items, self.width = num_items, width
+        self.width = width
         self.unobserved_weight, self.l2 = unobserved_weight, l2
         self.frequency_power = frequency_power
         self.history_weighting, self.fade_days = history_weighting, fade_days
         self.block_width = width if block_width is None else min(block_width, width)
-        rows_VD = torch.randn(num_items, width).mul_(init_std / width**0.5)
-        self.item_weight = nn.Parameter(rows_VD, requires_grad=False)
-        self.item_bias = nn.Parameter(torch.zeros(num_items), requires_grad=False)
+        rows_VD = self.item_weight.data.normal_().mul_(init_std / width**0.5)
         self.register_buffer("gram_DD", rows_VD.T @ rows_VD)
 
     def forward(
@@ -128,8 +126,9 @@ class Ials(SolvedModel):
         """Users, then items, over and over; see `Solvable.solve`."""
         known = weighted_histories(users, self.num_items, self.history_weighting, self.fade_days)
         device = self.item_weight.device
+        assert known.weights is not None
         of_users = Jagged(
-            known.items_M.to(device), known.offsets_B1.to(device), known.weights_M.to(device)
+            known.values.to(device), known.offsets.to(device), known.weights.to(device)
         )
         of_items = _turned(of_users, self.num_items)
         num_users = users.num_users

@@ -7,11 +7,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from scipy import sparse
-from torch import Tensor, nn
+from torch import Tensor
 
 from deeprec.batch import Batch, Encoded
-from deeprec.model.autoencoder import HistoryWeighting, history_weights
-from deeprec.model.history import aggregate
+from deeprec.model.history import HistoryWeighting, aggregate, history_weights
 from deeprec.model.neighbour_scores import NeighbourScores
 from deeprec.model.solved import SolvedModel, as_matrix, weighted_histories
 
@@ -68,14 +67,12 @@ class ItemToItem(SolvedModel):
         history_weighting: HistoryWeighting = "binary",
         fade_days: float = 90.0,
     ) -> None:
-        super().__init__()
+        super().__init__(num_items, width=1)
         if neighbours < 1:
             raise ValueError(f"neighbours must be 1 or more, got {neighbours}")
-        self.num_items, self.similarity, self.neighbours = num_items, similarity, neighbours
+        self.similarity, self.neighbours = similarity, neighbours
         self.history_weighting, self.fade_days = history_weighting, fade_days
         self.between_items = NeighbourScores(num_items)
-        self.item_weight = nn.Parameter(torch.zeros(num_items, 1), requires_grad=False)
-        self.item_bias = nn.Parameter(torch.zeros(num_items), requires_grad=False)
 
     def forward(
         self,
@@ -93,7 +90,7 @@ class ItemToItem(SolvedModel):
 
     def solve(self, users: Batch, done: int, draw: torch.Generator) -> Iterator[float]:
         """Counts who took what with what, in blocks; see `Solvable.solve`."""
-        known = weighted_histories(users, self.num_items, "binary", self.fade_days)
+        known = weighted_histories(users, self.num_items)
         taken, had = _only_had(as_matrix(known, self.num_items))
         popularity = np.bincount(taken.indices, minlength=len(had)).astype(np.float64)
         nearest = [

@@ -12,12 +12,11 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from deeprec.batch import Arranged, Asked, Batch, Encoded, Jagged, Task, with_transposition
-from deeprec.model.autoencoder import HISTORY, HistoryWeighting, history_weights, without_repeat
-from deeprec.model.history import History, aggregate
-from deeprec.model.sparse_input import sparse_gradient_bag
+from deeprec.model.history import History, HistoryWeighting, aggregate, history_weights
+from deeprec.model.repeat import without_repeat
+from deeprec.model.sparse_input import HISTORY, sparse_gradient_bag, weighted_sum
 
 
 class LinearAutoencoder(nn.Module):
@@ -101,8 +100,9 @@ class LinearAutoencoder(nn.Module):
     def arrange(self, batch: Batch, draw: torch.Generator) -> Arranged:
         """Aggregates histories; see `Recommender.arrange`. Nothing is drawn."""
         items = batch.history
-        ages_N = torch.zeros(0) if batch.ages is None else batch.ages
-        history = aggregate(items.values, items.offsets, ages_N, self.num_items, self.fade_days)
+        history = aggregate(
+            items.values, items.offsets, batch.known_ages, self.num_items, self.fade_days
+        )
         weights_M = history_weights(history, self.history_weighting)
         shown = with_transposition(Jagged(history.items_M, history.offsets_B1, weights_M))
         none = Jagged(history.items_M[:0], torch.zeros_like(history.offsets_B1))
@@ -162,20 +162,8 @@ class ServingEncoder(nn.Module):
         weights_M = history_weights(history, self.history_weighting)
         weights_M = weights_M * self.input_scale_V[history.items_M]
         weights_M = weights_M / self.row_length_V[history.items_M]
-        return without_repeat(
-            _bag(self.item_weight, history.items_M, history.offsets_B1, weights_M)
-        )
-
-
-def _bag(table_VD: Tensor, values_M: Tensor, offsets_B1: Tensor, weights_M: Tensor) -> Tensor:
-    return F.embedding_bag(
-        values_M,
-        table_VD,
-        offsets_B1,
-        mode="sum",
-        per_sample_weights=weights_M,
-        include_last_offset=True,
-    )
+        hidden_BD = weighted_sum(self.item_weight, history.items_M, history.offsets_B1, weights_M)
+        return without_repeat(hidden_BD)
 
 
 def _powers(popularity_V: Tensor | None, num_items: int, power: float) -> Tensor:

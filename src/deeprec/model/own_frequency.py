@@ -3,12 +3,11 @@
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from deeprec.batch import Batch, Encoded
 from deeprec.model.history import aggregate
-from deeprec.model.popularity import users_per_item
-from deeprec.model.solved import SolvedModel
+from deeprec.model.solved import SolvedModel, weighted_histories
 
 
 class OwnFrequency(SolvedModel):
@@ -25,11 +24,8 @@ class OwnFrequency(SolvedModel):
     place_V: Tensor
 
     def __init__(self, num_items: int) -> None:
-        super().__init__()
-        self.num_items = num_items
+        super().__init__(num_items, width=1)
         self.register_buffer("place_V", torch.arange(num_items))  # 0 is the most popular item
-        self.item_weight = nn.Parameter(torch.zeros(num_items, 1), requires_grad=False)
-        self.item_bias = nn.Parameter(torch.zeros(num_items), requires_grad=False)
 
     def forward(
         self,
@@ -58,12 +54,9 @@ class OwnFrequency(SolvedModel):
 
     def solve(self, users: Batch, done: int, draw: torch.Generator) -> Iterator[float]:
         """Counts, per item, the users whose history holds it; see `Solvable.solve`."""
-        popularity_V = torch.from_numpy(users_per_item(users.history, self.num_items))
+        known = weighted_histories(users, self.num_items)
+        popularity_V = torch.bincount(known.values, minlength=self.num_items)
         order_V = torch.argsort(popularity_V, descending=True, stable=True)
         self.place_V[order_V] = torch.arange(self.num_items)
         self.item_bias.copy_(-self.place_V.float())
         yield float("nan")
-
-    def solving_bytes(self, num_users: int, num_events: int) -> int:
-        """A few columns of pairs."""
-        return 16 * num_events

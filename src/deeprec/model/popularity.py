@@ -1,16 +1,13 @@
 """What most people took: of all, of late, or among those alike; the floor of every comparison."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from deeprec.batch import Batch, Encoded, Jagged
-from deeprec.model.autoencoder import without_repeat
 from deeprec.model.history import aggregate
+from deeprec.model.repeat import without_repeat
 from deeprec.model.solved import SolvedModel
 
 
@@ -55,13 +52,10 @@ class Popularity(SolvedModel):
         for name, value in (("recent_days", recent_days), ("by_users", by_users)):
             if value is not None and not value > 0.0:
                 raise ValueError(f"{name} must be above 0, got {value}")
-        super().__init__(list(fields or {}))
-        self.num_items, self.recent_days, self.by_users = num_items, recent_days, by_users
+        num_values = 0 if by is None or fields is None else fields[by]
+        super().__init__(num_items, max(1, num_values), list(fields or {}))
+        self.num_values, self.recent_days, self.by_users = num_values, recent_days, by_users
         self.field = -1 if by is None else self.field_names.index(by) if fields else 0
-        self.num_values = 0 if by is None or fields is None else fields[by]
-        width = max(1, self.num_values)
-        self.item_weight = nn.Parameter(torch.zeros(num_items, width), requires_grad=False)
-        self.item_bias = nn.Parameter(torch.zeros(num_items), requires_grad=False)
 
     def forward(
         self,
@@ -84,9 +78,8 @@ class Popularity(SolvedModel):
 
     def solve(self, users: Batch, done: int, draw: torch.Generator) -> Iterator[float]:
         """Counts; see `Solvable.solve`."""
-        ages_N = torch.zeros(0) if users.ages is None else users.ages
         rows = users.history
-        history = aggregate(rows.values, rows.offsets, ages_N, self.num_items)
+        history = aggregate(rows.values, rows.offsets, users.known_ages, self.num_items)
         counted_M = torch.ones(len(history.items_M), dtype=torch.float64)
         if self.recent_days is not None:
             counted_M = torch.exp(-history.latest_M.double() / self.recent_days)
@@ -106,10 +99,6 @@ class Popularity(SolvedModel):
     def _counts(self, items_M: Tensor, counted_M: Tensor) -> Tensor:
         return torch.bincount(items_M, counted_M, minlength=self.num_items)
 
-    def solving_bytes(self, num_users: int, num_events: int) -> int:
-        """A few columns of pairs."""
-        return 16 * num_events
-
 
 def _first_value(rows: Jagged) -> Tensor:
     """int64 [B]: the value of each user's attribute, -1 where it has none."""
@@ -117,17 +106,3 @@ def _first_value(rows: Jagged) -> Tensor:
     value_B = torch.full_like(lengths_B, -1)
     value_B[lengths_B > 0] = rows.values[rows.offsets[:-1][lengths_B > 0]]
     return value_B
-
-
-def users_per_item(histories: Jagged, num_items: int) -> npt.NDArray[np.int64]:
-    """int64 [V]: distinct users whose history holds each item.
-
-    Example:
-        >>> histories = Jagged(torch.tensor([0, 0, 2, 2]), torch.tensor([0, 3, 4]))
-        >>> users_per_item(histories, num_items=3).tolist()
-        [1, 0, 2]
-    """
-    users = np.repeat(np.arange(len(histories.offsets) - 1), histories.offsets.diff().numpy())
-    pairs: Any = np.sort(users * num_items + histories.values.numpy())
-    first = np.diff(pairs, prepend=-1) > 0
-    return np.bincount(pairs[first] % num_items, minlength=num_items)

@@ -29,10 +29,9 @@ def rank(
         NonFiniteError: a score is NaN.
     """
     history = batch.history
-    ages_N = history.values.new_zeros(0).float() if batch.ages is None else batch.ages
     attributes = {name: (rows.values, rows.offsets) for name, rows in batch.attributes.items()}
     with torch.no_grad():
-        encoded = model.encode(history.values, history.offsets, ages_N, attributes)
+        encoded = model.encode(history.values, history.offsets, batch.known_ages, attributes)
         seen = seen_if(exclude_seen, batch)
         try:
             return top_k(encoded, model.item_weight, model.item_bias, k, *seen, block_items)

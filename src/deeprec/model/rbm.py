@@ -9,12 +9,12 @@ the units, say of it.
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from deeprec.batch import Arranged, Asked, Batch, Encoded, Jagged, Task, with_transposition
-from deeprec.model.autoencoder import HISTORY, item_log_odds, without_repeat
+from deeprec.model.autoencoder import item_log_odds
 from deeprec.model.history import aggregate
-from deeprec.model.sparse_input import SparseInput
+from deeprec.model.repeat import without_repeat
+from deeprec.model.sparse_input import HISTORY, SparseInput, weighted_sum
 
 
 class Rbm(nn.Module):
@@ -124,11 +124,5 @@ class ServingEncoder(nn.Module):
     ) -> Encoded:
         """As `Rbm.encode`."""
         history = aggregate(items_N, offsets_B1, ages_N, self.num_items)
-        sums_BD = F.embedding_bag(
-            history.items_M,
-            self.item_weight,
-            history.offsets_B1,
-            mode="sum",
-            include_last_offset=True,
-        )
+        sums_BD = weighted_sum(self.item_weight, history.items_M, history.offsets_B1, None)
         return without_repeat(torch.sigmoid(sums_BD + self.hidden_bias))

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from deeprec.batch import Arranged, Batch, Encoded, Jagged, Penalty, Task
-from deeprec.model.autoencoder import HISTORY, HistoryWeighting, output_bias, without_repeat
-from deeprec.model.sparse_input import Backend, weighted_bag
+from deeprec.model.autoencoder import output_bias
+from deeprec.model.history import HistoryWeighting
+from deeprec.model.repeat import without_repeat
+from deeprec.model.sparse_input import HISTORY, Backend, weighted_bag
 from deeprec.model.user_input import UserInput, asked_without_repeats
 from deeprec.model.variational import ServingEncoder, drawn
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deeprec.batch import ByItem
+from deeprec.batch import ByItem, Encoded
 from deeprec.model.history import History
 
 NUM_FEATURES = 4
@@ -107,3 +107,21 @@ class _Read(torch.autograd.Function):
             is_coalesced=True,
         )
         return sparse, None, None
+
+
+class NoRepeat(nn.Module):
+    """Stands where a model has no repeat scores, so that scripting finds a module."""
+
+    def forward(self, history: History) -> Tensor:
+        return torch.zeros(0)
+
+
+def without_repeat(hidden_BD: Tensor) -> Encoded:
+    device = hidden_BD.device
+    offsets_B1 = torch.zeros(hidden_BD.shape[0] + 1, dtype=torch.int64, device=device)
+    none = torch.zeros(0, dtype=torch.int64, device=device)
+    return Encoded(hidden_BD, none, offsets_B1, torch.zeros(0, device=device))
+
+
+def with_repeat(hidden_BD: Tensor, history: History, scores_M: Tensor) -> Encoded:
+    return Encoded(hidden_BD, history.items_M, history.offsets_B1, scores_M)

@@ -24,18 +24,12 @@ from deeprec.batch import (
     transposed,
     with_transposition,
 )
-from deeprec.model.autoencoder import (
-    HISTORY,
-    NoRepeat,
-    item_log_odds,
-    with_repeat,
-    without_repeat,
-)
+from deeprec.model.autoencoder import item_log_odds
 from deeprec.model.base import PerUser
 from deeprec.model.history import History, aggregate
 from deeprec.model.next_items import NextItems, seen_by, what_comes_next
-from deeprec.model.repeat import RepeatScores
-from deeprec.model.sparse_input import Backend, SparseInput
+from deeprec.model.repeat import NoRepeat, RepeatScores, with_repeat, without_repeat
+from deeprec.model.sparse_input import HISTORY, Backend, SparseInput
 from deeprec.model.transformer import Transformer
 from deeprec.model.window import NUM_GAPS, Windows, gaps_to_next, newest
 
@@ -168,7 +162,7 @@ class SequenceEncoder(nn.Module):
 
     def arrange(self, batch: Batch, draw: torch.Generator) -> Sequences:
         """Finds the windows and what is asked of each position; see `Recommender.arrange`."""
-        ages_N = torch.zeros(0) if batch.ages is None else batch.ages
+        ages_N = batch.known_ages
         next_items = what_comes_next(
             batch.history,
             ages_N if self.asks == "instant" else ages_N[:0],

@@ -1,29 +1,29 @@
 """What models have in common that are solved from all histories at once."""
 
-from typing import NamedTuple
-
-import numpy as np
 import torch
 from scipy import sparse
 from torch import Tensor, nn
 
-from deeprec.batch import Batch, Encoded
-from deeprec.model.autoencoder import HistoryWeighting, history_weights
-from deeprec.model.history import aggregate
+from deeprec.batch import Batch, Encoded, Jagged
+from deeprec.model.history import HistoryWeighting, aggregate, history_weights
 
 
 class SolvedModel(nn.Module):
     """A model whose `forward` is at once what is evaluated and what a bundle runs.
 
     Args:
+        num_items: V.
+        width: D of the catalog table, which starts at zero, as the bias does.
         field_names: user attributes that it reads.
     """
 
     passes: int | None = 1
 
-    def __init__(self, field_names: list[str] | None = None) -> None:
+    def __init__(self, num_items: int, width: int, field_names: list[str] | None = None) -> None:
         super().__init__()
-        self.field_names = field_names or []
+        self.num_items, self.field_names = num_items, field_names or []
+        self.item_weight = nn.Parameter(torch.zeros(num_items, width), requires_grad=False)
+        self.item_bias = nn.Parameter(torch.zeros(num_items), requires_grad=False)
 
     def encode(
         self,
@@ -42,32 +42,22 @@ class SolvedModel(nn.Module):
         """This model: its forward is scriptable."""
         return self
 
-
-class Weighted(NamedTuple):
-    """Distinct items of every user, and what each weighs."""
-
-    items_M: Tensor  # int64 [M], ascending inside a user
-    offsets_B1: Tensor  # int64 [B + 1]
-    weights_M: Tensor  # float32 [M]
+    def solving_bytes(self, num_users: int, num_events: int) -> int:
+        """What a few columns of pairs take; see `Solvable.solving_bytes`."""
+        return 16 * num_events
 
 
 def weighted_histories(
-    users: Batch, num_items: int, weighting: HistoryWeighting, fade_days: float
-) -> Weighted:
-    """The histories of a batch as a model reads them."""
-    ages_N = torch.zeros(0) if users.ages is None else users.ages
+    users: Batch, num_items: int, weighting: HistoryWeighting = "binary", fade_days: float = 90.0
+) -> Jagged:
+    """The distinct items of every user, ascending, and what each weighs."""
     rows = users.history
-    history = aggregate(rows.values, rows.offsets, ages_N, num_items, fade_days)
-    return Weighted(history.items_M, history.offsets_B1, history_weights(history, weighting))
+    history = aggregate(rows.values, rows.offsets, users.known_ages, num_items, fade_days)
+    return Jagged(history.items_M, history.offsets_B1, history_weights(history, weighting))
 
 
-def as_matrix(histories: Weighted, num_items: int) -> sparse.csr_array:
+def as_matrix(histories: Jagged, num_items: int) -> sparse.csr_array:
     """float32 sparse [B, V]."""
-    rows = histories.weights_M.numpy(), histories.items_M.numpy(), histories.offsets_B1.numpy()
+    assert histories.weights is not None
+    rows = histories.weights.numpy(), histories.values.numpy(), histories.offsets.numpy()
     return sparse.csr_array(rows, (len(rows[2]) - 1, num_items))
-
-
-def users_of_items(matrix: sparse.csr_array) -> np.ndarray:
-    """float64 [V], users that have each item; one where nobody has it."""
-    counts = np.bincount(matrix.indices, minlength=matrix.shape[1])
-    return counts.clip(1).astype(np.float64)

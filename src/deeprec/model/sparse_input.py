@@ -23,6 +23,7 @@ from deeprec.batch import Jagged, transposed
 from deeprec.errors import ConfigError
 from deeprec.table import Adagrad, RowwiseAdagrad, Sgd, State, TableRule, update_rows
 
+HISTORY = "history"  # the sparse field of the items
 Backend = Literal["auto", "torchrec", "torch"]
 Pooling = Literal["sum", "mean"]
 POOLINGS = get_args(Pooling)
@@ -215,16 +216,22 @@ def mean_weights(weights_N: Tensor, users_N: Tensor, num_users: int) -> Tensor:
     return weights_N / totals_B.masked_fill(totals_B == 0.0, 1.0)[users_N]
 
 
-def weighted_bag(table_VD: Tensor, rows: Jagged) -> Tensor:
-    bag: Tensor = F.embedding_bag(
-        rows.values,
+def weighted_sum(
+    table_VD: Tensor, values_N: Tensor, offsets_B1: Tensor, weights_N: Tensor | None
+) -> Tensor:
+    """float32 [B, D]: each user's rows of the table, weighted and summed. Scriptable."""
+    return F.embedding_bag(
+        values_N,
         table_VD,
-        rows.offsets,
+        offsets_B1,
         mode="sum",
-        per_sample_weights=rows.weights,
+        per_sample_weights=weights_N,
         include_last_offset=True,
     )
-    return bag
+
+
+def weighted_bag(table_VD: Tensor, rows: Jagged) -> Tensor:
+    return weighted_sum(table_VD, rows.values, rows.offsets, rows.weights)
 
 
 def sparse_gradient_bag(table_VD: Tensor, rows: Jagged) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deeprec.batch import Arranged, Asked, Batch, Encoded, Jagged, Task, with_transposition
+from deeprec.batch import Arranged, Batch, Encoded, Jagged, Task, with_transposition
 from deeprec.model.attribute_field import (
     Bag,
     attribute_bag,
@@ -20,10 +20,11 @@ from deeprec.model.attribute_field import (
     attribute_tables,
     divisors_of,
 )
-from deeprec.model.autoencoder import HISTORY, HistoryWeighting, history_weights, without_repeat
 from deeprec.model.dropping import check_share, divide
-from deeprec.model.history import History, aggregate
-from deeprec.model.sparse_input import Backend, SparseInput, mean_weights
+from deeprec.model.history import History, HistoryWeighting, aggregate, history_weights
+from deeprec.model.repeat import without_repeat
+from deeprec.model.sparse_input import HISTORY, Backend, SparseInput, mean_weights
+from deeprec.model.user_input import asked_without_repeats
 
 HistoryPooling = Literal["mean", "attention"]
 
@@ -139,15 +140,12 @@ class TwoTower(nn.Module):
 
     def arrange(self, batch: Batch, draw: torch.Generator) -> Shown:
         """Aggregates histories and draws what is dropped of them; see `Recommender.arrange`."""
-        assert batch.target is not None
-        ages_N = torch.zeros(0) if batch.ages is None else batch.ages
-        items = self._weighted(batch.history.values, batch.history.offsets, ages_N)
+        history = batch.history
+        items = self._weighted(history.values, history.offsets, batch.known_ages)
         kept, _ = divide(items, self.input_dropout, draw)
         fields = self._fields(kept, {name: batch.attributes[name] for name in self.fields})
         fields = {name: with_transposition(rows) for name, rows in fields.items()}
-        none = Jagged(batch.target.values[:0], torch.zeros_like(batch.target.offsets))
-        asked = Asked(with_transposition(batch.target), with_transposition(none))
-        return Shown(batch.num_users, fields, [asked], kept)
+        return Shown(batch.num_users, fields, [asked_without_repeats(batch)], kept)
 
     def tasks(self, arranged: Shown) -> list[Task]:
         """The target from what is kept of the history."""

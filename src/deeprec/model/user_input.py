@@ -15,16 +15,15 @@ from deeprec.model.attribute_field import (
     attribute_tables,
     divisors_of,
 )
-from deeprec.model.autoencoder import (
-    HISTORY,
+from deeprec.model.dropping import check_share, divide
+from deeprec.model.history import (
     HistoryWeighting,
+    aggregate,
     check_weighting,
     history_weights,
     normalized,
 )
-from deeprec.model.dropping import check_share, divide
-from deeprec.model.history import aggregate
-from deeprec.model.sparse_input import Backend, SparseInput
+from deeprec.model.sparse_input import HISTORY, Backend, SparseInput
 
 
 class UserInput(nn.Module):
@@ -93,9 +92,8 @@ class UserInput(nn.Module):
 
     def of_batch(self, batch: Batch) -> dict[str, Jagged]:
         """The same of the users of a batch."""
-        ages_N = torch.zeros(0) if batch.ages is None else batch.ages
         items = batch.history
-        return self.whole(items.values, items.offsets, ages_N, batch.attributes)
+        return self.whole(items.values, items.offsets, batch.known_ages, batch.attributes)
 
     def dropped(self, fields: Mapping[str, Jagged], draw: torch.Generator) -> dict[str, Jagged]:
         """The fields with a part of each history, arranged for a step."""

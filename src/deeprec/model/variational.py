@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from deeprec.batch import Arranged, Batch, Encoded, Jagged, Penalty, Task
-from deeprec.model.autoencoder import HistoryWeighting, output_bias, without_repeat
+from deeprec.model.autoencoder import output_bias
+from deeprec.model.history import HistoryWeighting
 from deeprec.model.layers import ACTIVATIONS, Activation, Layers, check_layers
+from deeprec.model.repeat import without_repeat
 from deeprec.model.sparse_input import Backend
 from deeprec.model.user_input import UserInput, asked_without_repeats
 

@@ -138,7 +138,7 @@ class Keeper(Callback):
         told_to_stop = (
             score is not None and self.watch is not None and not self.watch(progress.epoch, score)
         )
-        return stop or told_to_stop
+        return last or stop or told_to_stop
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._hear_no_more()

@@ -90,12 +90,12 @@ def load(checkpoint: Checkpoint, training: Learner) -> None:
         IntegrityError: the checkpoint is damaged, or of another model.
     """
     checkpoint.verify()
-    weights = checkpoint.path / "weights.safetensors"
-    with _opened(weights, training.model.state_dict()) as saved:
-        _open_up(training.model, {name: saved.get_tensor(name) for name in _open(training.model)})
-    with torch.no_grad():
-        _read(weights, training.model.state_dict())
-    _read(checkpoint.path / "optimizer.safetensors", state_tensors(training.built))
+    with _opened(checkpoint.path / "weights.safetensors", training.model.state_dict()) as saved:
+        _open_up(training.model, saved)
+        _copy(saved, training.model.state_dict())
+    state = state_tensors(training.built)
+    with _opened(checkpoint.path / "optimizer.safetensors", state) as saved:
+        _copy(saved, state)
     training.go_on_from(json.loads((checkpoint.path / "progress.json").read_text()))
 
 
@@ -106,7 +106,7 @@ def map_weights(checkpoint: Checkpoint, model: nn.Module) -> None:
     """
     with _opened(checkpoint.path / "weights.safetensors", model.state_dict()) as saved:
         mapped = {name: saved.get_tensor(name) for name in saved.keys()}  # noqa: SIM118  # no dict
-        _open_up(model, mapped)
+        _open_up(model, saved)
         model.load_state_dict(mapped, assign=True)
 
 
@@ -161,11 +161,10 @@ def _is_finite(tensor: Tensor) -> bool:
     return all(bool(torch.isfinite(some).all()) for some in rows)
 
 
-def _read(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Copies a file into these tensors, one after the other."""
-    with _opened(path, tensors) as saved:
-        for name, tensor in tensors.items():
-            tensor.copy_(saved.get_tensor(name))
+def _copy(saved: Any, tensors: Mapping[str, Tensor]) -> None:
+    """Copies an opened file into these tensors, one after the other."""
+    for name, tensor in tensors.items():
+        tensor.copy_(saved.get_tensor(name))
 
 
 @contextmanager
@@ -182,21 +181,19 @@ def _opened(path: Path, tensors: Mapping[str, Tensor]) -> Iterator[Any]:
             )
         for name, tensor in tensors.items():
             shape = saved.get_slice(name).get_shape()
-            if shape[_has_open_length(tensor) :] != [*tensor.shape][_has_open_length(tensor) :]:
+            fixed = 1 if _has_open_length(tensor) else 0
+            if shape[fixed:] != list(tensor.shape)[fixed:]:
                 raise IntegrityError(
                     f"{path}: {name} has shape {shape}, the model has {list(tensor.shape)}"
                 )
         yield saved
 
 
-def _open(model: nn.Module) -> list[str]:
-    return [name for name, buffer in model.named_buffers() if _has_open_length(buffer)]
-
-
-def _open_up(model: nn.Module, saved: Mapping[str, Tensor]) -> None:
-    """Gives tables of open length the length that they have in a file."""
-    for name in _open(model):
-        model.get_buffer(name).resize_(saved[name].shape)
+def _open_up(model: nn.Module, saved: Any) -> None:
+    """Gives tables of open length the length that they have in an opened file."""
+    for name, buffer in model.named_buffers():
+        if _has_open_length(buffer):
+            buffer.resize_(saved.get_slice(name).get_shape())
 
 
 def _has_open_length(tensor: Tensor) -> bool:

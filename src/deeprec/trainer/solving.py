@@ -36,13 +36,12 @@ class Solving:
     def device(self) -> torch.device:
         return self.recommender.item_weight.device
 
-    def fit(self, users: Batch, keeper: Keeper, max_passes: int) -> None:
+    def fit(self, users: Batch, keeper: Keeper) -> None:
         """Goes over the histories until the model is solved or the keeper has enough.
 
         Args:
             users: everybody who may be trained on.
-            keeper: validates and saves after each pass.
-            max_passes: at most so many.
+            keeper: validates and saves after each pass, and says when it is enough.
         """
         done = self.progress.epoch
         draw = torch.Generator().manual_seed(self.seed * 1_000_003 + done)
@@ -53,7 +52,7 @@ class Solving:
                 self.progress.loss_users = users.num_users
                 self.progress.step += 1
                 keeper.users_done(users.num_users)
-                if keeper.end_epoch(self) or self.progress.epoch >= max_passes:
+                if keeper.end_epoch(self):
                     break
                 keeper.begin_epoch()
 
