@@ -270,9 +270,9 @@ def test_every_mistake_of_the_command_is_named_at_once(capsys: pytest.CaptureFix
         "  - minuts: unknown key; did you mean 'minutes'?",
         "  - sead: unknown key; did you mean 'seed'?",
         "  - minutes: missing; give minutes=30, or trials=20, or both",
-        "  - loss: expected one of asymmetric, auto, cosine, cosine_contrastive, hinge, marginal, "
-        "sampled_binary, sampled_softmax, softmax, squared, got 'marginel'; did you mean "
-        "'marginal'?",
+        "  - loss: expected one of asymmetric, auto, contrastive_divergence, cosine, "
+        "cosine_contrastive, hinge, marginal, sampled_binary, sampled_softmax, softmax, squared, "
+        "got 'marginel'; did you mean 'marginal'?",
         "  - modle: unknown key; did you mean 'model'?",
     ]
 

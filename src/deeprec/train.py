@@ -224,7 +224,7 @@ class Work:
             self._new_loss(config.loss, model, popularity),
             instantiate(config.optimizer),
             seed=config.seed,
-            total_steps=self.loop.schedule.max_epochs * len(self.data.training),
+            total_steps=self.schedule.max_epochs * len(self.data.training),
             progress=Progress(),
         )
 
@@ -262,12 +262,13 @@ class Work:
 
     def _plan(self, model: nn.Module, part: Mapping[str, Any]) -> list[memory.Line]:
         """What training with this loss takes."""
+        assert self.config.optimizer is not None
         loss = self._new_loss(part, model, None)
         users = self.data.training.users_of_batch
         negatives: Negatives | None = getattr(loss, "negatives", None)
         return memory.plan(
             model,
-            instantiate(self.config.optimizer or {}),
+            instantiate(self.config.optimizer),
             batch_users=users,
             batch_events=int(users * self.data.training.lengths.mean()),
             block_items=min(getattr(loss, "block_items", 8192), self.facts.num_items),
