@@ -109,7 +109,7 @@ def verdict(report: dict[str, Any]) -> str:
 
 def one_household(output: Path) -> Table:
     """Ten recommendations for one household, beside what it bought most before and bought next."""
-    prepared = Prepared(output / "prepared", check_hashes=False)
+    prepared = Prepared(output / "prepared")
     lists = pq.read_table(output / "recommendations.parquet")
     row = int(prepared.judged_users("holdout")[0])
     household = prepared.users["user_id"][row].as_py()
