@@ -46,9 +46,10 @@ def batch(users: Users, *, with_ages: bool = True) -> Input:
 
 def scores(model: Recommender, encoded: Encoded) -> Tensor:
     """float32 [B, V], written out as deeprec/model/base.py says."""
-    has_width = model.item_weight.shape[1] > 0
-    product = encoded.hidden_BD @ model.item_weight.T if has_width else encoded.hidden_BD
-    dense = product + model.item_bias
+    width = model.item_weight.shape[1]
+    dense = encoded.hidden_BD[:, :width] @ model.item_weight.T + model.item_bias
+    if encoded.hidden_BD.shape[1] > width:
+        dense = dense + encoded.hidden_BD[:, width:]
     for user in range(len(dense)):
         for m in range(encoded.repeat_offsets_B1[user], encoded.repeat_offsets_B1[user + 1]):
             dense[user, encoded.repeat_items_M[m]] = encoded.repeat_scores_M[m]
@@ -76,7 +77,8 @@ class RecommenderContract:
         width = model.item_weight.shape[1]
         assert model.item_weight.shape == (NUM_ITEMS, width)
         assert model.item_bias.shape == (NUM_ITEMS,)
-        assert encoded.hidden_BD.shape == (len(USERS), width or NUM_ITEMS)
+        assert encoded.hidden_BD.shape[0] == len(USERS)
+        assert encoded.hidden_BD.shape[1] in ({width, width + NUM_ITEMS} - {0})
         assert encoded.hidden_BD.dtype == torch.float32
         offsets = encoded.repeat_offsets_B1.tolist()
         assert offsets[0] == 0
@@ -101,7 +103,7 @@ class RecommenderContract:
 
     def test_no_history_at_all_has_an_answer(self, model: Recommender) -> None:
         nobody = batch([])
-        assert model.encode(*nobody).hidden_BD.shape == (0, model.item_weight.shape[1] or NUM_ITEMS)
+        assert len(model.encode(*nobody).hidden_BD) == 0
         assert scores(model, model.encode(*batch([USERS[4]]))).isfinite().all()
 
     @pytest.mark.parametrize("with_ages", [True, False])

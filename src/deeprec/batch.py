@@ -75,7 +75,7 @@ class Batch:
 class Encoded(NamedTuple):
     """What a model says of B users before the catalog is scored."""
 
-    hidden_BD: Tensor  # float32 [B, D]
+    hidden_BD: Tensor  # float32 [B, D]; [B, D + V]: the last are scores, added to the product
     repeat_items_M: Tensor  # int64 [M], distinct inside a user, ascending; empty: no repeat scores
     repeat_offsets_B1: Tensor  # int64 [B + 1]
     repeat_scores_M: Tensor  # float32 [M], the scores of these items

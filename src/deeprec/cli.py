@@ -14,7 +14,7 @@ from deeprec.errors import ConfigError, DeeprecError, did_you_mean
 if TYPE_CHECKING:
     from deeprec.config import VerbConfig
 
-VERBS = ("prepare", "train", "sweep", "evaluate", "export", "recommend", "doctor")
+VERBS = ("prepare", "train", "sweep", "blend", "evaluate", "export", "recommend", "doctor")
 OPTIONS = ("--multirun", "--config-dir", "--cfg", "--help")
 INTERRUPTED, BROKEN_PIPE = 130, 141  # 128 + the signal, as a shell says it
 

@@ -65,6 +65,22 @@ class TrainConfig:
 
 
 @dataclass
+class BlendConfig:
+    """Several runs of one prepared folder -> one run that says what they say together."""
+
+    runs: list[str] = MISSING  # run folders; they are not changed, and not needed afterwards
+    output_dir: str = MISSING  # the run folder of the blend, new or empty
+    validation_users: int = 3000  # users on whom weights are chosen; the holdout is not read
+    seed: int = 1  # of the run that is written
+
+    def mistakes(self) -> Iterator[str]:
+        if len(self.runs) < 2:
+            yield f"runs: expected two or more, got {self.runs}"
+        yield from _at_least(1, self, "validation_users")
+        yield from _seed(self.seed)
+
+
+@dataclass
 class EvaluateConfig:
     """Runs, bundles or recommendation lists + holdout -> report.json and report.html."""
 
@@ -174,13 +190,20 @@ class SweepConfig:
 
 
 VerbConfig = (
-    PrepareConfig | TrainConfig | SweepConfig | EvaluateConfig | ExportConfig | RecommendConfig
+    PrepareConfig
+    | TrainConfig
+    | SweepConfig
+    | BlendConfig
+    | EvaluateConfig
+    | ExportConfig
+    | RecommendConfig
 )
 
 VERBS: dict[str, type[VerbConfig]] = {
     "prepare": PrepareConfig,
     "train": TrainConfig,
     "sweep": SweepConfig,
+    "blend": BlendConfig,
     "evaluate": EvaluateConfig,
     "export": ExportConfig,
     "recommend": RecommendConfig,

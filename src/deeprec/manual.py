@@ -40,6 +40,7 @@ EXAMPLES = {
         "deeprec sweep prepared=prepared/ml minutes=10 sweep=linear workers=2",
         "deeprec sweep prepared=prepared/ml trials=40 trainer.max_epochs=5 model.hidden_dims=[256]",
     ),
+    "blend": ("deeprec blend runs=[runs/first,runs/second] output_dir=runs/both",),
     "evaluate": (
         "deeprec evaluate run=runs/first",
         "deeprec evaluate run=runs/first part=validation cutoffs=[20]",

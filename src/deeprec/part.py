@@ -59,6 +59,17 @@ def instantiate_with(part: Mapping[str, Any], **known: Any) -> Any:
     return instantiate(part, **{name: known[name] for name in wanted})
 
 
+def completed(part: Mapping[str, Any], **known: Any) -> dict[str, Any]:
+    """The part with those of the known values that its target has arguments for.
+
+    Example:
+        >>> completed({"_target_": "deeprec.catalog.Catalog"}, item_ids=["bread"], num_users=3)
+        {'_target_': 'deeprec.catalog.Catalog', 'item_ids': ['bread']}
+    """
+    wanted = _parameters(find(part["_target_"])).keys() & known.keys()
+    return {**part, **{name: known[name] for name in sorted(wanted)}}
+
+
 def mistakes(path: str, part: object) -> list[str]:
     """Everything that is wrong with the part at `path` of a config.
 

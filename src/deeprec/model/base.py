@@ -11,8 +11,8 @@ ago. They replace the product, which is about taste and would count popularity t
 without them leaves them empty, and the product scores every item. A model of neighbouring items
 gives all its scores in this form, those of neighbours too: no other item has one.
 
-Where every item speaks for every other (EASE), D is V and the product one with the identity: the
-catalog table has width 0, and `hidden` holds the scores themselves.
+Where every item speaks for every other (EASE), `hidden` holds V scores after the D floats that
+stand against the catalog table, whose width may be 0; they are added to the product.
 
 Most models are trained in steps (`Trainable`), others are solved from all histories at once
 (`Solvable`); what comes out is a `Recommender` in both cases.
@@ -43,7 +43,7 @@ class Recommender(Protocol):
     `learns_next = True`.
     """
 
-    item_weight: nn.Parameter  # float32 [V, D]; [V, 0]: hidden vectors are the scores
+    item_weight: nn.Parameter  # float32 [V, D]
     item_bias: nn.Parameter  # float32 [V]
 
     def encode(

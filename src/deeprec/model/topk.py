@@ -38,7 +38,7 @@ def top_k(
 
     Args:
         encoded: what a model said of the users.
-        item_weight_VD: float32 [V, D]; of width 0 where hidden vectors are scores of all V items.
+        item_weight_VD: float32 [V, D]; the last V of hidden vectors of D + V floats are scores.
         item_bias_V: float32 [V].
         k: at least 1.
         exclude_items_N: int64 [N], items that user b must not get; repeats are fine, and so are
@@ -68,17 +68,26 @@ def top_k(
     for block in range(len(exclude.bounds) - 1):
         start = block * block_items
         stop = min(start + block_items, num_items)
-        bias_C, weight_CD = item_bias_V[start:stop], item_weight_VD[start:stop]
-        if item_weight_VD.shape[1] == 0:
-            scores_BC = (hidden_BD[:, start:stop] + bias_C).float()
-        else:
-            scores_BC = torch.addmm(bias_C, hidden_BD, weight_CD.t()).float()
+        scores_BC = block_scores(hidden_BD, item_weight_VD, item_bias_V, start, stop)
         first, last = repeat.bounds[block], repeat.bounds[block + 1]
         users, columns = repeat.users_N[first:last], repeat.items_N[first:last] - start
         scores_BC[users, columns] = repeat_scores_M[first:last]
         drop(scores_BC, exclude, block, start)
         best_BK = improve(best_BK, scores_BC, start)
     return lists(best_BK)
+
+
+def block_scores(
+    hidden: Tensor, item_weight_VD: Tensor, item_bias_V: Tensor, start: int, stop: int
+) -> Tensor:
+    """Float32 [B, stop - start]: product and bias, and what hidden vectors hold of scores."""
+    width, bias_C = item_weight_VD.shape[1], item_bias_V[start:stop]
+    if width == 0:
+        return (hidden[:, start:stop] + bias_C).float()
+    scores_BC = torch.addmm(bias_C, hidden[:, :width], item_weight_VD[start:stop].t()).float()
+    if hidden.shape[1] > width:
+        scores_BC += hidden[:, width + start : width + stop]
+    return scores_BC
 
 
 def top_k_of_blocks(

@@ -1,0 +1,127 @@
+"""Runs -> one run that says what they say together, by weights chosen on validation.
+
+Models that err in different ways gain by each other. The blend is a run as any other: it is
+evaluated, exported and served as one model, and the runs it was made of may be deleted.
+"""
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from rich.table import Table
+from torch import nn
+
+from deeprec import part
+from deeprec.config import BlendConfig, TrainConfig
+from deeprec.console import console
+from deeprec.data.store import Prepared
+from deeprec.errors import ConfigError
+from deeprec.model.blend import Blend
+from deeprec.train import READ, Work
+from deeprec.trainer.run import Run, RunFolder, open_run, refuse_to_overwrite
+from deeprec.trainer.validation import CUTOFF
+from deeprec.trainer.weighing import Weights, climbed, tried
+
+
+def blend(config: BlendConfig) -> Path:
+    """Weighs the runs against each other on validation, and writes what they are together.
+
+    Raises:
+        ConfigError: the runs were not trained on the same folder, there is only one, something
+            stands in output_dir, or one of them alone is as good as any blend.
+        DataError: nobody is left to validate on.
+    """
+    output = Path(config.output_dir)
+    refuse_to_overwrite(output)
+    runs = [open_run(path) for path in config.runs]
+    prepared = _shared_folder(runs)
+    together = Blend(
+        prepared.num_items, members=[run.model for run in runs], weights=[1.0] * len(runs)
+    )
+    together.join()
+    score = cache(tried(together, prepared, config.validation_users))
+    weights = climbed(score, len(runs))
+    alone = [score(_only(index, len(runs))) for index in range(len(runs))]
+    _show(runs, weights, alone, score(weights))
+    if max(alone) >= score(weights):
+        best = runs[int(np.argmax(alone))]
+        raise ConfigError(
+            f"{best.path} alone is as good on validation as any blend of these; use it"
+        )
+    kept = [(run, weight) for run, weight in zip(runs, weights, strict=True) if weight > 0.0]
+    return _written(output, kept, prepared, config.seed)
+
+
+def _shared_folder(runs: Sequence[Run]) -> Prepared:
+    first = runs[0]
+    for run in runs[1:]:
+        if run.prepared_identity != first.prepared_identity:
+            raise ConfigError(
+                f"{first.path} and {run.path} were trained on different prepared folders, "
+                f"{first.prepared} and {run.prepared}; blend runs of one"
+            )
+    prepared = Prepared(first.prepared, parts=READ)
+    if prepared.identity != first.prepared_identity:
+        raise ConfigError(
+            f"{first.prepared} was prepared anew since {first.path} was trained on it; train again"
+        )
+    return prepared
+
+
+def _only(index: int, num_members: int) -> Weights:
+    return tuple(1.0 if other == index else 0.0 for other in range(num_members))
+
+
+def _show(runs: Sequence[Run], weights: Weights, alone: Sequence[float], together: float) -> None:
+    table = Table(title="Chosen on validation")
+    table.add_column("run", overflow="fold")
+    table.add_column("weight", justify="right")
+    table.add_column(f"ndcg@{CUTOFF}", justify="right")
+    for run, weight, score in zip(runs, weights, alone, strict=True):
+        table.add_row(str(run.path), f"{weight:.2f}", f"{score:.4f}")
+    table.add_row("blend", "", f"{together:.4f}", style="bold")
+    console.print(table)
+
+
+def _written(
+    output: Path, kept: Sequence[tuple[Run, float]], prepared: Prepared, seed: int
+) -> Path:
+    """A run folder; the members are in it whole."""
+    first = kept[0][0].config
+    config = TrainConfig(
+        prepared=str(prepared.path),
+        output_dir=str(output),
+        seed=seed,
+        model={
+            "_target_": f"{Blend.__module__}.{Blend.__qualname__}",
+            "_partial_": True,
+            "members": [_whole(run) for run, _ in kept],
+            "weights": [weight for _, weight in kept],
+        },
+        loss=None,
+        optimizer=None,
+        target=None,
+        trainer=first.trainer,
+        logger=first.logger,
+    )
+    work = Work(config, prepared)
+    model = work.learner.model
+    assert isinstance(model, Blend)
+    model.members = nn.ModuleList(cast(nn.Module, run.model) for run, _ in kept).to(
+        work.device.torch
+    )
+    run = RunFolder.create(output, work.config, prepared, work.facts)
+    with run.locked():
+        try:
+            work.finish(run)
+        except BaseException:
+            run.remove()
+            raise
+    return output
+
+
+def _whole(run: Run) -> dict[str, Any]:
+    """The model of a run with all that was known when it was made: nothing is left to be known."""
+    return part.completed(run.config.model, **vars(run.facts))

@@ -1,0 +1,293 @@
+"""Several models as one: what each says of a user, made comparable, and weighed.
+
+A blend keeps the seam: hidden vectors and catalog tables stand side by side, so that one product
+gives the weighted sum of all products, and an item that a member scores on its own has the weighted
+sum of what all members say of it as a score of its own.
+
+Scores of different models have different sizes. Each member's are divided by their standard
+deviation over the catalog, for every user, which needs no score of the catalog:
+
+    variance[b] = h[b] . C h[b]        h: hidden vector and 1        C: covariance of table and bias
+
+corrected by the few items with scores of their own.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deeprec.batch import Batch, Encoded
+from deeprec.model.base import Recommender
+
+CELLS = 2**16  # whose products are computed at once
+
+
+class Blend(nn.Module):
+    """The weighted sum of what members say; `deeprec blend` makes it of runs.
+
+    Args:
+        num_items: V, known from the data.
+        members: recommenders of the same catalog and attributes, trained before.
+        weights: of each member's scores, over their standard deviation; 0 or more.
+
+    Raises:
+        ValueError: weights do not fit the members, or are below 0.
+
+    Example:
+        >>> from deeprec.model.linear_autoencoder import LinearAutoencoder
+        >>> members = [LinearAutoencoder(3, width=1), LinearAutoencoder(3, width=2)]
+        >>> blend = Blend(3, members=members, weights=[0.25, 0.75])
+        >>> [list(blend.item_weight.shape), blend.weights]
+        [[3, 5], [0.25, 0.75]]
+    """
+
+    passes: int | None = 1
+
+    def __init__(self, num_items: int, *, members: Sequence[Any], weights: Sequence[float]) -> None:
+        super().__init__()
+        if len(weights) != len(members) or not members:
+            raise ValueError(
+                f"weights must be one for each of {len(members)} members, got {list(weights)}"
+            )
+        if min(weights) < 0.0 or not sum(weights) > 0.0:
+            raise ValueError(f"weights must be 0 or more, one of them above, got {list(weights)}")
+        self.num_items, self.weights = num_items, list(weights)
+        self.members = nn.ModuleList(members)
+        width = sum(member.item_weight.shape[1] + 1 for member in members)
+        self.item_weight = nn.Parameter(torch.zeros(num_items, width), requires_grad=False)
+        self.item_bias = nn.Parameter(torch.zeros(num_items), requires_grad=False)
+        for index, member in enumerate(members):
+            size = member.item_weight.shape[1] + 1
+            self.register_buffer(f"moments_{index}", torch.zeros(1 + size, size))
+
+    @torch.no_grad()
+    def join(self) -> None:
+        """Takes over the tables that the members have by now."""
+        tables = [
+            torch.cat([member.item_weight, member.item_bias[:, None]], 1)
+            for member in self._members()
+        ]
+        self.item_weight.copy_(torch.cat(tables, 1))
+        for moments, table_VD in zip(self.moments(), tables, strict=True):
+            moments.copy_(moments_of(table_VD))
+
+    def encode(
+        self,
+        items_N: Tensor,
+        offsets_B1: Tensor,
+        ages_N: Tensor,
+        attributes: dict[str, tuple[Tensor, Tensor]],
+    ) -> Encoded:
+        """What the members say of each user; see `Recommender.encode`."""
+        encoded = [
+            member.encode(items_N, offsets_B1, ages_N, attributes) for member in self._members()
+        ]
+        return blended(encoded, self.item_weight, self.moments(), self.weights)
+
+    def standardised(self, batch: Batch) -> list[Encoded]:
+        """What each member alone says of a batch, over its spread, for the table of the blend."""
+        history = batch.history
+        attributes = {name: (rows.values, rows.offsets) for name, rows in batch.attributes.items()}
+        asked = history.values, history.offsets, batch.known_ages, attributes
+        encoded = [member.encode(*asked) for member in self._members()]
+        alone = torch.eye(len(encoded)).tolist()
+        return [blended(encoded, self.item_weight, self.moments(), one) for one in alone]
+
+    def serving_encoder(self) -> nn.Module:
+        """`encode` as a scriptable module, of the members' own; see `Recommender`."""
+        return ServingBlend(self)
+
+    def solve(self, users: Batch, done: int, draw: torch.Generator) -> Iterator[float]:
+        """Joins the members, who have learned already; see `Solvable.solve`."""
+        self.join()
+        yield float("nan")
+
+    def solving_bytes(self, num_users: int, num_events: int) -> int:
+        """The tables once more; see `Solvable.solving_bytes`."""
+        return 4 * self.item_weight.numel()
+
+    def _members(self) -> list[Recommender]:
+        return list(self.members)  # type: ignore[arg-type]  # Modules that keep the contract
+
+    def moments(self) -> list[Tensor]:
+        """Of each member, as `moments_of` has them."""
+        return [getattr(self, f"moments_{index}") for index in range(len(self.members))]
+
+
+class ServingBlend(nn.Module):
+    """The encoder of a `Blend` in plain aten operations, for TorchScript.
+
+    Args:
+        blend: whose tables it shares.
+    """
+
+    moments: Tensor  # of all members, one after the other: TorchScript knows no list of buffers
+
+    def __init__(self, blend: Blend) -> None:
+        super().__init__()
+        self.encoders = nn.ModuleList(member.serving_encoder() for member in blend._members())
+        self.item_weight, self.weights = blend.item_weight, blend.weights
+        moments = blend.moments()
+        self.sizes = [one.shape[1] for one in moments]
+        self.register_buffer("moments", torch.cat([one.flatten() for one in moments]))
+
+    def forward(
+        self,
+        items_N: Tensor,
+        offsets_B1: Tensor,
+        ages_N: Tensor,
+        attribute_values: list[Tensor],
+        attribute_offsets: list[Tensor],
+    ) -> Encoded:
+        """As `Blend.encode`."""
+        encoded: list[Encoded] = []
+        for encoder in self.encoders:
+            encoded.append(
+                encoder(items_N, offsets_B1, ages_N, attribute_values, attribute_offsets)
+            )
+        moments: list[Tensor] = []
+        start = 0
+        for size in self.sizes:
+            stop = start + (1 + size) * size
+            moments.append(self.moments[start:stop].view(1 + size, size))
+            start = stop
+        return blended(encoded, self.item_weight, moments, self.weights)
+
+
+def blended(
+    encoded: list[Encoded], table_VW: Tensor, moments: list[Tensor], weights: list[float]
+) -> Encoded:
+    """What members said of B users, as one; scriptable.
+
+    Args:
+        encoded: of each member.
+        table_VW: float32 [V, W], the members' catalog tables side by side, each with its bias.
+        moments: of each member's part of the table, as `moments_of` has them.
+        weights: of each member.
+
+    Returns:
+        Hidden vectors [B, W], or [B, W + V] where a member's hidden vectors hold scores.
+    """
+    num_items = table_VW.shape[0]
+    cells_M, offsets_B1 = own_cells(encoded, num_items)
+    scores_M = torch.zeros(cells_M.shape[0], device=cells_M.device)
+    hidden: list[Tensor] = []
+    direct: list[Tensor] = []
+    start = 0
+    for index, said in enumerate(encoded):
+        size = moments[index].shape[1]
+        table_VD = table_VW[:, start : start + size]
+        start += size
+        hidden_BD = with_one(said.hidden_BD, size)
+        product_M = products(hidden_BD, table_VD, cells_M)
+        own_M = replaced(product_M, cells_M, said, num_items)
+        spread_B = deviation(hidden_BD, table_VD, moments[index], cells_M, product_M, own_M)
+        scale_B1 = (weights[index] / spread_B).unsqueeze(1)
+        hidden.append(hidden_BD[:, :size] * scale_B1)
+        if hidden_BD.shape[1] > size:
+            direct.append(hidden_BD[:, size:] * scale_B1)
+        users_M = torch.div(cells_M, num_items, rounding_mode="floor")
+        scores_M = scores_M + own_M * scale_B1[users_M, 0]
+    if len(direct) > 0:
+        hidden.append(torch.stack(direct).sum(0))
+    return Encoded(torch.cat(hidden, 1), cells_M % num_items, offsets_B1, scores_M)
+
+
+def scores_at(
+    said: Encoded, item_weight_VD: Tensor, item_bias_V: Tensor, items_BC: Tensor
+) -> Tensor:
+    """float32 [B, C]: the scores of these items; -inf for item -1."""
+    num_users, num_items = items_BC.shape[0], item_weight_VD.shape[0]
+    users_B1 = torch.arange(num_users, device=items_BC.device)[:, None]
+    cells_M = (users_B1 * num_items + items_BC.clamp(min=0)).flatten()
+    table_VD = torch.cat([item_weight_VD, item_bias_V[:, None]], 1)
+    scores_M = products(with_one(said.hidden_BD, table_VD.shape[1]), table_VD, cells_M)
+    own_M = cells_of(said, num_items)
+    if own_M.shape[0] > 0:
+        places_M = torch.searchsorted(own_M, cells_M).clamp(max=own_M.shape[0] - 1)
+        has_own_M = own_M[places_M] == cells_M
+        scores_M = torch.where(has_own_M, said.repeat_scores_M[places_M], scores_M)
+    return scores_M.view_as(items_BC).masked_fill(items_BC < 0, float("-inf"))
+
+
+def moments_of(table_VD: Tensor) -> Tensor:
+    """float32 [1 + D, D]: the mean row, and below it the covariance of the columns."""
+    exact_VD = table_VD.double()
+    mean_D = exact_VD.mean(0)
+    off_VD = exact_VD - mean_D
+    return torch.cat([mean_D[None], off_VD.T @ off_VD / len(off_VD)]).float()
+
+
+def own_cells(encoded: list[Encoded], num_items: int) -> tuple[Tensor, Tensor]:
+    """The cells, user * V + item, that any member scores on its own, ascending; and offsets."""
+    cells: list[Tensor] = []
+    for said in encoded:
+        cells.append(cells_of(said, num_items))
+    cells_M = torch.unique(torch.cat(cells))
+    users_B1 = torch.arange(encoded[0].repeat_offsets_B1.shape[0], device=cells_M.device)
+    return cells_M, torch.searchsorted(cells_M, users_B1 * num_items)
+
+
+def cells_of(said: Encoded, num_items: int) -> Tensor:
+    """int64 [M]: user * V + item of what one member scores on its own, ascending."""
+    offsets_B1 = said.repeat_offsets_B1
+    users_M = torch.repeat_interleave(offsets_B1[1:] - offsets_B1[:-1])
+    return users_M * num_items + said.repeat_items_M
+
+
+def with_one(hidden: Tensor, size: int) -> Tensor:
+    """[B, D] or [B, D + V] with a column of ones after the first D = size - 1, for the bias."""
+    ones_B1 = torch.ones([hidden.shape[0], 1], device=hidden.device)
+    return torch.cat([hidden[:, : size - 1], ones_B1, hidden[:, size - 1 :]], 1)
+
+
+def products(hidden_BD: Tensor, table_VD: Tensor, cells_M: Tensor, at_once: int = CELLS) -> Tensor:
+    """float32 [M]: what the product says of these cells."""
+    num_items, size = table_VD.shape[0], table_VD.shape[1]
+    users_M = torch.div(cells_M, num_items, rounding_mode="floor")
+    items_M = cells_M % num_items
+    product_M = torch.zeros(cells_M.shape[0], device=cells_M.device)
+    for start in range(0, cells_M.shape[0], at_once):
+        users, items = users_M[start : start + at_once], items_M[start : start + at_once]
+        product_M[start : start + at_once] = (hidden_BD[users, :size] * table_VD[items]).sum(1)
+    if hidden_BD.shape[1] > size:
+        product_M = product_M + hidden_BD[users_M, size + items_M]
+    return product_M
+
+
+def replaced(product_M: Tensor, cells_M: Tensor, said: Encoded, num_items: int) -> Tensor:
+    """What a member says of these cells: its own score where it has one, else the product."""
+    places = torch.searchsorted(cells_M, cells_of(said, num_items))
+    return product_M.index_put([places], said.repeat_scores_M.float())
+
+
+def deviation(
+    hidden_BD: Tensor,
+    table_VD: Tensor,
+    moments: Tensor,
+    cells_M: Tensor,
+    product_M: Tensor,
+    own_M: Tensor,
+) -> Tensor:
+    """float32 [B]: the standard deviation of each user's scores over the catalog.
+
+    Infinite where all scores are the same: such a member says nothing of that user.
+    """
+    num_items, size = table_VD.shape[0], table_VD.shape[1]
+    mean_B = hidden_BD[:, :size] @ moments[0]
+    variance_B = (hidden_BD[:, :size] @ moments[1:] * hidden_BD[:, :size]).sum(1)
+    if hidden_BD.shape[1] > size:  # the scores are there: no need for moments
+        scores_BV = hidden_BD[:, :size] @ table_VD.t() + hidden_BD[:, size:]
+        mean_B = scores_BV.mean(1)
+        variance_B = ((scores_BV - mean_B[:, None]) ** 2).mean(1)
+    users_M = torch.div(cells_M, num_items, rounding_mode="floor")
+    shift_B = torch.zeros_like(mean_B).index_add(0, users_M, own_M - product_M) / num_items
+    off_M = (own_M - mean_B[users_M]) ** 2 - (product_M - mean_B[users_M]) ** 2
+    more_B = torch.zeros_like(mean_B).index_add(0, users_M, off_M) / num_items
+    variance_B = variance_B + more_B - shift_B**2
+    # rounding leaves less than this of scores that are all the same
+    least_B = 1e-10 * (mean_B + shift_B) ** 2 + 1e-30
+    nothing = torch.full_like(variance_B, float("inf"))
+    return torch.where(variance_B > least_B, variance_B, nothing).sqrt()

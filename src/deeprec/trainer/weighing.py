@@ -1,0 +1,108 @@
+"""Which weights a blend takes: those that are best on validation."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import permutations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deeprec.batch import Batch
+from deeprec.console import console, progress
+from deeprec.data.dataset import JudgedBatches
+from deeprec.data.store import Prepared
+from deeprec.errors import DataError
+from deeprec.metric.hits import Hits
+from deeprec.metric.ranking import FloatArray, ndcg
+from deeprec.model.blend import Blend, scores_at
+from deeprec.model.rank import seen_if
+from deeprec.model.topk import top_k
+from deeprec.trainer.validation import CUTOFF
+
+BATCH_USERS = 256
+RANKED = 300  # items that each member puts forward
+STEPS = (0.2, 0.1, 0.05)  # by which weight goes from one member to another
+
+Weights = tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Some users, the items that may come into their lists, and what each member says of these."""
+
+    batch: Batch
+    items_BC: Tensor  # int64, distinct inside a user; -1: none
+    scores_NBC: Tensor  # float32, of each of N members, over their spread; -inf: no candidate
+
+    def ndcg(self, weights: Weights) -> FloatArray:
+        """Of each user by the weighted sum; NaN where nothing was taken."""
+        scores_BC = torch.tensordot(torch.tensor(weights), self.scores_NBC.clamp(min=-1e30), 1)
+        scores_BC.masked_fill_(self.items_BC < 0, float("-inf"))
+        best_BK = scores_BC.topk(min(CUTOFF, scores_BC.shape[1]), dim=1).indices
+        assert self.batch.target is not None
+        return ndcg(Hits.of(self.items_BC.gather(1, best_BK), self.batch.target), CUTOFF)
+
+
+def tried(model: Blend, prepared: Prepared, max_users: int) -> Callable[[Weights], float]:
+    """Validation ndcg@100 by weights, among the items that some member ranks high."""
+    judged = JudgedBatches(
+        prepared,
+        "validation",
+        batch_users=BATCH_USERS,
+        max_users=max_users,
+        exclude_seen=not prepared.repeats,
+    )
+    if not len(judged.users):
+        raise DataError(
+            f"{prepared.path}: nobody has events to validate on, so weights cannot be chosen; "
+            "prepare with a validation part"
+        )
+    found: list[Candidates] = []
+    with progress("asking the runs about validation", len(judged.users), "users") as advance:
+        for batch in judged:
+            found.append(_candidates(model, batch, judged.exclude_seen))
+            advance(batch.num_users)
+    return lambda weights: float(np.nanmean(np.concatenate([one.ndcg(weights) for one in found])))
+
+
+@torch.no_grad()
+def _candidates(model: Blend, batch: Batch, exclude_seen: bool) -> Candidates:
+    seen = seen_if(exclude_seen, batch)
+    alone = model.standardised(batch)
+    table = model.item_weight, model.item_bias
+    ranked = [top_k(said, *table, RANKED, *seen)[0] for said in alone]
+    items_BC = torch.cat(ranked, 1).sort(1).values
+    again_BC = items_BC.diff(dim=1, prepend=items_BC[:, :1] - 1) == 0
+    items_BC.masked_fill_(again_BC, -1)
+    return Candidates(
+        batch, items_BC, torch.stack([scores_at(said, *table, items_BC) for said in alone])
+    )
+
+
+def climbed(score: Callable[[Weights], float], num_members: int) -> Weights:
+    """The best weights that are found by moving some from one member to another, ever less.
+
+    Example:
+        >>> weights = climbed(lambda w: -((w[0] - 0.7) ** 2), 2)
+        >>> [round(weight, 2) for weight in weights]
+        [0.7, 0.3]
+    """
+    best: Weights = (1.0 / num_members,) * num_members
+    with console.status("choosing weights"):
+        top = score(best)
+        for step in STEPS:
+            while better := [one for one in _moved(best, step) if score(one) > top]:
+                best = max(better, key=score)
+                top = score(best)
+    return best
+
+
+def _moved(weights: Weights, step: float) -> Iterator[Weights]:
+    """All weights that differ by so much going from one member to another."""
+    for giver, taker in permutations(range(len(weights)), 2):
+        moved = list(weights)
+        given = min(step, moved[giver])
+        if given > 0.0:
+            moved[giver], moved[taker] = moved[giver] - given, moved[taker] + given
+            yield tuple(round(weight, 6) for weight in moved)

@@ -1,0 +1,111 @@
+"""A blend of runs is a run: chosen on validation, whole in its folder, exported as one model."""
+
+import shutil
+from pathlib import Path
+from typing import cast
+
+import pytest
+import torch
+
+import deeprec
+import small_shop
+from deeprec.blend import blend
+from deeprec.config import BlendConfig, EvaluateConfig, ExportConfig, TrainConfig, compose
+from deeprec.data.dataset import JudgedBatches
+from deeprec.data.store import Prepared
+from deeprec.errors import ConfigError
+from deeprec.evaluate import evaluate
+from deeprec.export import export
+from deeprec.train import train
+from deeprec.trainer.run import open_run
+from deeprec.trainer.validation import validate
+
+MEMBERS = {
+    "own": ("model=own_frequency",),
+    "near": ("model=item_to_item",),
+    "neural": (
+        "target=after_cut",
+        "target.window_days=20",
+        "target.cut_days=60",
+        "model.hidden_dims=[8]",
+        "trainer.max_epochs=3",
+        "trainer.batch_users=16",
+    ),
+}
+
+
+def trained(prepared: Path, output: Path, *words: str) -> Path:
+    given = (f"prepared={prepared}", f"output_dir={output}", *words)
+    return train(cast(TrainConfig, compose("train", given)))
+
+
+def told(output: Path, *runs: Path) -> BlendConfig:
+    names = ",".join(str(run) for run in runs)
+    return cast(BlendConfig, compose("blend", [f"runs=[{names}]", f"output_dir={output}"]))
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_shop.make(tmp_path_factory.mktemp("data") / "prepared")
+
+
+@pytest.fixture(scope="module")
+def members(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    runs = tmp_path_factory.mktemp("runs")
+    return [trained(prepared, runs / name, *words) for name, words in MEMBERS.items()]
+
+
+@pytest.fixture(scope="module")
+def blended(members: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of copies that are gone afterwards."""
+    folder = tmp_path_factory.mktemp("blend")
+    copies = [Path(shutil.copytree(run, folder / run.name)) for run in members]
+    output = blend(told(folder / "all", *copies))
+    for copy in copies:
+        shutil.rmtree(copy)
+    return output
+
+
+def validation_of(run: Path) -> float:
+    opened = open_run(run)
+    batches = JudgedBatches(
+        Prepared(opened.prepared), "validation", batch_users=64, exclude_seen=False
+    )
+    score = validate(opened.model, batches, exclude_seen=False, device=torch.device("cpu"))
+    assert score is not None
+    return score
+
+
+def test_no_member_is_better_on_validation(blended: Path, members: list[Path]) -> None:
+    assert validation_of(blended) >= max(validation_of(run) for run in members)
+    assert open_run(blended).checkpoint.score == pytest.approx(validation_of(blended))
+
+
+def test_it_is_exported_and_evaluated_without_its_members(blended: Path, tmp_path: Path) -> None:
+    judged = [f"run={blended}", "baselines=[]", "examples=0"]
+    report = evaluate(cast(EvaluateConfig, compose("evaluate", judged)))
+    assert report["systems"][0]["metrics"]["ndcg@20"]["mean"] > 0.0
+    bundle = tmp_path / "bundle"
+    words = [f"run={blended}", f"output_dir={bundle}"]
+    export(cast(ExportConfig, compose("export", words)))  # compares with what was evaluated
+    answer = deeprec.load(bundle).recommend([[]], k=3)[0]
+    assert len(answer.item_ids) == 3
+
+
+def test_runs_of_different_folders_are_refused(members: list[Path], tmp_path: Path) -> None:
+    other = small_shop.make(tmp_path / "other", validated=False)
+    foreign = trained(other, tmp_path / "foreign", "model=popularity")
+    with pytest.raises(ConfigError, match="were trained on different prepared folders"):
+        blend(told(tmp_path / "both", members[0], foreign))
+    assert not (tmp_path / "both").exists()
+
+
+def test_a_blend_that_is_no_better_is_not_written(members: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="alone is as good on validation as any blend of these"):
+        blend(told(tmp_path / "same", members[0], members[0]))
+    assert not (tmp_path / "same").exists()
+
+
+def test_one_run_is_no_blend(members: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="runs: expected two or more"):
+        told(tmp_path / "one", members[0])
