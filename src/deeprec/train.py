@@ -21,7 +21,7 @@ from deeprec.data.store import PartName, Prepared
 from deeprec.data.target import Reconstruct, Target
 from deeprec.errors import ConfigError, DataError, DeeprecError, IntegrityError
 from deeprec.loss.auto import Auto
-from deeprec.loss.fit import Trained
+from deeprec.loss.fit import Trained, unfit_weights
 from deeprec.loss.negatives import Negatives
 from deeprec.model.base import PerUser
 from deeprec.model.sparse_input import SparseInput
@@ -226,6 +226,9 @@ class Work:
             seed=config.seed,
             total_steps=self.schedule.max_epochs * len(self.data.training),
             progress=Progress(),
+            weighting=None
+            if config.weighting is None
+            else instantiate(config.weighting, popularity=popularity),
         )
 
     def _fit_to_machine(self) -> None:
@@ -257,8 +260,10 @@ class Work:
             and (self.learns_next or not self.data.training.target.shows_target)
             and getattr(model, "repeat", None) is None,
             num_tasks=2 if getattr(model, "reconstruction", 0.0) > 0.0 else 1,
+            weighted=self.config.weighting is not None,
         )
-        refuse("train", loss.unfit(trained) if hasattr(loss, "unfit") else [])
+        found = loss.unfit(trained) if hasattr(loss, "unfit") else []
+        refuse("train", [*found, *unfit_weights(loss, trained)])
 
     def _plan(self, model: nn.Module, part: Mapping[str, Any]) -> list[memory.Line]:
         """What training with this loss takes."""
