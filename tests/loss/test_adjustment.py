@@ -2,16 +2,20 @@
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import reference
+import small_shop
 from deeprec.batch import Encoded, Jagged
+from deeprec.data.store import Prepared
 from deeprec.loss.sampled_softmax import SampledSoftmax
 from deeprec.loss.softmax import Softmax
 from deeprec.table import NO_UPDATES, Updates
+from deeprec.train import Work
 
 POPULARITY = [40, 1, 0, 9, 25, 10, 7, 3, 6, 2, 2]
 USERS, ITEMS, WIDTH = 4, len(POPULARITY), 3
@@ -93,6 +97,20 @@ def test_whole_popularity_taken_off_leaves_what_users_like_beyond_it() -> None:
     value = loss(encoded, torch.zeros(4, 1, dtype=torch.float64), bias, target)
     (gradient,) = torch.autograd.grad(value, [bias])
     torch.testing.assert_close(gradient, torch.zeros_like(gradient), rtol=0, atol=1e-7)
+
+
+def test_a_run_begins_with_the_probabilities_of_one_that_is_not_adjusted(tmp_path: Path) -> None:
+    prepared = Prepared(small_shop.make(tmp_path / "prepared"))
+    shares = torch.tensor(prepared.popularity / prepared.popularity.sum())
+    found = []
+    for words in ([], ["loss.popularity_adjustment=0.8", "loss.temperature=0.5"]):
+        config = small_shop.settings(prepared.path, tmp_path / "run", *words)
+        model = Work(config, prepared).learner.model
+        found.append([model.item_bias.detach(), model.reconstruction_bias.detach()])
+    for plain, adjusted in zip(*found, strict=True):
+        assert plain.std() > 0
+        again = adjusted / 0.5 + 0.8 * shares.log()
+        torch.testing.assert_close(again.softmax(0), plain.softmax(0).to(again))
 
 
 @pytest.mark.parametrize("make", MAKERS)

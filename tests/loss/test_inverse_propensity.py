@@ -102,6 +102,21 @@ def test_power_0_is_no_weighting() -> None:
     torch.testing.assert_close(weighting(target).weights, target.weights)
 
 
+def test_the_bias_of_weighted_targets_begins_where_they_are() -> None:
+    """Where everybody takes items by popularity alone, there is nothing to learn from there."""
+    popularity = torch.tensor([40, 20, 10, 5])
+    weighting = InversePropensity(popularity=popularity, power=0.5)
+    values = torch.repeat_interleave(torch.arange(4), popularity)
+    users = len(values)
+    bias = weighting.begun((popularity / users).double().log()).requires_grad_()
+    none = values[:0], torch.zeros(users + 1, dtype=torch.int64)
+    encoded = Encoded(torch.zeros(users, 1), *none, torch.zeros(0))
+    target = weighting(Jagged(values, torch.arange(users + 1)))
+    value = Softmax()(encoded, torch.zeros(4, 1, dtype=torch.float64), bias, target)
+    (gradient,) = torch.autograd.grad(value, [bias])
+    torch.testing.assert_close(gradient, torch.zeros_like(gradient), rtol=0, atol=1e-7)
+
+
 def losses(run: Path) -> list[str]:
     rows = csv.DictReader((run / "metrics.csv").read_text().splitlines())
     return [row["loss"] for row in rows if row["loss"]]

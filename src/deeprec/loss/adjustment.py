@@ -3,6 +3,7 @@
 Shapes (legend in deeprec/batch.py): any number of items; M own-history items with a score.
 """
 
+import torch
 from torch import Tensor, nn
 
 from deeprec.batch import Encoded
@@ -50,6 +51,11 @@ class Adjustment(nn.Module):
     @property
     def changes_nothing(self) -> bool:
         return self.temperature == 1.0 and self.offset_V is None
+
+    def begun(self, item_bias_V: Tensor) -> Tensor:
+        """The bias whose adjusted scores are those of this one, so that training begins there."""
+        offset_V = torch.zeros(()) if self.offset_V is None else self.offset_V
+        return (item_bias_V - offset_V.to(item_bias_V)) * self.temperature
 
     def cooled(self, scores: Tensor) -> Tensor:
         """Over the temperature; without one this costs no pass."""

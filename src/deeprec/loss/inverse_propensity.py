@@ -57,6 +57,11 @@ class InversePropensity:
             mean = (weight_V * counts_V).sum() / counts_V.sum().clamp(min=1.0)
             self.weight_V = (weight_V / mean).float()
 
+    def begun(self, item_bias_V: Tensor) -> Tensor:
+        """A bias of log odds of being a target as log odds of targets as they weigh."""
+        assert self.weight_V is not None, "popularity is known when a model is made"
+        return item_bias_V + self.weight_V.log().to(item_bias_V)
+
     def __call__(self, target: Jagged) -> Jagged:
         """The same items, each weighed on top of the weight it has; made on the host."""
         assert self.weight_V is not None, "popularity is known when batches are made"

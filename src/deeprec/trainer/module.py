@@ -235,5 +235,19 @@ class Training(LightningModule):
             optimizer.step()
 
 
+def begin_biases(model: nn.Module, changes: Sequence[Callable[[Tensor], Tensor]]) -> None:
+    """Changes output biases that begin at log odds to those that training aims at.
+
+    Else a run would begin with popularity counted twice, and its best checkpoint be an early one.
+    """
+    for name in ("item_bias", "reconstruction_bias"):
+        bias_V = getattr(model, name, None)
+        if bias_V is None or not bias_V.requires_grad or not bias_V.any():
+            continue  # there is none, or it begins at no odds
+        with torch.no_grad():
+            for change in changes:
+                bias_V.copy_(change(bias_V))
+
+
 def _step_seed(seed: int, step: int) -> int:
     return (seed * 1_000_003 + step) % 2**63
