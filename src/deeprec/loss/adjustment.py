@@ -45,7 +45,10 @@ class Adjustment(nn.Module):
         offset_V = None
         if popularity_adjustment != 0.0 and popularity is not None:
             counts_V = popularity.double().clamp(min=1.0)
-            offset_V = (popularity_adjustment * (counts_V / counts_V.sum()).log()).float()
+            share_V = counts_V / counts_V.sum()
+            # a softmax does not see the mean; without it, scores of own items begin as they are
+            log_V = share_V.log() - (share_V * share_V.log()).sum()
+            offset_V = (popularity_adjustment * log_V).float()
         self.register_buffer("offset_V", offset_V, persistent=False)
 
     @property
