@@ -133,3 +133,22 @@ def exposure(
         "head_10": head(0.1),
         "overlap": mean([len(set(a) & set(b)) / k for a, b in users]),
     }
+
+
+def propensity_weights(popularity: list[int], power: float, smallest: float) -> list[float]:
+    """Of each item one over its propensity, such that interactions weigh 1 on average."""
+    weights = []
+    for count in popularity:
+        propensity = (max(count, 1) / max(popularity)) ** power
+        weights.append(1 / max(propensity, smallest))
+    total = sum(weight * count for weight, count in zip(weights, popularity, strict=True))
+    return [weight * sum(popularity) / total for weight in weights]
+
+
+def adjusted_scores(
+    scores: Tensor, popularity: list[int], temperature: float, adjustment: float
+) -> Tensor:
+    """[B, V] scores as a softmax is trained on them."""
+    shares = [max(count, 1) / sum(max(one, 1) for one in popularity) for count in popularity]
+    more = [adjustment * math.log(share) for share in shares]
+    return scores / temperature + torch.tensor(more, dtype=scores.dtype)

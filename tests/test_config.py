@@ -129,7 +129,7 @@ def test_every_mistake_is_named_at_once() -> None:
         "lonely: expected key=value",
         "trainer: expected one of default, got 'slow'",
         "data: unknown group; choose from experiment, logger, loss, model, optimizer, target, "
-        "trainer",
+        "trainer, weighting",
         "~sede: Could not delete from config. 'sede' does not exist.",
         "prepard: unknown key; did you mean 'prepared'?",
         "sead: unknown key; did you mean 'seed'?",

@@ -5,7 +5,6 @@ from typing import Any
 
 from deeprec.config import Part, TrainConfig, check, compose, to_dict
 from deeprec.console import console
-from deeprec.data.dataset import training_period
 from deeprec.data.store import SECONDS_PER_DAY, Prepared
 from deeprec.model.auto import Auto, Shape
 from deeprec.part import find, instantiate
@@ -40,7 +39,7 @@ def chosen(config: TrainConfig, prepared: Prepared) -> TrainConfig:
 
 def shape_of(prepared: Prepared) -> Shape:
     """What the choice depends on."""
-    period = training_period(prepared)
+    period = prepared.training_period
     starts, ends = prepared.instant("validation"), prepared.instant("holdout")
     return Shape(
         num_users=len(prepared.training_users()),

@@ -49,6 +49,7 @@ class TrainConfig:
     loss: OptionalPart = MISSING
     optimizer: OptionalPart = MISSING
     target: OptionalPart = MISSING
+    weighting: OptionalPart = None
     trainer: Part = MISSING
     logger: Part = MISSING
 
@@ -62,6 +63,8 @@ class TrainConfig:
             for name in ("loss", "optimizer", "target"):
                 if getattr(self, name) is None:
                     yield f"{name}: missing; choose it with {name}=CHOICE"
+        elif self.weighting is not None:
+            yield "weighting: a model that is solved has no targets to weigh; leave weighting out"
 
 
 @dataclass

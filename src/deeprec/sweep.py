@@ -114,7 +114,7 @@ def _introduce(config: SweepConfig, prepared: Prepared, output: Path, loop: Loop
 def _about(config: SweepConfig, prepared: Prepared) -> dict[str, Any]:
     """What may not change in a sweep that goes on."""
     return {
-        "prepared folder": prepared.identity,
+        "prepared folder": {"content": prepared.identity, "repeats": prepared.repeats},
         "space": config.sweep,
         "setting of all runs": config.train,
         "seed": config.seed,

@@ -21,7 +21,8 @@ from deeprec.data.store import PartName, Prepared
 from deeprec.data.target import Reconstruct, Target
 from deeprec.errors import ConfigError, DataError, DeeprecError, IntegrityError
 from deeprec.loss.auto import Auto
-from deeprec.loss.fit import Trained
+from deeprec.loss.fit import Trained, unfit_weights
+from deeprec.loss.inverse_propensity import InversePropensity
 from deeprec.loss.negatives import Negatives
 from deeprec.model.base import PerUser
 from deeprec.model.sparse_input import SparseInput
@@ -30,7 +31,7 @@ from deeprec.trainer import checkpoint, memory
 from deeprec.trainer.callback import Keeper, Schedule, Watch
 from deeprec.trainer.device import choose_device, precision_note
 from deeprec.trainer.loop import Loop
-from deeprec.trainer.module import Loss, Progress, Training
+from deeprec.trainer.module import Loss, Progress, Training, begin_biases
 from deeprec.trainer.optimizer import kinds_of
 from deeprec.trainer.run import (
     Facts,
@@ -219,13 +220,20 @@ class Work:
         model = build_model(
             config.model, self.facts, popularity, log_odds=reads_log_odds(config.loss)
         ).to(self.device.torch)
+        loss = self._new_loss(config.loss, model, popularity)
+        weighting: InversePropensity | None = None
+        if config.weighting is not None:
+            weighting = instantiate(config.weighting, popularity=popularity)
+        changes = [weighting, getattr(loss, "adjustment", None)]
+        begin_biases(model, [one.begun for one in changes if one is not None])
         return Training(
             model,  # type: ignore[arg-type]  # a Module that keeps the contract of Recommender
-            self._new_loss(config.loss, model, popularity),
+            loss,
             instantiate(config.optimizer),
             seed=config.seed,
             total_steps=self.schedule.max_epochs * len(self.data.training),
             progress=Progress(),
+            weighting=weighting,
         )
 
     def _fit_to_machine(self) -> None:
@@ -257,8 +265,10 @@ class Work:
             and (self.learns_next or not self.data.training.target.shows_target)
             and getattr(model, "repeat", None) is None,
             num_tasks=2 if getattr(model, "reconstruction", 0.0) > 0.0 else 1,
+            weighted=self.config.weighting is not None,
         )
-        refuse("train", loss.unfit(trained) if hasattr(loss, "unfit") else [])
+        found = loss.unfit(trained) if hasattr(loss, "unfit") else []
+        refuse("train", [*found, *unfit_weights(loss, trained)])
 
     def _plan(self, model: nn.Module, part: Mapping[str, Any]) -> list[memory.Line]:
         """What training with this loss takes."""

@@ -39,9 +39,9 @@ def test_scores_are_cosines() -> None:
 
 
 def test_models_whose_scores_are_no_cosines_are_refused() -> None:
-    [said] = CosineContrastive(2).unfit(Trained(2, False, False, False, 1))
+    [said] = CosineContrastive(2).unfit(Trained(2, False, False, False, 1, False))
     assert "use model=two_tower, or model=autoencoder model.unit_vectors=true" in said
-    assert CosineContrastive(2).unfit(Trained(2, False, True, False, 1)) == []
+    assert CosineContrastive(2).unfit(Trained(2, False, True, False, 1, False)) == []
     with pytest.raises(ValueError, match="unit_vectors needs reconstruction=0"):
         Autoencoder(3, repeats=True, unit_vectors=True)
     with pytest.raises(ValueError, match=r"margin must be in \[-1, 1\), got 1"):

@@ -246,7 +246,6 @@ def test_hard_negatives_are_those_the_batch_scores_highest() -> None:
         bias,
         Asked(sample.target, sample.repeats, sample),
         NO_UPDATES,
-        corrected=True,
     )
     nearest = sorted(abs(item - 30) for item in sample.pool.tolist())[: 5 - len(owned)]
     found = sorted((-catalog.item_bias_R[len(sample.items) :]).tolist())

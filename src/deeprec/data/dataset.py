@@ -15,8 +15,6 @@ from deeprec.data.prefetch import ahead
 from deeprec.data.store import SECONDS_PER_DAY, Events, PartName, Prepared
 from deeprec.data.target import Examples, Target
 
-USERS_A_READ = 4096
-
 
 class Batches:
     """The training batches of one epoch after the other.
@@ -54,7 +52,7 @@ class Batches:
         self.seed, self.rank, self.world = seed, rank, world
         self.users = prepared.training_users()
         self._lengths = prepared.parts["train"].lengths
-        self.period = training_period(prepared)
+        self.period = prepared.training_period
         self.epoch, self.position = 0, 0
         self._plan = lru_cache(maxsize=1)(self._plan_epoch)
 
@@ -190,19 +188,6 @@ def training_batch(
         attributes=attributes_of(prepared, rows[useful]),
         target=Jagged(batch.target.values, _offsets(lengths[useful])),
     )
-
-
-def training_period(prepared: Prepared) -> tuple[int, int] | None:
-    """First second of the training events and the second at which they end; None without times."""
-    if not prepared.has_times:
-        return None
-    users = prepared.training_users()
-    first, last = np.iinfo(np.int64).max, np.iinfo(np.int64).min
-    for start in range(0, len(users), USERS_A_READ):
-        times = prepared.parts["train"].take(users[start : start + USERS_A_READ]).times
-        assert times is not None
-        first, last = min(first, int(times.min())), max(last, int(times.max()))
-    return first, prepared.instant("validation") or last + 1
 
 
 def _ages(history: Events, moments: npt.NDArray[np.int64] | None) -> npt.NDArray[np.float32] | None:

@@ -40,6 +40,7 @@ from deeprec.errors import IntegrityError
 
 KIND = "prepared"
 SECONDS_PER_DAY = 86_400
+USERS_A_READ = 4096
 
 PartName = Literal["train", "validation", "holdout"]
 PARTS: tuple[PartName, ...] = ("train", "validation", "holdout")
@@ -203,6 +204,19 @@ class Prepared:
         column = pq.read_table(self.path / "catalog.parquet", columns=["popularity"])["popularity"]
         popularity: npt.NDArray[np.int64] = column.to_numpy()
         return popularity
+
+    @cached_property
+    def training_period(self) -> tuple[int, int] | None:
+        """First second of the training events and the second at which they end; None: no times."""
+        if not self.has_times:
+            return None
+        users = self.training_users()
+        first, last = np.iinfo(np.int64).max, np.iinfo(np.int64).min
+        for start in range(0, len(users), USERS_A_READ):
+            times = self.parts["train"].take(users[start : start + USERS_A_READ]).times
+            assert times is not None
+            first, last = min(first, int(times.min())), max(last, int(times.max()))
+        return first, self.instant("validation") or last + 1
 
     @property
     def num_users(self) -> int:

@@ -22,6 +22,7 @@ from deeprec.table import Rows, RowUpdate, Updates
 class CandidateCatalog:
     """What a loss is called with, in the indices of the candidates."""
 
+    items_R: Tensor  # int64 [R]
     share_R: Tensor  # for how many items of the catalog each stands
     encoded: Encoded
     item_weight_RD: Tensor
@@ -37,8 +38,6 @@ def candidate_catalog(
     item_bias_V: Tensor,
     target: Target,
     updates: Updates,
-    *,
-    corrected: bool,
 ) -> CandidateCatalog:
     """The batch's targets and drawn negatives as a catalog of their own.
 
@@ -49,7 +48,6 @@ def candidate_catalog(
         item_bias_V: float [V].
         target: item indices in [0, V), plain or arranged.
         updates: of rows of the whole catalog.
-        corrected: add the logarithm of how many items each stands for to its scores.
     """
     asked = asked_of(target, encoded, item_bias_V)
     sample = asked.sample or negatives.sample(asked)
@@ -59,13 +57,13 @@ def candidate_catalog(
         hardest = _hardest(sample, encoded, item_weight_VD, item_bias_V)
         items_R = torch.cat([items_R, hardest])
         share_R = torch.cat([share_R, share_R.new_ones(sample.num_hardest)])
-    offset_R = share_R.log() if corrected else torch.zeros_like(share_R)
-    repeat_scores = encoded.repeat_scores_M[sample.of_repeats] + offset_R[sample.repeats.values]
+    repeat_scores = encoded.repeat_scores_M[sample.of_repeats]
     return CandidateCatalog(
+        items_R,
         share_R,
         Encoded(encoded.hidden_BD, sample.repeats.values, sample.repeats.offsets, repeat_scores),
         _rows(item_weight_VD, items_R, updates.item_weight),
-        _rows(item_bias_V, items_R, updates.item_bias) + offset_R,
+        _rows(item_bias_V, items_R, updates.item_bias),
         Asked(sample.target, sample.repeats),
         Updates(_at(items_R, updates.item_weight), _at(items_R, updates.item_bias), updates.weight),
     )

@@ -48,6 +48,8 @@ class ContrastiveDivergence(nn.Module):
         Computation 2002.
     """
 
+    weighs_targets = False  # they are visible units
+
     def __init__(
         self,
         *,

@@ -40,6 +40,7 @@ class Cosine(nn.Module):
     """
 
     log_odds = False  # scores are the targets themselves
+    weighs_targets = False  # their weights are what scores should be, not what missing them costs
     scale_V: Tensor | None
 
     def __init__(

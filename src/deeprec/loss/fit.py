@@ -16,6 +16,7 @@ class Trained:
     unit_rows: bool  # the rows of the catalog table are kept at length 1
     changed_by_input: bool  # also rows of the catalog table that are asked of nobody in the batch
     num_tasks: int  # of a step
+    weighted: bool  # whether targets are weighed by what items they are
 
 
 def unfit_draws(gram_items: int | None, trained: Trained) -> list[str]:
@@ -39,3 +40,15 @@ def unfit_draws(gram_items: int | None, trained: Trained) -> list[str]:
             "loss.gram_items=null or model.reconstruction=0"
         )
     return found
+
+
+def unfit_weights(loss: object, trained: Trained) -> list[str]:
+    """What keeps targets from being weighed; a loss that cannot says `weighs_targets = False`."""
+    if not trained.weighted:
+        return []
+    if trained.linear:
+        return ["weighting: the target of a linear model is its history as it is; leave it out"]
+    if not getattr(loss, "weighs_targets", True):
+        name = type(loss).__name__
+        return [f"weighting: {name} does not multiply costs of targets; use loss=softmax"]
+    return []

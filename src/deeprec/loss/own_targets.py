@@ -27,6 +27,7 @@ class OwnScores(NamedTuple):
     users_P: Tensor  # int64 [P], of each target
     target_P: Tensor  # float [P], the score of each target for its user
     drawn_BS: Tensor  # float [B, S], of each draw; minus infinity where it is a target of the user
+    items_S: Tensor  # int64 [S]
     shares_S: Tensor  # float [S], for how many items of the catalog each draw stands
 
 
@@ -63,6 +64,7 @@ def own_scores(
         users_of(asked.target),
         Replaced(encoded, asked, len(item_bias_V)).in_place_of(products_P),
         scores_BS.index_put(_places(drawn.targets), scores_BS.new_full((), -torch.inf)),
+        drawn.items,
         drawn.shares.to(scores_BS.dtype),
     )
 

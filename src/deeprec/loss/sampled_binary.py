@@ -123,7 +123,7 @@ class SampledBinary(nn.Module):
         if not self.negatives.shared_targets:
             return self._of_own_targets(encoded, item_weight_VD, item_bias_V, target, updates)
         catalog = candidate_catalog(
-            self.negatives, encoded, item_weight_VD, item_bias_V, target, updates, corrected=False
+            self.negatives, encoded, item_weight_VD, item_bias_V, target, updates
         )
         power = self._power(len(catalog.share_R))
         return catalog_loss(

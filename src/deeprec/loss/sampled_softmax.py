@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from deeprec.batch import Encoded
+from deeprec.loss.adjustment import Adjustment
 from deeprec.loss.asked import Target, asked_of
 from deeprec.loss.candidate_catalog import candidate_catalog
 from deeprec.loss.catalog_blocks import BLOCK_ITEMS
@@ -31,6 +32,8 @@ class SampledSoftmax(nn.Module):
         shared_targets: score the targets of the batch for all of its users. False: for their own
             users only, which costs far less where a batch has more distinct targets than draws.
         normalise_targets: as of `Softmax`.
+        temperature: as of `Softmax`.
+        popularity_adjustment: as of `Softmax`.
         block_items: items scored at once.
 
     Raises:
@@ -53,10 +56,17 @@ class SampledSoftmax(nn.Module):
         pool: int | None = None,
         shared_targets: bool = True,
         normalise_targets: bool = False,
+        temperature: float = 1.0,
+        popularity_adjustment: float = 0.0,
         block_items: int = BLOCK_ITEMS,
     ) -> None:
         super().__init__()
         self.softmax = Softmax(normalise_targets=normalise_targets, block_items=block_items)
+        self.adjustment = Adjustment(
+            temperature=temperature,
+            popularity_adjustment=popularity_adjustment,
+            popularity=popularity,
+        )
         self.negatives = Negatives(
             num_items,
             negatives,
@@ -120,14 +130,17 @@ class SampledSoftmax(nn.Module):
         if not self.negatives.shared_targets:
             return self._of_own_targets(encoded, item_weight_VD, item_bias_V, target, updates)
         catalog = candidate_catalog(
-            self.negatives, encoded, item_weight_VD, item_bias_V, target, updates, corrected=True
+            self.negatives, encoded, item_weight_VD, item_bias_V, target, updates
+        )
+        encoded, item_bias_R, updates = self.adjustment.of_catalog(
+            catalog.encoded,
+            catalog.item_bias_R,
+            catalog.asked.repeats.values,
+            catalog.updates,
+            self.adjustment.offset_of(catalog.items_R, catalog.share_R),
         )
         loss: Tensor = self.softmax(
-            catalog.encoded,
-            catalog.item_weight_RD,
-            catalog.item_bias_R,
-            catalog.asked,
-            catalog.updates,
+            encoded, catalog.item_weight_RD, item_bias_R, catalog.asked, updates
         )
         return loss
 
@@ -142,14 +155,18 @@ class SampledSoftmax(nn.Module):
         """A user's normaliser: its own targets, and the draws that are none of them."""
         asked = asked_of(target, encoded, item_bias_V)
         scored = own_scores(self.negatives, asked, encoded, item_weight_VD, item_bias_V, updates)
-        raised_BS = scored.drawn_BS + scored.shares_S.log()
-        users_P = scored.users_P
+        adjustment, users_P = self.adjustment, scored.users_P
+        raised_BS = adjustment.cooled(scored.drawn_BS)
+        raised_BS = raised_BS + adjustment.offset_of(scored.items_S, scored.shares_S)
+        target_P = adjustment.cooled(scored.target_P)
+        if adjustment.offset_V is not None:
+            target_P = target_P + adjustment.offset_V[asked.target.values].to(target_P)
         highest_B = raised_BS.detach().amax(1)
-        highest_B = highest_B.scatter_reduce(0, users_P, scored.target_P.detach(), "amax")
-        own_P = (scored.target_P - highest_B[users_P]).exp()
+        highest_B = highest_B.scatter_reduce(0, users_P, target_P.detach(), "amax")
+        own_P = (target_P - highest_B[users_P]).exp()
         sum_B = (raised_BS - highest_B[:, None]).exp().sum(1).index_add(0, users_P, own_P)
         normaliser_B = highest_B + sum_B.log()
         normalise = self.softmax.normalise_targets
-        weights_P = target_weights(asked.target, scored.target_P, normalise)
-        costs_P = weights_P * (normaliser_B[users_P] - scored.target_P)
+        weights_P = target_weights(asked.target, target_P, normalise)
+        costs_P = weights_P * (normaliser_B[users_P] - target_P)
         return costs_P.sum() / users_with_targets(asked.target)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from deeprec.batch import Encoded, Jagged
+from deeprec.loss.adjustment import Adjustment
 from deeprec.loss.asked import Target, asked_of
 from deeprec.loss.catalog_blocks import (
     BLOCK_ITEMS,
@@ -26,19 +27,36 @@ class Softmax(nn.Module):
     Args:
         normalise_targets: give each user the same weight by dividing by the number of its targets;
             False sums over targets, so that long histories count more.
+        temperature: scores are divided by it in training, above 0.
+        popularity_adjustment: times the logarithm of an item's share of all interactions, this is
+            added to its score in training; see `Adjustment`.
+        popularity: int64 [V], training users that had each item, known from the data.
         block_items: items scored at once.
 
     Raises:
-        ValueError: block_items is below 1.
+        ValueError: temperature is not above 0, or block_items is below 1.
 
     Reference:
         Liang et al., Variational Autoencoders for Collaborative Filtering, WWW 2018, equation 2,
         which sums over targets (`normalise_targets=False`).
     """
 
-    def __init__(self, *, normalise_targets: bool = False, block_items: int = BLOCK_ITEMS) -> None:
+    def __init__(
+        self,
+        *,
+        normalise_targets: bool = False,
+        temperature: float = 1.0,
+        popularity_adjustment: float = 0.0,
+        popularity: Tensor | None = None,
+        block_items: int = BLOCK_ITEMS,
+    ) -> None:
         super().__init__()
         check_block_items(block_items)
+        self.adjustment = Adjustment(
+            temperature=temperature,
+            popularity_adjustment=popularity_adjustment,
+            popularity=popularity,
+        )
         self.normalise_targets, self.block_items = normalise_targets, block_items
 
     def forward(
@@ -75,6 +93,10 @@ class Softmax(nn.Module):
         """
         asked = asked_of(target, encoded, item_bias_V)
         weights_P = target_weights(asked.target, encoded.hidden_BD, self.normalise_targets)
+        if not self.adjustment.changes_nothing:
+            encoded, item_bias_V, updates = self.adjustment.of_catalog(
+                encoded, item_bias_V, asked.repeats.values, updates
+            )
         return catalog_loss(
             _walk,
             encoded,

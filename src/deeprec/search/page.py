@@ -96,7 +96,11 @@ def _history(told: Told) -> str:
 def _importance(told: Told) -> str:
     found = importances(told.trials, told.ranges)
     if not found:
-        return f'<p class="soft">Fewer than {FEWEST} trials to their end say nothing of this.</p>'
+        ended = sum(one.state in ("whole", "short") for one in told.trials)
+        return (
+            f'<p class="soft">Which settings matter is told from {FEWEST} trials on that were not '
+            f"stopped for being behind and did not fail; so far there are {ended}.</p>"
+        )
     finding = ", ".join(f"{key} {100 * share:.0f} %" for key, share in found.items())
     note = (
         f"How far the best {100 * BEST_SHARE:.0f} % of the trials keep to a part of a setting's "

@@ -1,6 +1,6 @@
 """What Lightning trains: a model, a loss and the model's optimizers, one step at a time."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from deeprec.batch import Arranged, Batch, Encoded, Penalty, Task
+from deeprec.batch import Arranged, Batch, Encoded, Jagged, Penalty, Task
 from deeprec.errors import NonFiniteError
 from deeprec.loss.asked import Target, check
 from deeprec.loss.negatives import Negatives
@@ -23,7 +23,8 @@ class Loss(Protocol):
     """The contract of a config part in the group `loss`.
 
     A loss that does not score every item has `negatives`, which draw those it does. One whose
-    scores should be the targets themselves, and not their log odds, says `log_odds = False`.
+    scores should be the targets themselves, and not their log odds, says `log_odds = False`, and
+    one for which a target's weight does not multiply its cost `weighs_targets = False`.
     """
 
     def __call__(
@@ -97,6 +98,7 @@ class Training(LightningModule):
         seed: of dropout.
         total_steps: steps of the whole run, for the learning rates.
         progress: where training begins; steps advance it.
+        weighting: gives targets weights, on the host; None: all weigh alike.
     """
 
     def __init__(
@@ -108,6 +110,7 @@ class Training(LightningModule):
         seed: int,
         total_steps: int,
         progress: Progress,
+        weighting: Callable[[Jagged], Jagged] | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -115,7 +118,7 @@ class Training(LightningModule):
         self.model: nn.Module = model
         self.loss = loss
         self.optimizer, self.seed, self.total_steps = optimizer, seed, total_steps
-        self.progress = progress
+        self.progress, self.weighting = progress, weighting
         self.built: list[torch.optim.Optimizer] = optimizer.build(model)
         begin_state(self.built)
         self._row_updates = row_updates(self.built)
@@ -140,6 +143,8 @@ class Training(LightningModule):
         negatives: Negatives | None = getattr(self.loss, "negatives", None)
         for asked in arranged.asked:
             check(asked, len(self.recommender.item_bias))
+            if self.weighting is not None:
+                asked.target = self.weighting(asked.target)
             if negatives is not None:
                 asked.sample = negatives.sample(asked, draw)
         return arranged
@@ -228,6 +233,20 @@ class Training(LightningModule):
         self.manual_backward(loss)
         for optimizer in self.built:
             optimizer.step()
+
+
+def begin_biases(model: nn.Module, changes: Sequence[Callable[[Tensor], Tensor]]) -> None:
+    """Changes output biases that begin at log odds to those that training aims at.
+
+    Else a run would begin with popularity counted twice, and its best checkpoint be an early one.
+    """
+    for name in ("item_bias", "reconstruction_bias"):
+        bias_V = getattr(model, name, None)
+        if bias_V is None or not bias_V.requires_grad or not bias_V.any():
+            continue  # there is none, or it begins at no odds
+        with torch.no_grad():
+            for change in changes:
+                bias_V.copy_(change(bias_V))
 
 
 def _step_seed(seed: int, step: int) -> int:
