@@ -1,6 +1,6 @@
 """Which weights a blend takes: those that are best on validation."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import permutations
 
@@ -21,7 +21,7 @@ from deeprec.model.topk import top_k
 from deeprec.trainer.validation import CUTOFF
 
 BATCH_USERS = 256
-RANKED = 300  # items that each member puts forward
+RANKED = 200  # items that each member puts forward
 STEPS = (0.2, 0.1, 0.05)  # by which weight goes from one member to another
 
 Weights = tuple[float, ...]
@@ -33,11 +33,11 @@ class Candidates:
 
     batch: Batch
     items_BC: Tensor  # int64, distinct inside a user; -1: none
-    scores_NBC: Tensor  # float32, of each of N members, over their spread; -inf: no candidate
+    scores_NBC: Tensor  # float32, of each of N members, over their spread; 0 beside -1
 
     def ndcg(self, weights: Weights) -> FloatArray:
         """Of each user by the weighted sum; NaN where nothing was taken."""
-        scores_BC = torch.tensordot(torch.tensor(weights), self.scores_NBC.clamp(min=-1e30), 1)
+        scores_BC = torch.tensordot(torch.tensor(weights), self.scores_NBC, 1)
         scores_BC.masked_fill_(self.items_BC < 0, float("-inf"))
         best_BK = scores_BC.topk(min(CUTOFF, scores_BC.shape[1]), dim=1).indices
         assert self.batch.target is not None
@@ -75,9 +75,8 @@ def _candidates(model: Blend, batch: Batch, exclude_seen: bool) -> Candidates:
     items_BC = torch.cat(ranked, 1).sort(1).values
     again_BC = items_BC.diff(dim=1, prepend=items_BC[:, :1] - 1) == 0
     items_BC.masked_fill_(again_BC, -1)
-    return Candidates(
-        batch, items_BC, torch.stack([scores_at(said, *table, items_BC) for said in alone])
-    )
+    scores_NBC = torch.stack([scores_at(said, *table, items_BC) for said in alone])
+    return Candidates(batch, items_BC, scores_NBC.masked_fill_(items_BC < 0, 0.0))
 
 
 def climbed(score: Callable[[Weights], float], num_members: int) -> Weights:
@@ -89,20 +88,23 @@ def climbed(score: Callable[[Weights], float], num_members: int) -> Weights:
         [0.7, 0.3]
     """
     best: Weights = (1.0 / num_members,) * num_members
-    with console.status("choosing weights"):
+    with console.status("choosing weights") as shown:
         top = score(best)
         for step in STEPS:
-            while better := [one for one in _moved(best, step) if score(one) > top]:
-                best = max(better, key=score)
-                top = score(best)
+            gained = True
+            while gained:
+                gained = False
+                for giver, taker in permutations(range(num_members), 2):
+                    moved = _moved(best, giver, taker, step)
+                    if score(moved) > top:
+                        best, top, gained = moved, score(moved), True
+                        shown.update(f"choosing weights: ndcg@{CUTOFF} {top:.4f} so far")
     return best
 
 
-def _moved(weights: Weights, step: float) -> Iterator[Weights]:
-    """All weights that differ by so much going from one member to another."""
-    for giver, taker in permutations(range(len(weights)), 2):
-        moved = list(weights)
-        given = min(step, moved[giver])
-        if given > 0.0:
-            moved[giver], moved[taker] = moved[giver] - given, moved[taker] + given
-            yield tuple(round(weight, 6) for weight in moved)
+def _moved(weights: Weights, giver: int, taker: int, step: float) -> Weights:
+    """The same but for so much that goes from one member to another, or what there is."""
+    moved = list(weights)
+    given = min(step, moved[giver])
+    moved[giver], moved[taker] = moved[giver] - given, moved[taker] + given
+    return tuple(round(weight, 6) for weight in moved)
