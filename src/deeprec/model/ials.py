@@ -81,7 +81,7 @@ class Ials(SolvedModel):
         num_items: int,
         *,
         width: int = 128,
-        unobserved_weight: float = 0.1,
+        unobserved_weight: float = 0.2,
         l2: float = 0.01,
         frequency_power: float = 1.0,
         history_weighting: HistoryWeighting = "binary",
