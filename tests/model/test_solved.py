@@ -234,7 +234,7 @@ def test_neighbours_say_the_same_whatever_is_held_at_once(
 @pytest.mark.parametrize("kind", [Ease, SparseEase])
 def test_too_small_an_l2_is_an_error_with_a_way_out(kind: type[Ease] | type[SparseEase]) -> None:
     twins = users_of(np.ones((9, 3)))
-    with pytest.raises(NonFiniteError, match="give a model.l2 of 1 or more"):
+    with pytest.raises(NonFiniteError, match="l2 of 1 or more"):
         solved(kind(3, l2=1e-12, dropout=0.0), twins)
     solved(kind(3, l2=1.0, dropout=0.0), twins)
 
