@@ -11,7 +11,7 @@ from deeprec.batch import Batch, Encoded
 from deeprec.console import console
 from deeprec.model.history import HistoryWeighting, aggregate, history_weights
 from deeprec.model.item_to_item import FIT_BLOCK_PAIRS, strongest, taken_together
-from deeprec.model.neighbour_scores import NeighbourScores, blended, with_own_items
+from deeprec.model.neighbour_scores import NeighbourScores, on_the_product, with_own_items
 from deeprec.model.solved import (
     SolvedModel,
     as_matrix,
@@ -103,7 +103,7 @@ class GraphFilter(SolvedModel):
         near: Encoded = self.between_items(history, weights_M)
         scaled_M = self.low_pass * weights_M * self.input_scale_V[history.items_M]
         hidden_BD = weighted_sum(self.item_weight, history.items_M, history.offsets_B1, scaled_M)
-        return blended(near, hidden_BD, self.item_weight, self.item_bias)
+        return on_the_product(near, hidden_BD, self.item_weight, self.item_bias)
 
     def solve(self, users: Batch, done: int, draw: torch.Generator) -> Iterator[float]:
         """Counts pairs and finds the directions; see `Solvable.solve`."""

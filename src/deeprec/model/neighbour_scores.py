@@ -124,7 +124,7 @@ def with_own_items(weights: sparse.csr_array) -> sparse.csr_array:
     return sparse.csr_array((data, (rows, columns)), weights.shape)
 
 
-def blended(
+def on_the_product(
     near: Encoded, hidden_BD: Tensor, item_weight_VD: Tensor, item_bias_V: Tensor
 ) -> Encoded:
     """What neighbours say on top of the product with the catalog table. Scriptable.
