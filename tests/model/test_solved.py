@@ -7,23 +7,29 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy import sparse
 
 import small_shop
 from deeprec.batch import Batch, Jagged
 from deeprec.config import EvaluateConfig, ExportConfig, check, compose, to_dict
-from deeprec.errors import ConfigError
+from deeprec.errors import ConfigError, NonFiniteError
 from deeprec.evaluate import evaluate
 from deeprec.export import export
 from deeprec.model.base import Recommender, Solvable
 from deeprec.model.ease import Ease
-from deeprec.model.ials import Ials
+from deeprec.model.graph_filter import GraphFilter
+from deeprec.model.history import aggregate
+from deeprec.model.ials import Ials, solve_rows
 from deeprec.model.item_to_item import ItemToItem
+from deeprec.model.neighbour_scores import NeighbourScores, with_own_items
 from deeprec.model.own_frequency import OwnFrequency
 from deeprec.model.popularity import Popularity
+from deeprec.model.sparse_ease import SparseEase
+from deeprec.model.svd import Svd
 from deeprec.train import train
 from deeprec.trainer.logger import read_metrics
 from deeprec.trainer.run import open_run
-from recommender_contract import FIELDS, NUM_ITEMS, USERS, RecommenderContract, batch
+from recommender_contract import FIELDS, NUM_ITEMS, USERS, RecommenderContract, batch, scores
 
 U, V = 40, 12
 
@@ -48,6 +54,27 @@ class TestEase(RecommenderContract):
 class TestIals(RecommenderContract):
     def new_model(self) -> Recommender:
         return Ials(NUM_ITEMS, width=6, history_weighting="decayed")
+
+
+class TestSvd(RecommenderContract):
+    def new_model(self) -> Recommender:
+        model = Svd(NUM_ITEMS, width=2)
+        solved(model, shop())
+        return model
+
+
+class TestGraphFilter(RecommenderContract):
+    def new_model(self) -> Recommender:
+        model = GraphFilter(NUM_ITEMS, width=2, neighbours=3)
+        solved(model, shop())
+        return model
+
+
+class TestSparseEase(RecommenderContract):
+    def new_model(self) -> Recommender:
+        model = SparseEase(NUM_ITEMS, neighbours=2)
+        solved(model, shop())
+        return model
 
 
 class TestItemToItem(RecommenderContract):
@@ -79,7 +106,7 @@ def taken() -> np.ndarray:
 
 
 def users_of(taken: np.ndarray) -> Batch:
-    items = np.nonzero(taken)[1]
+    items = np.ascontiguousarray(np.nonzero(taken)[1])
     offsets = np.concatenate([[0], np.cumsum(taken.sum(1).astype(int))])
     return Batch(
         torch.arange(len(taken)), Jagged(torch.from_numpy(items), torch.from_numpy(offsets))
@@ -116,6 +143,102 @@ def test_the_powers_of_ease_weigh_users_and_items(taken: np.ndarray) -> None:
     np.testing.assert_allclose(model.between_items, expected, atol=1e-5)
 
 
+def scores_of(model: Solvable, taken: np.ndarray) -> np.ndarray:
+    users = users_of(taken).history
+    return scores(model, model.encode(users.values, users.offsets, torch.zeros(0), {})).numpy()
+
+
+def test_svd_projects_histories_on_the_leading_singular_vectors(taken: np.ndarray) -> None:
+    lengths, counts = taken.sum(1).clip(1), taken.sum(0).clip(1)
+    model = Svd(V, width=3, user_power=0.4, input_power=0.3, output_power=0.2)
+    solved(model, users_of(taken))
+    scaled = taken * lengths[:, None] ** -0.4 * counts**-0.3
+    leading = np.linalg.svd(scaled)[2][:3]
+    expected = (taken * counts**-0.3) @ leading.T @ leading * counts**0.2
+    np.testing.assert_allclose(scores_of(model, taken), expected, atol=1e-5)
+
+
+def test_svd_of_more_directions_than_there_are_rebuilds_histories(taken: np.ndarray) -> None:
+    model = Svd(V, width=V + 5, user_power=0.0, input_power=0.0, output_power=0.0)
+    solved(model, users_of(taken))
+    np.testing.assert_allclose(scores_of(model, taken), taken, atol=1e-5)
+
+
+@pytest.mark.parametrize("neighbours", [2, V])
+def test_a_graph_filter_adds_neighbours_and_a_low_pass(taken: np.ndarray, neighbours: int) -> None:
+    lengths, counts = taken.sum(1).clip(1), taken.sum(0).clip(1)
+    model = GraphFilter(V, width=3, low_pass=0.7, neighbours=neighbours)
+    solved(model, users_of(taken))
+    scaled = taken * lengths[:, None] ** -0.5 * counts**-0.5
+    near = scaled.T @ scaled
+    for item in range(V):
+        others = sorted(set(range(V)) - {item}, key=lambda other: (-near[item, other], other))
+        near[item, others[neighbours:]] = 0
+    leading = np.linalg.svd(scaled)[2][:3]
+    low = counts[:, None] ** -0.5 * (leading.T @ leading) * counts**0.5
+    expected = taken @ (near + 0.7 * low)
+    np.testing.assert_allclose(scores_of(model, taken), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("powers", [(0.0, 0.0, 0.0), (0.5, 0.3, 0.2)])
+def test_sparse_ease_of_all_neighbours_is_ease(
+    taken: np.ndarray, powers: tuple[float, float, float]
+) -> None:
+    taken = np.vstack([taken, np.ones((1, V))])  # every pair of items has somebody
+    told = dict(zip(("user_power", "input_power", "output_power"), powers, strict=True))
+    whole = Ease(V, l2=2.0, dropout=0.3, **told)
+    near = SparseEase(V, l2=2.0, dropout=0.3, neighbours=V, **told)
+    solved(whole, users_of(taken))
+    solved(near, users_of(taken))
+    np.testing.assert_allclose(scores_of(near, taken), scores_of(whole, taken), atol=1e-5)
+
+
+def test_an_item_of_sparse_ease_is_a_regression_on_what_explains_most(taken: np.ndarray) -> None:
+    model = SparseEase(V, l2=2.5, dropout=0.0, user_power=0.0, neighbours=3)
+    solved(model, users_of(taken))
+    expected = np.zeros((V, V))
+    for item in range(V):
+        explained = np.zeros(V)
+        for other in set(range(V)) - {item}:
+            alone = taken[:, other] @ taken[:, item] / (taken[:, other].sum() + 2.5)
+            explained[other] = alone * (taken[:, other] @ taken[:, item])
+        near = np.argsort(-explained)[:3]
+        near = near[explained[near] > 0]
+        features = np.vstack([taken[:, near], np.sqrt(2.5) * np.eye(len(near))])
+        target = np.concatenate([taken[:, item], np.zeros(len(near))])
+        expected[near, item] = np.linalg.lstsq(features, target)[0]
+    np.testing.assert_allclose(scores_of(model, taken), taken @ expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("weights", "held"), [(1, 1), (20, 3 * V), (2**18, 2**22)])
+def test_neighbours_say_the_same_whatever_is_held_at_once(
+    taken: np.ndarray, weights: int, held: int
+) -> None:
+    table = sparse.random_array((200, 200), density=0.02, random_state=np.random.default_rng(1))
+    near = NeighbourScores(200)
+    near.fill(with_own_items(table.tocsr()))
+    near.weights_at_once, near.scores_at_once = weights, held
+    users = users_of(taken).history
+    history = aggregate(users.values, users.offsets, torch.zeros(0), 200)
+    said = near(history, torch.ones(len(history.items_M)))
+    expected = taken @ table.toarray()[:V]
+    rows = np.repeat(np.arange(U), said.repeat_offsets_B1.diff())
+    found = np.zeros((U, 200))
+    found[rows, said.repeat_items_M] = said.repeat_scores_M
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    keys = rows * 200 + said.repeat_items_M.numpy()
+    assert (np.diff(keys) > 0).all()
+    assert {*np.flatnonzero(expected)} <= {*keys.tolist()}
+
+
+@pytest.mark.parametrize("kind", [Ease, SparseEase])
+def test_too_small_an_l2_is_an_error_with_a_way_out(kind: type[Ease] | type[SparseEase]) -> None:
+    twins = users_of(np.ones((9, 3)))
+    with pytest.raises(NonFiniteError, match="l2 of 1 or more"):
+        solved(kind(3, l2=1e-12, dropout=0.0), twins)
+    solved(kind(3, l2=1.0, dropout=0.0), twins)
+
+
 def dense_loss(taken: torch.Tensor, users: torch.Tensor, model: Ials) -> torch.Tensor:
     items = model.item_weight.double()
     scores = users @ items.T
@@ -139,12 +262,9 @@ def test_a_user_of_ials_is_where_the_loss_is_flat(taken: np.ndarray) -> None:
     assert encoded.hidden_BD[1:].abs().max() > 0.1
 
 
-@pytest.mark.parametrize("block_width", [None, 2])
-def test_ials_falls_to_a_minimum_and_says_the_loss_it_has(
-    taken: np.ndarray, block_width: int | None
-) -> None:
+def test_ials_falls_to_a_minimum_and_says_the_loss_it_has(taken: np.ndarray) -> None:
     torch.manual_seed(1)
-    model = Ials(V, width=5, block_width=block_width, l2=0.05)
+    model = Ials(V, width=5, l2=0.05, tolerance=1e-5)
     losses = solved(model, users_of(taken), passes=60)
     assert all(later < earlier + 1e-5 for earlier, later in itertools.pairwise(losses))
     # at a minimum the users that encode solves are those that the pass ended with
@@ -152,6 +272,51 @@ def test_ials_falls_to_a_minimum_and_says_the_loss_it_has(
     hidden = model.encode(users.values, users.offsets, torch.zeros(0), {}).hidden_BD.double()
     dense = dense_loss(torch.from_numpy(taken), hidden, model) / U
     assert losses[-1] == pytest.approx(dense.item(), rel=1e-4)
+
+
+def test_ials_comes_as_far_where_a_pass_leaves_some_of_what_is_wrong(taken: np.ndarray) -> None:
+    losses = []
+    for tolerance in (1e-5, 0.1):
+        torch.manual_seed(1)
+        model = Ials(V, width=5, l2=0.05, tolerance=tolerance)
+        losses.append(solved(model, users_of(taken), passes=60)[-1])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-2)
+
+
+def test_the_items_of_ials_stand_along_their_principal_axes(taken: np.ndarray) -> None:
+    model = Ials(V, width=5)
+    solved(model, users_of(taken), passes=2)
+    gram = model.item_weight.T @ model.item_weight
+    torch.testing.assert_close(gram, torch.diag(model.spectrum_D), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("group_floats", [1, 20, 2**22])
+def test_rows_in_groups_solve_their_own_equations(taken: np.ndarray, group_floats: int) -> None:
+    draw = np.random.default_rng(4)
+    rows = users_of(taken).history
+    other, shared = draw.normal(size=(V, 5)), draw.random(5)
+    weights, ridge = draw.uniform(0.5, 3.0, len(rows.values)), draw.uniform(0.1, 1.0, U)
+    numbers = (draw.normal(size=(U, 5)), weights, other, shared, ridge)
+    start, weights_M, other_VD, shared_D, ridge_B = (
+        torch.from_numpy(array).float() for array in numbers
+    )
+    found = solve_rows(
+        start,
+        rows.values,
+        rows.offsets,
+        weights_M,
+        other_VD,
+        shared_D,
+        ridge_B,
+        1e-6,
+        group_floats,
+    )
+    offsets = rows.offsets.tolist()
+    for user, (begin, end) in enumerate(itertools.pairwise(offsets)):
+        mine = other[rows.values[begin:end].numpy()]
+        square = mine.T @ (weights[begin:end, None] * mine) + np.diag(shared + ridge[user])
+        expected = np.linalg.solve(square, mine.T @ weights[begin:end])
+        np.testing.assert_allclose(found[user], expected, atol=1e-5)
 
 
 def test_rows_of_any_length_and_grouping_are_solved_alike(taken: np.ndarray) -> None:
@@ -174,7 +339,19 @@ def settings(prepared: Path, output: Path, *words: str) -> list[str]:
     return [f"prepared={prepared}", f"output_dir={output}", "logger.wandb=off", *words]
 
 
-@pytest.mark.parametrize("model", ["ease", "ials", "item_to_item", "own_frequency", "popularity"])
+@pytest.mark.parametrize(
+    "model",
+    [
+        "ease",
+        "ials",
+        "svd",
+        "graph_filter",
+        "sparse_ease",
+        "item_to_item",
+        "own_frequency",
+        "popularity",
+    ],
+)
 def test_a_solved_model_goes_the_whole_road(model: str, prepared: Path, tmp_path: Path) -> None:
     words = settings(prepared, tmp_path / "run", f"model={model}", "trainer.max_epochs=3")
     run = train(compose("train", words))  # type: ignore[arg-type]
@@ -192,12 +369,9 @@ def test_a_solved_model_goes_the_whole_road(model: str, prepared: Path, tmp_path
     assert again == run
 
 
-@pytest.mark.parametrize("block_width", ["null", "3"])
-def test_ials_goes_on_as_if_it_had_never_stopped(
-    prepared: Path, tmp_path: Path, block_width: str
-) -> None:
+def test_ials_goes_on_as_if_it_had_never_stopped(prepared: Path, tmp_path: Path) -> None:
     words = settings(prepared, tmp_path / "whole", "model=ials", "trainer.max_epochs=3")
-    whole = train(compose("train", [*words, f"model.block_width={block_width}"]))  # type: ignore[arg-type]
+    whole = train(compose("train", words))  # type: ignore[arg-type]
     stopped = tmp_path / "stopped"
     shutil.copytree(whole, stopped)
     (stopped / "manifest.json").unlink()

@@ -9,7 +9,8 @@ is looked at; losses and top-k score the catalog in blocks:
 Repeat scores say what a model knows of an item because this very user had it: how often, how long
 ago. They replace the product, which is about taste and would count popularity twice. A model
 without them leaves them empty, and the product scores every item. A model of neighbouring items
-gives all its scores in this form, those of neighbours too: no other item has one.
+gives all its scores in this form, those of neighbours too: no other item has one. One that has
+a product beside its neighbours gives their sum.
 
 Where every item speaks for every other (EASE), `hidden` holds V scores after the D floats that
 stand against the catalog table, whose width may be 0; they are added to the product.

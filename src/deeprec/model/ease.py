@@ -10,12 +10,23 @@ from torch import Tensor, nn
 
 from deeprec.batch import Batch, Encoded
 from deeprec.console import console
+from deeprec.errors import NonFiniteError
 from deeprec.model.history import HistoryWeighting, aggregate, history_weights
 from deeprec.model.repeat import without_repeat
-from deeprec.model.solved import SolvedModel, as_matrix, weighted_histories
+from deeprec.model.solved import (
+    SolvedModel,
+    as_matrix,
+    popularity_in,
+    scaled_by,
+    weighted_histories,
+)
 from deeprec.model.sparse_input import weighted_sum
 
 Float32Array = npt.NDArray[np.float32]
+CANNOT_INVERT = (
+    "the matrix of item pairs cannot be inverted in float32: l2 and dropout add too little to its "
+    "diagonal; give a model.l2 of 1 or more, or ten times what it was"
+)
 GRAM_BLOCK = 1024  # items whose products with all others are counted at once
 
 
@@ -44,6 +55,7 @@ class Ease(SolvedModel):
 
     Raises:
         ValueError: l2 is not above 0, or dropout is not in [0, 1).
+        NonFiniteError: in `solve`, l2 is too small for float32.
 
     Example:
         >>> from deeprec.batch import Jagged
@@ -99,9 +111,8 @@ class Ease(SolvedModel):
         """Counts pairs and inverts; see `Solvable.solve`."""
         known = weighted_histories(users, self.num_items, self.history_weighting, self.fade_days)
         matrix = as_matrix(known, self.num_items)
-        # an item that nobody has counts as one that one user has: its weights are 0 all the same
-        popularity_V = np.bincount(matrix.indices, minlength=self.num_items).clip(1).astype(float)
-        scaled = _scaled(matrix, self.user_power, popularity_V**-self.input_power)
+        popularity_V = popularity_in(matrix)
+        scaled = scaled_by(matrix, self.user_power, popularity_V**-self.input_power)
         gram_VV = gram(scaled)
         own_V = gram_VV.diagonal().copy()
         # users weigh less than 1 by user_power, and l2 is told in users
@@ -122,16 +133,6 @@ class Ease(SolvedModel):
         return 4 * self.num_items**2 + 24 * num_events
 
 
-def _scaled(
-    matrix: sparse.csr_array, user_power: float, item_scale_V: npt.NDArray[np.float64]
-) -> sparse.csr_array:
-    """The histories, each event times the weight of its user and of its item."""
-    lengths = np.diff(matrix.indptr)
-    of_users = np.repeat(lengths.clip(1).astype(np.float64) ** -user_power, lengths)
-    data = matrix.data * of_users * item_scale_V[matrix.indices]
-    return sparse.csr_array((data.astype(np.float32), matrix.indices, matrix.indptr), matrix.shape)
-
-
 def gram(matrix: sparse.csr_array) -> Float32Array:
     """float32 [V, V], column-major: the products of all pairs of columns, a block at a time."""
     num_items = matrix.shape[1]
@@ -148,13 +149,11 @@ def inverse(positive: Float32Array) -> Float32Array:
     """Of a symmetric positive definite matrix, in its place.
 
     Raises:
-        ValueError: it is not positive definite to the precision of float32.
+        NonFiniteError: it is not positive definite to the precision of float32.
     """
     lower, failed = linalg.lapack.spotrf(positive, lower=1, overwrite_a=1, clean=0)
     if failed:
-        raise ValueError(
-            "the matrix of item pairs cannot be inverted in float32; give a larger model.l2"
-        )
+        raise NonFiniteError(CANNOT_INVERT)
     inverted, _ = linalg.lapack.spotri(lower, lower=1, overwrite_c=1)
     for start in range(0, len(inverted), GRAM_BLOCK):  # only its lower half was written
         stop = min(start + GRAM_BLOCK, len(inverted))

@@ -1,6 +1,6 @@
-"""Implicit alternating least squares: users and items in turn, each solved exactly.
+"""Implicit alternating least squares: users and items in turn, each given the other.
 
-Shapes (legend in deeprec/batch.py): L items of the longest history of a group of users.
+Shapes (legend in deeprec/batch.py): G rows solved together.
 """
 
 from collections.abc import Iterator
@@ -13,8 +13,11 @@ from deeprec.console import console
 from deeprec.model.history import HistoryWeighting, aggregate, history_weights
 from deeprec.model.repeat import without_repeat
 from deeprec.model.solved import SolvedModel, weighted_histories
+from deeprec.model.sparse_input import pair_products, weighted_sum
 
-GROUP_FLOATS = 2**22  # of the rows gathered at once: 16 MiB
+GROUP_FLOATS = 2**22  # of the vectors solved at once: 16 MiB, and seven times that beside them
+ANSWER_TOLERANCE = 1e-5  # near what float32 can tell
+MAX_STEPS = 100  # of conjugate gradients; some 4 are enough for a pass and 10 for an answer
 
 
 class Ials(SolvedModel):
@@ -27,9 +30,15 @@ class Ials(SolvedModel):
         + l2 * sum over users of (n + unobserved_weight V)^frequency_power |u|^2
         + l2 * the same sum over items
 
-    one side after the other, each exactly: a user's vector is the solution of D equations given the
-    items, whether it was there in training or not. That is what `encode` computes, so that a new
-    user needs no training. The second sum is a [D, D] Gram matrix, whatever the catalog.
+    one side after the other: a user's vector is the solution of D equations given the items,
+    whether it was there in training or not. That is what `encode` computes, so that a new user
+    needs no training. The second sum is a [D, D] Gram matrix, whatever the catalog.
+
+    No equation is written out. Both sides stand along the principal axes of the side that is held,
+    where its Gram matrix is diagonal: the part of the equations that all rows share is solved by a
+    division, and what the few items of a row add to it is found by conjugate gradients in steps of
+    O(n D) operations, the fewer the smaller it is. Answers are solved to the precision of float32,
+    a pass only as far as the next pass needs.
 
     Args:
         num_items: V, known from the data.
@@ -41,8 +50,8 @@ class Ials(SolvedModel):
         fade_days: days after which an event counts 1/e in `decayed`.
         init_std: standard deviation of an item's first vector, as a whole: each of its D floats has
             a root of D less.
-        block_width: floats of an item's vector that are solved at once, the others held; null: all
-            D. The items' part of a pass costs D / block_width times less, and goes a shorter way.
+        tolerance: share of what is wrong with a vector that a pass may leave, by the norm of the
+            preconditioned residual; 1e-5 is as good as exact.
 
     Raises:
         ValueError: a number is out of its range.
@@ -57,41 +66,45 @@ class Ials(SolvedModel):
     Reference:
         Hu, Koren and Volinsky, Collaborative Filtering for Implicit Feedback Datasets, ICDM 2008,
         with the regularisation and the scale of the first vectors of Rendle, Krichene, Zhang and
-        Koren, Revisiting the Performance of iALS on Item Recommendation Benchmarks, RecSys 2022;
-        blocks as in iALS++ (Rendle et al., 2021), but of items alone: users are solved whole, so
-        that nothing of a user is kept from pass to pass.
+        Koren, Revisiting the Performance of iALS on Item Recommendation Benchmarks, RecSys 2022.
+        Conjugate gradients in place of an exact solution are from Takacs, Pilaszy and Tikk,
+        Applications of the Conjugate Gradient Method for Implicit Feedback Collaborative Filtering,
+        RecSys 2011; the axes are not. Users begin each pass at zero, so that nothing of a user is
+        kept from pass to pass.
     """
 
     passes = None
-    gram_DD: Tensor
+    spectrum_D: Tensor  # of the items' Gram matrix, which is diagonal
 
     def __init__(
         self,
         num_items: int,
         *,
         width: int = 128,
-        unobserved_weight: float = 0.1,
+        unobserved_weight: float = 0.2,
         l2: float = 0.01,
         frequency_power: float = 1.0,
         history_weighting: HistoryWeighting = "binary",
         fade_days: float = 90.0,
         init_std: float = 0.1,
-        block_width: int | None = None,
+        tolerance: float = 0.03,
     ) -> None:
         super().__init__(num_items, width)
-        for name, value in (("width", width), ("block_width", block_width)):
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be 1 or more, got {value}")
+        if width < 1:
+            raise ValueError(f"width must be 1 or more, got {width}")
         for name, number in (("unobserved_weight", unobserved_weight), ("l2", l2)):
             if not number > 0.0:
                 raise ValueError(f"{name} must be above 0, got {number}")
+        if not 0.0 < tolerance < 1.0:
+            raise ValueError(f"tolerance must lie in (0, 1), got {tolerance}")
         self.width = width
         self.unobserved_weight, self.l2 = unobserved_weight, l2
         self.frequency_power = frequency_power
         self.history_weighting, self.fade_days = history_weighting, fade_days
-        self.block_width = width if block_width is None else min(block_width, width)
-        rows_VD = self.item_weight.data.normal_().mul_(init_std / width**0.5)
-        self.register_buffer("gram_DD", rows_VD.T @ rows_VD)
+        self.tolerance = tolerance
+        self.item_weight.data.normal_().mul_(init_std / width**0.5)
+        self.register_buffer("spectrum_D", torch.zeros(width))
+        self._take(self.item_weight.data)
 
     def forward(
         self,
@@ -111,9 +124,8 @@ class Ials(SolvedModel):
             history.offsets_B1,
             weights_M,
             self.item_weight,
-            self.unobserved_weight * self.gram_DD,
+            self.unobserved_weight * self.spectrum_D,
             self.ridge(history.offsets_B1.diff(), self.num_items),
-            self.width,
         )
         return without_repeat(solved_BD)
 
@@ -135,19 +147,27 @@ class Ials(SolvedModel):
         zeros = torch.zeros(num_users, self.width, device=device)
         while True:
             with console.status(f"pass {done + 1} over users and items"):
-                user_weight = self._side(zeros, of_users, self.item_weight, self.width)
-                rows_VD = self._side(self.item_weight, of_items, user_weight, self.block_width)
-                self.item_weight.copy_(rows_VD)
-                self.gram_DD.copy_(rows_VD.T @ rows_VD)
+                user_weight = self._side(zeros, of_users, self.item_weight, self.spectrum_D)
+                spectrum_D, axes_DD = principal_axes(user_weight)
+                user_weight = user_weight @ axes_DD
+                start_VD = self.item_weight @ axes_DD
+                rows_VD = self._side(start_VD, of_items, user_weight, spectrum_D)
+                loss = self._loss(user_weight, rows_VD, of_users, of_items)
+                self._take(rows_VD)
             done += 1
-            yield self._loss(user_weight, of_users, of_items) / max(num_users, 1)
+            yield loss / max(num_users, 1)
 
     def solving_bytes(self, num_users: int, num_events: int) -> int:
-        """The users' vectors, histories by user and by item, and one group of equations."""
-        equations = 3 * 4 * GROUP_FLOATS
-        return 4 * num_users * self.width + 64 * num_events + equations
+        """The users' vectors twice and zeros, histories by user and by item, and one group."""
+        return 3 * 4 * num_users * self.width + 64 * num_events + 8 * 4 * GROUP_FLOATS
 
-    def _side(self, start_BD: Tensor, rows: Jagged, other_VD: Tensor, block_width: int) -> Tensor:
+    def _take(self, rows_VD: Tensor) -> None:
+        """Makes these the items, turned to their own principal axes."""
+        spectrum_D, axes_DD = principal_axes(rows_VD)
+        self.item_weight.data.copy_(rows_VD @ axes_DD)
+        self.spectrum_D.copy_(spectrum_D)
+
+    def _side(self, start_BD: Tensor, rows: Jagged, other_VD: Tensor, spectrum_D: Tensor) -> Tensor:
         assert rows.weights is not None
         return solve_rows(
             start_BD,
@@ -155,26 +175,33 @@ class Ials(SolvedModel):
             rows.offsets,
             rows.weights,
             other_VD,
-            self.unobserved_weight * (other_VD.T @ other_VD),
+            self.unobserved_weight * spectrum_D,
             self.ridge(rows.offsets.diff(), other_VD.shape[0]),
-            block_width,
+            self.tolerance,
         )
 
-    def _loss(self, user_weight: Tensor, of_users: Jagged, of_items: Jagged) -> float:
+    def _loss(
+        self, user_weight: Tensor, rows_VD: Tensor, of_users: Jagged, of_items: Jagged
+    ) -> float:
         assert of_users.weights is not None
         lengths = of_users.offsets.diff()
         owners = torch.repeat_interleave(lengths)
-        observed = 0.0
-        step = GROUP_FLOATS // self.width + 1
-        for start in range(0, len(owners), step):
-            rows = slice(start, start + step)
-            scores = (user_weight[owners[rows]] * self.item_weight[of_users.values[rows]]).sum(1)
-            observed += float((of_users.weights[rows] * (scores - 1.0).square()).sum())
-        all_pairs = float(((user_weight.T @ user_weight) * self.gram_DD).sum())
+        scores = pair_products(user_weight, rows_VD, of_users.values, of_users.offsets, owners)
+        observed = float((of_users.weights * (scores - 1.0).square()).sum())
+        all_pairs = float(((user_weight.T @ user_weight) * (rows_VD.T @ rows_VD)).sum())
         length = self.ridge(lengths, self.num_items) @ user_weight.square().sum(1)
         of_items_V = self.ridge(of_items.offsets.diff(), len(user_weight))
-        length = length + of_items_V @ self.item_weight.square().sum(1)
+        length = length + of_items_V @ rows_VD.square().sum(1)
         return observed + self.unobserved_weight * all_pairs + float(length)
+
+
+def principal_axes(rows_VD: Tensor) -> tuple[Tensor, Tensor]:
+    """float32 [D], [D, D]: what the squares of rows sum to along each axis, and the axes.
+
+    Turned by them (`rows @ axes`), the rows have a diagonal Gram matrix.
+    """
+    spectrum_D, axes_DD = torch.linalg.eigh((rows_VD.T @ rows_VD).double())
+    return spectrum_D.clamp(min=0.0).float(), axes_DD.float()
 
 
 def solve_rows(
@@ -183,97 +210,80 @@ def solve_rows(
     offsets_B1: Tensor,
     weights_M: Tensor,
     other_VD: Tensor,
-    gram_DD: Tensor,
+    shared_D: Tensor,
     ridge_B: Tensor,
-    block_width: int,
+    tolerance: float = ANSWER_TOLERANCE,
     group_floats: int = GROUP_FLOATS,
 ) -> Tensor:
     """The vector of each row that fits its items best.
 
-    It minimises `sum of w (x . other - 1)^2 + x' gram x + ridge |x|^2`, block after block of the
-    vector, each given the blocks before it. Rows of similar length are solved together.
+    It minimises `sum of w (x . other - 1)^2 + sum of shared x^2 + ridge |x|^2`, rows in groups.
 
     Args:
-        start_BD: float32 [B, D], where blocks begin; no matter where one block is all.
+        start_BD: float32 [B, D], where each begins.
         items_M: int64 [M], rows of `other`.
         offsets_B1: int64 [B + 1].
         weights_M: float32 [M].
         other_VD: float32 [V, D].
-        gram_DD: float32 [D, D].
+        shared_D: float32 [D], at least 0.
         ridge_B: float32 [B], above 0.
-        block_width: floats solved at once.
-        group_floats: of the rows gathered at once.
+        tolerance: share of what is wrong at the start that may be left of each row.
+        group_floats: of the vectors solved at once.
 
     Returns:
         float32 [B, D]. Scriptable, of plain aten operations.
     """
-    width = other_VD.shape[1]
-    lengths_B = offsets_B1[1:] - offsets_B1[:-1]
-    order_B = torch.argsort(lengths_B, descending=True)
-    solved_BD = start_BD.clone()
-    first = 0
-    while first < order_B.shape[0]:
-        longest = int(lengths_B[order_B[first]])
-        count = max(1, group_floats // (width * max(longest, block_width)))
-        rows = order_B[first : first + count]
-        solved_BD[rows] = _solve_group(
-            solved_BD[rows],
-            lengths_B[rows],
-            offsets_B1[:-1][rows],
-            longest,
-            items_M,
-            weights_M,
+    solved_BD = torch.empty_like(start_BD)
+    group = max(1, group_floats // other_VD.shape[1])
+    for first in range(0, start_BD.shape[0], group):
+        last = min(first + group, start_BD.shape[0])
+        begin, end = int(offsets_B1[first]), int(offsets_B1[last])
+        solved_BD[first:last] = _solve_group(
+            start_BD[first:last],
+            items_M[begin:end],
+            offsets_B1[first : last + 1] - begin,
+            weights_M[begin:end],
             other_VD,
-            gram_DD,
-            ridge_B[rows],
-            block_width,
+            shared_D[None, :] + ridge_B[first:last, None],
+            tolerance,
         )
-        first += count
     return solved_BD
 
 
 def _solve_group(
-    start_BD: Tensor,
-    lengths_B: Tensor,
-    begins_B: Tensor,
-    longest: int,
+    solved_GD: Tensor,
     items_M: Tensor,
+    offsets_G1: Tensor,
     weights_M: Tensor,
     other_VD: Tensor,
-    gram_DD: Tensor,
-    ridge_B: Tensor,
-    block_width: int,
+    diagonal_GD: Tensor,
+    tolerance: float,
+    max_steps: int = MAX_STEPS,
 ) -> Tensor:
-    width = other_VD.shape[1]
-    if longest == 0:
-        return torch.zeros_like(start_BD)
-    solved_BD = start_BD.clone() if block_width < width else torch.zeros_like(start_BD)
-    places_L = torch.arange(longest, device=lengths_B.device)
-    there_BL = places_L[None, :] < lengths_B[:, None]
-    at_BL = torch.where(there_BL, begins_B[:, None] + places_L[None, :], 0)
-    root_BL = torch.where(there_BL, weights_M[at_BL].sqrt(), 0.0)
-    root_BLD = other_VD[items_M[at_BL]].mul_(root_BL[:, :, None])
-    missing_BL1 = -root_BL[:, :, None]
-    if block_width < width:
-        missing_BL1 = torch.baddbmm(missing_BL1, root_BLD, start_BD[:, :, None])
-    start = 0
-    while start < width:
-        stop = min(start + block_width, width)
-        block_BLE = root_BLD[:, :, start:stop]
-        block_BEL = block_BLE.transpose(1, 2)
-        slope_BE = torch.bmm(block_BEL, missing_BL1)[:, :, 0]
-        if block_width < width:
-            slope_BE = slope_BE + solved_BD @ gram_DD[:, start:stop]
-            slope_BE = slope_BE + ridge_B[:, None] * solved_BD[:, start:stop]
-        curve_BEE = torch.baddbmm(gram_DD[None, start:stop, start:stop], block_BEL, block_BLE)
-        curve_BEE.diagonal(dim1=1, dim2=2).add_(ridge_B[:, None])
-        factor_BEE = torch.linalg.cholesky(curve_BEE)
-        step_BE1 = torch.cholesky_solve(slope_BE[:, :, None], factor_BEE)
-        solved_BD[:, start:stop] -= step_BE1[:, :, 0]
-        if stop < width:
-            missing_BL1 = torch.baddbmm(missing_BL1, block_BLE, step_BE1, alpha=-1.0)
-        start = stop
-    return solved_BD
+    """Conjugate gradients, preconditioned by the diagonal; a row stops where it is solved."""
+    owners_M = torch.repeat_interleave(offsets_G1.diff())
+    scores_M = pair_products(solved_GD, other_VD, items_M, offsets_G1, owners_M)
+    missing_GD = weighted_sum(other_VD, items_M, offsets_G1, weights_M * (1.0 - scores_M))
+    missing_GD = missing_GD - diagonal_GD * solved_GD
+    direction_GD = missing_GD / diagonal_GD
+    wrong_G1 = (missing_GD * direction_GD).sum(1, keepdim=True)
+    least_G1 = wrong_G1 * tolerance**2
+    step = 0
+    while step < max_steps and bool((wrong_G1 > least_G1).any()):
+        scores_M = pair_products(direction_GD, other_VD, items_M, offsets_G1, owners_M)
+        bent_GD = weighted_sum(other_VD, items_M, offsets_G1, weights_M * scores_M)
+        bent_GD = bent_GD + diagonal_GD * direction_GD
+        curve_G1 = (direction_GD * bent_GD).sum(1, keepdim=True)
+        length_G1 = torch.where(wrong_G1 > least_G1, wrong_G1 / curve_G1, 0.0)
+        solved_GD = solved_GD + length_G1 * direction_GD
+        missing_GD = missing_GD - length_G1 * bent_GD
+        next_GD = missing_GD / diagonal_GD
+        left_G1 = (missing_GD * next_GD).sum(1, keepdim=True)
+        turn_G1 = torch.where(wrong_G1 > least_G1, left_G1 / wrong_G1, 0.0)
+        direction_GD = next_GD + turn_G1 * direction_GD
+        wrong_G1 = left_G1
+        step += 1
+    return solved_GD
 
 
 def _turned(rows: Jagged, num_values: int) -> Jagged:

@@ -95,7 +95,7 @@ class ItemToItem(SolvedModel):
         popularity = np.bincount(taken.indices, minlength=len(had)).astype(np.float64)
         nearest = [
             _nearest(first, together, popularity, self.neighbours, self.similarity)
-            for first, together in _taken_together(taken)
+            for first, together in taken_together(taken)
         ]
         if nearest:
             lengths, others, similarity = (np.concatenate(arrays) for arrays in zip(*nearest))
@@ -133,7 +133,7 @@ def _only_had(taken: sparse.csr_array) -> tuple[sparse.csr_array, npt.NDArray[np
     return sparse.csr_array((taken.data, place_V[taken.indices], taken.indptr), shape), had
 
 
-def _taken_together(taken: sparse.csr_array) -> Iterator[tuple[int, sparse.csr_array]]:
+def taken_together(taken: sparse.csr_array) -> Iterator[tuple[int, sparse.csr_array]]:
     """Some items at a time: the first of them, and per item the users it shares with each other."""
     by_item = taken.T.tocsr()
     pairs = np.cumsum(by_item @ np.diff(taken.indptr))  # of an item and what its users took
@@ -159,14 +159,25 @@ def _nearest(
     norm = np.sqrt(mine * theirs) if kind == "cosine" else mine + theirs - together.data
     similarity = together.data / norm
     similarity = similarity.astype(np.float32)
-    similarity[others == items] = np.inf  # always kept
+    alike = sparse.csr_array((similarity, others, together.indptr), together.shape)
+    return strongest(first, alike, neighbours)
+
+
+def strongest(
+    first: int, said: sparse.csr_array, neighbours: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+    """Per row of a table its own item, whose index is `first` and up, and the largest others."""
+    lengths, others = np.diff(said.indptr), said.indices
+    own = others == first + np.repeat(np.arange(len(lengths)), lengths)
+    strength = np.where(own, np.inf, said.data)  # its own is always kept
     kept = np.ones(len(others), bool)
     for row in np.flatnonzero(lengths > neighbours + 1):
-        here = slice(together.indptr[row], together.indptr[row + 1])
+        here = slice(said.indptr[row], said.indptr[row + 1])
         kept[here] = False
-        kept[here.start + largest(similarity[here], others[here], neighbours + 1)] = True
-    numbers = np.bincount(items[kept] - first, minlength=len(lengths))
-    return numbers, others[kept], np.minimum(similarity[kept], np.float32(1))
+        kept[here.start + largest(strength[here], others[here], neighbours + 1)] = True
+    rows = np.repeat(np.arange(len(lengths)), lengths)[kept]
+    numbers = np.bincount(rows, minlength=len(lengths))
+    return numbers, others[kept], said.data[kept]
 
 
 def largest(

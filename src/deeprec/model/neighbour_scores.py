@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from deeprec.batch import Encoded
 from deeprec.model.history import History
+from deeprec.model.sparse_input import pair_products
+
+MEET_WEIGHTS, MEET_SCORES = 2**18, 2**22  # weights met and scores held at once: 16 MiB
 
 
 class NeighbourScores(nn.Module):
@@ -30,6 +33,7 @@ class NeighbourScores(nn.Module):
     def __init__(self, num_items: int) -> None:
         super().__init__()
         self.num_items = num_items
+        self.weights_at_once, self.scores_at_once = MEET_WEIGHTS, MEET_SCORES
         self.register_buffer("starts_V1", torch.zeros(num_items + 1, dtype=torch.int64))
         self.register_buffer("neighbours_X", torch.zeros(0, dtype=torch.int32))
         self.register_buffer("weights_X", torch.zeros(0))
@@ -52,16 +56,28 @@ class NeighbourScores(nn.Module):
             Hidden vectors [B, 1] of zeros, and the scores as those that replace the product.
         """
         device, num_users = weights_M.device, history.offsets_B1.shape[0] - 1
-        starts_M = self.starts_V1[history.items_M]
-        lengths_M = self.starts_V1[history.items_M + 1] - starts_M
-        pair_Y = torch.repeat_interleave(lengths_M)
-        before_M = lengths_M.cumsum(0) - lengths_M
-        at_Y = torch.arange(pair_Y.shape[0], device=device) + (starts_M - before_M)[pair_Y]
-        keys_Y = history.users_M[pair_Y] * self.num_items + self.neighbours_X[at_Y].long()
-        keys_Y, order_Y = torch.sort(keys_Y)
-        keys_S, place_Y = torch.unique_consecutive(keys_Y, return_inverse=True)
-        said_Y = (self.weights_X[at_Y] * weights_M[pair_Y])[order_Y]
-        scores_S = torch.zeros(keys_S.shape[0], device=device).index_add(0, place_Y, said_Y)
+        lengths_M = self.starts_V1[history.items_M + 1] - self.starts_V1[history.items_M]
+        met = torch.zeros(lengths_M.shape[0] + 1, dtype=torch.int64, device=device)
+        met[1:] = lengths_M.cumsum(0)  # weights met before each pair
+        ends_B = met[history.offsets_B1[1:]]
+        keys: list[Tensor] = []
+        scores: list[Tensor] = []
+        first = 0
+        while first < num_users:
+            begin = int(history.offsets_B1[first])
+            full = met[begin] + self.weights_at_once
+            most = min(num_users, first + max(1, self.scores_at_once // self.num_items))
+            last = max(first + 1, min(most, int(torch.searchsorted(ends_B, full, right=True))))
+            end = int(history.offsets_B1[last])
+            users_M = history.users_M[begin:end] - first
+            keys_S, scores_S = self.meet(
+                history.items_M[begin:end], users_M, weights_M[begin:end], last - first
+            )
+            keys.append(keys_S + first * self.num_items)
+            scores.append(scores_S)
+            first = last
+        keys_S = torch.cat(keys) if keys else torch.zeros(0, dtype=torch.int64, device=device)
+        scores_S = torch.cat(scores) if scores else torch.zeros(0, device=device)
         users_S = torch.div(keys_S, self.num_items, rounding_mode="floor")
         return Encoded(
             torch.zeros(num_users, 1, device=device),
@@ -69,3 +85,61 @@ class NeighbourScores(nn.Module):
             torch.searchsorted(users_S, torch.arange(num_users + 1, device=device)),
             scores_S,
         )
+
+    def meet(
+        self, items_M: Tensor, users_M: Tensor, weights_M: Tensor, num_users: int
+    ) -> tuple[Tensor, Tensor]:
+        """The scores of a few users, with `user * V + item` of each, ascending."""
+        device = weights_M.device
+        starts_M = self.starts_V1[items_M]
+        lengths_M = self.starts_V1[items_M + 1] - starts_M
+        pair_Y = torch.repeat_interleave(lengths_M)
+        before_M = lengths_M.cumsum(0) - lengths_M
+        at_Y = torch.arange(pair_Y.shape[0], device=device) + (starts_M - before_M)[pair_Y]
+        keys_Y = users_M[pair_Y] * self.num_items + self.neighbours_X[at_Y].long()
+        said_Y = self.weights_X[at_Y] * weights_M[pair_Y]
+        if keys_Y.shape[0] * 32 < num_users * self.num_items:
+            keys_Y, order_Y = torch.sort(keys_Y)
+            keys_S, place_Y = torch.unique_consecutive(keys_Y, return_inverse=True)
+            zeros_S = torch.zeros(keys_S.shape[0], device=device)
+            return keys_S, zeros_S.index_add(0, place_Y, said_Y[order_Y])
+        # where much of users times catalog is met, to write it out is faster than to sort
+        sums = torch.zeros(num_users * self.num_items, device=device).index_add(0, keys_Y, said_Y)
+        there = torch.zeros(sums.shape[0], dtype=torch.bool, device=device)
+        there[keys_Y] = True
+        keys_S = torch.nonzero(there)[:, 0]
+        return keys_S, sums[keys_S]
+
+
+def with_own_items(weights: sparse.csr_array) -> sparse.csr_array:
+    """The same table, in which each item says something of itself, if only 0.
+
+    So every item of a history has a score beside those of its neighbours.
+    """
+    num_items = weights.shape[0]
+    lengths, items = np.diff(weights.indptr), np.arange(num_items)
+    rows = np.concatenate([np.repeat(items, lengths), items])
+    columns = np.concatenate([weights.indices, items])
+    data = np.concatenate([weights.data, np.zeros(num_items, weights.data.dtype)])
+    return sparse.csr_array((data, (rows, columns)), weights.shape)
+
+
+def on_the_product(
+    near: Encoded, hidden_BD: Tensor, item_weight_VD: Tensor, item_bias_V: Tensor
+) -> Encoded:
+    """What neighbours say on top of the product with the catalog table. Scriptable.
+
+    Args:
+        near: scores of neighbours.
+        hidden_BD: float32 [B, D].
+        item_weight_VD: float32 [V, D].
+        item_bias_V: float32 [V].
+
+    Returns:
+        Scores `hidden . item_weight + item_bias`, plus that of `near` for items which have one.
+    """
+    items_S, offsets_B1 = near.repeat_items_M, near.repeat_offsets_B1
+    users_S = torch.repeat_interleave(offsets_B1.diff())
+    product_S = pair_products(hidden_BD, item_weight_VD, items_S, offsets_B1, users_S)
+    scores_S = product_S + item_bias_V[items_S] + near.repeat_scores_M
+    return Encoded(hidden_BD, items_S, offsets_B1, scores_S)

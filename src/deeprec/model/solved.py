@@ -1,5 +1,7 @@
 """What models have in common that are solved from all histories at once."""
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from scipy import sparse
 from torch import Tensor, nn
@@ -61,3 +63,19 @@ def as_matrix(histories: Jagged, num_items: int) -> sparse.csr_array:
     assert histories.weights is not None
     rows = histories.weights.numpy(), histories.values.numpy(), histories.offsets.numpy()
     return sparse.csr_array(rows, (len(rows[2]) - 1, num_items))
+
+
+def popularity_in(matrix: sparse.csr_array) -> npt.NDArray[np.float64]:
+    """float64 [V]: users who have each item, at least 1, so that a power of it is a number."""
+    counts_V = np.bincount(matrix.indices, minlength=matrix.shape[1])
+    return counts_V.clip(1).astype(np.float64)
+
+
+def scaled_by(
+    matrix: sparse.csr_array, user_power: float, item_scale_V: npt.NDArray[np.float64]
+) -> sparse.csr_array:
+    """The histories, each event times `items of its user ** -user_power` and its item's scale."""
+    lengths = np.diff(matrix.indptr)
+    of_users = np.repeat(lengths.clip(1).astype(np.float64) ** -user_power, lengths)
+    data = matrix.data * of_users * item_scale_V[matrix.indices]
+    return sparse.csr_array((data.astype(np.float32), matrix.indices, matrix.indptr), matrix.shape)

@@ -230,6 +230,19 @@ def weighted_sum(
     )
 
 
+def pair_products(
+    rows_BD: Tensor, table_VD: Tensor, values_N: Tensor, offsets_B1: Tensor, users_N: Tensor
+) -> Tensor:
+    """float32 [N]: each user's row times the table's rows of its values. Scriptable.
+
+    No [N, D] is held: it is the derivative of `weighted_sum` by its weights.
+    """
+    products_N: Tensor = torch.ops.aten._embedding_bag_per_sample_weights_backward(
+        rows_BD, table_VD, values_N, offsets_B1, users_N, 0
+    )
+    return products_N
+
+
 def weighted_bag(table_VD: Tensor, rows: Jagged) -> Tensor:
     return weighted_sum(table_VD, rows.values, rows.offsets, rows.weights)
 
