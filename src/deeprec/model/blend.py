@@ -86,14 +86,17 @@ class Blend(nn.Module):
         ]
         return blended(encoded, self.item_weight, self.moments(), self.weights)
 
-    def standardised(self, batch: Batch) -> list[Encoded]:
-        """What each member alone says of a batch, over its spread, for the table of the blend."""
+    def standardised(self, batch: Batch) -> list[tuple[Encoded, Tensor]]:
+        """What each member alone says of a batch, over its spread, and its part of the table."""
         history = batch.history
         attributes = {name: (rows.values, rows.offsets) for name, rows in batch.attributes.items()}
         asked = history.values, history.offsets, batch.known_ages, attributes
-        encoded = [member.encode(*asked) for member in self._members()]
-        alone = torch.eye(len(encoded)).tolist()
-        return [blended(encoded, self.item_weight, self.moments(), one) for one in alone]
+        moments = self.moments()
+        tables = self.item_weight.split([one.shape[1] for one in moments], 1)
+        return [
+            (standardised(member.encode(*asked), table, one), table)
+            for member, table, one in zip(self._members(), tables, moments, strict=True)
+        ]
 
     def serving_encoder(self) -> nn.Module:
         """`encode` as a scriptable module, of the members' own; see `Recommender`."""
@@ -180,36 +183,46 @@ def blended(
         size = moments[index].shape[1]
         table_VD = table_VW[:, start : start + size]
         start += size
-        hidden_BD = with_one(said.hidden_BD, size)
-        product_M = products(hidden_BD, table_VD, cells_M)
-        own_M = replaced(product_M, cells_M, said, num_items)
-        spread_B = deviation(hidden_BD, table_VD, moments[index], cells_M, product_M, own_M)
-        scale_B1 = (weights[index] / spread_B).unsqueeze(1)
-        hidden.append(hidden_BD[:, :size] * scale_B1)
-        if hidden_BD.shape[1] > size:
-            direct.append(hidden_BD[:, size:] * scale_B1)
-        users_M = torch.div(cells_M, num_items, rounding_mode="floor")
-        scores_M = scores_M + own_M * scale_B1[users_M, 0]
+        own = standardised(said, table_VD, moments[index])
+        hidden.append(own.hidden_BD[:, :size] * weights[index])
+        if own.hidden_BD.shape[1] > size:
+            direct.append(own.hidden_BD[:, size:] * weights[index])
+        said_M = replaced(products(own.hidden_BD, table_VD, cells_M), cells_M, own, num_items)
+        scores_M = scores_M + said_M * weights[index]
     if len(direct) > 0:
         hidden.append(torch.stack(direct).sum(0))
     return Encoded(torch.cat(hidden, 1), cells_M % num_items, offsets_B1, scores_M)
 
 
-def scores_at(
-    said: Encoded, item_weight_VD: Tensor, item_bias_V: Tensor, items_BC: Tensor
-) -> Tensor:
-    """float32 [B, C]: the scores of these items; -inf for item -1."""
-    num_users, num_items = items_BC.shape[0], item_weight_VD.shape[0]
+def standardised(said: Encoded, table_VD: Tensor, moments: Tensor) -> Encoded:
+    """What one member said, over its spread, with a column of ones for the bias of its table."""
+    num_items, size = table_VD.shape[0], table_VD.shape[1]
+    hidden_BD = with_one(said.hidden_BD, size)
+    cells_M = cells_of(said, num_items)
+    product_M = products(hidden_BD, table_VD, cells_M)
+    own_M = said.repeat_scores_M.float()
+    scale_B = 1.0 / deviation(hidden_BD, table_VD, moments, cells_M, product_M, own_M)
+    users_M = torch.div(cells_M, num_items, rounding_mode="floor")
+    return Encoded(
+        hidden_BD * scale_B[:, None],
+        said.repeat_items_M,
+        said.repeat_offsets_B1,
+        own_M * scale_B[users_M],
+    )
+
+
+def scores_at(said: Encoded, table_VD: Tensor, items_BC: Tensor) -> Tensor:
+    """float32 [B, C]: the scores of these items by the standardised; of item -1, of item 0."""
+    num_users, num_items = items_BC.shape[0], table_VD.shape[0]
     users_B1 = torch.arange(num_users, device=items_BC.device)[:, None]
     cells_M = (users_B1 * num_items + items_BC.clamp(min=0)).flatten()
-    table_VD = torch.cat([item_weight_VD, item_bias_V[:, None]], 1)
-    scores_M = products(with_one(said.hidden_BD, table_VD.shape[1]), table_VD, cells_M)
+    scores_M = products(said.hidden_BD, table_VD, cells_M)
     own_M = cells_of(said, num_items)
     if own_M.shape[0] > 0:
         places_M = torch.searchsorted(own_M, cells_M).clamp(max=own_M.shape[0] - 1)
         has_own_M = own_M[places_M] == cells_M
         scores_M = torch.where(has_own_M, said.repeat_scores_M[places_M], scores_M)
-    return scores_M.view_as(items_BC).masked_fill(items_BC < 0, float("-inf"))
+    return scores_M.view_as(items_BC)
 
 
 def moments_of(table_VD: Tensor) -> Tensor:

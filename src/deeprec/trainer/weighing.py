@@ -70,12 +70,11 @@ def tried(model: Blend, prepared: Prepared, max_users: int) -> Callable[[Weights
 def _candidates(model: Blend, batch: Batch, exclude_seen: bool) -> Candidates:
     seen = seen_if(exclude_seen, batch)
     alone = model.standardised(batch)
-    table = model.item_weight, model.item_bias
-    ranked = [top_k(said, *table, RANKED, *seen)[0] for said in alone]
+    ranked = [top_k(said, table, model.item_bias, RANKED, *seen)[0] for said, table in alone]
     items_BC = torch.cat(ranked, 1).sort(1).values
     again_BC = items_BC.diff(dim=1, prepend=items_BC[:, :1] - 1) == 0
     items_BC.masked_fill_(again_BC, -1)
-    scores_NBC = torch.stack([scores_at(said, *table, items_BC) for said in alone])
+    scores_NBC = torch.stack([scores_at(said, table, items_BC) for said, table in alone])
     return Candidates(batch, items_BC, scores_NBC.masked_fill_(items_BC < 0, 0.0))
 
 
