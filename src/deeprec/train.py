@@ -83,7 +83,8 @@ def train(config: TrainConfig, *, watch: Watch | None = None) -> Path:
     output = Path(config.output_dir)
     if config.resume is not None and (config.resume == "must" or _holds_something(output)):
         return _resume(RunFolder(output), config)
-    refuse_to_overwrite(output)
+    with disk.written(output):
+        refuse_to_overwrite(output)
     prepared = Prepared(Path(config.prepared), parts=READ)
     work = Work(chosen(replace(config, resume=None), prepared), prepared)
     with RunFolder.begun(output, work.config, work.prepared, work.facts) as run:
@@ -137,7 +138,7 @@ def _load_newest(run: RunFolder, learner: Training | Solving) -> None:
 def _replay(place: Path) -> Path:
     """Looks into the step that a run failed at."""
     folder.verify(place, replay.KIND)
-    kept = RunFolder(place)
+    kept = RunFolder(place / "run")
     work = Work(kept.config, _same_prepared(kept, Path(kept.origin["path"])))
     assert isinstance(work.learner, Training)
     replay.restore(place, work.learner)

@@ -77,6 +77,9 @@ class Keeper(Callback):
         self._started, self._users = 0.0, 0
         self._saved = time.monotonic()
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.stopping.listen()  # Lightning's own handler would end the process with exit code 0
+
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Takes signals as requests; at its end nothing is on its way to the disk."""

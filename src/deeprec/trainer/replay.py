@@ -1,7 +1,8 @@
 """The step at which a loss stopped being finite: kept beside the run, and looked into again.
 
     RUN.replay/
-        config.yaml prepared.json   as in the run folder, of which nothing else may be left
+        run/config.yaml run/prepared.json
+                                    as in the run folder, of which nothing else may be left
         weights.safetensors         the model as it was before that step; no optimizer
         progress.json               which step it is; with the seed, all that it depends on
         users.json                  rows of users.parquet in its batch
@@ -54,8 +55,9 @@ def keep(run: RunFolder, training: Training, batches: Batches, why: str) -> Path
         disk.written(place, sum(tensor.nbytes for tensor in weights.values())),
         folder.writing(place, KIND, {"step": progress.step, "why": why}) as draft,
     ):
+        (draft / "run").mkdir()
         for name in ("config.yaml", "prepared.json"):
-            (draft / name).write_bytes((run.path / name).read_bytes())
+            (draft / "run" / name).write_bytes((run.path / name).read_bytes())
         write_tensors(draft / "weights.safetensors", weights)
         (draft / "progress.json").write_text(json.dumps(asdict(progress)))
         (draft / "users.json").write_text(json.dumps(users))

@@ -97,7 +97,6 @@ class RunFolder:
             ConfigError: something is in the way.
             ResourceError: nothing can be written there.
         """
-        refuse_to_overwrite(path)
         run = cls(path)
         with disk.written(path), folder.drafting(path.absolute()) as draft:
             (draft / "checkpoints").mkdir()

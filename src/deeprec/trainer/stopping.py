@@ -24,10 +24,14 @@ class Stopping:
         self._pipe: int | None = None
 
     def listen(self) -> None:
-        """From here on signals are requests, where the process is its main thread's to ask."""
+        """From here on signals are requests; again, after somebody else has taken them."""
         if threading.current_thread() is not threading.main_thread():  # elsewhere Python forbids it
             return
-        self._handlers = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
+        for number in SIGNALS:
+            self._handlers.setdefault(number, signal.getsignal(number))
+            signal.signal(number, self._on_signal)
+        if self._pipe is not None:
+            return
         reading, self._pipe = os.pipe()
         os.set_blocking(self._pipe, False)
         signal.set_wakeup_fd(self._pipe, warn_on_full_buffer=False)
