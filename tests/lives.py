@@ -3,8 +3,8 @@
     lives.py PREPARED < lines of JSON > lines of JSON
 
 A line asks for one life: {"words": [...], "environment": {...}, "kill_after": seconds or null,
-"fault": name of a function below or null}. The answer: how it ended, as `subprocess` says it, the
-steps it did, the step it began after, and what it printed.
+"signal": number, "fault": name of a function below or null}. The answer: how it ended, as
+`subprocess` says it, the steps it did, the step it began after, and what it printed.
 """
 
 import json
@@ -44,7 +44,7 @@ Live = Callable[..., Life]
 
 @contextmanager
 def server(prepared: Path) -> Iterator[Live]:
-    """Gives a function that lives a life: `live(words, environment, kill_after, fault)`."""
+    """Gives a function that lives a life."""
     process = subprocess.Popen(
         [sys.executable, __file__, str(prepared)],
         stdin=subprocess.PIPE,
@@ -61,9 +61,11 @@ def server(prepared: Path) -> Iterator[Live]:
         environment: Mapping[str, str] | None = None,
         kill_after: float | None = None,
         fault: str | None = None,
+        signal_number: int = signal.SIGKILL,
     ) -> Life:
-        asked = {"words": [*words], "environment": {**(environment or {})}}
-        to.write(json.dumps({**asked, "kill_after": kill_after, "fault": fault}) + "\n")
+        asked = {"words": [*words], "environment": {**(environment or {})}, "fault": fault}
+        end = {"kill_after": kill_after, "signal": int(signal_number)}
+        to.write(json.dumps({**asked, **end}) + "\n")
         to.flush()
         return Life(**json.loads(of.readline()))
 
@@ -182,7 +184,7 @@ def _live(asked: dict[str, Any], prepared: str) -> dict[str, Any]:
     os.close(printing)
     if asked["kill_after"] is not None:
         time.sleep(asked["kill_after"])
-        os.kill(child, signal.SIGKILL)
+        os.kill(child, asked["signal"])
     told = _all_of(reading).split()
     said = _all_of(printed)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

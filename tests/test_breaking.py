@@ -14,9 +14,7 @@ from deeprec.errors import DeeprecError
 
 def test_no_key_of_a_mutated_config_is_dropped() -> None:
     draw = random.Random(3)
-    known = sorted(
-        breaking.leaves(config.to_dict(config.compose("train", breaking.PLACES))).keys()
-    )
+    known = sorted(breaking.leaves(config.to_dict(config.compose("train", breaking.PLACES))).keys())
     words = [breaking.mutated_word(known, draw) for _ in range(12)]
     assert [told for word in words if (told := breaking.dropped_key(word))] == []
 
