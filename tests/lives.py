@@ -117,6 +117,22 @@ def interrupted_twice() -> None:
     _at_step(6, lambda: [signal.raise_signal(signal.SIGINT) for _ in range(2)])
 
 
+def terminated_while_validating() -> None:
+    """SIGTERM comes while the second epoch is validated."""
+    from deeprec.trainer import validation
+
+    judge = validation._ndcg_of
+    calls: list[int] = []
+
+    def disturbed(*arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 6:  # of four batches an epoch
+            signal.raise_signal(signal.SIGTERM)
+        return judge(*arguments)
+
+    validation._ndcg_of = disturbed
+
+
 def terminated_while_saving() -> None:
     """SIGTERM comes while a checkpoint is half written."""
     from deeprec.trainer import checkpoint

@@ -367,27 +367,33 @@ def test_a_run_is_never_written_over(whole: Path, prepared: Path, tmp_path: Path
         train(TrainConfig(resume=str(tmp_path)))
 
 
-def test_a_run_that_is_being_written_is_refused(whole: Path) -> None:
+def test_a_run_that_is_being_written_is_refused(
+    whole: Path, prepared: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    (run / "manifest.json").unlink()
     holder = subprocess.Popen(
         [
             sys.executable,
             "-c",
             "import fcntl, os, sys, time; fcntl.flock(os.open(sys.argv[1], 0), fcntl.LOCK_EX);"
             "print('held', flush=True); time.sleep(60)",
-            str(whole),
+            str(run),
         ],
         stdout=subprocess.PIPE,
     )
     assert holder.stdout is not None
     try:
         assert holder.stdout.readline() == b"held\n"
-        with pytest.raises(ConfigError, match="is being written by process"):
-            train(TrainConfig(resume=str(whole)))
+        for asked in (TrainConfig(resume=str(run)), small_shop.settings(prepared, run)):
+            with pytest.raises(ConfigError, match="is being written by process"):
+                train(asked)
     finally:
         holder.kill()
         holder.wait()
         holder.stdout.close()
-    train(TrainConfig(resume=str(whole)))  # the lock went with its process
+    train(TrainConfig(resume=str(run)))  # the lock went with its process
 
 
 def test_what_cannot_start_leaves_nothing_behind(

@@ -209,6 +209,7 @@ class Work:
             sink.close()
 
     def _fit(self, keeper: Keeper) -> None:
+        keeper.saver.refuse_without_room(self.learner)
         with keeper.listening():
             if isinstance(self.learner, Training):
                 self.loop.fit(self.learner, self.data, keeper)

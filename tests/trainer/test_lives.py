@@ -2,16 +2,20 @@
 
 import itertools
 import json
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
+import breaking
 import lives
 import small_shop
 from deeprec import folder
+from deeprec.errors import DeeprecError
 from deeprec.trainer.logger import read_metrics
+from deeprec.trainer.run import open_run
 from lives import SMALL, Life, Live
 
 # every `passing` of a checkpoint on its way to the disk, in order
@@ -20,6 +24,7 @@ POINTS = (
     *("file written:2", "file renamed:2", "sealed", "renamed", "committed", "verified"),
     *("retired", "old ones dropped"),
 )
+CANARY = "canary-5c1d9e"  # a secret of the environment
 EVERY_STEP = (*SMALL, "trainer.save_every_minutes=0")
 
 
@@ -33,7 +38,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
 @pytest.fixture(scope="module")
 def whole(live: Live, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "whole"
-    assert live(command(run)).code == 0
+    assert live(command(run), {"TOKEN": CANARY}).code == 0
     return run
 
 
@@ -105,6 +110,7 @@ def test_a_run_killed_while_it_is_begun_or_sealed_is_begun_or_sealed_again(
         ("interrupted_twice", 130, 6),  # ends at once; what was saved stays whole
         ("stuck", 143, 6),
         ("terminated_while_saving", 143, 3),
+        ("terminated_while_validating", 143, 8),  # the resume validates first
     ],
 )
 def test_signals_end_a_run_in_good_order(
@@ -154,6 +160,21 @@ def test_no_clock_decides_what_a_run_learns_or_where_it_goes_on(
     assert live(command(run), {folder.CRASH: "verified:9"}, fault="clock_jumps").code == -9
     assert live(command(run)).began == 9
     assert content(run) == content(whole)
+
+
+def test_nothing_of_the_environment_is_kept_with_a_run(whole: Path) -> None:
+    files = [path for path in whole.rglob("*") if path.is_file()]
+    assert len(files) > 10
+    assert [path.name for path in files if CANARY.encode() in path.read_bytes()] == []
+
+
+def test_a_flipped_bit_or_a_cut_file_of_a_run_is_never_read(whole: Path) -> None:
+    draw = random.Random(5)
+    for _ in range(40):
+        with breaking.flipped_bit(whole, draw) as what, pytest.raises(DeeprecError) as found:
+            open_run(whole)
+        assert what.split()[-1] in str(found.value)
+    open_run(whole)
 
 
 def test_the_same_command_goes_on_and_another_one_is_refused(

@@ -19,7 +19,7 @@ from rich.progress import (
 )
 from torch import Tensor
 
-from deeprec.batch import Arranged
+from deeprec.batch import Arranged, Batch
 from deeprec.console import RateColumn, console
 from deeprec.data.datamodule import DataModule
 from deeprec.errors import Interrupted, ResourceError
@@ -50,7 +50,8 @@ class Keeper(Callback):
     """Validates, records and saves at the end of epochs; saves and stops when a signal asks.
 
     A checkpoint is written between epochs, and between two batches when it is time or after a
-    signal, never within the last batch of an epoch: such an epoch is finished first.
+    signal. After the last batch of an epoch it is validated first, unless a signal came: then the
+    checkpoint stands at the end of its batches, and validating is the first that a resume does.
 
     Args:
         watch: is told of each validation once it is saved, and may stop the run there.
@@ -137,11 +138,12 @@ class Keeper(Callback):
         learner.check_finite()
         progress, schedule = learner.progress, self.schedule
         seconds = time.monotonic() - self._started
-        progress.epoch, progress.batch = progress.epoch + 1, 0
-        last = progress.epoch == schedule.max_epochs
+        epoch = progress.epoch + 1
+        last = epoch == schedule.max_epochs
         score = None
-        if last or progress.epoch % schedule.validate_every_epochs == 0:
+        if last or epoch % schedule.validate_every_epochs == 0:
             score = self._validate(learner)
+        progress.epoch, progress.batch = epoch, 0
         stop = self._is_enough(learner)
         self._record(learner, score, seconds)
         if self.stopping.asked is not None:
@@ -164,9 +166,9 @@ class Keeper(Callback):
         learner.model.eval()
         score = validate(
             learner.recommender,
-            self.data.validation,
+            self._until_asked(learner),
             exclude_seen=self.data.validation.exclude_seen,
-            device=learner.device,
+            device=learner.recommender.item_weight.device,
         )
         learner.model.train()
         progress = learner.progress
@@ -176,6 +178,13 @@ class Keeper(Callback):
         elif score is not None:
             progress.validations_since_best += 1
         return score
+
+    def _until_asked(self, learner: Learner) -> Iterator[Batch]:
+        """The batches to validate on. A run asked to stop validates once it goes on."""
+        for batch in self.data.validation:
+            if self.stopping.asked is not None and isinstance(learner, Training):
+                self._save_and_stop(learner, None)
+            yield batch
 
     def _is_enough(self, learner: Learner) -> bool:
         patience = self.schedule.patience

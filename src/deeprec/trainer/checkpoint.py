@@ -74,8 +74,16 @@ class State:
     @property
     def num_bytes(self) -> int:
         """What it takes on a disk, but for a few kilobytes."""
-        tensors = [*self.weights.values(), *self.optimizer.values()]
-        return sum(tensor.nbytes for tensor in tensors) + 4096 * len(tensors)
+        return _size(self.weights) + _size(self.optimizer)
+
+
+def size_of(training: Learner) -> int:
+    """What a checkpoint of a run takes on a disk, but for a few kilobytes."""
+    return _size(training.model.state_dict()) + _size(state_tensors(training.built))
+
+
+def _size(tensors: Mapping[str, Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors.values())
 
 
 def state_of(training: Learner, score: float | None, *, copied: bool = False) -> State:

@@ -93,6 +93,8 @@ class Loop:
     def fit(self, training: Training, data: DataModule, keeper: Keeper) -> None:
         """Trains from `training.progress` on, to the last epoch or until it stops early."""
         progress = training.progress
+        if progress.batch == len(data.training) and keeper.end_epoch(training):
+            return
         data.training.load_state_dict({"epoch": progress.epoch, "position": progress.batch})
         logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # what it says, we say
         with warnings.catch_warnings():
@@ -106,6 +108,7 @@ class Loop:
         return Trainer(
             accelerator="gpu" if cuda else "cpu",
             devices=1,
+            deterministic=self.deterministic,
             precision="32-true" if self.precision == "float32" else "bf16-mixed",
             max_epochs=self.schedule.max_epochs,
             callbacks=callbacks,

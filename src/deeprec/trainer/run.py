@@ -225,13 +225,23 @@ def open_run(path: Path | str, which: Literal["best", "last"] = "best") -> Run:
     """A trained run: its model with the weights of a checkpoint, verified first.
 
     Of a finished run every file that its manifest names is verified. An unfinished run can be
-    opened too, as soon as it has a checkpoint; then that checkpoint is.
+    opened too, as soon as it has a checkpoint; then that checkpoint is. One that still trains may
+    drop an old checkpoint while it is read; then a newer one is taken.
 
     Raises:
         ConfigError: there is no run, or it has no checkpoint yet.
         IntegrityError: a file of it was changed or is damaged; it is named.
     """
-    run = RunFolder(Path(path))
+    try:
+        return _open(Path(path), which)
+    except (ConfigError, IntegrityError, FileNotFoundError):
+        if not Path(path).is_dir() or not folder.is_locked(Path(path)):
+            raise
+    return _open(Path(path), which)
+
+
+def _open(path: Path, which: Literal["best", "last"]) -> Run:
+    run = RunFolder(path)
     run.check_is_run()
     if run.finished:
         folder.verify_named(run.path, KIND)  # reports lie there too
@@ -250,7 +260,7 @@ def open_run(path: Path | str, which: Literal["best", "last"] = "best") -> Run:
     config = run.config
     model = trained_model(config.model, facts, found)
     return Run(
-        path=run.path,
+        path=path,
         model=cast(Recommender, model.eval()),
         config=config,
         prepared=Path(origin["path"]),

@@ -56,6 +56,15 @@ class Saver:
         self._thread = threading.Thread(target=self._commit_meanwhile, args=(state,))
         self._thread.start()
 
+    def refuse_without_room(self, learner: Learner) -> None:
+        """Before the first step: one checkpoint, at least, must find room.
+
+        Raises:
+            ResourceError: it would not.
+        """
+        with disk.written(self.checkpoints, checkpoint.size_of(learner)):
+            pass
+
     def wait(self) -> None:
         """Until nothing is on its way to the disk.
 
