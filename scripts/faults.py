@@ -1,6 +1,6 @@
 """Breaks runs, folders and configs at random, and counts what was lost or went unnoticed.
 
-    ./scripts/faults [FAULT ...] [--tries N] [--seed N]
+    ./scripts/faults [FAULT ...] [--tries N] [--minutes M] [--seed N]
 
 Prints a line of docs/reliability.md for each fault. *lost*: a state that could not be gone on with,
 or more done again than the interval between two saves. *silent*: a run that ended otherwise than
@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -60,14 +61,23 @@ class Count:
 class Ground:
     """A folder to work in, with what every fault needs."""
 
-    def __init__(self, root: Path, live: lives.Live, tries: int | None, seed: int) -> None:
-        self.root, self.live, self.tries = root, live, tries
+    def __init__(
+        self, root: Path, live: lives.Live, tries: int | None, minutes: float, seed: int
+    ) -> None:
+        self.root, self.live, self.tries, self.minutes = root, live, tries, minutes
         self.draw = random.Random(seed)
         self.prepared = root / "prepared"
         self.whole = root / "whole"
         started = time.monotonic()
         assert live(self.command(self.whole)).code == 0
         self.seconds = time.monotonic() - started
+
+    def times(self, usual: int) -> Iterator[int]:
+        """As often as asked for, and not longer."""
+        until = time.monotonic() + 60 * self.minutes
+        for number in range(self.tries or usual):
+            if time.monotonic() < until:
+                yield number
 
     def command(self, run: Path, *words: str) -> list[str]:
         return ["prepared=PREPARED", f"output_dir={run}", "resume=auto", *SAVED, *words]
@@ -98,8 +108,9 @@ def done(life: lives.Life) -> int:
 
 def kill(ground: Ground) -> Count:
     """`kill -9` at random moments, until the run is through; a save after every step."""
-    count, wanted = Count(), ground.tries or 100
-    while count.tries < wanted:
+    count = Count()
+    times = ground.times(100)
+    while next(times, None) is not None:
         with ground.new() as run:
             at = 0
             while True:
@@ -107,12 +118,16 @@ def kill(ground: Ground) -> Count:
                 life = ground.live(ground.command(run), kill_after=moment)
                 lost = life.began is not None and at - life.began > 1
                 lost |= life.code not in (0, -9)
-                if life.code == 0:
+                why = f"began after {life.began}, {at} done, {life.code}: {life.said}"
+                if life.code == 0 or lost:
                     break
-                count.take(lost=lost, why=f"began after {life.began}, {at} done: {life.said}")
-                at = max(done(life), life.began or 0) if life.began is not None else at
-            count.silent += not ground.same(run)
+                count.take()
+                next(times, None)
+                at = max(at, done(life))
             count.lost += lost
+            count.silent += not lost and not ground.same(run)
+            if lost:
+                print(why, file=sys.stderr)
     return count
 
 
@@ -135,7 +150,7 @@ def points(ground: Ground) -> Count:
 def chains(ground: Ground) -> Count:
     """Chains of two to five resumes, each after a kill just behind a save of its own."""
     count = Count()
-    for _ in range(ground.tries or 20):
+    for _ in ground.times(20):
         with ground.new() as run:
             for _ in range(ground.draw.randint(2, 5)):
                 place = ground.draw.randint(1, 4)
@@ -148,7 +163,7 @@ def chains(ground: Ground) -> Count:
 def terminate(ground: Ground) -> Count:
     """SIGTERM at random moments, once each, and a resume."""
     count = Count()
-    for _ in range(ground.tries or 50):
+    for _ in ground.times(50):
         with ground.new() as run:
             moment = ground.draw.uniform(0.0, ground.seconds)
             life = ground.live(ground.command(run), kill_after=moment, signal_number=15)
@@ -180,7 +195,7 @@ def bundle_bits(ground: Ground) -> Count:
 def _flipped(ground: Ground, place: Path, opened: Callable[[], object]) -> Count:
     count = Count()
     opened()
-    for _ in range(ground.tries or 1000):
+    for _ in ground.times(1000):
         with breaking.flipped_bit(place, ground.draw) as what:
             try:
                 opened()
@@ -216,7 +231,7 @@ def configs(ground: Ground) -> Count:
     """An override that is misspelt or has another value: refused, or taken as it was given."""
     count = Count()
     known = sorted(breaking.leaves(config.to_dict(config.compose("train", breaking.PLACES))))
-    for _ in range(ground.tries or 1000):
+    for _ in ground.times(1000):
         told = breaking.dropped_key(breaking.mutated_word(known, ground.draw))
         count.take(silent=told is not None, why=told or "")
     return count
@@ -226,7 +241,7 @@ def tracker(ground: Ground) -> Count:
     """Tracking with wandb and a server that is not there: the run neither waits nor differs."""
     count = Count()
     there = {"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}
-    for _ in range(ground.tries or 5):
+    for _ in ground.times(5):
         with ground.new() as run:
             words = [*ground.command(run), "logger.wandb=auto"]
             started = time.monotonic()
@@ -235,6 +250,25 @@ def tracker(ground: Ground) -> Count:
             late = seconds > ground.seconds + 5 + 2  # at its end it waits for two
             silent = life.code != 0 or not ground.same(run)
             count.take(lost=late, silent=silent, why=f"{seconds:.1f} s: {life.said}")
+    return count
+
+
+def readers(ground: Ground) -> Count:
+    """A run is opened again and again while it saves after every step and drops what is old."""
+    count = Count()
+    with ground.new() as run:
+        words = ground.command(run, "trainer.max_epochs=20")
+        training = threading.Thread(target=ground.live, args=(words,))
+        training.start()
+        while training.is_alive() and count.tries < (ground.tries or 1000):
+            if not any((run / "checkpoints").glob("step-*")):
+                continue
+            try:
+                open_run(run)
+                count.take()
+            except (DeeprecError, OSError) as error:
+                count.take(lost=True, why=str(error))
+        training.join()
     return count
 
 
@@ -254,7 +288,7 @@ def crowd(ground: Ground) -> Count:
             env=environment,
             stdout=subprocess.DEVNULL,
         )
-        for _ in range(ground.tries or 20)
+        for _ in ground.times(20)
     ]
     codes = [one.wait() for one in started]
     runs = list((place / "runs").glob("*/0/manifest.json"))
@@ -268,7 +302,7 @@ FAULTS = {
     one.__name__: one
     for one in (
         *(kill, points, chains, terminate, checkpoint_bits, prepared_bits, bundle_bits),
-        *(truncated, configs, tracker, crowd),
+        *(truncated, configs, tracker, readers, crowd),
     )
 }
 
@@ -277,6 +311,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("faults", nargs="*", help=f"default: all of {', '.join(FAULTS)}")
     parser.add_argument("--tries", type=int)
+    parser.add_argument("--minutes", type=float, default=60.0, help="of each fault, at most")
     parser.add_argument("--seed", type=int, default=1)
     asked = parser.parse_args()
     print("| fault | tries | lost | silent |\n|---|---|---|---|")
@@ -284,7 +319,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as root:
         prepared = small_shop.make(Path(root) / "prepared")
         with lives.server(prepared) as live:
-            ground = Ground(Path(root), live, asked.tries, asked.seed)
+            ground = Ground(Path(root), live, asked.tries, asked.minutes, asked.seed)
             for name in asked.faults or FAULTS:
                 count = FAULTS[name](ground)
                 told = " ".join((FAULTS[name].__doc__ or "").split()).rstrip(".")

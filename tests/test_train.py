@@ -232,6 +232,7 @@ def test_a_resumed_run_ends_as_one_that_was_never_interrupted(
     run = tmp_path / "run"
     monkeypatch.setattr("deeprec.train.Keeper", Stop)
     config = small_shop.settings(prepared, run, *words)
+    ids = set()
     for after in steps:
         monkeypatch.setattr(Stop, "after", after)
         with pytest.raises(Interrupted, match=f"after step {after}") as stopped:
@@ -240,10 +241,12 @@ def test_a_resumed_run_ends_as_one_that_was_never_interrupted(
         status = json.loads((run / "status.json").read_text())
         assert status["state"] == "interrupted"
         assert status["resumable"]
+        ids.add(status["id"])
         assert not (run / "manifest.json").exists()
         config = TrainConfig(resume=str(run))
     monkeypatch.setattr(Stop, "after", 0)
     assert train(config) == run
+    assert len(ids) == 1  # to a tracker it is one run
     assert same_weights(truth, run)
     assert scores(truth) == scores(run)  # also of the epochs that were interrupted
     assert scores(run)[-1][0] == "16"
@@ -522,6 +525,20 @@ def test_a_renamed_checkpoint_is_refused_and_set_aside(whole: Path, tmp_path: Pa
     train(TrainConfig(resume=str(run)))
     assert same_weights(whole, run)
     assert len(list((run / "checkpoints").glob("rejected-step-0000009*"))) == 2
+
+
+def test_a_checkpoint_of_other_shapes_is_refused_before_anything_is_copied(
+    whole: Path, prepared: Path, tmp_path: Path
+) -> None:
+    found = checkpoint.best(whole / "checkpoints")
+    assert found is not None
+    config = small_shop.settings(prepared, tmp_path / "run", "model.hidden_dims=[4]")
+    learner = Work(config, Prepared(prepared)).learner
+    before = {name: one.clone() for name, one in learner.model.state_dict().items()}
+    with pytest.raises(IntegrityError, match="has shape"):
+        checkpoint.load(found, learner)
+    after = learner.model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 def test_norms_are_those_of_the_weights(whole: Path) -> None:
