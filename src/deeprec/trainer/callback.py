@@ -150,7 +150,7 @@ class Keeper(Callback):
             self._save_and_stop(learner, score)
         if last or stop or score is not None or progress.epoch % schedule.save_every_epochs == 0:
             self._save(learner, score, last=last or stop)
-        return last or stop or self._told_to_stop(progress.epoch, score)
+        return self._told_to_stop(progress.epoch, score) or last or stop  # told of the last one too
 
     def _told_to_stop(self, epoch: int, score: float | None) -> bool:
         if score is None or self.watch is None:
