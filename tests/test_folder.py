@@ -203,3 +203,15 @@ def test_a_manifest_names_no_file_outside_its_folder(tmp_path: Path, name: str) 
     (out / "manifest.json").write_text(text)
     with pytest.raises(IntegrityError, match="lies outside"):
         folder.verify(out, "prepared")
+
+
+def test_a_disk_without_room_is_said_and_the_folder_that_was_there_is_kept(tmp_path: Path) -> None:
+    make(tmp_path / "out", "old")
+    full = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (2, 2))"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", full + WRITER, str(tmp_path / "out")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert "ResourceError" in done.stderr
+    assert "no room on this disk" in done.stderr
+    folder.verify(tmp_path / "out", "prepared")
+    assert leftovers(tmp_path) == ["out"]

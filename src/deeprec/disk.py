@@ -26,12 +26,26 @@ def written(path: Path, needed: int | None = None) -> Iterator[None]:
     if needed is not None and needed > free_bytes(path):
         raise ResourceError(_full(path, needed))
     try:
+        with with_room(path, needed):
+            yield
+    except OSError as error:
+        if error.errno in REFUSED:
+            raise ResourceError(f"{path} cannot be written: {error}") from error
+        raise
+
+
+@contextmanager
+def with_room(path: Path, needed: int | None = None) -> Iterator[None]:
+    """As `written`, for a block that reads as well: only a full disk is told of.
+
+    Raises:
+        ResourceError: it is full.
+    """
+    try:
         yield
     except OSError as error:
         if error.errno in FULL:
             raise ResourceError(f"{_full(path, needed)} ({error.strerror})") from error
-        if error.errno in REFUSED:
-            raise ResourceError(f"{path} cannot be written: {error}") from error
         raise
 
 

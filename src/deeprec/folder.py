@@ -25,6 +25,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from deeprec import disk
 from deeprec.errors import ConfigError, IntegrityError
 
 FORMAT = 1
@@ -61,10 +62,11 @@ def writing(folder: Path, kind: str, manifest: dict[str, Any]) -> Iterator[Path]
 
     Raises:
         ConfigError: something that is not a finished folder of this kind is in the way.
+        ResourceError: the disk is full, or may not be written.
     """
     folder = folder.absolute()
     refuse_to_replace(folder, kind)
-    with drafting(folder) as draft:
+    with disk.with_room(folder), drafting(folder) as draft:
         yield draft
         passing("filled")
         seal(draft, kind, manifest)
@@ -78,10 +80,11 @@ def drafting(folder: Path) -> Iterator[Path]:
 
     Drafts of the same folder whose writers have died are taken away first.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    _clear_abandoned(folder)
     draft = _draft_of(folder)
-    draft.mkdir()
+    with disk.written(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _clear_abandoned(folder)
+        draft.mkdir()
     with locked(draft, lambda: f"{draft} is another's"):
         passing("draft begun")
         try:
@@ -285,7 +288,8 @@ def writing_file(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = _draft_of(path)
     try:
-        yield draft
+        with disk.with_room(path):
+            yield draft
         passing("file written")
         _flush(draft)
         draft.replace(path)

@@ -22,7 +22,7 @@ from torch import Tensor
 from deeprec.batch import Arranged, Batch
 from deeprec.console import RateColumn, console
 from deeprec.data.datamodule import DataModule
-from deeprec.errors import Interrupted, ResourceError
+from deeprec.errors import DeeprecError, Interrupted
 from deeprec.trainer.logger import Sink
 from deeprec.trainer.module import Learner, Training
 from deeprec.trainer.run import RunFolder
@@ -88,7 +88,7 @@ class Keeper(Callback):
         try:
             yield
         except BaseException:
-            with suppress(ResourceError):  # the first failure is the one to tell
+            with suppress(DeeprecError):  # the first failure is the one to tell
                 self.saver.wait()
             raise
         else:
