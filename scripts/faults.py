@@ -68,6 +68,7 @@ class Ground:
         self.draw = random.Random(seed)
         self.prepared = root / "prepared"
         self.whole = root / "whole"
+        assert live(["replay=no"]).code == 2  # when it is back, everything is imported
         started = time.monotonic()
         assert live(self.command(self.whole)).code == 0
         self.seconds = time.monotonic() - started

@@ -199,14 +199,22 @@ def _live(asked: dict[str, Any], prepared: str) -> dict[str, Any]:
     os.close(writing)
     os.close(printing)
     if asked["kill_after"] is not None:
-        time.sleep(asked["kill_after"])
-        os.kill(child, asked["signal"])
+        _end_after(child, asked["kill_after"], asked["signal"])
     told = _all_of(reading).split()
     said = _all_of(printed)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     steps = [int(one) for one in told if one.isdigit()]
     began = next((int(one[1:]) for one in told if one[0] == "b"), None)
     return {"code": code, "began": began, "steps": steps, "said": said}
+
+
+def _end_after(child: int, seconds: float, number: int) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            return
+        time.sleep(0.002)
+    os.kill(child, number)
 
 
 def _train(asked: dict[str, Any], prepared: str, telling: int) -> int:
