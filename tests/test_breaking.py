@@ -9,7 +9,7 @@ import breaking
 import small_shop
 from deeprec import config
 from deeprec.data.store import Prepared
-from deeprec.errors import DeeprecError
+from deeprec.errors import ConfigError, DeeprecError
 
 
 def test_no_key_of_a_mutated_config_is_dropped() -> None:
@@ -17,6 +17,11 @@ def test_no_key_of_a_mutated_config_is_dropped() -> None:
     known = sorted(breaking.leaves(config.to_dict(config.compose("train", breaking.PLACES))).keys())
     words = [breaking.mutated_word(known, draw) for _ in range(12)]
     assert [told for word in words if (told := breaking.dropped_key(word))] == []
+
+
+def test_a_name_inside_a_list_is_a_mistake_like_any_other() -> None:
+    with pytest.raises(ConfigError, match=r"model\.hidden_dims\.lr=3: a list has no keys by name"):
+        config.compose("train", [*breaking.PLACES, "++model.hidden_dims.lr=3"])
 
 
 def test_a_dropped_key_would_be_noticed() -> None:
