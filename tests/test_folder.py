@@ -1,6 +1,12 @@
 """A folder is whole, or absent, or refused: there is nothing in between."""
 
+import hashlib
+import json
+import os
 import random
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -138,3 +144,74 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
         raise RuntimeError
     assert path.read_text() == "whole"
     assert leftovers(path.parent) == ["report.json"]
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from deeprec import folder
+with folder.writing(Path(sys.argv[1]), "prepared", {"seed": 3}) as draft:
+    (draft / "a.txt").write_text("new")
+"""
+POINTS = ("draft begun", "filled", "file flushed", "file renamed", "sealed", "renamed", "committed")
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_killed_at_any_point_a_writer_leaves_the_old_folder_or_the_new_one(
+    tmp_path: Path, point: str
+) -> None:
+    make(tmp_path / "out", "old")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), folder.CRASH: point}
+    command = [sys.executable, "-c", WRITER, str(tmp_path / "out")]
+    assert subprocess.run(command, env=environment, check=False).returncode == -signal.SIGKILL
+    folder.verify(tmp_path / "out", "prepared")
+    new = POINTS.index(point) >= POINTS.index("renamed")
+    assert (tmp_path / "out" / "a.txt").read_text() == ("new" if new else "old")
+    assert len(leftovers(tmp_path)) == 2  # one draft, or the old one under the draft's name
+    make(tmp_path / "out", "newer")
+    assert leftovers(tmp_path) == ["out"]
+
+
+def test_a_draft_that_is_being_written_is_let_be(tmp_path: Path) -> None:
+    with folder.writing(tmp_path / "out", "prepared", {}) as draft:
+        (draft / "a.txt").write_text("first")
+        make(tmp_path / "out", "second")
+        assert draft.is_dir()
+    assert (tmp_path / "out" / "a.txt").read_text() == "first"
+
+
+def test_where_two_folders_cannot_change_names_at_once_they_do_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path / "out", "old")
+    monkeypatch.setattr(folder, "_exchange", lambda draft, place: False)
+    make(tmp_path / "out", "new")
+    folder.verify(tmp_path / "out", "prepared")
+    assert leftovers(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "deep/../../secret"])
+def test_a_manifest_names_no_file_outside_its_folder(tmp_path: Path, name: str) -> None:
+    out = make(tmp_path / "out")
+    (tmp_path / "secret").write_text("x")
+    manifest = json.loads((out / "manifest.json").read_text())
+    manifest["files"][name] = {"bytes": 1, "sha256": folder.sha256(tmp_path / "secret")}
+    manifest["seal"] = ""
+    text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+    manifest["seal"] = hashlib.sha256(text.encode()).hexdigest()
+    text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+    (out / "manifest.json").write_text(text)
+    with pytest.raises(IntegrityError, match="lies outside"):
+        folder.verify(out, "prepared")
+
+
+def test_a_disk_without_room_is_said_and_the_folder_that_was_there_is_kept(tmp_path: Path) -> None:
+    make(tmp_path / "out", "old")
+    full = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (2, 2))"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", full + WRITER, str(tmp_path / "out")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert "ResourceError" in done.stderr
+    assert "no room on this disk" in done.stderr
+    folder.verify(tmp_path / "out", "prepared")
+    assert leftovers(tmp_path) == ["out"]

@@ -232,6 +232,7 @@ def test_a_resumed_run_ends_as_one_that_was_never_interrupted(
     run = tmp_path / "run"
     monkeypatch.setattr("deeprec.train.Keeper", Stop)
     config = small_shop.settings(prepared, run, *words)
+    ids = set()
     for after in steps:
         monkeypatch.setattr(Stop, "after", after)
         with pytest.raises(Interrupted, match=f"after step {after}") as stopped:
@@ -240,10 +241,12 @@ def test_a_resumed_run_ends_as_one_that_was_never_interrupted(
         status = json.loads((run / "status.json").read_text())
         assert status["state"] == "interrupted"
         assert status["resumable"]
+        ids.add(status["id"])
         assert not (run / "manifest.json").exists()
         config = TrainConfig(resume=str(run))
     monkeypatch.setattr(Stop, "after", 0)
     assert train(config) == run
+    assert len(ids) == 1  # to a tracker it is one run
     assert same_weights(truth, run)
     assert scores(truth) == scores(run)  # also of the epochs that were interrupted
     assert scores(run)[-1][0] == "16"
@@ -367,27 +370,33 @@ def test_a_run_is_never_written_over(whole: Path, prepared: Path, tmp_path: Path
         train(TrainConfig(resume=str(tmp_path)))
 
 
-def test_a_run_that_is_being_written_is_refused(whole: Path) -> None:
+def test_a_run_that_is_being_written_is_refused(
+    whole: Path, prepared: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    (run / "manifest.json").unlink()
     holder = subprocess.Popen(
         [
             sys.executable,
             "-c",
             "import fcntl, os, sys, time; fcntl.flock(os.open(sys.argv[1], 0), fcntl.LOCK_EX);"
             "print('held', flush=True); time.sleep(60)",
-            str(whole),
+            str(run),
         ],
         stdout=subprocess.PIPE,
     )
     assert holder.stdout is not None
     try:
         assert holder.stdout.readline() == b"held\n"
-        with pytest.raises(ConfigError, match="is being written by process"):
-            train(TrainConfig(resume=str(whole)))
+        for asked in (TrainConfig(resume=str(run)), small_shop.settings(prepared, run)):
+            with pytest.raises(ConfigError, match="is being written by process"):
+                train(asked)
     finally:
         holder.kill()
         holder.wait()
         holder.stdout.close()
-    train(TrainConfig(resume=str(whole)))  # the lock went with its process
+    train(TrainConfig(resume=str(run)))  # the lock went with its process
 
 
 def test_what_cannot_start_leaves_nothing_behind(
@@ -454,6 +463,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_never_saved(
             )
         )
     assert not run.exists()
+    with pytest.raises(NonFiniteError, match="is not finite again, first: "):
+        train(TrainConfig(replay=str(tmp_path / "run.replay")))
 
 
 def test_after_a_loss_that_is_not_finite_what_was_saved_is_whole(
@@ -464,17 +475,80 @@ def test_after_a_loss_that_is_not_finite_what_was_saved_is_whole(
     def sometimes_nan(module: Training, tasks: list[Task]) -> torch.Tensor:
         return loss_of(module, tasks) * (math.nan if module.progress.step == 6 else 1.0)
 
-    monkeypatch.setattr(Training, "_loss_of", sometimes_nan)
     run = tmp_path / "run"
-    with pytest.raises(NonFiniteError, match="the loss became nan at or before step 6") as failed:
-        train(small_shop.settings(prepared, run))
-    assert failed.value.exit_code == 6
+    replay = TrainConfig(replay=str(tmp_path / "run.replay"))
+    with monkeypatch.context() as failing:
+        failing.setattr(Training, "_loss_of", sometimes_nan)
+        with pytest.raises(NonFiniteError, match="became nan at or before step 6") as failed:
+            train(small_shop.settings(prepared, run))
+        assert failed.value.exit_code == 6
+        assert f"deeprec train replay={run}.replay" in "".join(failed.value.__notes__)
+        with pytest.raises(NonFiniteError, match="step 6 is not finite again, first: "):
+            train(replay)
+    kept = {path.name: path for path in (tmp_path / "run.replay").iterdir()}
+    users = json.loads(kept["users.json"].read_text())
+    assert users == sorted({*users})
+    assert len(users) == 16
+    train(replay)  # nothing of it is wrong but what the test did to the loss
     found, rejected = checkpoint.newest_valid(run / "checkpoints")
     assert found is not None
     assert not rejected
     assert found.step == 4  # the end of the first epoch
     weights = load_file(found.path / "weights.safetensors")
     assert all(torch.isfinite(weight).all() for weight in weights.values())
+
+
+def test_weights_that_are_not_finite_are_refused_however_well_they_are_sealed(
+    whole: Path, prepared: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    (run / "manifest.json").unlink()
+    learner = Work(small_shop.settings(prepared, run), Prepared(prepared)).learner
+    state = checkpoint.state_of(learner, 1.0)
+    next(iter(state.weights.values())).view(-1)[3] = math.nan
+    shutil.rmtree(run / "checkpoints")
+    checkpoint.write(run / "checkpoints", state, RunFolder(run).made_from())
+    with pytest.raises(IntegrityError, match="not finite, which deeprec never saves"):
+        open_run(run)
+    with pytest.raises(IntegrityError, match="not finite, which deeprec never saves"):
+        train(TrainConfig(resume=str(run)))
+
+
+def test_a_renamed_checkpoint_is_refused_and_set_aside(whole: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    (run / "manifest.json").unlink()
+    last = sorted((run / "checkpoints").glob("step-*"))[-1]
+    last.rename(last.with_name("step-00000099"))
+    (last.with_name("step-00000098")).mkdir()  # a half one, with no manifest
+    train(TrainConfig(resume=str(run)))
+    assert same_weights(whole, run)
+    assert len(list((run / "checkpoints").glob("rejected-step-0000009*"))) == 2
+
+
+def test_a_checkpoint_of_other_shapes_is_refused_before_anything_is_copied(
+    whole: Path, prepared: Path, tmp_path: Path
+) -> None:
+    found = checkpoint.best(whole / "checkpoints")
+    assert found is not None
+    config = small_shop.settings(prepared, tmp_path / "run", "model.hidden_dims=[4]")
+    learner = Work(config, Prepared(prepared)).learner
+    before = {name: one.clone() for name, one in learner.model.state_dict().items()}
+    with pytest.raises(IntegrityError, match="has shape"):
+        checkpoint.load(found, learner)
+    after = learner.model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_norms_are_those_of_the_weights(whole: Path) -> None:
+    rows = read_metrics(whole / "metrics.csv")
+    last = sorted((whole / "checkpoints").glob("step-*"))[-1]
+    saved = load_file(last / "weights.safetensors")
+    learned = {name for name, _ in open_run(whole, "last").model.named_parameters()}  # type: ignore[attr-defined]
+    truth = math.sqrt(sum(float((saved[name].double() ** 2).sum()) for name in learned))
+    assert float(rows[-1]["weight_norm"]) == pytest.approx(truth, rel=1e-5)
+    assert float(rows[-1]["gradient_norm"]) > 0.0
 
 
 class Fail(Keeper):

@@ -112,8 +112,7 @@ def _written(
     model.members = nn.ModuleList(cast(nn.Module, run.model) for run, _ in kept).to(
         work.device.torch
     )
-    run = RunFolder.create(output, work.config, prepared, work.facts)
-    with run.locked():
+    with RunFolder.begun(output, work.config, prepared, work.facts) as run:
         try:
             work.finish(run)
         except BaseException:

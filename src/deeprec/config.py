@@ -43,7 +43,8 @@ class TrainConfig:
 
     prepared: str | None = None  # the prepared folder; not needed with resume
     output_dir: str | None = None  # the run folder, new or empty; not needed with resume
-    resume: str | None = None  # a run folder to go on with, under the config it has
+    resume: str | None = None  # a run to go on with; auto, must: that in output_dir, if any or else
+    replay: str | None = None  # RUN.replay: look into the step at which a loss was not finite
     seed: int = 1  # of initial weights, order of users, dropout and cuts
     model: Part = MISSING
     loss: OptionalPart = MISSING
@@ -54,7 +55,7 @@ class TrainConfig:
     logger: Part = MISSING
 
     def mistakes(self) -> Iterator[str]:
-        if self.resume is None:
+        if self.replay is None and self.resume in (None, "auto", "must"):
             for name in ("prepared", "output_dir"):
                 if not getattr(self, name):
                     yield f"{name}: missing; give {name}=FOLDER, or resume=RUN to go on with a run"
@@ -350,12 +351,14 @@ def translate(
 def _idle_beside_resume(verb: str, overrides: Sequence[str]) -> list[str]:
     """A resumed run has its config already: whatever else is said would be silently ignored."""
     keys = [override.key_of(one) for one in overrides]
-    if verb != "train" or "resume" not in keys or "++resume=null" in overrides:
+    given = {key: one.partition("=")[2].strip("'\"") for key, one in zip(keys, overrides)}
+    alone = [key for key in ("replay", "resume") if given.get(key, "null") != "null"]
+    if verb != "train" or not alone or given[alone[0]] in ("auto", "must"):
         return []
     return [
         f"{key}: a resumed run goes on under the config it has; leave {key} out"
         for key in keys
-        if key != "resume" and not key.startswith("hydra")
+        if key != alone[0] and not key.startswith("hydra")
     ]
 
 

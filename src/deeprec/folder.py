@@ -4,23 +4,47 @@ A folder is written under a temporary name beside its place, each file is hashed
 `manifest.json`, which is written last, and one rename puts it in place. A folder without a manifest
 was never finished; a file that differs from the manifest is damaged. Both are errors that name it.
 The manifest's own `seal` is the SHA-256 of its text with the seal left empty.
+
+A process may die at any instruction of this file and leaves the old folder or the new one, and at
+most one draft, which the next writer takes away. To show it, tests let it die at each `passing`.
 """
 
+import ctypes
+import errno
 import fcntl
+import glob
 import hashlib
 import json
+import logging
 import os
 import secrets
 import shutil
+import signal
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+from deeprec import disk
 from deeprec.errors import ConfigError, IntegrityError
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+CRASH = "DEEPREC_CRASH_AT"  # POINT or POINT:N, for tests: the Nth passing of it is the last
+EXCHANGE = 2  # RENAME_EXCHANGE of Linux: two folders change names in one step
+
+log = logging.getLogger(__name__)
+
+_passed: dict[str, int] = {}
+
+
+def passing(point: str) -> None:
+    """A moment at which a test may let the process die, as power or `kill -9` would."""
+    asked, _, number = os.environ.get(CRASH, "").partition(":")
+    if asked == point:
+        _passed[point] = _passed.get(point, 0) + 1
+        if _passed[point] == int(number or 1):
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def sha256(path: Path) -> str:
@@ -38,18 +62,35 @@ def writing(folder: Path, kind: str, manifest: dict[str, Any]) -> Iterator[Path]
 
     Raises:
         ConfigError: something that is not a finished folder of this kind is in the way.
+        ResourceError: the disk is full, or may not be written.
     """
     folder = folder.absolute()
     refuse_to_replace(folder, kind)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = folder.parent / f".{folder.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}"
-    draft.mkdir()
-    try:
+    with disk.with_room(folder), drafting(folder) as draft:
         yield draft
+        passing("filled")
         seal(draft, kind, manifest)
+        passing("sealed")
         _put_in_place(draft, folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+
+
+@contextmanager
+def drafting(folder: Path) -> Iterator[Path]:
+    """Yields an empty folder beside `folder`; if it is there still afterwards, it vanishes.
+
+    Drafts of the same folder whose writers have died are taken away first.
+    """
+    draft = _draft_of(folder)
+    with disk.written(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _clear_abandoned(folder)
+        draft.mkdir()
+    with locked(draft, lambda: f"{draft} is another's"):
+        passing("draft begun")
+        try:
+            yield draft
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
 
 
 def seal(
@@ -65,13 +106,16 @@ def seal(
     """
     if paths is None:
         paths = [p for p in folder.rglob("*") if p.is_file() and p != folder / MANIFEST]
-    files = {}
-    for path in sorted(paths):
+    files, paths = {}, sorted(paths)
+    for path in paths:
         _flush(path)
+        passing("file flushed")
         files[path.relative_to(folder).as_posix()] = {
             "bytes": path.stat().st_size,
             "sha256": sha256(path),
         }
+    for inner in {path.parent for path in paths} - {folder}:
+        _flush(inner)
     sealed = {"format": FORMAT, "kind": kind, **manifest, "files": files, "seal": ""}
     text = json.dumps(sealed, indent=2, ensure_ascii=False) + "\n"
     sealed["seal"] = hashlib.sha256(text.encode()).hexdigest()
@@ -120,6 +164,7 @@ def read_manifest(folder: Path, kind: str) -> dict[str, Any]:
         )
     for name, expected in manifest["files"].items():
         path = folder / name
+        _refuse_outside(folder, name)
         if not path.is_file():
             raise IntegrityError(f"{path}: named in {MANIFEST} but missing; make {folder} again")
         if path.stat().st_size != expected["bytes"]:
@@ -166,11 +211,34 @@ def verify_named(folder: Path, kind: str, *, unread: Collection[str] = ()) -> di
     return manifest
 
 
+def place(draft: Path, folder: Path) -> None:
+    """Gives a draft its place, where there is nothing or an empty folder.
+
+    Raises:
+        ConfigError: another process has put something there.
+    """
+    try:
+        draft.rename(folder)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise
+        raise ConfigError(f"{folder} was just taken by another process") from error
+    _flush(folder.absolute().parent)
+
+
 def remove(folder: Path) -> None:
     """Takes a finished folder away; whoever looks meanwhile finds it whole or not at all."""
-    retired = folder.parent / f".{folder.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}-removed"
+    retired = _draft_of(folder)
     folder.rename(retired)
+    passing("retired")
     shutil.rmtree(retired)
+
+
+def clear_drafts(folder: Path, names: Iterable[str] = ("*",)) -> None:
+    """Takes away what writers of these names in `folder` left that died; none may be alive."""
+    for name in names:
+        for left in folder.glob(f".{name}.tmp-*"):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 @contextmanager
@@ -189,9 +257,22 @@ def locked(folder: Path, held: Callable[[], str]) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ConfigError(held()) from error
+        except OSError as error:  # NFS, for one, locks no folders
+            log.warning(
+                "%s cannot be locked here (%s): let no two commands write it", folder, error
+            )
         yield
     finally:
         os.close(descriptor)
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether another process holds the lock of a folder."""
+    try:
+        with locked(folder, lambda: ""):
+            return False
+    except ConfigError:
+        return True
 
 
 def identity(manifest: Mapping[str, Any]) -> str:
@@ -205,23 +286,56 @@ def writing_file(path: Path) -> Iterator[Path]:
     """Yields a path beside `path`; on success it becomes `path`, on failure it vanishes."""
     path = path.absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.parent / f".{path.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}"
+    draft = _draft_of(path)
     try:
-        yield draft
+        with disk.with_room(path):
+            yield draft
+        passing("file written")
         _flush(draft)
         draft.replace(path)
+        passing("file renamed")
         _flush(path.parent)
     finally:
         draft.unlink(missing_ok=True)
 
 
+def _draft_of(path: Path) -> Path:
+    return path.parent / f".{path.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}"
+
+
 def _put_in_place(draft: Path, folder: Path) -> None:
-    retired = draft.with_name(draft.name + "-replaced")
-    if folder.exists():
+    if not folder.exists():
+        draft.rename(folder)
+    elif not _exchange(draft, folder):
+        retired = draft.with_name(draft.name + "-replaced")
         folder.rename(retired)
-    draft.rename(folder)
+        draft.rename(folder)
+        shutil.rmtree(retired, ignore_errors=True)
+    passing("renamed")
     _flush(folder.parent)
-    shutil.rmtree(retired, ignore_errors=True)
+    passing("committed")
+
+
+def _exchange(draft: Path, folder: Path) -> bool:
+    """Lets two folders change names in one step; False: this system or its disk cannot."""
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    here = -100  # AT_FDCWD
+    names = os.fsencode(draft), os.fsencode(folder)
+    return rename is not None and rename(here, names[0], here, names[1], EXCHANGE) == 0
+
+
+def _clear_abandoned(folder: Path) -> None:
+    for left in folder.parent.glob(f".{glob.escape(folder.name)}.tmp-*"):
+        if left.name.endswith("-replaced") and not folder.exists():
+            continue  # the only copy there is: the writer died between two renames
+        with suppress(ConfigError, OSError), locked(left, lambda: "in use"):
+            shutil.rmtree(left)
+
+
+def _refuse_outside(folder: Path, name: str) -> None:
+    """A manifest names files of its own folder only."""
+    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\0" in name:
+        raise IntegrityError(f"{folder / MANIFEST}: names {name!r}, which lies outside {folder}")
 
 
 def _flush(path: Path) -> None:

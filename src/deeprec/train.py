@@ -1,6 +1,7 @@
 """Prepared folder -> run folder: trains a model, or goes on with a run."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from lightning.fabric.utilities.apply_func import move_data_to_device
 from torch import Tensor, nn
 
+from deeprec import disk, folder
 from deeprec.batch import Arranged, Batch
 from deeprec.choosing import chosen
 from deeprec.config import Part, TrainConfig, is_solved, refuse, to_dict
@@ -19,7 +22,7 @@ from deeprec.data.dataset import Batches, JudgedBatches
 from deeprec.data.judge import known_users
 from deeprec.data.store import PartName, Prepared
 from deeprec.data.target import Reconstruct, Target
-from deeprec.errors import ConfigError, DataError, DeeprecError, IntegrityError
+from deeprec.errors import ConfigError, DataError, DeeprecError, IntegrityError, NonFiniteError
 from deeprec.loss.auto import Auto
 from deeprec.loss.fit import Trained, unfit_weights
 from deeprec.loss.inverse_propensity import InversePropensity
@@ -27,7 +30,8 @@ from deeprec.loss.negatives import Negatives
 from deeprec.model.base import PerUser
 from deeprec.model.sparse_input import SparseInput
 from deeprec.part import instantiate
-from deeprec.trainer import checkpoint, memory
+from deeprec.trainer import checkpoint, memory, replay
+from deeprec.trainer.asked_again import refuse_another
 from deeprec.trainer.callback import Keeper, Schedule, Watch
 from deeprec.trainer.device import choose_device, precision_note
 from deeprec.trainer.loop import Loop
@@ -39,12 +43,14 @@ from deeprec.trainer.run import (
     build_loss,
     build_model,
     learns_next,
+    other_versions,
     reads_log_odds,
     refuse_foreign,
     refuse_to_overwrite,
 )
 from deeprec.trainer.solving import Solving
 
+GOING_ON = ("auto", "must")  # with the run in output_dir, if there is one, or in any case
 READ: tuple[PartName, ...] = ("train", "validation")  # never the holdout
 
 
@@ -52,8 +58,10 @@ def train(config: TrainConfig, *, watch: Watch | None = None) -> Path:
     """Trains, and returns the run folder. Of the prepared folder the holdout is not read.
 
     A new run that ends before its first checkpoint leaves no folder behind, so that the corrected
-    command can be given again. With `resume` the run goes on under the config that it
-    has; nothing else of `config` counts.
+    command can be given again. With `resume=RUN` the run goes on under the config that it has;
+    nothing else of `config` counts. `resume=auto` goes on with the run in output_dir where there is
+    one, and `resume=must` wants one; then `config` must ask for that run. With `replay` the step at
+    which a loss stopped being finite is looked into again.
 
     Args:
         watch: is told of each validation of a new run, and may stop it.
@@ -61,20 +69,25 @@ def train(config: TrainConfig, *, watch: Watch | None = None) -> Path:
     Raises:
         ConfigError: output_dir holds something, or another process trains this run.
         DataError: there is nothing to train on.
-        ResourceError: it would not fit into memory.
+        IntegrityError: no checkpoint of the run is whole.
+        ResourceError: it would not fit into memory or onto the disk.
         NonFiniteError: the loss became infinite or NaN.
         Interrupted: a signal stopped it; what it did is saved.
     """
-    if config.resume is not None:
+    if config.replay is not None:
+        return _replay(Path(config.replay))
+    if config.resume is not None and config.resume not in GOING_ON:
         return _resume(RunFolder(Path(config.resume)))
     assert config.prepared is not None
     assert config.output_dir is not None
     output = Path(config.output_dir)
-    refuse_to_overwrite(output)
+    if config.resume is not None and (config.resume == "must" or _holds_something(output)):
+        return _resume(RunFolder(output), config)
+    with disk.written(output):
+        refuse_to_overwrite(output)
     prepared = Prepared(Path(config.prepared), parts=READ)
-    work = Work(chosen(config, prepared), prepared)
-    run = RunFolder.create(output, work.config, work.prepared, work.facts)
-    with run.locked():
+    work = Work(chosen(replace(config, resume=None), prepared), prepared)
+    with RunFolder.begun(output, work.config, work.prepared, work.facts) as run:
         try:
             work.finish(run, watch)
         except BaseException:
@@ -84,24 +97,57 @@ def train(config: TrainConfig, *, watch: Watch | None = None) -> Path:
     return output
 
 
-def _resume(run: RunFolder) -> Path:
+def _holds_something(output: Path) -> bool:
+    return output.exists() and (not output.is_dir() or any(output.iterdir()))
+
+
+def _resume(run: RunFolder, asked: TrainConfig | None = None) -> Path:
+    """Goes on with a run; with `asked`, if that is what is asked for."""
     config = run.config
+    if asked is not None:
+        refuse_another(asked, config, run.path)
     with run.locked():
         if run.finished:
             console.print(f"{run.path} is finished; there is nothing to go on with")
             return run.path
-        work = Work(config, _same_prepared(run, config))
-        found, rejected = checkpoint.newest_valid(run.checkpoints)
-        for reason in rejected:
-            console.print(f"[yellow]rejected[/yellow] {reason}")
-        if found is None and rejected:
-            raise IntegrityError(f"{run.path}: no checkpoint is whole; train again from the start")
-        if found is not None:
-            refuse_foreign(found, run)
-            checkpoint.load(found, work.learner)
+        run.take_over()
+        place = asked.prepared if asked and asked.prepared else run.origin["path"]
+        work = Work(config, _same_prepared(run, Path(place)))
+        _load_newest(run, work.learner)
         console.print(f"going on after step {work.learner.progress.step}")
         work.finish(run)
     return run.path
+
+
+def _load_newest(run: RunFolder, learner: Training | Solving) -> None:
+    """Gives a run the state of its newest whole checkpoint; without any it begins anew."""
+    found, rejected = checkpoint.newest_valid(run.checkpoints)
+    for reason in rejected:
+        console.print(f"[yellow]rejected[/yellow] {reason}", soft_wrap=True)
+    if found is None:
+        if rejected:
+            raise IntegrityError(f"{run.path}: no checkpoint is whole; train again from the start")
+        return
+    refuse_foreign(found, run)
+    if told := other_versions(found):
+        console.print(f"[yellow]note[/yellow] {told}: it goes on, and may end with other weights")
+    checkpoint.load(found, learner)
+    checkpoint.set_newer_aside(run.checkpoints, found)
+
+
+def _replay(place: Path) -> Path:
+    """Looks into the step that a run failed at."""
+    folder.verify(place, replay.KIND)
+    kept = RunFolder(place / "run")
+    work = Work(kept.config, _same_prepared(kept, Path(kept.origin["path"])))
+    assert isinstance(work.learner, Training)
+    replay.restore(place, work.learner)
+    progress, batches = work.learner.progress, work.data.training
+    epoch, position = progress.epoch, min(progress.batch, len(batches) - 1)
+    batch = batches.finished(epoch, position)
+    replay.look_into(work.learner, move_data_to_device(batch, work.device.torch))
+    console.print(f"step {progress.step} is finite here; what failed was a step before it")
+    return place
 
 
 class Work:
@@ -146,9 +192,10 @@ class Work:
         run.set_status("running", reason=None)
         self._introduce()
         try:
-            if not self._is_over(progress):
-                self._fit(Keeper(run, self.data, self.schedule, sinks, watch))
-            run.finish()  # before the sinks, which may take their time
+            with disk.written(run.path):
+                if not self._is_over(progress):
+                    self._fit(Keeper(run, self.data, self.schedule, sinks, watch))
+                run.finish()  # before the sinks, which may take their time
         except BaseException as error:
             self._tell_failure(run, error)
             for sink in sinks:
@@ -162,18 +209,30 @@ class Work:
             sink.close()
 
     def _fit(self, keeper: Keeper) -> None:
-        if isinstance(self.learner, Training):
-            self.loop.fit(self.learner, self.data, keeper)
-        else:
-            known = known_users(self.prepared, "validation")
-            self.learner.fit(known, keeper)
+        keeper.saver.refuse_without_room(self.learner)
+        with keeper.listening():
+            if isinstance(self.learner, Training):
+                self.loop.fit(self.learner, self.data, keeper)
+            else:
+                self.learner.fit(known_users(self.prepared, "validation"), keeper)
 
     def _tell_failure(self, run: RunFolder, error: BaseException) -> None:
         if run.finished:  # stopped just after it was sealed
             return
+        if isinstance(error, NonFiniteError) and isinstance(self.learner, Training):
+            self._keep_for_replay(run, self.learner, error)
         told_why = str(error) if isinstance(error, DeeprecError) else type(error).__name__
         interrupted = getattr(error, "exit_code", 1) > 128
-        run.set_status("interrupted" if interrupted else "failed", reason=told_why)
+        with suppress(OSError):  # the disk may be what failed
+            run.set_status("interrupted" if interrupted else "failed", reason=told_why)
+
+    def _keep_for_replay(self, run: RunFolder, training: Training, error: NonFiniteError) -> None:
+        try:
+            place = replay.keep(run, training, self.data.training, str(error))
+        except DeeprecError as further:
+            error.add_note(f"the step could not be kept for a replay: {further}")
+            return
+        error.add_note(f"look into it with `deeprec train replay={place}`")
 
     def _conclude(self, run: RunFolder) -> None:
         progress, schedule = self.learner.progress, self.schedule
@@ -288,6 +347,7 @@ class Work:
             or (kinds_of(model).tied and negatives is None),
             per_user=self._per_user(model),
             ways=self._ways(hasattr(loss, "gram_items")),
+            copied=self.schedule.save_in_background,
         )
 
     def _ways(self, has_gram_items: bool = False) -> memory.Ways:
@@ -410,12 +470,10 @@ def _data(config: TrainConfig, prepared: Prepared, target: Target, loop: Loop) -
     return DataModule(training, validation)
 
 
-def _same_prepared(run: RunFolder, config: TrainConfig) -> Prepared:
-    """The prepared folder of the run, where it was; it must hold what it held."""
-    origin = run.origin
-    path = Path(origin["path"])
+def _same_prepared(run: RunFolder, path: Path) -> Prepared:
+    """The prepared folder of a run at this place; it must hold what it held."""
     prepared = Prepared(path, parts=READ)
-    if prepared.identity != origin["identity"]:
+    if prepared.identity != run.origin["identity"]:
         raise ConfigError(
             f"{path} was prepared anew since {run.path} began, so the run cannot go on with it; "
             "train a new run"

@@ -45,6 +45,29 @@ def test_a_wandb_that_hangs_ends_after_the_run(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "init",
+    [
+        "raise RuntimeError('401 unauthorized')",
+        "import os; os._exit(1)",
+        "raise OSError(28, 'No space left on device')",
+    ],
+)
+def test_a_wandb_that_fails_costs_a_run_nothing_but_a_warning(
+    tmp_path: Path, init: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "wandb.py").write_text(f"def init(**_):\n    {init}\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+    tracker = Tracker([sys.executable, "-m", "deeprec.trainer.wandb_process"], {})
+    process = tracker._process
+    assert process is not None
+    process.wait(60)
+    for step in range(3):
+        tracker.write({"step": step})
+    tracker.close()
+    assert "metrics.csv is complete" in caplog.text
+
+
 def test_a_row_is_not_waited_for(caplog: pytest.LogCaptureFixture) -> None:
     tracker = Tracker(SLEEPER, {})
     for _ in range(3):

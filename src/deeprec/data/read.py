@@ -271,9 +271,15 @@ def synthetic(
         repeat_share=repeat_share, days=days, seed=seed,
     )  # fmt: skip
     for number, (events, people) in enumerate(generator.pieces()):
-        pq.write_table(events, workspace.folder / f"events-{number:06d}.parquet")
-        pq.write_table(people, workspace.folder / f"users-{number:06d}.parquet")
-    pq.write_table(generator.item_table(), workspace.folder / "items.parquet")
+        pq.write_table(
+            events, workspace.folder / f"events-{number:06d}.parquet", write_page_checksum=True
+        )
+        pq.write_table(
+            people, workspace.folder / f"users-{number:06d}.parquet", write_page_checksum=True
+        )
+    pq.write_table(
+        generator.item_table(), workspace.folder / "items.parquet", write_page_checksum=True
+    )
     opened = {
         name: open_parquet(workspace, find(str(workspace.folder / f"{name}*.parquet")))
         for name in ("events", "users", "items")

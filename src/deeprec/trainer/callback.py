@@ -3,13 +3,10 @@
 import math
 import resource
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from types import FrameType
-from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -20,15 +17,17 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from torch import Tensor
 
-from deeprec.batch import Arranged
+from deeprec.batch import Arranged, Batch
 from deeprec.console import RateColumn, console
 from deeprec.data.datamodule import DataModule
-from deeprec.errors import Interrupted
-from deeprec.trainer import checkpoint
+from deeprec.errors import DeeprecError, Interrupted
 from deeprec.trainer.logger import Sink
 from deeprec.trainer.module import Learner, Training
 from deeprec.trainer.run import RunFolder
+from deeprec.trainer.saving import OnDiskFull, Saver
+from deeprec.trainer.stopping import Stopping
 from deeprec.trainer.validation import validate
 
 Watch = Callable[[int, float], bool]  # told of epoch and ndcg@100: whether to go on
@@ -42,13 +41,17 @@ class Schedule:
     validate_every_epochs: int
     save_every_epochs: int
     patience: int | None  # validations without a better score after which it stops
+    save_every_minutes: float | None = None  # within epochs; 0: after every batch
+    save_in_background: bool = False
+    on_disk_full: OnDiskFull = "stop"
 
 
 class Keeper(Callback):
     """Validates, records and saves at the end of epochs; saves and stops when a signal asks.
 
-    A checkpoint is written between epochs, or between two batches after a signal, never within
-    the last batch of an epoch: such an epoch is finished first.
+    A checkpoint is written between epochs, and between two batches when it is time or after a
+    signal. After the last batch of an epoch it is validated first, unless a signal came: then the
+    checkpoint stands at the end of its batches, and validating is the first that a resume does.
 
     Args:
         watch: is told of each validation once it is saved, and may stop the run there.
@@ -64,27 +67,34 @@ class Keeper(Callback):
     ) -> None:
         self.run, self.data, self.schedule, self.sinks = run, data, schedule, sinks
         self.watch = watch
-        self.made_from = run.made_from()
-        self.signal: int | None = None
-        self._handlers: dict[int, Any] = {}
+        self.stopping = Stopping()
+        self.saver = Saver(
+            run.checkpoints,
+            run.made_from(),
+            lambda now: run.set_status("running", epoch=now.epoch, step=now.step),
+            schedule.save_in_background,
+            schedule.on_disk_full,
+        )
         self._started, self._users = 0.0, 0
+        self._saved = time.monotonic()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._listen()
+        self.stopping.listen()  # Lightning's own handler would end the process with exit code 0
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Takes signals for as long as there is no Lightning that says when."""
-        self._listen()
+        """Takes signals as requests; at its end nothing is on its way to the disk."""
+        self.stopping.listen()
         try:
             yield
+        except BaseException:
+            with suppress(DeeprecError):  # the first failure is the one to tell
+                self.saver.wait()
+            raise
+        else:
+            self.saver.wait()
         finally:
-            self._hear_no_more()
-
-    def _listen(self) -> None:
-        if threading.current_thread() is threading.main_thread():  # elsewhere Python forbids it
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._handlers[number] = signal.signal(number, self._on_signal)
+            self.stopping.hear_no_more()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.begin_epoch()
@@ -107,8 +117,13 @@ class Keeper(Callback):
     ) -> None:
         assert isinstance(pl_module, Training)
         self.users_done(batch.num_users)
-        if self.signal is not None and pl_module.progress.batch < len(self.data.training):
+        if pl_module.progress.batch == len(self.data.training):
+            return  # the end of an epoch saves it
+        if self.stopping.asked is not None:
             self._save_and_stop(pl_module, None)
+        minutes = self.schedule.save_every_minutes
+        if minutes is not None and time.monotonic() - self._saved >= 60 * minutes:
+            self._save(pl_module, None)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, Training)
@@ -123,38 +138,37 @@ class Keeper(Callback):
         learner.check_finite()
         progress, schedule = learner.progress, self.schedule
         seconds = time.monotonic() - self._started
-        progress.epoch, progress.batch = progress.epoch + 1, 0
-        last = progress.epoch == schedule.max_epochs
+        epoch = progress.epoch + 1
+        last = epoch == schedule.max_epochs
         score = None
-        if last or progress.epoch % schedule.validate_every_epochs == 0:
+        if last or epoch % schedule.validate_every_epochs == 0:
             score = self._validate(learner)
+        progress.epoch, progress.batch = epoch, 0
         stop = self._is_enough(learner)
         self._record(learner, score, seconds)
-        if self.signal is not None:
+        if self.stopping.asked is not None:
             self._save_and_stop(learner, score)
         if last or stop or score is not None or progress.epoch % schedule.save_every_epochs == 0:
-            checkpoint.save(self.run.checkpoints, learner, score, self.made_from)
-            self.run.set_status("running", epoch=progress.epoch, step=progress.step)
-        told_to_stop = (
-            score is not None and self.watch is not None and not self.watch(progress.epoch, score)
-        )
-        return last or stop or told_to_stop
+            self._save(learner, score, last=last or stop)
+        return self._told_to_stop(progress.epoch, score) or last or stop  # told of the last one too
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._hear_no_more()
+    def _told_to_stop(self, epoch: int, score: float | None) -> bool:
+        if score is None or self.watch is None:
+            return False
+        self.saver.wait()  # whoever watches may look for it
+        return not self.watch(epoch, score)
 
-    def _hear_no_more(self) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-        self._handlers = {}
+    def _save(self, learner: Learner, score: float | None, *, last: bool = False) -> None:
+        self.saver.save(learner, score, last=last)
+        self._saved = time.monotonic()
 
     def _validate(self, learner: Learner) -> float | None:
         learner.model.eval()
         score = validate(
             learner.recommender,
-            self.data.validation,
+            self._until_asked(learner),
             exclude_seen=self.data.validation.exclude_seen,
-            device=learner.device,
+            device=learner.recommender.item_weight.device,
         )
         learner.model.train()
         progress = learner.progress
@@ -164,6 +178,13 @@ class Keeper(Callback):
         elif score is not None:
             progress.validations_since_best += 1
         return score
+
+    def _until_asked(self, learner: Learner) -> Iterator[Batch]:
+        """The batches to validate on. A run asked to stop validates once it goes on."""
+        for batch in self.data.validation:
+            if self.stopping.asked is not None and isinstance(learner, Training):
+                self._save_and_stop(learner, None)
+            yield batch
 
     def _is_enough(self, learner: Learner) -> bool:
         patience = self.schedule.patience
@@ -178,6 +199,8 @@ class Keeper(Callback):
             "users_per_second": round(rate, 1),
             "seconds": round(seconds, 3),
             "memory_bytes": memory,
+            "weight_norm": _norm(learner.model.parameters()),
+            "gradient_norm": progress.gradient_norm,
         }
         told = f"epoch {progress.epoch:>3}/{self.schedule.max_epochs}"
         if not math.isnan(loss):
@@ -193,23 +216,14 @@ class Keeper(Callback):
             sink.write(row)
 
     def _save_and_stop(self, learner: Learner, score: float | None) -> None:
-        assert self.signal is not None
-        progress = learner.progress
-        checkpoint.save(self.run.checkpoints, learner, score, self.made_from)
-        self.run.set_status("running", epoch=progress.epoch, step=progress.step)
-        name = signal.Signals(self.signal).name
+        assert self.stopping.asked is not None
+        self._save(learner, score, last=True)
+        name = signal.Signals(self.stopping.asked).name
         raise Interrupted(
-            f"stopped by {name} after step {progress.step}, which is saved; go on with "
+            f"stopped by {name} after step {learner.progress.step}, which is saved; go on with "
             f"`deeprec train resume={self.run.path}`",
-            self.signal,
+            self.stopping.asked,
         )
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None:  # asked twice: stop now; the last checkpoint stays whole
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
-        self.signal = number
-        console.print(f"{signal.Signals(number).name}: saving, then stopping")
 
 
 class ProgressBar(Callback):
@@ -256,6 +270,11 @@ class ProgressBar(Callback):
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+
+def _norm(tensors: Iterable[Tensor]) -> float:
+    """The Euclidean norm of all of them together."""
+    return math.hypot(*(torch.linalg.vector_norm(one.detach()).item() for one in tensors))
 
 
 def memory_bytes() -> int:

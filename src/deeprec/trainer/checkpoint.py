@@ -12,9 +12,10 @@ function of the seed and of `progress.json`, so there is no other state.
 """
 
 import json
+import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,8 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from deeprec import folder
-from deeprec.errors import IntegrityError, NonFiniteError
-from deeprec.trainer.module import Learner
+from deeprec.errors import ConfigError, IntegrityError, NonFiniteError
+from deeprec.trainer.module import Learner, Progress
 from deeprec.trainer.optimizer import state_tensors
 
 KIND = "checkpoint"
@@ -61,25 +62,74 @@ class Checkpoint:
         folder.verify(self.path, KIND)
 
 
-def save(
-    checkpoints: Path, training: Learner, score: float | None, made_from: Mapping[str, Any]
-) -> Path:
-    """Writes the state of a run as a new checkpoint, reads it back, and drops old ones.
+@dataclass(frozen=True)
+class State:
+    """All that a checkpoint holds of a run."""
+
+    progress: Progress
+    score: float | None
+    weights: Mapping[str, Tensor]
+    optimizer: Mapping[str, Tensor]
+
+    @property
+    def num_bytes(self) -> int:
+        """What it takes on a disk, but for a few kilobytes."""
+        return _size(self.weights) + _size(self.optimizer)
+
+
+def size_of(training: Learner) -> int:
+    """What a checkpoint of a run takes on a disk, but for a few kilobytes."""
+    return _size(training.model.state_dict()) + _size(state_tensors(training.built))
+
+
+def _size(tensors: Mapping[str, Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors.values())
+
+
+def state_of(training: Learner, score: float | None, *, copied: bool = False) -> State:
+    """The state of a run as it is now.
+
+    Args:
+        training: the run.
+        score: ndcg@100 of the validation just before; None: there was none.
+        copied: into memory of its own, so that training may go on while it is written.
 
     Raises:
-        NonFiniteError: a weight is not finite; nothing is written.
+        NonFiniteError: a weight is not finite.
     """
     training.check_finite()
     _check_finite_weights(training.model)
-    progress = training.told_progress()
-    path = checkpoints / f"step-{progress.step:08d}"
-    manifest = {"step": progress.step, "score": score, **made_from}
+    weights, optimizer = training.model.state_dict(), state_tensors(training.built)
+    if copied:
+        weights, optimizer = _copies(weights), _copies(optimizer)
+    return State(replace(training.told_progress()), score, weights, optimizer)
+
+
+def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+
+
+def save(
+    checkpoints: Path, training: Learner, score: float | None, made_from: Mapping[str, Any]
+) -> Path:
+    """Writes a run as it is now; see `write`."""
+    return write(checkpoints, state_of(training, score), made_from)
+
+
+def write(checkpoints: Path, state: State, made_from: Mapping[str, Any]) -> Path:
+    """Writes a state as a new checkpoint, reads it back, and only then drops old ones."""
+    path = checkpoints / _name(state.progress.step)
+    manifest = {"step": state.progress.step, "score": state.score, **made_from}
     with folder.writing(path, KIND, manifest) as draft:
-        _write(draft / "weights.safetensors", training.model.state_dict())
-        _write(draft / "optimizer.safetensors", state_tensors(training.built))
-        (draft / "progress.json").write_text(json.dumps(asdict(progress), indent=2) + "\n")
+        write_tensors(draft / "weights.safetensors", state.weights)
+        folder.passing("weights written")
+        write_tensors(draft / "optimizer.safetensors", state.optimizer)
+        told = json.dumps(asdict(state.progress), indent=2)
+        (draft / "progress.json").write_text(told + "\n")
     folder.verify(path, KIND)
+    folder.passing("verified")
     _drop_old(checkpoints)
+    folder.passing("old ones dropped")
     return path
 
 
@@ -93,6 +143,7 @@ def load(checkpoint: Checkpoint, training: Learner) -> None:
     with _opened(checkpoint.path / "weights.safetensors", training.model.state_dict()) as saved:
         _open_up(training.model, saved)
         _copy(saved, training.model.state_dict())
+    _refuse_nonfinite(checkpoint, training.model)
     state = state_tensors(training.built)
     with _opened(checkpoint.path / "optimizer.safetensors", state) as saved:
         _copy(saved, state)
@@ -108,6 +159,7 @@ def map_weights(checkpoint: Checkpoint, model: nn.Module) -> None:
         mapped = {name: saved.get_tensor(name) for name in saved.keys()}  # noqa: SIM118  # no dict
         _open_up(model, saved)
         model.load_state_dict(mapped, assign=True)
+    _refuse_nonfinite(checkpoint, model)
 
 
 def newest_valid(checkpoints: Path) -> tuple[Checkpoint | None, list[str]]:
@@ -115,10 +167,31 @@ def newest_valid(checkpoints: Path) -> tuple[Checkpoint | None, list[str]]:
     rejected: list[str] = []
     for path in sorted(checkpoints.glob("step-*"), reverse=True):
         try:
-            return Checkpoint(path, folder.verify(path, KIND)), rejected
-        except IntegrityError as error:
+            return _verified(path), rejected
+        except (IntegrityError, ConfigError) as error:  # of another kind, if it is no checkpoint
             rejected.append(str(error))
     return None, rejected
+
+
+def set_newer_aside(checkpoints: Path, found: Checkpoint) -> None:
+    """Renames what was rejected, so that the steps after `found` can be saved again.
+
+    It is not removed: whether a disk or a person did this, somebody may want to look at it.
+    """
+    for path in checkpoints.glob("step-*"):
+        if path.name > found.path.name:
+            path.rename(checkpoints / f"rejected-{path.name}-{secrets.token_hex(4)}")
+
+
+def _verified(path: Path) -> Checkpoint:
+    found = Checkpoint(path, folder.verify(path, KIND))
+    if path.name != _name(found.step):
+        raise IntegrityError(f"{path}: is of step {found.step}; somebody renamed it")
+    return found
+
+
+def _name(step: int) -> str:
+    return f"step-{step:08d}"
 
 
 def best(checkpoints: Path) -> Checkpoint | None:
@@ -148,12 +221,26 @@ def _drop_old(checkpoints: Path) -> None:
 
 
 def _check_finite_weights(model: nn.Module) -> None:
+    if name := not_finite(model):
+        raise NonFiniteError(
+            f"{name} holds a value that is not finite; nothing of it is saved. Lower the "
+            "learning rates (optimizer.lr, optimizer.table_lr) or give optimizer.warmup_steps"
+        )
+
+
+def _refuse_nonfinite(checkpoint: Checkpoint, model: nn.Module) -> None:
+    if name := not_finite(model):
+        raise IntegrityError(
+            f"{checkpoint.path}: {name} holds a value that is not finite, which deeprec never saves"
+        )
+
+
+def not_finite(model: nn.Module) -> str | None:
+    """The first tensor of a model that holds a value that is NaN or infinite, if one does."""
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not _is_finite(tensor):
-            raise NonFiniteError(
-                f"{name} holds a value that is not finite; nothing of it is saved. Lower the "
-                "learning rates (optimizer.lr, optimizer.table_lr) or give optimizer.warmup_steps"
-            )
+            return name
+    return None
 
 
 def _is_finite(tensor: Tensor) -> bool:
@@ -201,7 +288,7 @@ def _has_open_length(tensor: Tensor) -> bool:
     return tensor.dim() > 0 and tensor.shape[0] == 0
 
 
-def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Writes a safetensors file tensor by tensor, so that no second copy of a table is made.
 
     Reference: the format of safetensors, whose own writer first turns all tensors into bytes.

@@ -20,7 +20,10 @@ from deeprec.folder import writing_file
 
 log = logging.getLogger(__name__)
 
-COLUMNS = ("epoch", "step", "loss", "val/ndcg@100", "users_per_second", "seconds", "memory_bytes")
+COLUMNS = (
+    *("epoch", "step", "loss", "val/ndcg@100"),
+    *("users_per_second", "seconds", "memory_bytes", "weight_norm", "gradient_norm"),
+)
 FINISH_SECONDS = 2  # how long a run waits for a tracker at its end
 
 

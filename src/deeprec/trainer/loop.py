@@ -12,6 +12,7 @@ from deeprec.data.grouping import Grouping
 from deeprec.trainer.callback import Keeper, ProgressBar, Schedule
 from deeprec.trainer.device import DeviceName, Precision
 from deeprec.trainer.module import Training
+from deeprec.trainer.saving import OnDiskFull
 
 
 class Loop:
@@ -31,6 +32,13 @@ class Loop:
         early_stopping_patience: validations without a better ndcg@100 after which training
             stops; None: never.
         save_every_epochs: epochs between checkpoints; whatever is validated is saved too.
+        save_every_minutes: minutes between checkpoints within an epoch; 0: after every batch; None:
+            between epochs only.
+        save_in_background: a copy of the state is written while training goes on.
+        on_disk_full: `continue` trains on without the checkpoints that find no room; the last one
+            must.
+        deterministic: operations that could answer otherwise the next time are refused, and on
+            CUDA replaced where there is another.
     """
 
     def __init__(
@@ -48,6 +56,10 @@ class Loop:
         validation_users: int | None = 3000,
         early_stopping_patience: int | None = 10,
         save_every_epochs: int = 1,
+        save_every_minutes: float | None = 10.0,
+        save_in_background: bool = False,
+        on_disk_full: OnDiskFull = "stop",
+        deterministic: bool = False,
     ) -> None:
         for name, value in (
             ("max_epochs", max_epochs),
@@ -61,17 +73,28 @@ class Loop:
                 raise ValueError(f"{name} must be 1 or more, got {value}")
         if prefetch_batches < 0:
             raise ValueError(f"prefetch_batches must be 0 or more, got {prefetch_batches}")
+        if save_every_minutes is not None and not save_every_minutes >= 0:
+            raise ValueError(f"save_every_minutes must be 0 or more, got {save_every_minutes}")
         by_users = batch_users if batch_interactions is None else None
         self.grouping = Grouping(by_users, batch_interactions, bucket_lengths)
         self.prefetch_batches, self.device, self.precision = prefetch_batches, device, precision
         self.threads, self.validation_users = threads, validation_users
+        self.deterministic = deterministic
         self.schedule = Schedule(
-            max_epochs, validate_every_epochs, save_every_epochs, early_stopping_patience
+            max_epochs,
+            validate_every_epochs,
+            save_every_epochs,
+            early_stopping_patience,
+            save_every_minutes,
+            save_in_background,
+            on_disk_full,
         )
 
     def fit(self, training: Training, data: DataModule, keeper: Keeper) -> None:
         """Trains from `training.progress` on, to the last epoch or until it stops early."""
         progress = training.progress
+        if progress.batch == len(data.training) and keeper.end_epoch(training):
+            return
         data.training.load_state_dict({"epoch": progress.epoch, "position": progress.batch})
         logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # what it says, we say
         with warnings.catch_warnings():
@@ -85,6 +108,7 @@ class Loop:
         return Trainer(
             accelerator="gpu" if cuda else "cpu",
             devices=1,
+            deterministic=self.deterministic,
             precision="32-true" if self.precision == "float32" else "bf16-mixed",
             max_epochs=self.schedule.max_epochs,
             callbacks=callbacks,

@@ -17,6 +17,7 @@ EVENT = 150  # bytes an event of a batch costs on its way: keys, order, ages, fe
 SOLVED_EVENT = 100  # bytes an event costs where all are held at once: keys, order, ages, weights
 BLOCK, NEGATIVES = "a smaller loss.block_items", "fewer loss.negatives"
 STATE = "optimizer=rowwise_adagrad"
+NO_COPY = "trainer.save_in_background=false"
 BLOCKS = 3  # blocks of scores a loss holds at once: scores, their gradient, one between
 
 
@@ -50,6 +51,7 @@ def plan(
     dense_gradient: bool = False,
     per_user: PerUser | None = None,
     ways: Ways = Ways(),
+    copied: bool = False,
 ) -> list[Line]:
     """What each table, its gradient and its optimizer's state take, and one batch.
 
@@ -65,11 +67,15 @@ def plan(
             handing the rows of a block to the optimizer at once.
         per_user: what a user takes in a step; None: one hidden vector, and eight of its width.
         ways: what to advise.
+        copied: whether checkpoints are written from a copy.
     """
     lines = []
     for name, parameter in model.named_parameters():
         if parameter.dim() == 2 and parameter.numel() > 100_000:
             lines += _table_lines(name, parameter, optimizer, dense_gradient, ways)
+    if copied:
+        size = sum(line.bytes for line in lines if not line.name.endswith("gradient"))
+        lines.append(Line("a copy of these to save", size, (ways.width, NO_COPY)))
     small = sum(p.numel() for p in model.parameters()) - sum(
         p.numel() for p in model.parameters() if p.dim() == 2 and p.numel() > 100_000
     )

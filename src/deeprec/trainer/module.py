@@ -1,5 +1,6 @@
 """What Lightning trains: a model, a loss and the model's optimizers, one step at a time."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
@@ -57,6 +58,7 @@ class Progress:
     best_score: float | None = None  # of the best validation so far
     best_step: int | None = None
     validations_since_best: int = 0
+    gradient_norm: float = 0.0  # of what the optimizers are given, at the last step looked at
 
 
 class Learner(Protocol):
@@ -152,14 +154,18 @@ class Training(LightningModule):
     def training_step(self, batch: Arranged, batch_index: int) -> None:
         progress = self.progress
         if batch.num_users > 0:  # everybody of it may lack a history or a target
-            torch.manual_seed(_step_seed(self.seed, progress.step))
             set_rates(self.built, self.optimizer.rate(progress.step, self.total_steps))
-            batch.step = progress.step
-            loss = self._loss_of(self.recommender.tasks(batch))
+            loss = self.loss_of(batch)
             self.count_loss(loss, batch.num_users)
             self._step(loss)
         progress.step += 1
         progress.batch += 1
+
+    def loss_of(self, batch: Arranged) -> Tensor:
+        """What the step at hand makes smaller; the same whenever it is asked for."""
+        torch.manual_seed(_step_seed(self.seed, self.progress.step))
+        batch.step = self.progress.step
+        return self._loss_of(self.recommender.tasks(batch))
 
     def check_finite(self) -> None:
         """Refuses to go on after a loss that is not finite.
@@ -231,8 +237,16 @@ class Training(LightningModule):
         for optimizer in self.built:
             optimizer.zero_grad()
         self.manual_backward(loss)
+        if self.progress.step % CHECK_STEPS == 0:
+            self.progress.gradient_norm = self._gradient_norm()
         for optimizer in self.built:
             optimizer.step()
+
+    def _gradient_norm(self) -> float:
+        """Of dense and sparse gradients; rows that a loss hands to the optimizer have none left."""
+        given = [one.grad for one in self.model.parameters() if one.grad is not None]
+        dense = [one.coalesce().values() if one.is_sparse else one for one in given]
+        return math.hypot(*(torch.linalg.vector_norm(one).item() for one in dense))
 
 
 def begin_biases(model: nn.Module, changes: Sequence[Callable[[Tensor], Tensor]]) -> None:

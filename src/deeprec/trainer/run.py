@@ -32,9 +32,10 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 from yaml import YAMLError  # type: ignore[import-untyped]  # no stubs; OmegaConf brings it
 
-from deeprec import __version__, folder
+from deeprec import __version__, disk, folder
 from deeprec import config as configs
 from deeprec.config import TrainConfig
+from deeprec.console import console
 from deeprec.data.store import Prepared
 from deeprec.errors import ConfigError, IntegrityError
 from deeprec.loss.auto import Auto
@@ -86,20 +87,28 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
 
     @classmethod
-    def create(
+    @contextmanager
+    def begun(
         cls, path: Path, config: TrainConfig, prepared: Prepared, facts: Facts
-    ) -> "RunFolder":
-        """A new run, with everything that is known before its first step."""
-        refuse_to_overwrite(path)
+    ) -> Iterator["RunFolder"]:
+        """A new run, with everything that is known before its first step, held by this process.
+
+        Raises:
+            ConfigError: something is in the way.
+            ResourceError: nothing can be written there.
+        """
         run = cls(path)
-        run.checkpoints.mkdir(parents=True)
-        _write_json(path / "environment.json", environment())
-        origin = {"path": str(prepared.path.absolute()), "identity": prepared.identity}
-        _write_json(path / "prepared.json", {**origin, **vars(facts)})
-        run.set_status("running", id=secrets.token_hex(4))
-        with folder.writing_file(path / "config.yaml") as draft:  # last: with it, there is a run
-            draft.write_text(configs.to_yaml(config))
-        return run
+        with disk.written(path), folder.drafting(path.absolute()) as draft:
+            (draft / "checkpoints").mkdir()
+            _write_json(draft / "environment.json", environment())
+            origin = {"path": str(prepared.path.absolute()), "identity": prepared.identity}
+            _write_json(draft / "prepared.json", {**origin, **vars(facts)})
+            _write_json(draft / "status.json", run._told("running", {"id": secrets.token_hex(4)}))
+            with folder.writing_file(draft / "config.yaml") as file:
+                file.write_text(configs.to_yaml(config))
+            folder.place(draft, path)
+        with run.locked():
+            yield run
 
     @property
     def config(self) -> TrainConfig:
@@ -144,19 +153,20 @@ class RunFolder:
 
     def set_status(self, state: str, **more: Any) -> None:
         """Says how the run stands, for people and for whoever restarts it."""
-        known = self.status if (self.path / "status.json").exists() else {}
+        _write_json(self.path / "status.json", self._told(state, {**self.status, **more}))
+
+    def _told(self, state: str, known: Mapping[str, Any]) -> dict[str, Any]:
         resumable = state != "finished"
         line = f"deeprec train resume={self.path}" if resumable else None
         holder = {"pid": os.getpid(), "host": socket.gethostname()}
-        status = {**known, "state": state, "resumable": resumable, "next": line, **holder, **more}
-        _write_json(self.path / "status.json", status)
+        return {**known, "state": state, "resumable": resumable, "next": line, **holder}
 
     def made_from(self) -> dict[str, Any]:
         """What every checkpoint of this run says of its origin."""
         return {
             "config": folder.sha256(self.path / "config.yaml"),
             "prepared": self.origin["identity"],
-            "versions": {"deeprec": __version__, "torch": torch.__version__},
+            "versions": _versions(),
         }
 
     @contextmanager
@@ -166,15 +176,27 @@ class RunFolder:
         Raises:
             ConfigError: another process does; it is named.
         """
-        with folder.locked(self.path, self._held):
+        with folder.locked(self.path, self.held):
             yield
 
-    def _held(self) -> str:
+    def held(self) -> str:
+        """What to say to whoever wants it while another process writes to it."""
         status = self.status
         return (
             f"{self.path} is being written by process {status['pid']} on {status['host']}; "
             "wait for it, or give another output_dir"
         )
+
+    def take_over(self) -> None:
+        """Goes on where an earlier life stopped, and takes away what it left half-written."""
+        status = self.status
+        if status["state"] == "running":
+            console.print(
+                f"process {status['pid']} on {status['host']} left {self.path} without a word; "
+                "this one takes over"
+            )
+        folder.clear_drafts(self.checkpoints)
+        folder.clear_drafts(self.path, [*SEALED, folder.MANIFEST])
 
     def drop_checkpoints(self, reason: str) -> None:
         """Keeps what the run was told and what it scored, without its weights.
@@ -203,13 +225,23 @@ def open_run(path: Path | str, which: Literal["best", "last"] = "best") -> Run:
     """A trained run: its model with the weights of a checkpoint, verified first.
 
     Of a finished run every file that its manifest names is verified. An unfinished run can be
-    opened too, as soon as it has a checkpoint; then that checkpoint is.
+    opened too, as soon as it has a checkpoint; then that checkpoint is. One that still trains may
+    drop an old checkpoint while it is read; then a newer one is taken.
 
     Raises:
         ConfigError: there is no run, or it has no checkpoint yet.
         IntegrityError: a file of it was changed or is damaged; it is named.
     """
-    run = RunFolder(Path(path))
+    try:
+        return _open(Path(path), which)
+    except (ConfigError, IntegrityError, FileNotFoundError):
+        if not Path(path).is_dir() or not folder.is_locked(Path(path)):
+            raise
+    return _open(Path(path), which)
+
+
+def _open(path: Path, which: Literal["best", "last"]) -> Run:
+    run = RunFolder(path)
     run.check_is_run()
     if run.finished:
         folder.verify_named(run.path, KIND)  # reports lie there too
@@ -228,7 +260,7 @@ def open_run(path: Path | str, which: Literal["best", "last"] = "best") -> Run:
     config = run.config
     model = trained_model(config.model, facts, found)
     return Run(
-        path=run.path,
+        path=path,
         model=cast(Recommender, model.eval()),
         config=config,
         prepared=Path(origin["path"]),
@@ -330,11 +362,24 @@ def refuse_to_overwrite(path: Path) -> None:
     if RunFolder(path).finished and (path / "config.yaml").is_file():
         raise ConfigError(f"{path} holds a finished run; give another output_dir")
     if (path / "config.yaml").is_file() and (path / "status.json").is_file():
+        if folder.is_locked(path):
+            raise ConfigError(RunFolder(path).held())
         raise ConfigError(
             f"{path} holds a run; go on with it by `deeprec train resume={path}`, or give "
             "another output_dir"
         )
     raise ConfigError(f"{path} is in the way; output_dir must be new or empty")
+
+
+def other_versions(found: Checkpoint) -> str | None:
+    """What to say of a checkpoint that was made with other software than this; None: it was not."""
+    made, here = found.manifest.get("versions", {}), _versions()
+    told = [
+        f"{name} {made.get(name)}, now {here[name]}"
+        for name in here
+        if made.get(name) != here[name]
+    ]
+    return f"{found.path.name} was made with {'; '.join(told)}" if told else None
 
 
 def refuse_foreign(found: Checkpoint, run: RunFolder) -> None:
@@ -349,6 +394,10 @@ def refuse_foreign(found: Checkpoint, run: RunFolder) -> None:
                 f"{found.path}: was made with another {name} than {run.path} says now; "
                 "restore the run's files, or train it again"
             )
+
+
+def _versions() -> dict[str, str]:
+    return {"deeprec": __version__, "torch": torch.__version__}
 
 
 def environment() -> dict[str, Any]:

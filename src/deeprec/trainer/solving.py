@@ -45,7 +45,7 @@ class Solving:
         """
         done = self.progress.epoch
         draw = torch.Generator().manual_seed(self.seed * 1_000_003 + done)
-        with keeper.listening(), torch.no_grad():
+        with torch.no_grad():
             keeper.begin_epoch()
             for loss in self.recommender.solve(users, done, draw):
                 self.progress.loss_sum = loss * users.num_users

@@ -1,0 +1,96 @@
+"""When a checkpoint counts: once it was read back, whether it is written at once or meanwhile."""
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from deeprec import disk
+from deeprec.console import console
+from deeprec.errors import ResourceError
+from deeprec.trainer import checkpoint
+from deeprec.trainer.checkpoint import State
+from deeprec.trainer.module import Learner, Progress
+
+OnDiskFull = Literal["stop", "continue"]
+
+
+@dataclass
+class Saver:
+    """Saves a run; at most one checkpoint is on its way to the disk.
+
+    Args:
+        checkpoints: the folder of them.
+        made_from: what each says of its origin.
+        saved: is told the progress of each checkpoint that counts.
+        in_background: a copy of the state is written by a thread while training goes on.
+        on_disk_full: whether a checkpoint that finds no room ends the run.
+    """
+
+    checkpoints: Path
+    made_from: Mapping[str, Any]
+    saved: Callable[[Progress], None]
+    in_background: bool = False
+    on_disk_full: OnDiskFull = "stop"
+    _thread: threading.Thread | None = field(default=None, init=False)
+    _failed: Exception | None = field(default=None, init=False)
+
+    def save(self, learner: Learner, score: float | None, *, last: bool = False) -> None:
+        """Saves the run as it is; a background save is begun and waited for later.
+
+        Args:
+            learner: whose state it is.
+            score: ndcg@100 of the validation just before; None: there was none.
+            last: nothing comes after this one, so it must be on the disk.
+
+        Raises:
+            NonFiniteError: a weight is not finite; nothing is written.
+            ResourceError: it cannot be written, or the one before it could not.
+        """
+        self.wait()
+        state = checkpoint.state_of(learner, score, copied=self.in_background and not last)
+        if not self.in_background or last:
+            self._commit(state, must=last)
+            return
+        self._thread = threading.Thread(target=self._commit_meanwhile, args=(state,))
+        self._thread.start()
+
+    def refuse_without_room(self, learner: Learner) -> None:
+        """Before the first step: one checkpoint, at least, must find room.
+
+        Raises:
+            ResourceError: it would not.
+        """
+        with disk.written(self.checkpoints, checkpoint.size_of(learner)):
+            pass
+
+    def wait(self) -> None:
+        """Until nothing is on its way to the disk.
+
+        Raises:
+            ResourceError: what was could not be written.
+        """
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        failed, self._failed = self._failed, None
+        if failed is not None:
+            raise failed
+
+    def _commit_meanwhile(self, state: State) -> None:
+        try:
+            self._commit(state, must=False)
+        except Exception as error:  # told to the thread that trains, by `wait`
+            self._failed = error
+
+    def _commit(self, state: State, *, must: bool) -> None:
+        try:
+            with disk.written(self.checkpoints, state.num_bytes):
+                checkpoint.write(self.checkpoints, state, self.made_from)
+        except ResourceError as error:
+            if must or self.on_disk_full == "stop":
+                raise
+            console.print(f"[yellow]not saved[/yellow] step {state.progress.step}: {error}")
+            return
+        self.saved(state.progress)

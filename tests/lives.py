@@ -1,0 +1,255 @@
+"""Lives of runs in processes of their own, forked from one that has imported everything already.
+
+    lives.py PREPARED < lines of JSON > lines of JSON
+
+A line asks for one life: {"words": [...], "environment": {...}, "kill_after": seconds or null,
+"signal": number, "fault": name of a function below or null}. The answer: how it ended, as
+`subprocess` says it, the steps it did, the step it began after, and what it printed.
+"""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+SMALL = (
+    *("model.hidden_dims=[8]", "target=after_cut", "target.window_days=20", "optimizer.lr=0.02"),
+    *("trainer.batch_users=16", "trainer.max_epochs=4", "trainer.threads=1", "logger.wandb=off"),
+)
+
+
+SERVED = {"OMP_NUM_THREADS": "1", "COLUMNS": "1000"}  # a pool of threads would not live on
+
+
+@dataclass(frozen=True)
+class Life:
+    """How a process ended and what it did."""
+
+    code: int  # of its exit; negative: of the signal that killed it
+    began: int | None  # the step it went on after; None: it did not get so far
+    steps: list[int]  # done, in order
+    said: str
+
+
+Live = Callable[..., Life]
+
+
+@contextmanager
+def server(prepared: Path) -> Iterator[Live]:
+    """Gives a function that lives a life."""
+    process = subprocess.Popen(
+        [sys.executable, __file__, str(prepared)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **SERVED},
+        text=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    to, of = process.stdin, process.stdout
+
+    def live(
+        words: Sequence[str],
+        environment: Mapping[str, str] | None = None,
+        kill_after: float | None = None,
+        fault: str | None = None,
+        signal_number: int = signal.SIGKILL,
+    ) -> Life:
+        asked = {"words": [*words], "environment": {**(environment or {})}, "fault": fault}
+        end = {"kill_after": kill_after, "signal": int(signal_number)}
+        to.write(json.dumps({**asked, **end}) + "\n")
+        to.flush()
+        return Life(**json.loads(of.readline()))
+
+    try:
+        yield live
+    finally:
+        to.close()
+        process.wait(30)
+        of.close()
+
+
+def full_disk() -> None:
+    """No file may grow beyond 2 KiB, as on a disk with no more room."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2048, resource.RLIM_INFINITY))
+
+
+def full_disk_later() -> None:
+    """From the ninth step on."""
+    _at_step(9, full_disk)
+
+
+def nobody() -> None:
+    """From the moment that a run is begun on, a user who may write nothing here."""
+    from deeprec.trainer.run import RunFolder
+
+    begun = RunFolder.begun
+
+    def begun_by_nobody(*arguments: Any) -> Any:
+        if os.geteuid() == 0:
+            os.setgid(65534)
+            os.setuid(65534)
+        return begun(*arguments)
+
+    RunFolder.begun = begun_by_nobody  # type: ignore[method-assign, assignment]
+
+
+def stuck() -> None:
+    """The sixth step never ends, and never returns to Python; two signals come meanwhile."""
+    _at_step(6, _hang)
+
+
+def terminated() -> None:
+    """SIGTERM comes in the sixth step."""
+    _at_step(6, lambda: signal.raise_signal(signal.SIGTERM))
+
+
+def interrupted_twice() -> None:
+    """SIGINT comes twice in the sixth step."""
+    _at_step(6, lambda: [signal.raise_signal(signal.SIGINT) for _ in range(2)])
+
+
+def terminated_while_validating() -> None:
+    """SIGTERM comes while the second epoch is validated."""
+    from deeprec.trainer import validation
+
+    judge = validation._ndcg_of
+    calls: list[int] = []
+
+    def disturbed(*arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 6:  # of four batches an epoch
+            signal.raise_signal(signal.SIGTERM)
+        return judge(*arguments)
+
+    validation._ndcg_of = disturbed
+
+
+def terminated_while_saving() -> None:
+    """SIGTERM comes while a checkpoint is half written."""
+    from deeprec.trainer import checkpoint
+
+    write = checkpoint.write_tensors
+    calls: list[int] = []
+
+    def slow(path: Path, tensors: Any) -> None:
+        calls.append(1)
+        if len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.3)
+        write(path, tensors)
+
+    checkpoint.write_tensors = slow
+
+
+def clock_jumps() -> None:
+    """The wall clock goes back and forth by days."""
+    now = time.time
+    _at_step(2, lambda: setattr(time, "time", lambda: now() - 86400))
+    _at_step(5, lambda: setattr(time, "time", lambda: now() + 86400))
+
+
+def _at_step(step: int, do: Callable[[], object]) -> None:
+    from deeprec.trainer.module import Training
+
+    training_step = Training.training_step
+
+    def disturbed(self: Training, batch: Any, index: int) -> None:
+        if self.progress.step == step:
+            do()
+        training_step(self, batch, index)
+
+    Training.training_step = disturbed  # type: ignore[method-assign]
+
+
+def _hang() -> None:
+    """Waits for a lock of the C library, which no handler of Python interrupts."""
+    import ctypes
+    import threading
+
+    def send() -> None:
+        for _ in range(2):
+            time.sleep(0.2)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=send, daemon=True).start()
+    mutex = ctypes.create_string_buffer(128)
+    for _ in range(2):
+        ctypes.CDLL(None).pthread_mutex_lock(mutex)
+
+
+def _live(asked: dict[str, Any], prepared: str) -> dict[str, Any]:
+    reading, writing = os.pipe()
+    printed, printing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        os.dup2(printing, 1)
+        os.dup2(printing, 2)
+        os.environ |= asked["environment"]
+        os._exit(_train(asked, prepared, writing))
+    os.close(writing)
+    os.close(printing)
+    if asked["kill_after"] is not None:
+        _end_after(child, asked["kill_after"], asked["signal"])
+    told = _all_of(reading).split()
+    said = _all_of(printed)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    steps = [int(one) for one in told if one.isdigit()]
+    began = next((int(one[1:]) for one in told if one[0] == "b"), None)
+    return {"code": code, "began": began, "steps": steps, "said": said}
+
+
+def _end_after(child: int, seconds: float, number: int) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            return
+        time.sleep(0.002)
+    os.kill(child, number)
+
+
+def _train(asked: dict[str, Any], prepared: str, telling: int) -> int:
+    """One command, telling each step once it is done."""
+    from deeprec import cli
+    from deeprec.trainer.module import Training
+
+    training_step, start = Training.training_step, Training.on_train_start
+
+    def told(self: Training, batch: Any, index: int) -> None:
+        training_step(self, batch, index)
+        os.write(telling, f"{self.progress.step}\n".encode())
+
+    def begun(self: Training) -> None:
+        os.write(telling, f"b{self.progress.step}\n".encode())
+        start(self)
+
+    Training.training_step = told  # type: ignore[method-assign]
+    Training.on_train_start = begun  # type: ignore[method-assign]
+    if asked["fault"]:
+        globals()[asked["fault"]]()
+    words = [one.replace("PREPARED", prepared) for one in asked["words"]]
+    code = cli.main(["train", *words])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return code
+
+
+def _all_of(descriptor: int) -> str:
+    with os.fdopen(descriptor, errors="replace") as file:
+        return file.read()
+
+
+if __name__ == "__main__":
+    import deeprec.train  # noqa: F401  # so that no life has to
+
+    for line in sys.stdin:
+        print(json.dumps(_live(json.loads(line), sys.argv[1])), flush=True)

@@ -1,0 +1,192 @@
+"""Runs that are killed, stopped and starved end as one that never was, or say why they cannot."""
+
+import itertools
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+import breaking
+import lives
+import small_shop
+from deeprec import folder
+from deeprec.errors import DeeprecError
+from deeprec.trainer.logger import read_metrics
+from deeprec.trainer.run import open_run
+from lives import SMALL, Life, Live
+
+# every `passing` of a checkpoint on its way to the disk, in order
+POINTS = (
+    *("draft begun", "weights written", "filled", "file flushed", "file flushed:3"),
+    *("file written:2", "file renamed:2", "sealed", "renamed", "committed", "verified"),
+    *("retired", "old ones dropped"),
+)
+CANARY = "canary-5c1d9e"  # a secret of the environment
+EVERY_STEP = (*SMALL, "trainer.save_every_minutes=0")
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    prepared = small_shop.make(tmp_path_factory.mktemp("data") / "prepared")
+    with lives.server(prepared) as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def whole(live: Live, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "whole"
+    assert live(command(run), {"TOKEN": CANARY}).code == 0
+    return run
+
+
+def command(run: Path, *words: str) -> list[str]:
+    """The same at first and afterwards, as a scheduler gives it."""
+    return ["prepared=PREPARED", f"output_dir={run}", "resume=auto", *EVERY_STEP, *words]
+
+
+def content(run: Path) -> dict[str, object]:
+    """What a run learned: every tensor of its last state, and its metrics but for times."""
+    last = sorted((run / "checkpoints").glob("step-*"))[-1]
+    tensors = load_file(last / "weights.safetensors") | load_file(last / "optimizer.safetensors")
+    rows = read_metrics(run / "metrics.csv")
+    timed = ("seconds", "users_per_second", "memory_bytes")
+    return {
+        "step": last.name,
+        "tensors": {name: one.numpy().tobytes() for name, one in tensors.items()},
+        "metrics": [{k: v for k, v in row.items() if k not in timed} for row in rows],
+    }
+
+
+def leftovers(run: Path) -> list[Path]:
+    return [*run.glob(".*.tmp-*"), *(run / "checkpoints").glob(".*.tmp-*")]
+
+
+def lost(before: Life, after: Life) -> int:
+    """Steps that were done and had to be done again."""
+    done = before.steps[-1] if before.steps else before.began or 0
+    return done - (after.began or 0)
+
+
+@pytest.mark.parametrize(
+    ("background", "points"), [(False, POINTS), (True, ("weights written", "sealed", "renamed"))]
+)
+def test_killed_at_every_point_of_a_commit_in_one_chain_a_run_ends_as_if_it_never_was(
+    live: Live, whole: Path, tmp_path: Path, background: bool, points: tuple[str, ...]
+) -> None:
+    run = tmp_path / "run"
+    words = [f"trainer.save_in_background={str(background).lower()}"]
+    chain = [live(command(run, *words), {folder.CRASH: point}) for point in points]
+    assert [life.code for life in chain] == [-9] * len(points)
+    chain.append(live(command(run, *words)))
+    assert chain[-1].code == 0, chain[-1].said
+    assert [lost(*pair) for pair in itertools.pairwise(chain) if pair[1].began is not None]
+    assert max(lost(*pair) for pair in itertools.pairwise(chain)) <= 1 + background
+    assert content(run) == content(whole)
+    assert not leftovers(run)
+    folder.verify_named(run, "run")
+
+
+def test_a_run_killed_while_it_is_begun_or_sealed_is_begun_or_sealed_again(
+    live: Live, whole: Path, tmp_path: Path
+) -> None:
+    for point in ("draft begun", "file renamed:3"):
+        assert live(command(tmp_path / "run"), {folder.CRASH: point}).code == -9
+        assert not (tmp_path / "run").exists()
+    words = command(tmp_path / "run", "trainer.save_every_minutes=null")
+    for point in ("file written:12", "file written:2"):  # status.json, then the manifest
+        assert live(words, {folder.CRASH: point}).code == -9
+    assert live(words).code == 0
+    assert content(tmp_path / "run") == content(whole)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "saved"),
+    [
+        ("terminated", 143, 7),  # the step at hand is finished and saved
+        ("interrupted_twice", 130, 6),  # ends at once; what was saved stays whole
+        ("stuck", 143, 6),
+        ("terminated_while_saving", 143, 3),
+        ("terminated_while_validating", 143, 8),  # the resume validates first
+    ],
+)
+def test_signals_end_a_run_in_good_order(
+    live: Live, whole: Path, tmp_path: Path, fault: str, code: int, saved: int
+) -> None:
+    run = tmp_path / "run"
+    assert live(command(run), fault=fault).code == code
+    status = json.loads((run / "status.json").read_text())
+    assert (status["resumable"], status["next"]) == (True, f"deeprec train resume={run}")
+    after = live([f"resume={run}"])
+    assert (after.code, after.began) == (0, saved)
+    assert content(run) == content(whole)
+
+
+def test_a_disk_without_room_stops_a_run_or_costs_it_checkpoints(
+    live: Live, whole: Path, tmp_path: Path
+) -> None:
+    life = live(command(tmp_path / "stop"), fault="full_disk_later")
+    assert life.code == 5
+    assert "no room on this disk" in life.said
+    assert "bytes are needed" in life.said
+    assert live(command(tmp_path / "stop")).began == 9  # the last that had room is whole
+    assert content(tmp_path / "stop") == content(whole)
+    words = ["trainer.on_disk_full=continue"]
+    life = live(command(tmp_path / "on", *words), fault="full_disk_later")
+    assert life.code == 5  # the last one must
+    assert life.steps[-1] == 16
+    assert "not saved" in life.said
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_a_step(
+    live: Live, tmp_path: Path
+) -> None:
+    life = live(command(Path("/", "nobodys-run")), fault="nobody")
+    assert life.code == 5
+    assert "cannot be written" in life.said
+    assert not life.steps
+    life = live(command(tmp_path / "run"), fault="full_disk")
+    assert life.code == 5
+    assert not any(tmp_path.iterdir())
+
+
+def test_no_clock_decides_what_a_run_learns_or_where_it_goes_on(
+    live: Live, whole: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    assert live(command(run), {folder.CRASH: "verified:9"}, fault="clock_jumps").code == -9
+    assert live(command(run)).began == 9
+    assert content(run) == content(whole)
+
+
+def test_nothing_of_the_environment_is_kept_with_a_run(whole: Path) -> None:
+    files = [path for path in whole.rglob("*") if path.is_file()]
+    assert len(files) > 10
+    assert [path.name for path in files if CANARY.encode() in path.read_bytes()] == []
+
+
+def test_a_flipped_bit_or_a_cut_file_of_a_run_is_never_read(whole: Path) -> None:
+    draw = random.Random(5)
+    for _ in range(40):
+        with breaking.flipped_bit(whole, draw) as what, pytest.raises(DeeprecError) as found:
+            open_run(whole)
+        assert what.split()[-1] in str(found.value)
+    open_run(whole)
+
+
+def test_the_same_command_goes_on_and_another_one_is_refused(
+    live: Live, whole: Path, tmp_path: Path
+) -> None:
+    again = live(command(whole))
+    assert (again.code, again.steps) == (0, [])
+    assert "nothing to go on with" in again.said
+    other = live(command(whole, "optimizer.lr=0.5", "seed=3"))
+    assert other.code == 2
+    assert "optimizer.lr: asked for 0.5, the run has 0.02" in other.said
+    assert "seed: asked for 3, the run has 1" in other.said
+    must = [one.replace("auto", "must") for one in command(tmp_path / "nothing")]
+    assert live(must).code == 2
+    assert live(must, fault=None).said.count("there is no run here") == 1
