@@ -92,7 +92,7 @@ class Blend(nn.Module):
         attributes = {name: (rows.values, rows.offsets) for name, rows in batch.attributes.items()}
         asked = history.values, history.offsets, batch.known_ages, attributes
         moments = self.moments()
-        tables = self.item_weight.split([one.shape[1] for one in moments], 1)
+        tables = torch.split(self.item_weight, [one.shape[1] for one in moments], 1)
         return [
             (standardised(member.encode(*asked), table, one), table)
             for member, table, one in zip(self._members(), tables, moments, strict=True)
