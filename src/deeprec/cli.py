@@ -14,7 +14,7 @@ from deeprec.errors import ConfigError, DeeprecError, did_you_mean
 if TYPE_CHECKING:
     from deeprec.config import VerbConfig
 
-VERBS = ("prepare", "train", "sweep", "blend", "evaluate", "export", "recommend", "doctor")
+VERBS = ("prepare", "train", "sweep", "blend", "evaluate", "export", "recommend", "bundle", "doctor")
 OPTIONS = ("--multirun", "--config-dir", "--cfg", "--help")
 INTERRUPTED, BROKEN_PIPE = 130, 141  # 128 + the signal, as a shell says it
 
@@ -47,6 +47,9 @@ def _command(arguments: list[str]) -> int:
         raise ConfigError(f"deeprec has no verb {verb!r}; {did_you_mean(verb, VERBS)}")
     if "-h" in words or "--help" in words:
         return _show_help([verb])
+    if verb == "bundle":
+        importlib.import_module("deeprec.operation.command").run(words)
+        return 0
     return _doctor(words) if verb == "doctor" else _run(verb, words)
 
 
