@@ -78,6 +78,10 @@ EXAMPLES = {
         "deeprec recommend bundle=bundles/first histories=events.csv output=lists.parquet "
         "user=customer item=sku",
     ),
+    "serve": (
+        "deeprec serve bundle=bundles/first port=8080",
+        "deeprec serve bundle=bundles/shop host=0.0.0.0 page=false",
+    ),
 }
 
 
@@ -101,7 +105,7 @@ def page(verb: str, config_dir: Path | None = None) -> str:
     head = f"deeprec {verb}: {summary(verb)}\n"
     if verb not in VERBS:
         return f"{head}\n{BUNDLE}" if verb == "bundle" else head
-    schema, alone = VERBS[verb], verb == "sweep"  # which is many runs already
+    schema, alone = VERBS[verb], verb in ("sweep", "serve")  # one command for all
     comments, hints = field_comments(schema), plain_fields(schema)
     lines = [_field(one, hints[one.name], comments) for one in fields(schema) if one.name in hints]
     return "\n".join(
