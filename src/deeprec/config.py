@@ -149,7 +149,7 @@ class ExportConfig:
 class RecommendConfig:
     """Bundle + histories -> recommendation lists."""
 
-    bundle: str = MISSING  # a bundle that export wrote
+    bundle: str = MISSING  # a bundle, or a folder of versions, of which the current one answers
     histories: str = MISSING  # prepared folder, or events as they are: Parquet, CSV, glob
     output: str = MISSING  # Parquet: user_id, item_ids, scores; best first
     k: int = 10  # recommendations for each user, at most 10,000
@@ -159,9 +159,10 @@ class RecommendConfig:
     time: str | None = None  # column that holds the time; default: `time`, if there is one
     now: str | None = None  # moment of prediction; default: the latest time of the histories
     batch_users: int = 256  # users answered at once
+    processes: int = 1  # that share the answering, each with the bundle in memory
 
     def mistakes(self) -> Iterator[str]:
-        yield from _at_least(1, self, "k", "batch_users")
+        yield from _at_least(1, self, "k", "batch_users", "processes")
 
 
 @dataclass

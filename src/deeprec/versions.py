@@ -36,6 +36,8 @@ def current(path: Path) -> Path:
     """
     if (path / folder.MANIFEST).is_file():
         return path
+    if not path.is_dir():
+        raise ConfigError(f"{path}: there is no such folder")
     known = numbers(path)
     if not known:
         raise ConfigError(f"{path}: neither a bundle nor a folder of bundles named 1, 2, ...")

@@ -169,7 +169,8 @@ def test_a_rollback_is_followed_by_changes_of_what_is_served(shop: Path) -> None
         (["rollback", "SHOP", "to=7"], 2, "one of 1, got 7"),
         (["rollback", "SHOP/1"], 2, "one bundle"),
         (["verify", "nowhere"], 2, "no such folder"),
-        (["inspect", "nowhere"], 2, "neither a bundle nor"),
+        (["inspect", "nowhere"], 2, "no such folder"),
+        (["inspect", "SHOP/1/golden"], 2, "neither a bundle nor"),
     ],
 )
 def test_a_mistake_is_one_message_and_writes_nothing(

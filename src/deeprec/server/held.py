@@ -23,7 +23,6 @@ class Held:
     Args:
         path: a bundle, or a folder of versions.
         name: what the model is called; None: as its folder.
-        batch_users: users in a call.
         measured: where versions are counted.
 
     Raises:
@@ -31,12 +30,11 @@ class Held:
         IntegrityError: it is damaged or answers otherwise than it must.
     """
 
-    def __init__(self, path: Path, name: str | None, batch_users: int, measured: Measured) -> None:
-        self._path, self._name, self._batch_users = path, name, batch_users
-        self._measured = measured
+    def __init__(self, path: Path, name: str | None, measured: Measured) -> None:
+        self._path, self._name, self._measured = path, name, measured
         served = versions.current(path)
         self._seen = fingerprint(served)  # served, or refused
-        self.served = open_version(served, name, batch_users)
+        self.served = open_version(served, name)
         self.loaded = {self.served.version: self.served}
         self._tell()
 
@@ -62,7 +60,7 @@ class Held:
             return False
         self._seen = found
         try:
-            opened = open_version(path, self._name, self._batch_users)
+            opened = open_version(path, self._name)
         except (DeeprecError, BundleError, RuntimeError, ValueError, OSError) as error:
             LOG.error("refused %s, still serving version %s: %s", path, self.served.version, error)
             self._measured.reloads.labels("refused").inc()

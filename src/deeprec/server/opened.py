@@ -1,4 +1,4 @@
-"""A version of a bundle that is served: verified, asked its golden requests, warm."""
+"""A version of a bundle that is served: verified, and asked its golden requests."""
 
 import hashlib
 from dataclasses import dataclass
@@ -10,8 +10,6 @@ from deeprec import bundle, folder, serve, versions
 from deeprec.errors import IntegrityError
 from deeprec.serve import Bundle
 from deeprec.server.catalog_search import CatalogSearch
-
-WARM_CALLS = 3  # of each size: TorchScript optimises in the first two
 
 
 @dataclass(frozen=True)
@@ -25,13 +23,12 @@ class Opened:
     catalog: CatalogSearch
 
 
-def open_version(path: Path, name: str | None, batch_users: int) -> Opened:
+def open_version(path: Path, name: str | None) -> Opened:
     """Loads a bundle once nothing speaks against it.
 
     Args:
         path: the bundle.
         name: what it is called; None: as its folder.
-        batch_users: users in a call, of which it is asked some before anybody waits.
 
     Raises:
         ConfigError: there is no such bundle.
@@ -39,12 +36,10 @@ def open_version(path: Path, name: str | None, batch_users: int) -> Opened:
     """
     manifest = bundle.verify(path)
     opened = serve.load(path, verify=False)
-    differences = list(opened.golden())
+    with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]  # as in batcher.py
+        differences = list(opened.golden())
     if differences:
         raise IntegrityError(f"{path}: golden request {differences[0]}")
-    for users in {1, 8, batch_users}:
-        for _ in range(WARM_CALLS):
-            opened.rank(torch.zeros(users).long(), torch.arange(users + 1), k=10)
     called, version = versions.name_of(path)
     return Opened(
         name=name or called,

@@ -75,7 +75,7 @@ def server_of(config: ServeConfig) -> "Server":
     except ModuleNotFoundError as error:
         raise ConfigError(f"{NEEDED} ({error})") from error
     measured = Measured()
-    held = Held(Path(config.bundle), config.name, config.batch_users, measured)
+    held = Held(Path(config.bundle), config.name, measured)
     most = held.served.bundle.policy["limits"]
     batcher = Batcher(
         max_waiting=config.max_waiting,
