@@ -7,7 +7,7 @@ golden request is answered as before, but for the items of the change.
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +24,7 @@ from deeprec.serve import Bundle, same_answer
 RETIRED_IN, ADDED_IN = "retired_in", "added_in"  # columns of catalog.parquet: a version, or null
 # Other forms of the weights, which stay as they were; they are left out rather than wrong.
 OTHER_FORMS = (".pt2", ".safetensors", ".onnx", ".data")
+LISTS_OF_IDS = ("item_ids", "denied", "allowed")  # of a request; not every one has all of them
 MOST_CHOICES = 100_000  # ids among which a misspelt one is looked for
 
 Request = dict[str, Any]  # a line of golden/requests.jsonl
@@ -235,8 +236,11 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def _renamed(request: Request, names: Mapping[str, str]) -> Request:
-    ids: Callable[[Sequence[str]], list[str]] = lambda row: [names.get(i, i) for i in row]
-    return {**request, "item_ids": ids(request["item_ids"]), "denied": ids(request["denied"])}
+    """The request with the new names, in every list of item ids that it has."""
+    return {
+        key: [names.get(one, one) for one in value] if key in LISTS_OF_IDS and value else value
+        for key, value in request.items()
+    }
 
 
 def _refuse_other_answer(
