@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ BLOCK = re.compile(
 )
 
 
-PAGES = {"README.md": 3, "docs/search.md": 2}  # blocks that are run, at least
+PAGES = {"README.md": 3, "docs/search.md": 2, "docs/serving.md": 6}  # blocks that are run, at least
 
 
 def blocks(page: str) -> list[re.Match[str]]:
@@ -35,14 +36,34 @@ def test_every_command_runs(page: str, tmp_path: Path) -> None:
     for name in ("seeds", "configs"):
         shutil.copytree(CHECKOUT / name, tmp_path / name)
     code = "\n".join(block["code"] for block in blocks(page) if not block["why"])
-    run = f'"{sys.executable}"'
-    commands = f'deeprec() {{ {run} -m deeprec "$@"; }}\npython() {{ {run} "$@"; }}\n'
+    code = re.sub(r"\b8080\b", free_port(), code)
+    code = (
+        f"trap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n{code}"  # whatever fails, nothing stays
+    )
+    write_command(tmp_path / "bin" / "deeprec", "-m deeprec")
+    write_command(tmp_path / "bin" / "python", "")
     done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", commands + code],
+        ["bash", "-euo", "pipefail", "-c", code],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(CHECKOUT / "src")},
+        env={
+            **os.environ,
+            "PYTHONPATH": str(CHECKOUT / "src"),
+            "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+        },
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def write_command(path: Path, words: str) -> None:
+    """A command of a page, which runs this checkout; a process of its own, that can be ended."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f'#!/bin/sh\nexec "{sys.executable}" {words} "$@"\n')
+    path.chmod(0o755)
+
+
+def free_port() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return str(listening.getsockname()[1])

@@ -1,7 +1,11 @@
 """Lists of a bundle: everybody's, whole, exact in their ids, and equal to what was evaluated."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +19,7 @@ import torch
 import deeprec
 from deeprec import export
 from deeprec import recommend as verb
+from deeprec.batch import Jagged
 from deeprec.config import EvaluateConfig, ExportConfig, RecommendConfig, compose
 from deeprec.data import store
 from deeprec.data.judge import judged_batch
@@ -22,6 +27,8 @@ from deeprec.data.store import Prepared
 from deeprec.errors import ConfigError, DataError, IntegrityError
 from deeprec.evaluate import evaluate
 from deeprec.export import Trained
+from deeprec.listing.answering import LISTS, Histories
+from deeprec.listing.row_groups import RowGroups
 from deeprec.model.rank import rank
 from deeprec.prepare import prepare
 from deeprec.recommend import recommend
@@ -46,7 +53,7 @@ def lists_of(made: Path, histories: Path | str, output: Path, **options: Any) ->
     config = RecommendConfig(str(made), str(histories), str(output), **options)
     assert recommend(config) == output
     table = pq.read_table(output, page_checksum_verification=True)
-    assert table.schema.equals(verb.LISTS)
+    assert table.schema.equals(LISTS)
     return {row["user_id"]: (row["item_ids"], row["scores"]) for row in table.to_pylist()}
 
 
@@ -365,3 +372,69 @@ def test_judging_longer_lists_than_a_bundle_gives_is_one_clear_error(
     with pytest.raises(DataError, match="the bundle refuses"):
         evaluate(config)
     assert not (tmp_path / "report").exists()
+
+
+def many_events(path: Path, num_users: int) -> Path:
+    draw = np.random.default_rng(2)
+    table = pa.table(
+        {
+            "user_id": [f"u{user:05}" for user in range(num_users) for _ in range(3)],
+            "item_id": [f"{item:03}" for item in draw.integers(0, 30, 3 * num_users)],
+        }
+    )
+    pq.write_table(table, path)
+    return path
+
+
+def test_processes_share_the_answering_and_give_the_same_file(made: Path, tmp_path: Path) -> None:
+    events = many_events(tmp_path / "events.parquet", 50)
+    alone = lists_of(made, events, tmp_path / "a.parquet", batch_users=4)
+    together = lists_of(made, events, tmp_path / "b.parquet", batch_users=4, processes=2)
+    same(together, alone)
+
+
+def test_a_killed_command_goes_on_after_the_lists_it_had(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    events = many_events(tmp_path / "events.parquet", 600)
+    output, kept = tmp_path / "out.parquet", tmp_path / ".out.parquet.row-groups"
+    code = f"""
+from deeprec import recommend
+from deeprec.config import RecommendConfig
+recommend.ROW_GROUP = 100
+recommend.recommend(RecommendConfig({str(made)!r}, {str(events)!r}, {str(output)!r}, batch_users=2))
+"""
+    source = str(Path(deeprec.__file__).parents[1])
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": source}
+    )
+    while len(list(kept.glob("*.parquet"))) < 2:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert not output.exists()
+    number = len(list(kept.glob("*.parquet")))
+    monkeypatch.setattr(verb, "ROW_GROUP", 100)
+    ours = lists_of(made, events, output, batch_users=2)
+    assert f"{number * 10:,} lists are there from before" in capsys.readouterr().out
+    assert not kept.exists()
+    expected = lists_of(made, events, tmp_path / "whole.parquet", batch_users=2)
+    assert ours == expected
+    assert pq.ParquetFile(output).num_row_groups == 60
+
+
+def test_lists_of_another_question_are_not_gone_on_with(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = many_events(tmp_path / "events.parquet", 40)
+    config = RecommendConfig(str(made), str(events), str(tmp_path / "out.parquet"), batch_users=2)
+    groups = RowGroups(tmp_path / "out.parquet", {"bundle": "another"}, {}, 30)
+    nothing = Jagged(torch.zeros(0).long(), torch.zeros(2).long())
+    histories = Histories(["stranger"], nothing, None, {}, 0)
+    lists = pa.record_batch([["stranger"], [["x"] * 40], [[0.0] * 40]], schema=LISTS)
+    groups.append(histories, lists)
+    assert len(list(groups.path.glob("*.parquet"))) == 1
+    recommend(config)
+    users = pq.read_table(tmp_path / "out.parquet")["user_id"].to_pylist()
+    assert users == [f"u{user:05}" for user in range(40)]

@@ -14,7 +14,11 @@ from deeprec.errors import ConfigError, DeeprecError, did_you_mean
 if TYPE_CHECKING:
     from deeprec.config import VerbConfig
 
-VERBS = ("prepare", "train", "sweep", "blend", "evaluate", "export", "recommend", "doctor")
+VERBS = (
+    *("prepare", "train", "sweep", "blend", "evaluate", "export", "recommend", "serve"),
+    *("bundle", "doctor"),
+)
+MODULES = {"serve": "deeprec.server.process"}  # deeprec.serve is the client, which may be copied
 OPTIONS = ("--multirun", "--config-dir", "--cfg", "--help")
 INTERRUPTED, BROKEN_PIPE = 130, 141  # 128 + the signal, as a shell says it
 
@@ -47,6 +51,9 @@ def _command(arguments: list[str]) -> int:
         raise ConfigError(f"deeprec has no verb {verb!r}; {did_you_mean(verb, VERBS)}")
     if "-h" in words or "--help" in words:
         return _show_help([verb])
+    if verb == "bundle":
+        importlib.import_module("deeprec.operation.command").run(words)
+        return 0
     return _doctor(words) if verb == "doctor" else _run(verb, words)
 
 
@@ -67,8 +74,8 @@ def _doctor(words: Sequence[str]) -> int:
 
 def _run(verb: str, words: Sequence[str]) -> int:
     options = _options(words)
-    if options.multirun and verb == "sweep":
-        raise ConfigError("deeprec sweep is many runs already; leave -m out")
+    if options.multirun and verb in ("sweep", "serve"):
+        raise ConfigError(f"deeprec {verb} is one command for all; leave -m out")
     if options.multirun:
         from deeprec.multirun import multirun
 
@@ -86,7 +93,8 @@ def _run(verb: str, words: Sequence[str]) -> int:
 
 def _call(verb: str, config: "VerbConfig") -> None:
     """Torch and the rest are imported here, once the config is known to be right."""
-    getattr(importlib.import_module(f"deeprec.{verb}"), verb)(config)
+    module = importlib.import_module(MODULES.get(verb, f"deeprec.{verb}"))
+    getattr(module, verb)(config)
 
 
 def _options(words: Sequence[str]) -> argparse.Namespace:

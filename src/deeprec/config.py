@@ -150,7 +150,7 @@ class ExportConfig:
 class RecommendConfig:
     """Bundle + histories -> recommendation lists."""
 
-    bundle: str = MISSING  # a bundle that export wrote
+    bundle: str = MISSING  # a bundle, or a folder of versions, of which the current one answers
     histories: str = MISSING  # prepared folder, or events as they are: Parquet, CSV, glob
     output: str = MISSING  # Parquet: user_id, item_ids, scores; best first
     k: int = 10  # recommendations for each user, at most 10,000
@@ -160,9 +160,39 @@ class RecommendConfig:
     time: str | None = None  # column that holds the time; default: `time`, if there is one
     now: str | None = None  # moment of prediction; default: the latest time of the histories
     batch_users: int = 256  # users answered at once
+    processes: int = 1  # that share the answering, each with the bundle in memory
 
     def mistakes(self) -> Iterator[str]:
-        yield from _at_least(1, self, "k", "batch_users")
+        yield from _at_least(1, self, "k", "batch_users", "processes")
+
+
+@dataclass
+class ServeConfig:
+    """Bundle -> a server over HTTP, with a page to try it on."""
+
+    bundle: str = MISSING  # a bundle, or a folder of versions: another one is taken up when current
+    host: str = "127.0.0.1"  # who may ask; 0.0.0.0: whoever reaches this machine, unencrypted
+    port: int = 8080  # 0: any that is free
+    name: str | None = None  # in /v2/models/NAME; default: the name of the folder
+    page: bool = True  # whether there is a page at /, and the catalog it searches
+    batch_users: int = 64  # users ranked at once, at most; nobody waits for company
+    max_waiting: int = 256  # users that wait for the model; more get status 429
+    max_bytes: int = 1_048_576  # of one request
+    max_events: int = 10_000  # of one history, and denied items of one user
+    max_users: int = 128  # in one request
+    max_k: int = 1_000  # recommendations for a user
+    reload_seconds: float = 5.0  # how often another version is looked for; 0: never
+    shutdown_seconds: float = 10.0  # in which requests are still answered once it is to end
+
+    def mistakes(self) -> Iterator[str]:
+        names = ("batch_users", "max_waiting", "max_bytes", "max_events", "max_users", "max_k")
+        yield from _at_least(1, self, *names)
+        yield from _at_least(0, self, "reload_seconds", "shutdown_seconds")
+        if not 0 <= self.port < 65_536:
+            yield f"port: expected a number from 0 to 65535, got {self.port}"
+        if self.max_users > self.max_waiting:
+            most = f"max_waiting={self.max_waiting}"
+            yield f"max_users: expected at most {most}, got {self.max_users}"
 
 
 @dataclass
@@ -201,6 +231,7 @@ VerbConfig = (
     | EvaluateConfig
     | ExportConfig
     | RecommendConfig
+    | ServeConfig
 )
 
 VERBS: dict[str, type[VerbConfig]] = {
@@ -211,6 +242,7 @@ VERBS: dict[str, type[VerbConfig]] = {
     "evaluate": EvaluateConfig,
     "export": ExportConfig,
     "recommend": RecommendConfig,
+    "serve": ServeConfig,
 }
 
 

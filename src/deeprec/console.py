@@ -1,5 +1,6 @@
 """What a person sees: one console, one style of progress with rate and time left."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -17,6 +18,7 @@ from rich.progress import (
 from rich.text import Text
 
 console = Console(highlight=False)
+SECONDS_A_LINE = 60.0  # of a log, while work goes on
 
 
 class RateColumn(ProgressColumn):
@@ -33,7 +35,7 @@ class RateColumn(ProgressColumn):
 
 @contextmanager
 def progress(description: str, total: int, unit: str) -> Iterator["Advance"]:
-    """Shows work of `total` units as it advances; a plain line where there is no terminal.
+    """Shows work of `total` units as it advances; a line a minute where there is no terminal.
 
     Example:
         >>> with progress("ranking", total=2, unit="users") as advance:
@@ -54,10 +56,29 @@ def progress(description: str, total: int, unit: str) -> Iterator["Advance"]:
 
 
 class Advance:
-    """Tells a progress bar that some units are done."""
+    """Tells a progress bar that some units are done; in a log, now and then, how far it is."""
 
     def __init__(self, bar: Progress, task: int) -> None:
         self._bar, self._task = bar, TaskID(task)
+        self._start = self._told = time.monotonic()
 
     def __call__(self, done: int) -> None:
         self._bar.advance(self._task, done)
+        if not console.is_terminal and time.monotonic() - self._told >= SECONDS_A_LINE:
+            self._told = time.monotonic()
+            console.print(told(self._bar.tasks[self._task], self._told - self._start))
+
+
+def told(task: Task, seconds: float) -> str:
+    """How far a task is, as a line of a log.
+
+    Example:
+        >>> told(Task(TaskID(0), "ranking", total=300, completed=100, _get_time=time.time), 20.0)
+        'ranking: 100 of 300, 5.0 a second, 40 seconds left'
+    """
+    rate = task.completed / seconds
+    left = 0.0 if rate == 0 or task.total is None else (task.total - task.completed) / rate
+    return (
+        f"{task.description}: {task.completed:,.0f} of {task.total or 0:,.0f}, {rate:,.1f} a "
+        f"second, {left:,.0f} seconds left"
+    )

@@ -21,7 +21,32 @@ WIDTH = 100  # columns
 INDENT = 26
 
 
-DOCTOR = "Is this installation sound? Prints the line that mends it."
+OTHERS = {  # verbs without a config
+    "bundle": "Looks at a bundle, and makes the next version of one without training.",
+    "doctor": "Is this installation sound? Prints the line that mends it.",
+}
+BUNDLE = """\
+usage: deeprec bundle <operation> ...     FOLDER is a bundle, or a folder of bundles named 1, 2, ...
+
+operations
+  verify FOLDER           every file is compared with its hash, every golden request asked
+  inspect FOLDER          what it is, what it was made from, what it holds
+  diff FOLDER FOLDER      which items, golden answers and files are different
+  retire ITEM ... bundle=FOLDER            never answered again, still read in histories
+  add ITEM like=[ITEM,...] bundle=FOLDER   a new item, the mean of those it is like
+  rename OLD NEW bundle=FOLDER             another id for an item
+  rollback FOLDER [to=NUMBER]              a former version is the current one again
+
+retire, add and rename write the next version beside the one they start from (bundles/shop/2 beside
+bundles/shop/1), or into output_dir=FOLDER, and print what is different. Nothing is written over, an
+index is never given to another item, and nothing is written at all if a golden request would be
+answered with other items than those of the change.
+
+examples
+  deeprec bundle verify bundles/shop
+  deeprec bundle retire sku-17 bundle=bundles/shop
+  deeprec bundle add sku-99 like=[sku-17,sku-18] bundle=bundles/shop
+"""
 EXAMPLES = {
     "prepare": (
         "deeprec prepare data=complete_journey output_dir=prepared/cj",
@@ -53,12 +78,16 @@ EXAMPLES = {
         "deeprec recommend bundle=bundles/first histories=events.csv output=lists.parquet "
         "user=customer item=sku",
     ),
+    "serve": (
+        "deeprec serve bundle=bundles/first port=8080",
+        "deeprec serve bundle=bundles/shop host=0.0.0.0 page=false",
+    ),
 }
 
 
 def overview() -> str:
     """All verbs, in the order of the road."""
-    verbs = "\n".join(_row(verb, summary(verb)) for verb in (*VERBS, "doctor"))
+    verbs = "\n".join(_row(verb, summary(verb)) for verb in (*VERBS, *OTHERS))
     return f"""\
 deeprec {__version__}: trains sparse-embedding recommenders and hands them to production
 
@@ -75,8 +104,8 @@ def page(verb: str, config_dir: Path | None = None) -> str:
     """What one verb does and everything it may be told."""
     head = f"deeprec {verb}: {summary(verb)}\n"
     if verb not in VERBS:
-        return head
-    schema, alone = VERBS[verb], verb == "sweep"  # which is many runs already
+        return f"{head}\n{BUNDLE}" if verb == "bundle" else head
+    schema, alone = VERBS[verb], verb in ("sweep", "serve")  # one command for all
     comments, hints = field_comments(schema), plain_fields(schema)
     lines = [_field(one, hints[one.name], comments) for one in fields(schema) if one.name in hints]
     return "\n".join(
@@ -100,7 +129,7 @@ def page(verb: str, config_dir: Path | None = None) -> str:
 
 def summary(verb: str) -> str:
     """One line: what a verb reads and writes."""
-    return str(VERBS[verb].__doc__) if verb in VERBS else DOCTOR
+    return str(VERBS[verb].__doc__) if verb in VERBS else OTHERS[verb]
 
 
 def field_comments(schema: type[VerbConfig]) -> dict[str, str]:

@@ -1,9 +1,8 @@
-"""Bundle + histories -> recommendation lists: streamed, in bounded memory, whole or not at all."""
+"""Bundle + histories -> recommendation lists: in bounded memory, gone on with where it stopped."""
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import ibis
@@ -12,10 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import torch
 
-from deeprec import bundle, folder, serve
+from deeprec import bundle, folder, serve, versions
 from deeprec.batch import Jagged
 from deeprec.catalog import Catalog
 from deeprec.config import RecommendConfig
@@ -23,35 +21,20 @@ from deeprec.console import console, progress
 from deeprec.data.column import as_id, as_seconds, instant
 from deeprec.data.filter import in_order
 from deeprec.data.judge import judged_batch
-from deeprec.data.source import Source, open_files
+from deeprec.data.source import Source, find, open_files
 from deeprec.data.store import SECONDS_PER_DAY, Prepared
-from deeprec.data.translation import Translation, ask, known_only
+from deeprec.data.translation import Translation, known_only
 from deeprec.data.workspace import Workspace, workspace
 from deeprec.errors import ConfigError, DataError
+from deeprec.listing.answering import Histories
+from deeprec.listing.crew import answers
+from deeprec.listing.row_groups import RowGroups
 from deeprec.serve import Bundle
 
 ROWS_AT_ONCE = 262_144  # events read at once
 ROW_GROUP = 1_048_576  # recommendations in one row group of the output
-LISTS = pa.schema(
-    [
-        ("user_id", pa.string()),
-        ("item_ids", pa.list_(pa.string())),  # best first
-        ("scores", pa.list_(pa.float32())),
-    ]
-)
 
 Int64 = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Histories:
-    """What some users did, in the indices of the bundle."""
-
-    user_ids: Sequence[str]  # [B]
-    items: Jagged
-    ages: torch.Tensor | None  # float32 [N]
-    attributes: dict[str, Jagged]
-    num_unknown: int  # events left out, because the bundle does not know their item
 
 
 def recommend(config: RecommendConfig) -> Path:
@@ -60,6 +43,9 @@ def recommend(config: RecommendConfig) -> Path:
     Of a prepared folder, the users judged on the holdout are answered as they stood before it (all
     its users, if none is judged); of event files, every user. A user without known items is
     answered too. Users come in ascending order of their ids.
+
+    Row groups that are done are kept beside the output until all are: whatever stops it, the same
+    command goes on after the last of them, and gives the same file.
 
     Returns:
         The file that was written.
@@ -74,32 +60,65 @@ def recommend(config: RecommendConfig) -> Path:
         raise ConfigError(f"output={output} is a folder; name a Parquet file")
     if output.suffix not in (".parquet", ".pq"):
         raise ConfigError(f"output={output}: lists are written as Parquet; name it .parquet")
-    identity = folder.identity(bundle.verify(Path(config.bundle)))
-    opened = serve.load(config.bundle, verify=False)
+    path = versions.current(Path(config.bundle))
+    identity = folder.identity(bundle.verify(path))
+    opened = serve.load(path, verify=False)
     check(config, opened)
     exclude_seen = config.exclude_seen
     if exclude_seen is None:
         exclude_seen = bool(opened.policy["exclude_seen"])
     about = {"bundle": identity, "k": config.k, "exclude_seen": exclude_seen}
-    num_users = num_events = num_unknown = 0
-    with (
-        opened_histories(config, opened) as (total, some_histories),
-        folder.writing_file(output) as draft,
-        ListWriter(draft, about) as lists,
-        progress("recommending", total, "users") as advance,
-    ):
-        for histories in some_histories:
-            lists.append(answer(opened, histories, config.k, exclude_seen))
-            num_users += len(histories.user_ids)
-            num_events += len(histories.items.values) + histories.num_unknown
-            num_unknown += histories.num_unknown
-            advance(len(histories.user_ids))
+    with opened_histories(config, opened) as (total, some_histories):
+        groups = RowGroups(output, {**about, **question(config)}, about, ROW_GROUP)
+        left = after(groups, some_histories)
+        if groups.num_kept:
+            console.print(f"{groups.num_kept:,} lists are there from before; going on after them")
+        try:
+            with progress("recommending", total, "users") as advance:
+                advance(groups.num_kept)
+                lists = answers(opened, left, config.k, exclude_seen, config.processes)
+                for histories, some_lists in lists:
+                    groups.append(histories, some_lists)
+                    advance(len(histories.user_ids))
+            groups.finish()
+        except BaseException:
+            if groups.path.is_dir():
+                console.print(f"what is done is kept in {groups.path}; the same command goes on")
+            raise
+    done = groups.done
     console.print(
-        f"{output}: {num_users:,} lists of up to {config.k} items. {num_unknown:,} of "
-        f"{num_events:,} events are on items that the bundle does not know",
+        f"{output}: {done.users:,} lists of up to {config.k} items. {done.unknown:,} of "
+        f"{done.events:,} events are on items that the bundle does not know",
         soft_wrap=True,
     )
     return output
+
+
+def question(config: RecommendConfig) -> dict[str, object]:
+    """What the lists depend on besides bundle, k and seen items; only the same is gone on with."""
+    path = Path(config.histories)
+    if (path / folder.MANIFEST).is_file():
+        return {
+            "prepared": folder.identity(Prepared(path).manifest),
+            "batch_users": config.batch_users,
+        }
+    files = [(str(file), file.stat()) for file in find(config.histories)]
+    return {
+        "files": [[name, about.st_size, about.st_mtime_ns] for name, about in files],
+        "columns": [config.user, config.item, config.time],
+        "now": config.now,
+        "batch_users": config.batch_users,
+    }
+
+
+def after(groups: RowGroups, some_histories: Iterator[Histories]) -> Iterator[Histories]:
+    """The histories after those whose lists are kept; all of them, where they are others."""
+    skipped = list(islice((part.user_ids[-1] for part in some_histories), groups.done.batches))
+    if groups.done.batches and skipped[-1:] != [groups.done.last_user]:
+        raise DataError(
+            f"{groups.path} holds lists of other users than these histories have; remove it"
+        )
+    return some_histories
 
 
 def check(config: RecommendConfig, opened: Bundle) -> None:
@@ -107,54 +126,6 @@ def check(config: RecommendConfig, opened: Bundle) -> None:
     for name, limit in (("k", limits["max_k"]), ("batch_users", limits["max_users"])):
         if not 1 <= getattr(config, name) <= limit:
             raise ConfigError(f"{name} must lie in [1, {limit}], got {getattr(config, name)}")
-
-
-def answer(opened: Bundle, histories: Histories, k: int, exclude_seen: bool) -> pa.RecordBatch:
-    """The lists of these users, best first, shorter than k where there are no more candidates."""
-    known = histories.items, histories.ages, histories.attributes
-    items, scores = ask(opened, *known, k=k, exclude_seen=exclude_seen)
-    found = items >= 0
-    offsets = pa.array([0, *found.sum(1).cumsum(0).tolist()], pa.int32())
-    item_ids = opened.item_ids.take(pa.array(items[found].numpy())).cast(pa.string())
-    return pa.record_batch(
-        [
-            pa.array(histories.user_ids, pa.string()),
-            pa.ListArray.from_arrays(offsets, item_ids),
-            pa.ListArray.from_arrays(offsets, pa.array(scores[found].numpy())),
-        ],
-        schema=LISTS,
-    )
-
-
-class ListWriter:
-    """Writes lists into Parquet row groups of about `ROW_GROUP` recommendations."""
-
-    def __init__(self, path: Path, about: dict[str, object]) -> None:
-        self._schema = LISTS.with_metadata({"deeprec": json.dumps(about)})
-        self._writer = pq.ParquetWriter(
-            path, self._schema, compression="zstd", write_page_checksum=True
-        )
-        self._waiting: list[pa.RecordBatch] = []
-        self._num_waiting = 0
-
-    def append(self, lists: pa.RecordBatch) -> None:
-        self._waiting.append(lists)
-        self._num_waiting += len(lists["scores"].values)
-        if self._num_waiting >= ROW_GROUP:
-            self._flush()
-
-    def _flush(self) -> None:
-        table = pa.Table.from_batches(self._waiting, LISTS)
-        self._writer.write_table(table.replace_schema_metadata(self._schema.metadata))
-        self._waiting, self._num_waiting = [], 0
-
-    def __enter__(self) -> "ListWriter":
-        return self
-
-    def __exit__(self, failed: object, *_: object) -> None:
-        if not failed:
-            self._flush()
-        self._writer.close()
 
 
 @contextmanager

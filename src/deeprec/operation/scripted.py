@@ -1,0 +1,146 @@
+"""model.pt under another catalog: items that are never answered, items that are new.
+
+It works on the TorchScript alone, whatever model it holds: the classes it was made of are not
+needed. Tables of items are known by their length, and whoever changes them asks afterwards whether
+the answers are what they must be (`catalog_change.py`).
+"""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deeprec.errors import ConfigError
+from deeprec.export import without_sources
+from deeprec.serve import load_model
+
+# The arguments are those of the model within, whatever they are. A retired item can only be found
+# by a score of its own (its bias is minus infinity), and then it is denied and the model is asked
+# again: denying all of them to everybody would cost a sort of users x retired items in every call.
+FORWARD = """
+def forward(self, {declared}) -> Tuple[Tensor, Tensor]:
+    items, scores = self.model.forward({given})
+    retired = self.retired[items]
+    while bool(retired.any()):
+        users, places = torch.where(retired)
+        owners = torch.repeat_interleave(denied_offsets[1:] - denied_offsets[:-1])
+        owners = torch.cat([owners, users])
+        order = torch.argsort(owners, stable=True)
+        denied_items = torch.cat([denied_items, items[users, places]])[order]
+        lengths = torch.bincount(owners, minlength=denied_offsets.numel() - 1)
+        denied_offsets = torch.cat([denied_offsets[:1], lengths.cumsum(0)])
+        items, scores = self.model.forward({given})
+        retired = self.retired[items]
+    return items, scores
+"""
+
+
+class WithoutRetired(nn.Module):
+    """A served model that never answers some of its items and reads them as before.
+
+    Args:
+        model: a loaded model.pt.
+        retired: bool [V + 1], the last of them False: padding is item -1.
+    """
+
+    retired: Tensor
+
+    def __init__(self, model: torch.jit.ScriptModule, retired: Tensor) -> None:
+        super().__init__()
+        self.model = model
+        self.register_buffer("retired", retired)
+
+
+def rewrite(
+    source: Path, destination: Path, *, retired: Sequence[int], like: Sequence[int]
+) -> None:
+    """Writes a verified model.pt anew.
+
+    Args:
+        source: the model.pt.
+        destination: another path.
+        retired: indices of all items that are never answered, those of before too.
+        like: indices of the items whose mean is a new last item; empty: none is added.
+
+    Raises:
+        ConfigError: the model keeps something of items that has no mean.
+    """
+    model: Any = load_model(source, torch.device("cpu"))
+    if hasattr(model, "retired"):
+        model = model.model
+    if like:
+        add_item(model, like)
+    if retired:
+        model = without(model, retired)
+    with_sources = destination.with_suffix(".sources")
+    model.save(str(with_sources))
+    without_sources(with_sources, destination)
+    with_sources.unlink()
+
+
+def without(model: Any, retired: Sequence[int]) -> torch.jit.ScriptModule:
+    """The model, never answering `retired`."""
+    mask = torch.zeros(model.num_items + 1, dtype=torch.bool)
+    mask[list(retired)] = True
+    if hasattr(model, "item_bias"):
+        # a copy: the encoder may read the bias of an item as its popularity
+        bias = model.item_bias.detach().masked_fill(mask[:-1], float("-inf"))
+        model.item_bias = nn.Parameter(bias, requires_grad=False)
+    arguments = model.forward.schema.arguments[1:]
+    declared = ", ".join(f"{one.name}: {one.type}" for one in arguments)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # as in serve.load_model
+        scripted: torch.jit.ScriptModule = torch.jit.script(WithoutRetired(model, mask).eval())
+    given = ", ".join(one.name for one in arguments)
+    scripted.define(FORWARD.format(declared=declared, given=given))
+    return scripted
+
+
+def add_item(model: Any, like: Sequence[int]) -> None:
+    """Appends an item to every table of items: the mean of what they hold of `like`."""
+    num_items = model.num_items
+    extended: dict[tuple[int, tuple[int, ...]], Tensor] = {}  # what was shared stays shared
+    for module in model.modules():
+        own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+        for name, table in own:
+            refuse_without_mean(name, table, num_items)
+            if num_items in table.shape:
+                key = table.data_ptr(), tuple(table.shape)
+                if key not in extended:
+                    extended[key] = with_mean(table.detach(), num_items, like)
+                is_parameter = isinstance(table, nn.Parameter)
+                value = nn.Parameter(extended[key], False) if is_parameter else extended[key]
+                setattr(module, name, value)
+        if hasattr(module, "num_items"):
+            module.num_items = num_items + 1
+
+
+def refuse_without_mean(name: str, table: Tensor, num_items: int) -> None:
+    """Numbers that count or point, or that were narrowed, have no mean."""
+    of_items = table.dim() > 0 and table.shape[0] in (num_items, num_items + 1)
+    if of_items and table.dtype not in (torch.float32, torch.bfloat16):
+        raise ConfigError(
+            f"this model keeps {name} of items as {table.dtype}, of which there is no mean, so "
+            "none can be added like others; export a float32 bundle, or train (solve) it again "
+            "with the item in its catalog"
+        )
+
+
+def with_mean(table: Tensor, num_items: int, like: Sequence[int]) -> Tensor:
+    """The table with one more item along each dimension that has one of each.
+
+    Example:
+        >>> with_mean(torch.tensor([[1.0], [2.0], [4.0]]), 3, [0, 1]).tolist()
+        [[1.0], [2.0], [4.0], [1.5]]
+    """
+    square = list(table.shape) == [num_items, num_items]
+    for dim in range(table.dim()):
+        if table.shape[dim] == num_items:
+            chosen = table.index_select(dim, torch.tensor(like))
+            table = torch.cat([table, chosen.mean(dim, keepdim=True)], dim)
+    if square:
+        table[-1, -1] = 0.0  # what an item says of itself is not known from others
+    return table

@@ -1,0 +1,78 @@
+"""The versions that are loaded: the one that is served, and the one before it.
+
+Another version is looked for now and then. It takes over once it is verified and has answered its
+golden requests; one that does not is refused, said so once, and the served one goes on.
+"""
+
+import asyncio
+import logging
+from pathlib import Path
+
+from deeprec import versions
+from deeprec.errors import DeeprecError
+from deeprec.serve import BundleError
+from deeprec.server.measured import Measured
+from deeprec.server.opened import Opened, fingerprint, open_version
+
+LOG = logging.getLogger("deeprec")
+
+
+class Held:
+    """What requests are answered from.
+
+    Args:
+        path: a bundle, or a folder of versions.
+        name: what the model is called; None: as its folder.
+        measured: where versions are counted.
+
+    Raises:
+        ConfigError: there is no bundle.
+        IntegrityError: it is damaged or answers otherwise than it must.
+    """
+
+    def __init__(self, path: Path, name: str | None, measured: Measured) -> None:
+        self._path, self._name, self._measured = path, name, measured
+        served = versions.current(path)
+        self._seen = fingerprint(served)  # served, or refused
+        self.served = open_version(served, name)
+        self.loaded = {self.served.version: self.served}
+        self._tell()
+
+    def version(self, number: str | None) -> Opened | None:
+        """A loaded version; None: the served one."""
+        return self.served if number is None else self.loaded.get(number)
+
+    async def watch(self, seconds: float) -> None:
+        """Looks for another version for as long as it runs."""
+        while True:
+            await asyncio.sleep(seconds)
+            await asyncio.to_thread(self.look)
+
+    def look(self) -> bool:
+        """Takes up another version, if there is one; says whether it did."""
+        try:
+            path = versions.current(self._path)
+            found = fingerprint(path)
+        except (DeeprecError, OSError) as error:
+            LOG.warning("still serving version %s: %s", self.served.version, error)
+            return False
+        if found == self._seen:
+            return False
+        self._seen = found
+        try:
+            opened = open_version(path, self._name)
+        except (DeeprecError, BundleError, RuntimeError, ValueError, OSError) as error:
+            LOG.error("refused %s, still serving version %s: %s", path, self.served.version, error)
+            self._measured.reloads.labels("refused").inc()
+            return False
+        before, self.served = self.served, opened
+        self.loaded = {before.version: before, opened.version: opened}
+        self._measured.reloads.labels("taken up").inc()
+        self._tell()
+        LOG.warning("serving version %s (%s)", opened.version, opened.identity[:12])
+        return True
+
+    def _tell(self) -> None:
+        gauge = self._measured.version
+        gauge.clear()
+        gauge.labels(self.served.name, self.served.version, self.served.identity).set(1)

@@ -1,0 +1,55 @@
+"""A version of a bundle that is served: verified, and asked its golden requests."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from deeprec import bundle, folder, serve, versions
+from deeprec.errors import IntegrityError
+from deeprec.serve import Bundle
+from deeprec.server.catalog_search import CatalogSearch
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What a request is answered from, from its beginning to its end."""
+
+    name: str
+    version: str
+    identity: str
+    bundle: Bundle
+    catalog: CatalogSearch
+
+
+def open_version(path: Path, name: str | None) -> Opened:
+    """Loads a bundle once nothing speaks against it.
+
+    Args:
+        path: the bundle.
+        name: what it is called; None: as its folder.
+
+    Raises:
+        ConfigError: there is no such bundle.
+        IntegrityError: a file is damaged, or a golden request is answered otherwise.
+    """
+    manifest = bundle.verify(path)
+    opened = serve.load(path, verify=False)
+    with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]  # as in batcher.py
+        differences = list(opened.golden())
+    if differences:
+        raise IntegrityError(f"{path}: golden request {differences[0]}")
+    called, version = versions.name_of(path)
+    return Opened(
+        name=name or called,
+        version=str(version),
+        identity=folder.identity(manifest),
+        bundle=opened,
+        catalog=CatalogSearch(path / bundle.CATALOG),
+    )
+
+
+def fingerprint(path: Path) -> str:
+    """Changes when the bundle at `path` is another one."""
+    return f"{path} {hashlib.sha256((path / folder.MANIFEST).read_bytes()).hexdigest()}"
