@@ -77,13 +77,16 @@ def write_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
-def signature(num_items: int, fields: Mapping[str, int], limits: Limits) -> dict[str, Any]:
+def signature(
+    num_items: int, fields: Mapping[str, int], limits: Limits, *, ids_are_numbers: bool = False
+) -> dict[str, Any]:
     """Inputs and outputs of model.pt, in the order of its `forward`.
 
     Args:
         num_items: V.
         fields: user attribute name -> number of its values, in the order the model takes them.
         limits: what one call may ask for.
+        ids_are_numbers: whether `by_id` can be asked.
     """
     item = {"dtype": "int64", "minimum": 0, "maximum": num_items - 1}
     offsets = {"dtype": "int64", "shape": ["users + 1"]}
@@ -145,6 +148,21 @@ def signature(num_items: int, fields: Mapping[str, int], limits: Limits) -> dict
                 "meaning": "item_index of items never to be answered, user after user",
             },
             {"name": "denied_offsets", **offsets, "meaning": "as offsets, for denied_items"},
+            {
+                "name": "allowed_items",
+                **item,
+                "shape": ["allowances"],
+                "optional": True,
+                "meaning": "item_index of the only items that may be answered, user after user; "
+                "absent: all",
+            },
+            {
+                "name": "allowed_offsets",
+                "dtype": "int64",
+                "shape": ["users + 1, or 2"],
+                "optional": True,
+                "meaning": "as offsets, for allowed_items; of 2 entries, it is one list for all",
+            },
         ],
         "outputs": [
             {
@@ -162,6 +180,7 @@ def signature(num_items: int, fields: Mapping[str, int], limits: Limits) -> dict
                 "meaning": "score of each item; -inf where the item is -1",
             },
         ],
+        "by_id": BY_ID if ids_are_numbers else None,
     }
 
 
@@ -177,12 +196,20 @@ def policy(*, exclude_seen: bool, uses_times: bool, limits: Limits) -> dict[str,
         "empty_history": "answered from the attributes and what is known of items alone",
         "score": "any real number, comparable within one answer; not a probability",
         "ties": "the lower item_index comes first",
+        "denied_items": "never answered, whatever else is said",
+        "allowed_items": "where given, no other item is answered; a user whose list is empty gets "
+        "nothing",
         "not_a_number": "an error, never a recommendation",
         "padding": {"item_index": -1, "score": "-inf"},
         "limits": asdict(limits),
     }
 
 
+BY_ID = (
+    "model.by_id takes and gives the same, but with the item_id of the catalog, int64, in the "
+    "place of item_index. An id that the catalog does not hold is left out; where a score is -inf, "
+    "the id is -1 and is none"
+)
 HASH = "the BLAKE2b digest of 8 bytes of its text in UTF-8, little-endian, modulo the rows"
 
 EXAMPLE = """\

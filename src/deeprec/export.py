@@ -140,7 +140,12 @@ def versions() -> dict[str, str]:
 
 def save(path: Path, trained: Trained) -> None:
     """Scripts the model, of operations of torch alone, without the paths of this machine."""
-    served = Served(trained.model, fields=trained.fields, **asdict(Limits()))
+    served = Served(
+        trained.model,
+        fields=trained.fields,
+        **asdict(Limits()),
+        ids_V=None if (ids := trained.prepared.catalog.as_numbers()) is None else torch.tensor(ids),
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # as in serve.load_model
         scripted = torch.jit.script(served.eval())
@@ -270,6 +275,8 @@ def golden_requests(trained: Trained, num_users: int) -> Iterator[Request]:
     yield {**first, "name": "seen items are left out", "exclude_seen": True}
     yield {**first, "name": "seen items are kept", "exclude_seen": False}
     yield {**first, "name": "the best item is denied", "denied": best}
+    yield {**first, "name": "few items are allowed", "allowed": allowed_of(trained, first)}
+    yield {**first, "name": "no item is allowed", "allowed": []}
     yield {**first, "name": "times are unknown", "ages": None}
     yield {**first, "name": "attributes are unknown", "attributes": {}}
     yield {**first, "name": "an item is unknown", **with_unknown_item(trained, first)}
@@ -295,7 +302,14 @@ def request_of(trained: Trained, batch: Batch, row: int) -> Request:
         "k": GOLDEN_K,
         "exclude_seen": not prepared.repeats,
         "denied": [],
+        "allowed": None,
     }
+
+
+def allowed_of(trained: Trained, request: Request) -> list[str]:
+    """Every other item of the answer, so that it changes."""
+    best: list[str] = golden_answer(trained, request)["item_ids"]
+    return best[1::2]
 
 
 def with_unknown_item(trained: Trained, request: Request) -> Request:
@@ -310,7 +324,7 @@ def with_unknown_item(trained: Trained, request: Request) -> Request:
 
 
 def golden_answer(trained: Trained, request: Request) -> dict[str, Any]:
-    """The evaluated answer to a golden request, ranked alone; denied items are cut out after."""
+    """The evaluated answer to a golden request, ranked alone; it is cut to what may be answered."""
     catalog = trained.prepared.catalog
     indices = catalog.indices_of(request["item_ids"])
     batch = Batch(
@@ -323,6 +337,9 @@ def golden_answer(trained: Trained, request: Request) -> dict[str, Any]:
     items, scores = trimmed(*rank(trained.model, batch, k, request["exclude_seen"]))[0]
     denied = catalog.indices_of(request["denied"]).tolist()
     kept = [n for n, item in enumerate(items) if item not in denied][: request["k"]]
+    if request["allowed"] is not None:
+        allowed = catalog.indices_of(request["allowed"]).tolist()
+        kept = [n for n in kept if items[n] in allowed]
     items = [items[n] for n in kept]
     return {
         "items": items,
@@ -365,7 +382,12 @@ def describe(draft: Path, name: str, trained: Trained) -> None:
     bundle.write_json(
         draft / bundle.VOCABULARIES, {name: prepared.vocabularies[name] for name in trained.fields}
     )
-    signature = bundle.signature(prepared.num_items, trained.fields, Limits())
+    signature = bundle.signature(
+        prepared.num_items,
+        trained.fields,
+        Limits(),
+        ids_are_numbers=prepared.catalog.as_numbers() is not None,
+    )
     bundle.write_json(draft / bundle.SIGNATURE, signature)
     policy = bundle.policy(
         exclude_seen=exclude_seen, uses_times=prepared.has_times, limits=Limits()

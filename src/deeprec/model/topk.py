@@ -23,6 +23,13 @@ from deeprec.batch import Encoded
 BLOCK_ITEMS = 16_384  # 16 MiB of scores for 256 users in float32
 
 
+class Allowed(NamedTuple):
+    """The items that may be recommended."""
+
+    items_A: Tensor  # int64 [A], repeats are fine, and so are items that are not in the catalog
+    offsets: Tensor  # int64 [B + 1], user b may get `items[offsets[b]:offsets[b + 1]]`; or [2], all
+
+
 def top_k(
     encoded: Encoded,
     item_weight_VD: Tensor,
@@ -31,6 +38,7 @@ def top_k(
     exclude_items_N: Tensor,
     exclude_offsets_B1: Tensor,
     block_items: int = BLOCK_ITEMS,
+    allowed: Allowed | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The k items of highest score for each user, best first.
 
@@ -45,6 +53,8 @@ def top_k(
             items that are not in the catalog.
         exclude_offsets_B1: int64 [B + 1], user b owns `exclude_items[offsets[b]:offsets[b + 1]]`.
         block_items: items scored at once.
+        allowed: the only items that may be in a list; None: all. Blocks that hold none of them are
+            not scored.
 
     Returns:
         items int64 [B, k], padded with -1, and scores float32 [B, k], padded with -inf.
@@ -65,14 +75,23 @@ def top_k(
     exclude = by_item(exclude_items_N, exclude_offsets_B1, num_items, block_items)
     repeat = by_item(encoded.repeat_items_M, encoded.repeat_offsets_B1, num_items, block_items)
     repeat_scores_M = encoded.repeat_scores_M[repeat.order_N].float()
+    allow = (
+        exclude
+        if allowed is None
+        else by_item(allowed.items_A, allowed.offsets, num_items, block_items)
+    )
     for block in range(len(exclude.bounds) - 1):
         start = block * block_items
+        if allowed is not None and allow.bounds[block] == allow.bounds[block + 1]:
+            continue
         stop = min(start + block_items, num_items)
         scores_BC = block_scores(hidden_BD, item_weight_VD, item_bias_V, start, stop)
         first, last = repeat.bounds[block], repeat.bounds[block + 1]
         users, columns = repeat.users_N[first:last], repeat.items_N[first:last] - start
         scores_BC[users, columns] = repeat_scores_M[first:last]
         drop(scores_BC, exclude, block, start)
+        if allowed is not None:
+            scores_BC = only(scores_BC, allow, allowed.offsets.shape[0] - 1, block, start)
         best_BK = improve(best_BK, scores_BC, start)
     return lists(best_BK)
 
@@ -139,6 +158,15 @@ def drop(scores_BC: Tensor, exclude: Pairs, block: int, start: int) -> None:
     users, columns = exclude.users_N[first:last], exclude.items_N[first:last] - start
     refuse_nan(scores_BC[users, columns])
     scores_BC[users, columns] = torch.tensor(float("-inf"), device=scores_BC.device)
+
+
+def only(scores_BC: Tensor, allow: Pairs, num_rows: int, block: int, start: int) -> Tensor:
+    """The scores, minus infinity where an item is not allowed; one row of `allow` is for all."""
+    refuse_nan(scores_BC)
+    first, last = allow.bounds[block], allow.bounds[block + 1]
+    mask = torch.zeros([num_rows, scores_BC.shape[1]], dtype=torch.bool, device=scores_BC.device)
+    mask[allow.users_N[first:last], allow.items_N[first:last] - start] = True
+    return scores_BC.masked_fill(mask.logical_not(), float("-inf"))
 
 
 def refuse_nan(scores: Tensor) -> None:
