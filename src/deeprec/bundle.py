@@ -8,6 +8,8 @@ policy.json            what is answered when: seen items, unknown items, ties, p
 vocabularies.json      per user attribute, its values in index order, or {"hashed": rows}
 golden/requests.jsonl  requests, one a line
 golden/expected.jsonl  their answers, line by line
+weights.safetensors    the same weights without code, and
+architecture.json      what `deeprec.trainer.rebuilt` builds of them, where deeprec is installed
 eval.json              what the run scored, where it was evaluated
 README.md              how to ask
 serve.py               the client: verifies, maps ids, answers
@@ -34,6 +36,8 @@ POLICY = "policy.json"
 VOCABULARIES = "vocabularies.json"
 GOLDEN_REQUESTS = "golden/requests.jsonl"
 GOLDEN_EXPECTED = "golden/expected.jsonl"
+WEIGHTS = "weights.safetensors"
+ARCHITECTURE = "architecture.json"
 EVALUATION = "eval.json"
 README = "README.md"
 CLIENT = "serve.py"
@@ -75,6 +79,12 @@ def write_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     path.parent.mkdir(exist_ok=True)
     lines = (json.dumps(record, ensure_ascii=False, allow_nan=False) for record in records)
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The JSON documents of a file that has one a line."""
+    with path.open(encoding="utf-8") as file:  # splitlines() would cut inside an id, at a U+2028
+        return [json.loads(line) for line in file]
 
 
 def signature(
@@ -258,6 +268,8 @@ deeprec.
   it is one file and may be copied.
 - `golden/` holds requests with the answers this model was evaluated with. Scores agree within
   1e-5 relative on any machine; run `python serve.py .` here to compare.
+- `weights.safetensors` holds the same weights without code, by name; `architecture.json` says what
+  they are the weights of, and `deeprec.trainer.rebuilt.rebuild` makes the model again of the two.
 - torch says once that NumPy is missing where it is; nothing here needs it.
 
 Run this inside the folder:

@@ -7,8 +7,8 @@ import json
 import platform
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
@@ -51,6 +51,7 @@ class Trained:
     prepared: Prepared
     made_from: Mapping[str, Any]  # identities and hashes
     report: Path | None = None  # what it scored
+    architecture: Mapping[str, Any] | None = None  # what it is built with again, if it can be
 
 
 def export(config: ExportConfig) -> Path:
@@ -65,6 +66,7 @@ def export(config: ExportConfig) -> Path:
             exported model does not answer as the evaluated one.
     """
     # here, not above: writing a bundle needs no Lightning
+    from deeprec.trainer.rebuilt import architecture
     from deeprec.trainer.run import open_run
 
     path = Path(config.output_dir)
@@ -89,7 +91,12 @@ def export(config: ExportConfig) -> Path:
         )
     report = run.path / "report.json"
     trained = Trained(
-        run.model, run.facts.fields, prepared, made_from, report if report.is_file() else None
+        run.model,
+        run.facts.fields,
+        prepared,
+        made_from,
+        report if report.is_file() else None,
+        architecture(run.config.model, run.facts),
     )
     write(
         path,
@@ -127,6 +134,8 @@ def write(
         answers = [golden_answer(trained, request) for request in requests]
         bundle.write_lines(draft / bundle.GOLDEN_EXPECTED, answers)
         describe(draft, path.name, trained)
+        if trained.architecture is not None:
+            save_weights(draft, trained)
 
 
 def versions() -> dict[str, str]:
@@ -159,6 +168,35 @@ def save(path: Path, trained: Trained) -> None:
     scripted.save(str(with_sources))  # type: ignore[no-untyped-call]
     without_sources(with_sources, path)
     with_sources.unlink()
+
+
+def save_weights(draft: Path, trained: Trained) -> None:
+    """Writes the weights without code, and asks a model built of them the golden requests.
+
+    Raises:
+        IntegrityError: it answers otherwise than the evaluated one.
+    """
+    from deeprec.trainer import rebuilt  # here, not above: a model needs it that a run made
+
+    assert trained.architecture is not None
+    rebuilt.save(draft, trained.model, trained.architecture)
+    again = replace(trained, model=rebuilt.built(draft))
+    refuse_other_answers(draft, bundle.WEIGHTS, lambda request: golden_answer(again, request))
+
+
+def refuse_other_answers(draft: Path, form: str, ask: Callable[[Request], dict[str, Any]]) -> None:
+    """Every form of the model answers the golden requests as expected, or there is no bundle."""
+    requests, expected = (
+        bundle.read_lines(draft / name) for name in (bundle.GOLDEN_REQUESTS, bundle.GOLDEN_EXPECTED)
+    )
+    for request, truth in zip(requests, expected, strict=True):
+        found = ask(request)
+        if not same_answer(found["items"], found["scores"], truth["items"], truth["scores"]):
+            raise IntegrityError(
+                f"{form} does not answer as the evaluated model, so nothing was written: to "
+                f"{request['name']!r} it says {found['items'][:5]}, evaluated was "
+                f"{truth['items'][:5]}, to look at the first five"
+            )
 
 
 def foreign_operations(model: torch.jit.ScriptModule) -> list[str]:
