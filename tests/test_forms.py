@@ -1,10 +1,13 @@
 """Every form of a bundle's model answers its golden requests alike."""
 
 import json
+import random
 import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 import deeprec
@@ -16,6 +19,7 @@ from deeprec.export import Trained, export, golden_answer
 from deeprec.serve import same_answer
 from deeprec.train import train
 from deeprec.trainer import rebuilt
+from recommender_contract import jagged
 from small_shop import make, settings
 from standin import bundle_folder
 
@@ -49,6 +53,54 @@ def test_the_weights_without_code_answer_alike(made: Path, prepared: Prepared) -
     for request, truth in zip(requests, expected, strict=True):
         found = golden_answer(again, request)
         assert same_answer(found["items"], found["scores"], truth["items"], truth["scores"])
+
+
+def test_a_program_of_torch_export_is_there_and_was_asked(made: Path) -> None:
+    assert (made / bundle.PROGRAM).is_file()
+    signature = json.loads((made / "signature.json").read_text())
+    assert signature[bundle.PROGRAM].startswith("as forward, in this order: item_ids, offsets")
+
+
+def test_a_program_answers_batches_as_the_model_does_and_refuses_what_it_refuses(
+    made: Path,
+) -> None:
+    program = torch.export.load(made / bundle.PROGRAM).module()
+    opened = deeprec.load(made)
+    draw = random.Random(0)
+    for users in (0, 1, 2, 70):
+        rows = [[draw.randrange(24) for _ in range(draw.randrange(6))] for _ in range(users)]
+        items, offsets = jagged(rows)
+        denied, allowed = jagged([[draw.randrange(24)] for _ in rows]), jagged([[3, 9, 11]] * users)
+        yes, none = torch.tensor(True), torch.zeros(0, dtype=torch.int64)
+        fields = len(opened.fields)
+        given = items, offsets, torch.zeros(len(items)), [none] * fields
+        ends = [torch.zeros(users + 1, dtype=torch.int64)] * fields
+        found = program(*given, ends, 7, yes, *denied, yes, *allowed)
+        expected = opened.rank(
+            items, offsets, k=7, exclude_seen=True, denied=denied, allowed=allowed
+        )
+        assert torch.equal(found[0], expected[0])
+        torch.testing.assert_close(found[1], expected[1], rtol=1e-5, atol=1e-6)
+    with pytest.raises(RuntimeError, match=r"item_ids must lie in \[0, 24\)"):
+        program(items + 24, *given[1:], ends, 7, yes, *denied, yes, *allowed)
+    with pytest.raises(RuntimeError, match="offsets of item_ids must start at 0"):
+        program(items[:-1], offsets, given[2][:-1], given[3], ends, 7, yes, *denied, yes, *allowed)
+
+
+def test_a_program_names_no_place(made: Path) -> None:
+    with zipfile.ZipFile(made / bundle.PROGRAM) as archive:
+        for name in archive.namelist():
+            assert str(Path(deeprec.__file__).parent).encode() not in archive.read(name), name
+
+
+def test_a_model_that_torch_export_cannot_follow_says_so(
+    prepared: Prepared, tmp_path: Path
+) -> None:
+    run = train(settings(prepared.path, tmp_path / "run", "model=ials", "trainer.max_epochs=1"))
+    opened = export(ExportConfig(str(run), str(tmp_path / "bundle")))
+    signature = json.loads((opened / "signature.json").read_text())
+    assert "torch.export cannot follow Ials" in signature[bundle.PROGRAM]
+    assert not (opened / bundle.PROGRAM).exists()
 
 
 def test_other_weights_are_not_taken(made: Path, tmp_path: Path) -> None:

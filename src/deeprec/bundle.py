@@ -8,6 +8,7 @@ policy.json            what is answered when: seen items, unknown items, ties, p
 vocabularies.json      per user attribute, its values in index order, or {"hashed": rows}
 golden/requests.jsonl  requests, one a line
 golden/expected.jsonl  their answers, line by line
+model.pt2              the same as a program of torch.export, where it can be one
 weights.safetensors    the same weights without code, and
 architecture.json      what `deeprec.trainer.rebuilt` builds of them, where deeprec is installed
 eval.json              what the run scored, where it was evaluated
@@ -36,6 +37,7 @@ POLICY = "policy.json"
 VOCABULARIES = "vocabularies.json"
 GOLDEN_REQUESTS = "golden/requests.jsonl"
 GOLDEN_EXPECTED = "golden/expected.jsonl"
+PROGRAM = "model.pt2"
 WEIGHTS = "weights.safetensors"
 ARCHITECTURE = "architecture.json"
 EVALUATION = "eval.json"
@@ -88,7 +90,12 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def signature(
-    num_items: int, fields: Mapping[str, int], limits: Limits, *, ids_are_numbers: bool = False
+    num_items: int,
+    fields: Mapping[str, int],
+    limits: Limits,
+    *,
+    ids_are_numbers: bool = False,
+    program: str | None = None,
 ) -> dict[str, Any]:
     """Inputs and outputs of model.pt, in the order of its `forward`.
 
@@ -97,6 +104,7 @@ def signature(
         fields: user attribute name -> number of its values, in the order the model takes them.
         limits: what one call may ask for.
         ids_are_numbers: whether `by_id` can be asked.
+        program: why there is no model.pt2; None: there is one.
     """
     item = {"dtype": "int64", "minimum": 0, "maximum": num_items - 1}
     offsets = {"dtype": "int64", "shape": ["users + 1"]}
@@ -191,6 +199,7 @@ def signature(
             },
         ],
         "by_id": BY_ID if ids_are_numbers else None,
+        PROGRAM: OF_PROGRAM if program is None else program,
     }
 
 
@@ -219,6 +228,12 @@ BY_ID = (
     "model.by_id takes and gives the same, but with the item_id of the catalog, int64, in the "
     "place of item_index. An id that the catalog does not hold is left out; where a score is -inf, "
     "the id is -1 and is none"
+)
+OF_PROGRAM = (
+    "as forward, in this order: item_ids, offsets, ages (zeros where times are unknown), "
+    "attribute_values, attribute_offsets, k, exclude_seen (bool tensor of no dimension), "
+    "denied_items, denied_offsets, only_allowed (such a tensor, whether what follows counts), "
+    "allowed_items, allowed_offsets (users + 1)"
 )
 HASH = "the BLAKE2b digest of 8 bytes of its text in UTF-8, little-endian, modulo the rows"
 
@@ -268,6 +283,9 @@ deeprec.
   it is one file and may be copied.
 - `golden/` holds requests with the answers this model was evaluated with. Scores agree within
   1e-5 relative on any machine; run `python serve.py .` here to compare.
+- `model.pt2`, where it is there, holds the same as a program of `torch.export`, for those who do
+  without TorchScript: `torch.export.load("model.pt2").module()`. `signature.json` says what it
+  takes.
 - `weights.safetensors` holds the same weights without code, by name; `architecture.json` says what
   they are the weights of, and `deeprec.trainer.rebuilt.rebuild` makes the model again of the two.
 - torch says once that NumPy is missing where it is; nothing here needs it.

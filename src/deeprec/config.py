@@ -141,6 +141,7 @@ class ExportConfig:
     output_dir: str = MISSING  # the bundle, new or empty; a finished one is replaced
     golden_users: int = 50  # users whose requests and answers are kept in the bundle
     compare_users: int = 1000  # users whose exported lists must equal the evaluated ones
+    program: bool | None = None  # model.pt2 (torch.export) too; default: of weights below 1 GiB
 
     def mistakes(self) -> Iterator[str]:
         yield from _at_least(1, self, "golden_users", "compare_users")

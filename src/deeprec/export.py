@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import deeprec
 from deeprec import bundle, folder, serve
@@ -30,6 +30,7 @@ from deeprec.data.judge import judged_batch
 from deeprec.data.store import PartName, Prepared
 from deeprec.errors import IntegrityError
 from deeprec.model.base import Recommender
+from deeprec.model.exported import Exported, to_program
 from deeprec.model.rank import rank
 from deeprec.model.served import Served
 from deeprec.serve import load_model, same_answer
@@ -37,6 +38,7 @@ from deeprec.serve import load_model, same_answer
 COMPARE_K = 100
 BATCH_USERS = 256
 GOLDEN_K = 20
+PROGRAM_BYTES = 2**30  # of weights; above, a program is written where it is asked for
 SMALL_CATALOG = 2_000  # items; above, no golden request asks for more than there are
 
 Request = dict[str, Any]  # a line of golden/requests.jsonl
@@ -103,6 +105,7 @@ def export(config: ExportConfig) -> Path:
         trained,
         golden_users=config.golden_users,
         compare_users=config.compare_users,
+        program=wants_program(config.program, run.model),
     )
     console.print(
         f"bundle: {path}, {prepared.num_items:,} items, "
@@ -113,9 +116,21 @@ def export(config: ExportConfig) -> Path:
 
 
 def write(
-    path: Path, trained: Trained, *, golden_users: int = 50, compare_users: int = 1000
+    path: Path,
+    trained: Trained,
+    *,
+    golden_users: int = 50,
+    compare_users: int = 1000,
+    program: bool = False,
 ) -> None:
     """Writes the bundle at `path`, or nothing.
+
+    Args:
+        path: of the bundle.
+        trained: what it holds.
+        golden_users: whose requests and answers are kept.
+        compare_users: whose lists must equal the evaluated ones.
+        program: whether the model is written as a program of torch.export too.
 
     Raises:
         IntegrityError: the exported model does not answer as the evaluated one.
@@ -133,9 +148,18 @@ def write(
         bundle.write_lines(draft / bundle.GOLDEN_REQUESTS, requests)
         answers = [golden_answer(trained, request) for request in requests]
         bundle.write_lines(draft / bundle.GOLDEN_EXPECTED, answers)
-        describe(draft, path.name, trained)
+        absent = save_program(draft, trained) if program else "absent, as export was told"
+        describe(draft, path.name, trained, program=absent)
         if trained.architecture is not None:
             save_weights(draft, trained)
+
+
+def wants_program(told: bool | None, model: Recommender) -> bool:
+    """As told; or else, where a third copy of the weights is no burden."""
+    if told is not None:
+        return told
+    parameters = model.parameters()  # type: ignore[attr-defined]  # every recommender is a module
+    return sum(parameter.nbytes for parameter in parameters) < PROGRAM_BYTES
 
 
 def versions() -> dict[str, str]:
@@ -182,6 +206,57 @@ def save_weights(draft: Path, trained: Trained) -> None:
     rebuilt.save(draft, trained.model, trained.architecture)
     again = replace(trained, model=rebuilt.built(draft))
     refuse_other_answers(draft, bundle.WEIGHTS, lambda request: golden_answer(again, request))
+
+
+def save_program(draft: Path, trained: Trained) -> str | None:
+    """Writes the model as a program of torch.export, and asks it the golden requests.
+
+    Returns:
+        Why there is none, or None.
+
+    Raises:
+        IntegrityError: it answers otherwise than the evaluated one.
+    """
+    module = Exported(trained.model, fields=trained.fields).eval()
+    try:
+        program = to_program(module)
+    except RuntimeError as error:  # which every error of torch.export is
+        reason = str(error).strip().partition("\n")[0]
+        name = type(trained.model).__name__
+        return f"absent, because torch.export cannot follow {name}: {reason}"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.export.save(program, draft / bundle.PROGRAM)
+        loaded = torch.export.load(draft / bundle.PROGRAM).module()
+    refuse_other_answers(draft, bundle.PROGRAM, lambda request: ask(loaded, trained, request))
+    return None
+
+
+def ask(program: nn.Module, trained: Trained, request: Request) -> dict[str, Any]:
+    """The answer of a program to a golden request."""
+    catalog = trained.prepared.catalog
+    indices = catalog.indices_of(request["item_ids"])
+    history, ages = one_row(indices[indices >= 0]), request["ages"]
+    known = torch.zeros(len(indices)) if ages is None else torch.tensor(ages)
+    attributes = [attribute_row(trained, name, request) for name in trained.fields]
+    denied = one_row(catalog.indices_of(request["denied"]))
+    allowed = one_row(catalog.indices_of(request["allowed"] or []))
+    items, scores = program(
+        history.values,
+        history.offsets,
+        known[torch.from_numpy(indices >= 0)],
+        [rows.values for rows in attributes],
+        [rows.offsets for rows in attributes],
+        request["k"],
+        torch.tensor(request["exclude_seen"]),
+        denied.values,
+        denied.offsets,
+        torch.tensor(request["allowed"] is not None),
+        allowed.values,
+        allowed.offsets,
+    )
+    [(best, best_scores)] = trimmed(items, scores)
+    return {"items": best, "scores": best_scores}
 
 
 def refuse_other_answers(draft: Path, form: str, ask: Callable[[Request], dict[str, Any]]) -> None:
@@ -413,7 +488,7 @@ def without_values(report: dict[str, Any], hashed: Sequence[str]) -> dict[str, A
     return {**report, "slices": slices} if slices else report
 
 
-def describe(draft: Path, name: str, trained: Trained) -> None:
+def describe(draft: Path, name: str, trained: Trained, *, program: str | None) -> None:
     """Everything of the bundle that is not the model: catalog, signature, policy, README."""
     prepared, exclude_seen = trained.prepared, not trained.prepared.repeats
     bundle.write_catalog(draft, prepared.items.drop_columns(["popularity"]))
@@ -425,6 +500,7 @@ def describe(draft: Path, name: str, trained: Trained) -> None:
         trained.fields,
         Limits(),
         ids_are_numbers=prepared.catalog.as_numbers() is not None,
+        program=program,
     )
     bundle.write_json(draft / bundle.SIGNATURE, signature)
     policy = bundle.policy(
