@@ -12,7 +12,7 @@ from deeprec import export
 from deeprec.batch import Encoded
 from deeprec.data.store import Events, Prepared
 from deeprec.data.store import write as write_prepared
-from deeprec.export import Trained
+from deeprec.golden import Trained
 
 
 class StandInEncoder(nn.Module):

@@ -14,7 +14,8 @@ from deeprec import bundle, export
 from deeprec.batch import Encoded
 from deeprec.data.store import Prepared
 from deeprec.errors import ConfigError, DeeprecError, IntegrityError
-from deeprec.export import Trained, foreign_operations
+from deeprec.forms import foreign_operations
+from deeprec.golden import Trained
 from standin import (
     FIELDS,
     INSTANT,

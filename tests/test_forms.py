@@ -15,7 +15,9 @@ from deeprec import bundle, folder
 from deeprec.config import ExportConfig
 from deeprec.data.store import Prepared
 from deeprec.errors import ConfigError, IntegrityError
-from deeprec.export import Trained, export, golden_answer
+from deeprec.export import export
+from deeprec.golden import Trained, golden_answer
+from deeprec.model import compact
 from deeprec.serve import same_answer
 from deeprec.train import train
 from deeprec.trainer import rebuilt
@@ -134,3 +136,51 @@ def test_a_model_outside_trusted_packages_is_not_built(made: Path, tmp_path: Pat
 def test_without_weights_a_bundle_says_so(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"has no architecture\.json"):
         rebuilt.rebuild(bundle_folder(tmp_path / "bundle"))
+
+
+PRECISIONS = [("int8", False), ("bfloat16", False), ("float32", True)]
+
+
+@pytest.fixture(scope="module")
+def run(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of some width, so that a row is wider than its scale."""
+    place = tmp_path_factory.mktemp("precision") / "run"
+    return train(settings(prepared.path, place, "model.hidden_dims=[64]", "trainer.max_epochs=2"))
+
+
+@pytest.mark.parametrize(("precision", "scan"), PRECISIONS)
+def test_a_narrow_table_answers_alike_and_says_what_it_costs(
+    run: Path, tmp_path: Path, precision: str, scan: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = ExportConfig(
+        str(run), str(tmp_path / "bundle"), precision=precision, scan=scan, program=False
+    )
+    opened = deeprec.load(export(config))
+    assert list(opened.golden()) == []
+    table = opened.policy["catalog_table"]
+    assert (table["precision"], table["scanned_first"]) == (precision, precision != "bfloat16")
+    assert table["price"]["ndcg@100"] == pytest.approx(
+        table["price"]["ndcg@100 in float32"], rel=0.01
+    )
+    assert f"precision={precision}: on validation ndcg@100 0." in capsys.readouterr().out
+
+
+def test_a_precision_that_costs_too_much_is_refused(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def coarse(rows: torch.Tensor, precision: str) -> torch.Tensor:
+        return -rows
+
+    monkeypatch.setattr(compact, "rounded", coarse)
+    config = ExportConfig(str(run), str(tmp_path / "bundle"), precision="int8", max_loss=0.0)
+    with pytest.raises(IntegrityError, match=r"of ndcg@100 on validation, and may lose 0\.00%"):
+        export(config)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_without_a_catalog_table_has_no_precision(
+    prepared: Prepared, tmp_path: Path
+) -> None:
+    run = train(settings(prepared.path, tmp_path / "run", "model=ease"))
+    with pytest.raises(ConfigError, match="has no catalog table"):
+        export(ExportConfig(str(run), str(tmp_path / "bundle"), precision="int8"))

@@ -157,8 +157,8 @@ def to_program(module: Exported) -> ExportedProgram:
     with (
         torch.no_grad(),
         # without, a dimension that is 0 or 1 would be taken for one that always is
-        symbolic.patch(backed_size_oblivious=True),  # type: ignore[no-untyped-call]
-        _quiet(),
+        symbolic.patch(backed_size_oblivious=True),  # type: ignore[attr-defined]  # torch sets it
+        quiet(),
     ):
         program = torch.export.export(
             module, _example(module.fields), dynamic_shapes=_shapes(len(module.fields))
@@ -189,8 +189,8 @@ def _shapes(num_fields: int) -> tuple[Any, ...]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps torch from printing the program as far as it got, where it cannot go on."""
+def quiet() -> Iterator[None]:
+    """Keeps torch from printing programs, and what it thinks of their symbols."""
     logging.disable(logging.CRITICAL)
     try:
         yield

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from deeprec.model.base import Recommender
+from deeprec.model.compact import CompactCatalog, PlainCatalog, Precision
 from deeprec.model.raw_ids import RawIds
-from deeprec.model.topk import BLOCK_ITEMS, Allowed, top_k
+from deeprec.model.topk import BLOCK_ITEMS, Allowed
 
 
 class Served(nn.Module):
@@ -25,7 +26,9 @@ class Served(nn.Module):
         max_events: events, and denied items, in one call.
         max_k: recommendations per user.
         ids_V: int64 [V], the ids of items where they are whole numbers; None: they are text.
-        block_items: items scored at once.
+        precision: of the catalog table; see `CompactCatalog`.
+        scan: whether its int8 codes are scanned first.
+        block_items: items scored at once, of a plain table.
     """
 
     field_names: list[str]  # TorchScript cannot tell what an empty list would hold
@@ -40,16 +43,23 @@ class Served(nn.Module):
         max_events: int,
         max_k: int,
         ids_V: Tensor | None = None,
+        precision: Precision = "float32",
+        scan: bool = False,
         block_items: int = BLOCK_ITEMS,
     ) -> None:
         super().__init__()
         self.encoder = model.serving_encoder()
-        self.item_weight, self.item_bias = model.item_weight, model.item_bias
+        self.item_bias = model.item_bias
         self.num_items = model.item_weight.shape[0]
         self.field_names = list(fields)
         self.field_sizes = list(fields.values())
         self.max_users, self.max_events, self.max_k = max_users, max_events, max_k
-        self.block_items = block_items
+        weight, bias = model.item_weight, model.item_bias
+        self.catalog: nn.Module = (
+            PlainCatalog(weight, bias, block_items)
+            if precision == "float32" and not scan
+            else CompactCatalog(weight, bias, precision=precision, scan=scan)
+        )
         self.raw_ids = RawIds(torch.zeros(0, dtype=torch.int64) if ids_V is None else ids_V)
 
     def forward(
@@ -111,16 +121,8 @@ class Served(nn.Module):
             excluded, ends = denied_items, denied_offsets
             if exclude_seen:
                 excluded, ends = join(item_ids, offsets, denied_items, denied_offsets)
-            return top_k(
-                encoded,
-                self.item_weight,
-                self.item_bias,
-                k,
-                excluded,
-                ends,
-                self.block_items,
-                allowed,
-            )
+            best: tuple[Tensor, Tensor] = self.catalog(encoded, k, excluded, ends, allowed)
+            return best
 
     @torch.jit.export
     def by_id(
@@ -217,7 +219,7 @@ class Served(nn.Module):
             raise ValueError(f"{values_name} must be int64 in one dimension")
         if offsets.dtype != torch.int64 or offsets.dim() != 1:
             raise ValueError(f"{offsets_name} must be int64 in one dimension")
-        device = self.item_weight.device
+        device = self.item_bias.device
         if values.device != device or offsets.device != device:
             raise ValueError(f"{values_name} and {offsets_name} must be on the model's device")
         if values.numel() > self.max_events:
@@ -249,7 +251,7 @@ class Served(nn.Module):
     def check_ages(self, ages: Tensor, num_events: int) -> None:
         if ages.dtype != torch.float32 or ages.dim() != 1:
             raise ValueError("ages must be float32 in one dimension")
-        if ages.device != self.item_weight.device:
+        if ages.device != self.item_bias.device:
             raise ValueError("ages must be on the model's device")
         if ages.numel() != 0 and ages.numel() != num_events:
             raise ValueError(

@@ -72,27 +72,14 @@ def top_k(
     """
     hidden_BD, num_items = encoded.hidden_BD, item_weight_VD.shape[0]
     best_BK = no_keys(hidden_BD.shape[0], k, hidden_BD)
-    exclude = by_item(exclude_items_N, exclude_offsets_B1, num_items, block_items)
-    repeat = by_item(encoded.repeat_items_M, encoded.repeat_offsets_B1, num_items, block_items)
-    repeat_scores_M = encoded.repeat_scores_M[repeat.order_N].float()
-    allow = (
-        exclude
-        if allowed is None
-        else by_item(allowed.items_A, allowed.offsets, num_items, block_items)
-    )
-    for block in range(len(exclude.bounds) - 1):
-        start = block * block_items
-        if allowed is not None and allow.bounds[block] == allow.bounds[block + 1]:
+    rules = rules_of(encoded, exclude_items_N, exclude_offsets_B1, num_items, block_items, allowed)
+    for block in range(rules.num_blocks):
+        if is_skipped(rules, block):
             continue
+        start = block * block_items
         stop = min(start + block_items, num_items)
         scores_BC = block_scores(hidden_BD, item_weight_VD, item_bias_V, start, stop)
-        first, last = repeat.bounds[block], repeat.bounds[block + 1]
-        users, columns = repeat.users_N[first:last], repeat.items_N[first:last] - start
-        scores_BC[users, columns] = repeat_scores_M[first:last]
-        drop(scores_BC, exclude, block, start)
-        if allowed is not None:
-            scores_BC = only(scores_BC, allow, allowed.offsets.shape[0] - 1, block, start)
-        best_BK = improve(best_BK, scores_BC, start)
+        best_BK = improve(best_BK, ruled(scores_BC, rules, block, start), start)
     return lists(best_BK)
 
 
@@ -106,6 +93,61 @@ def block_scores(
     scores_BC = torch.addmm(bias_C, hidden[:, :width], item_weight_VD[start:stop].t()).float()
     if hidden.shape[1] > width:
         scores_BC += hidden[:, width + start : width + stop]
+    return scores_BC
+
+
+class Pairs(NamedTuple):
+    """(user, item) pairs in the order of items, so that a block of items owns one slice."""
+
+    items_N: Tensor  # int64 [N], ascending
+    users_N: Tensor  # int64 [N]
+    order_N: Tensor  # int64 [N], where each pair stood before
+    bounds: list[int]  # block i owns [bounds[i], bounds[i + 1])
+
+
+class Rules(NamedTuple):
+    """What of a request changes scores, cut into blocks of the catalog."""
+
+    num_blocks: int
+    exclude: Pairs
+    repeat: Pairs
+    repeat_scores_M: Tensor  # float32 [M], in the order of `repeat`
+    allow: Pairs
+    allow_rows: int  # B, or 1 for what holds for all; 0: everything is allowed
+
+
+def rules_of(
+    encoded: Encoded,
+    exclude_items_N: Tensor,
+    exclude_offsets_B1: Tensor,
+    num_items: int,
+    block_items: int,
+    allowed: Allowed | None,
+) -> Rules:
+    exclude = by_item(exclude_items_N, exclude_offsets_B1, num_items, block_items)
+    repeat = by_item(encoded.repeat_items_M, encoded.repeat_offsets_B1, num_items, block_items)
+    allow, rows = exclude, 0
+    if allowed is not None:
+        rows = allowed.offsets.shape[0] - 1
+        allow = by_item(allowed.items_A, allowed.offsets, num_items, block_items)
+    scores_M = encoded.repeat_scores_M[repeat.order_N].float()
+    return Rules(len(exclude.bounds) - 1, exclude, repeat, scores_M, allow, rows)
+
+
+def is_skipped(rules: Rules, block: int) -> bool:
+    """Whether nobody may get an item of this block."""
+    return rules.allow_rows > 0 and rules.allow.bounds[block] == rules.allow.bounds[block + 1]
+
+
+def ruled(scores_BC: Tensor, rules: Rules, block: int, start: int) -> Tensor:
+    """Products as scores: repeat scores in their place, minus infinity for what is left out."""
+    repeat = rules.repeat
+    first, last = repeat.bounds[block], repeat.bounds[block + 1]
+    users, columns = repeat.users_N[first:last], repeat.items_N[first:last] - start
+    scores_BC[users, columns] = rules.repeat_scores_M[first:last]
+    drop(scores_BC, rules.exclude, block, start)
+    if rules.allow_rows > 0:
+        return only(scores_BC, rules.allow, rules.allow_rows, block, start)
     return scores_BC
 
 
@@ -132,15 +174,6 @@ def top_k_of_blocks(
         drop(scores_BC, exclude, block, start)
         best_BK = improve(best_BK, scores_BC, start)
     return lists(best_BK)
-
-
-class Pairs(NamedTuple):
-    """(user, item) pairs in the order of items, so that a block of items owns one slice."""
-
-    items_N: Tensor  # int64 [N], ascending
-    users_N: Tensor  # int64 [N]
-    order_N: Tensor  # int64 [N], where each pair stood before
-    bounds: list[int]  # block i owns [bounds[i], bounds[i + 1])
 
 
 def by_item(items_N: Tensor, offsets_B1: Tensor, num_items: int, block_items: int) -> Pairs:
