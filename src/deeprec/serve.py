@@ -275,7 +275,8 @@ class Bundle:
                 seen,
                 denied_items.to(self.device),
                 denied_offsets.to(self.device),
-                *(part.to(self.device) for part in allowed or ()),
+                None if allowed is None else allowed[0].to(self.device),
+                None if allowed is None else allowed[1].to(self.device),
             )
         except torch.jit.Error as error:
             # the last line is the rule; the lines before it are the model's own source

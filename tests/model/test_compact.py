@@ -38,10 +38,13 @@ def test_it_answers_as_the_one_ranking_of_the_rounded_table(
     precision: Precision, scan: bool, users: int, allowed: Allowed | None
 ) -> None:
     encoded, weight, bias, exclude = problem(users, users)
-    catalog = CompactCatalog(weight, bias, precision=precision, scan=scan, block_items=700)
+    catalog = CompactCatalog(weight, precision=precision, scan=scan, block_items=700)
     scripted = torch.jit.script(catalog)
     expected = top_k(encoded, rounded(weight, precision), bias, 9, *exclude, 512, allowed)
-    for found in (catalog(encoded, 9, *exclude, allowed), scripted(encoded, 9, *exclude, allowed)):
+    for found in (
+        catalog(encoded, bias, 9, *exclude, allowed),
+        scripted(encoded, bias, 9, *exclude, allowed),
+    ):
         assert torch.equal(found[0], expected[0])
         torch.testing.assert_close(found[1], expected[1], rtol=1e-5, atol=1e-5)
 
@@ -49,8 +52,8 @@ def test_it_answers_as_the_one_ranking_of_the_rounded_table(
 @pytest.mark.parametrize("precision", ["int8", "float32"])
 def test_a_few_candidates_are_enough(precision: Precision) -> None:
     encoded, weight, bias, exclude = problem(0, 3)
-    catalog = CompactCatalog(weight, bias, precision=precision, scan=True)
-    best, is_sure = catalog.scanned(encoded, 9, *exclude, None)
+    catalog = CompactCatalog(weight, precision=precision, scan=True)
+    best, is_sure = catalog.scanned(encoded, bias, 9, *exclude, None)
     assert is_sure
     assert best.shape == (3, 9)
 
@@ -59,10 +62,10 @@ def test_where_candidates_are_not_enough_every_item_is_scored() -> None:
     encoded, weight, bias, exclude = problem(1, 2)
     weight[:, :] = weight[:1]  # scores differ by their biases alone, and those by little
     bias *= 1e-4
-    catalog = CompactCatalog(weight, bias, precision="int8", scan=True)
-    assert not catalog.scanned(encoded, 9, *exclude, None)[1]
+    catalog = CompactCatalog(weight, precision="int8", scan=True)
+    assert not catalog.scanned(encoded, bias, 9, *exclude, None)[1]
     expected = top_k(encoded, rounded(weight, "int8"), bias, 9, *exclude)
-    torch.testing.assert_close(catalog(encoded, 9, *exclude, None)[1], expected[1])
+    torch.testing.assert_close(catalog(encoded, bias, 9, *exclude, None)[1], expected[1])
 
 
 @pytest.mark.parametrize("precision", ["int8", "float32"])
@@ -73,7 +76,7 @@ def test_no_score_is_above_its_bound(precision: Precision) -> None:
             scale * torch.randn(ITEMS, WIDTH, generator=draw) ** 3
         )  # with numbers that stand out
         hidden = torch.randn(8, WIDTH, generator=draw) ** 3
-        catalog = CompactCatalog(weight, torch.zeros(ITEMS), precision=precision, scan=True)
+        catalog = CompactCatalog(weight, precision=precision, scan=True)
         bounds = catalog.bounds(hidden, 0, ITEMS)
         assert (hidden.double() @ rounded(weight, precision).double().T <= bounds).all()
         # and not so far above that every item would be a candidate
@@ -94,6 +97,6 @@ def test_a_row_differs_by_half_a_step_at_most() -> None:
 @pytest.mark.parametrize(("precision", "bytes_a_number"), [("int8", 1), ("bfloat16", 2)])
 def test_fewer_bytes_are_held(precision: Precision, bytes_a_number: int) -> None:
     weight = torch.randn(1_000, 128)
-    catalog = CompactCatalog(weight, torch.zeros(1_000), precision=precision, scan=False)
+    catalog = CompactCatalog(weight, precision=precision, scan=False)
     held = sum(buffer.nbytes for buffer in catalog.buffers())
     assert held <= 1_000 * (128 * bytes_a_number + 16)

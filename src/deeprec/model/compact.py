@@ -44,26 +44,33 @@ class PlainCatalog(nn.Module):
 
     Args:
         item_weight_VD: float32 [V, D].
-        item_bias_V: float32 [V].
         block_items: items scored at once.
     """
 
-    def __init__(self, item_weight_VD: Tensor, item_bias_V: Tensor, block_items: int) -> None:
+    def __init__(self, item_weight_VD: Tensor, block_items: int) -> None:
         super().__init__()
-        self.item_weight, self.item_bias = item_weight_VD, item_bias_V
-        self.block_items = block_items
+        self.item_weight, self.block_items = item_weight_VD, block_items
 
     def forward(
         self,
         encoded: Encoded,
+        item_bias_V: Tensor,
         k: int,
         excluded_N: Tensor,
         offsets_B1: Tensor,
         allowed: Allowed | None,
     ) -> tuple[Tensor, Tensor]:
         """See `top_k`."""
-        weight, bias = self.item_weight, self.item_bias
-        return top_k(encoded, weight, bias, k, excluded_N, offsets_B1, self.block_items, allowed)
+        return top_k(
+            encoded,
+            self.item_weight,
+            item_bias_V,
+            k,
+            excluded_N,
+            offsets_B1,
+            self.block_items,
+            allowed,
+        )
 
 
 class CompactCatalog(nn.Module):
@@ -71,7 +78,6 @@ class CompactCatalog(nn.Module):
 
     Args:
         item_weight_VD: float32 [V, D].
-        item_bias_V: float32 [V].
         precision: of the rows that scores are made of. What is answered is what `rounded` rows
             would be answered with.
         scan: whether int8 codes are scanned first; those of int8 rows always are.
@@ -86,14 +92,13 @@ class CompactCatalog(nn.Module):
     def __init__(
         self,
         item_weight_VD: Tensor,
-        item_bias_V: Tensor,
         *,
         precision: Precision,
         scan: bool,
         block_items: int = BLOCK_ITEMS,
     ) -> None:
         super().__init__()
-        self.item_bias, self.block_items = item_bias_V, block_items
+        self.block_items = block_items
         self.width = item_weight_VD.shape[1]
         self.scan_items = SCAN_ITEMS
         self.few_users, self.candidates = FEW_USERS, CANDIDATES
@@ -114,6 +119,7 @@ class CompactCatalog(nn.Module):
     def forward(
         self,
         encoded: Encoded,
+        item_bias_V: Tensor,
         k: int,
         excluded_N: Tensor,
         offsets_B1: Tensor,
@@ -122,14 +128,17 @@ class CompactCatalog(nn.Module):
         """See `top_k`; the answers are those of `top_k` on the rounded table."""
         hidden_BD = encoded.hidden_BD
         if self.scans and hidden_BD.shape[0] <= self.few_users and not hidden_BD.is_cuda:
-            best_BK, is_sure = self.scanned(encoded, k, excluded_N, offsets_B1, allowed)
+            best_BK, is_sure = self.scanned(
+                encoded, item_bias_V, k, excluded_N, offsets_B1, allowed
+            )
             if is_sure:
                 return lists(best_BK)
-        return lists(self.best(encoded, k, excluded_N, offsets_B1, allowed, False))
+        return lists(self.best(encoded, item_bias_V, k, excluded_N, offsets_B1, allowed, False))
 
     def best(
         self,
         encoded: Encoded,
+        item_bias_V: Tensor,
         k: int,
         excluded_N: Tensor,
         offsets_B1: Tensor,
@@ -137,7 +146,7 @@ class CompactCatalog(nn.Module):
         scan: bool,
     ) -> Tensor:
         """int64 [B, K]: the best keys, of scores or of their bounds."""
-        hidden_BD, num_items = encoded.hidden_BD, self.item_bias.shape[0]
+        hidden_BD, num_items = encoded.hidden_BD, item_bias_V.shape[0]
         best_BK = no_keys(hidden_BD.shape[0], k, hidden_BD)
         block_items = self.scan_items if scan else self.block_items
         rules = rules_of(encoded, excluded_N, offsets_B1, num_items, block_items, allowed)
@@ -147,17 +156,17 @@ class CompactCatalog(nn.Module):
             start = block * block_items
             stop = min(start + block_items, num_items)
             if scan:
-                scores_BC = self.bounds(hidden_BD, start, stop)
+                scores_BC = self.bounds(hidden_BD, start, stop) + item_bias_V[start:stop]
             else:
-                scores_BC = self.scores(hidden_BD, start, stop)
+                scores_BC = self.products(hidden_BD, start, stop) + item_bias_V[start:stop]
             best_BK = improve(best_BK, ruled(scores_BC, rules, block, start), start)
         return best_BK
 
-    def scores(self, hidden_BD: Tensor, start: int, stop: int) -> Tensor:
+    def products(self, hidden_BD: Tensor, start: int, stop: int) -> Tensor:
         """float32 [B, C]."""
         items = torch.arange(start, stop, device=hidden_BD.device)
         rows_CD = self.rows(items) if self.is_int8 else self.rows_VD[start:stop].float()
-        return torch.addmm(self.item_bias[start:stop], hidden_BD, rows_CD.t())
+        return torch.mm(hidden_BD, rows_CD.t())
 
     def rows(self, items: Tensor) -> Tensor:
         """float32 [..., D]: the rows that scores are made of."""
@@ -167,18 +176,18 @@ class CompactCatalog(nn.Module):
         return self.rows_VD[items].float()
 
     def bounds(self, hidden_BD: Tensor, start: int, stop: int) -> Tensor:
-        """float32 [B, C]: what the score of each item cannot exceed."""
+        """float32 [B, C]: what the product with each item cannot exceed."""
         hidden_BE = F.pad(hidden_BD, [0, self.codes_VE.shape[1] - self.width]).to(torch.bfloat16)
         codes_CE, scale_C = self.codes_VE[start:stop], self.code_scale_V[start:stop]
         near_BC: Tensor = torch.ops.aten._weight_int8pack_mm(hidden_BE, codes_CE, scale_C).float()
         length_B1 = torch.linalg.vector_norm(hidden_BD, dim=1, keepdim=True)
-        slack_BC: Tensor = length_B1 * self.slack_V[start:stop]
-        bounds_BC: Tensor = near_BC + self.item_bias[start:stop] + slack_BC
+        bounds_BC: Tensor = near_BC + length_B1 * self.slack_V[start:stop]
         return bounds_BC
 
     def scanned(
         self,
         encoded: Encoded,
+        item_bias_V: Tensor,
         k: int,
         excluded_N: Tensor,
         offsets_B1: Tensor,
@@ -186,11 +195,13 @@ class CompactCatalog(nn.Module):
     ) -> tuple[Tensor, bool]:
         """The best keys of the candidates, and whether no other item can be among the best."""
         num_candidates = k + self.candidates
-        bound_keys_BR = self.best(encoded, num_candidates, excluded_N, offsets_B1, allowed, True)
+        bound_keys_BR = self.best(
+            encoded, item_bias_V, num_candidates, excluded_N, offsets_B1, allowed, True
+        )
         items_BR, bounds_BR = lists(bound_keys_BR)
         at_BR = items_BR.clamp(min=0)
         products_BR = torch.einsum("brd,bd->br", self.rows(at_BR), encoded.hidden_BD)
-        scores_BR = with_repeats(products_BR + self.item_bias[at_BR], at_BR, encoded)
+        scores_BR = with_repeats(products_BR + item_bias_V[at_BR], at_BR, encoded)
         keys_BR = keys_of(scores_BR, at_BR)
         keys_BR = keys_BR.masked_fill((items_BR < 0) | (scores_BR == float("-inf")), no_key())
         best_BK = torch.topk(keys_BR, k, dim=1)[0]

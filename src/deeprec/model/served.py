@@ -54,11 +54,10 @@ class Served(nn.Module):
         self.field_names = list(fields)
         self.field_sizes = list(fields.values())
         self.max_users, self.max_events, self.max_k = max_users, max_events, max_k
-        weight, bias = model.item_weight, model.item_bias
         self.catalog: nn.Module = (
-            PlainCatalog(weight, bias, block_items)
+            PlainCatalog(model.item_weight, block_items)
             if precision == "float32" and not scan
-            else CompactCatalog(weight, bias, precision=precision, scan=scan)
+            else CompactCatalog(model.item_weight, precision=precision, scan=scan)
         )
         self.raw_ids = RawIds(torch.zeros(0, dtype=torch.int64) if ids_V is None else ids_V)
 
@@ -121,7 +120,9 @@ class Served(nn.Module):
             excluded, ends = denied_items, denied_offsets
             if exclude_seen:
                 excluded, ends = join(item_ids, offsets, denied_items, denied_offsets)
-            best: tuple[Tensor, Tensor] = self.catalog(encoded, k, excluded, ends, allowed)
+            best: tuple[Tensor, Tensor] = self.catalog(
+                encoded, self.item_bias, k, excluded, ends, allowed
+            )
             return best
 
     @torch.jit.export
