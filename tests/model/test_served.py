@@ -20,7 +20,7 @@ LIMITS = {"max_users": MAX_USERS, "max_events": MAX_EVENTS, "max_k": MAX_K}
 
 @pytest.fixture(scope="module")
 def served() -> Callable[..., tuple[Tensor, Tensor]]:
-    module = Served(MODEL, fields=FIELDS, **LIMITS, ids_V=RAW_IDS, block_items=4)
+    module = Served(MODEL, fields=FIELDS, **LIMITS, ids_V=RAW_IDS, scores_at_once=8)
     scripted: Callable[..., tuple[Tensor, Tensor]] = torch.jit.script(module.eval())
     return scripted
 

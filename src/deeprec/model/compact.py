@@ -32,10 +32,11 @@ from deeprec.model.topk import (
 
 Precision = Literal["float32", "bfloat16", "int8"]
 FEW_USERS = 16  # above, products take longer than reading the table
-CANDIDATES = 256  # scored again, besides k
+CANDIDATES = 128  # scored again, besides k
 CODE_COLUMNS = 32  # the kernel of the scan reads past the end of rows of other widths
 BLOCK_ITEMS = 4_096  # 2 MiB of a table of 128 columns once it is float32: it stays in the cache
-SCAN_ITEMS = 16_384  # 2 MiB of codes of 128 columns
+SCORES_AT_ONCE = 2**22  # 16 MiB: all of a catalog of millions for one user, 16,384 items for 256
+SCANNED_AT_ONCE = 2**20  # the same of bounds
 ROUNDING = 2.0**-7  # of |hidden| * |row|: bfloat16 of hidden, scale and score, with some to spare
 
 
@@ -44,12 +45,12 @@ class PlainCatalog(nn.Module):
 
     Args:
         item_weight_VD: float32 [V, D].
-        block_items: items scored at once.
+        scores_at_once: of all users.
     """
 
-    def __init__(self, item_weight_VD: Tensor, block_items: int) -> None:
+    def __init__(self, item_weight_VD: Tensor, scores_at_once: int = SCORES_AT_ONCE) -> None:
         super().__init__()
-        self.item_weight, self.block_items = item_weight_VD, block_items
+        self.item_weight, self.scores_at_once = item_weight_VD, scores_at_once
 
     def forward(
         self,
@@ -68,7 +69,7 @@ class PlainCatalog(nn.Module):
             k,
             excluded_N,
             offsets_B1,
-            self.block_items,
+            block_of(encoded.hidden_BD.shape[0], self.scores_at_once),
             allowed,
         )
 
@@ -81,6 +82,7 @@ class CompactCatalog(nn.Module):
         precision: of the rows that scores are made of. What is answered is what `rounded` rows
             would be answered with.
         scan: whether int8 codes are scanned first; those of int8 rows always are.
+        block_items: items scored at once where none is scanned.
     """
 
     rows_VD: Tensor
@@ -100,7 +102,7 @@ class CompactCatalog(nn.Module):
         super().__init__()
         self.block_items = block_items
         self.width = item_weight_VD.shape[1]
-        self.scan_items = SCAN_ITEMS
+        self.scores_at_once = SCANNED_AT_ONCE
         self.few_users, self.candidates = FEW_USERS, CANDIDATES
         exact_VD = rounded(item_weight_VD, precision)
         codes_VD, scale_V = quantized(item_weight_VD)
@@ -148,7 +150,9 @@ class CompactCatalog(nn.Module):
         """int64 [B, K]: the best keys, of scores or of their bounds."""
         hidden_BD, num_items = encoded.hidden_BD, item_bias_V.shape[0]
         best_BK = no_keys(hidden_BD.shape[0], k, hidden_BD)
-        block_items = self.scan_items if scan else self.block_items
+        block_items = self.block_items
+        if scan:
+            block_items = block_of(hidden_BD.shape[0], self.scores_at_once)
         rules = rules_of(encoded, excluded_N, offsets_B1, num_items, block_items, allowed)
         for block in range(rules.num_blocks):
             if is_skipped(rules, block):
@@ -212,6 +216,16 @@ class CompactCatalog(nn.Module):
         return best_BK, bool(is_sure_B.all())
 
 
+def block_of(num_users: int, scores_at_once: int) -> int:
+    """Items scored at once. Every block costs some calls, which for one user is what they cost.
+
+    Example:
+        >>> block_of(1, 2**22), block_of(256, 2**22), block_of(4_096, 2**22)
+        (4194304, 16384, 4096)
+    """
+    return max(scores_at_once // max(num_users, 1), scores_at_once // 1024, 1)
+
+
 def with_repeats(scores_BR: Tensor, items_BR: Tensor, encoded: Encoded) -> Tensor:
     """The scores, repeat scores in their place."""
     if encoded.repeat_items_M.shape[0] == 0:
@@ -230,9 +244,9 @@ def quantized(rows_VD: Tensor) -> tuple[Tensor, Tensor]:
     """int8 [V, D] codes and float32 [V] scales: row = codes * scale, to half a scale.
 
     Example:
-        >>> codes, scale = quantized(torch.tensor([[2.54, -1.27], [0.0, 0.0]]))
+        >>> codes, scale = quantized(torch.tensor([[2.54, -1.0], [0.0, 0.0]]))
         >>> codes.tolist(), scale.tolist()
-        ([[127, -63], [0, 0]], [0.019999999552965164, 1.0])
+        ([[127, -50], [0, 0]], [0.019999999552965164, 1.0])
     """
     scale_V = rows_VD.detach().abs().amax(1) / 127
     scale_V = torch.where(scale_V > 0, scale_V, 1.0)

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from deeprec.model.base import Recommender
-from deeprec.model.compact import CompactCatalog, PlainCatalog, Precision
+from deeprec.model.compact import SCORES_AT_ONCE, CompactCatalog, PlainCatalog, Precision
 from deeprec.model.raw_ids import RawIds
-from deeprec.model.topk import BLOCK_ITEMS, Allowed
+from deeprec.model.topk import Allowed
 
 
 class Served(nn.Module):
@@ -28,7 +28,7 @@ class Served(nn.Module):
         ids_V: int64 [V], the ids of items where they are whole numbers; None: they are text.
         precision: of the catalog table; see `CompactCatalog`.
         scan: whether its int8 codes are scanned first.
-        block_items: items scored at once, of a plain table.
+        scores_at_once: of all users, with a plain table.
     """
 
     field_names: list[str]  # TorchScript cannot tell what an empty list would hold
@@ -45,7 +45,7 @@ class Served(nn.Module):
         ids_V: Tensor | None = None,
         precision: Precision = "float32",
         scan: bool = False,
-        block_items: int = BLOCK_ITEMS,
+        scores_at_once: int = SCORES_AT_ONCE,
     ) -> None:
         super().__init__()
         self.encoder = model.serving_encoder()
@@ -55,7 +55,7 @@ class Served(nn.Module):
         self.field_sizes = list(fields.values())
         self.max_users, self.max_events, self.max_k = max_users, max_events, max_k
         self.catalog: nn.Module = (
-            PlainCatalog(model.item_weight, block_items)
+            PlainCatalog(model.item_weight, scores_at_once)
             if precision == "float32" and not scan
             else CompactCatalog(model.item_weight, precision=precision, scan=scan)
         )
