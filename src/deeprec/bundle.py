@@ -13,6 +13,11 @@ weights.safetensors    the same weights without code, and
 architecture.json      what `deeprec.trainer.rebuilt` builds of them, where deeprec is installed
 eval.json              what the run scored, where it was evaluated
 README.md              how to ask
+MODEL_CARD.md          for whom, of what, how good, within which limits
+provenance.json        from which data, settings and software it came
+privacy.json           what it holds of persons
+sbom.cdx.json          its software, as CycloneDX
+MLmodel                and requirements-serve.txt: the same folder for MLflow
 serve.py               the client: verifies, maps ids, answers
 """
 

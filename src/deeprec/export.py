@@ -7,7 +7,7 @@ import json
 import platform
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -31,6 +31,7 @@ from deeprec.golden import Trained, compared_users, golden_answer, golden_reques
 from deeprec.model.base import Recommender
 from deeprec.model.compact import Precision, narrowed
 from deeprec.model.rank import rank
+from deeprec.papers import card, mlflow, sbom
 from deeprec.serve import load_model, same_answer
 
 COMPARE_K = 100
@@ -81,6 +82,8 @@ def export(config: ExportConfig) -> Path:
         made_from,
         report if report.is_file() else None,
         architecture(run.config.model, run.facts),
+        config=asdict(run.config),
+        environment=json.loads((run.path / "environment.json").read_text(encoding="utf-8")),
     )
     trained = in_precision(trained, config)
     write(
@@ -105,7 +108,7 @@ def in_precision(trained: Trained, config: ExportConfig) -> Trained:
         ConfigError: the model has no catalog table, or nobody is there to judge it.
         IntegrityError: more of ndcg is lost than may be.
     """
-    precision = cast(Precision, config.precision)
+    precision: Precision = config.precision
     if precision == "float32" and not config.scan:
         return trained
     try:
@@ -158,7 +161,7 @@ def write(
     Raises:
         IntegrityError: the exported model does not answer as the evaluated one.
     """
-    manifest = {
+    manifest: dict[str, Any] = {
         "bundle_version": bundle.VERSION,
         "versions": versions(),
         "made_from": {**trained.made_from, "prepared": trained.prepared.identity},
@@ -173,6 +176,8 @@ def write(
         bundle.write_lines(draft / bundle.GOLDEN_EXPECTED, answers)
         absent = forms.save_program(draft, trained) if program else "absent, as export was told"
         describe(draft, path.name, trained, program=absent)
+        persons = sum(request["name"].startswith("user ") for request in requests)
+        describe_origin(draft, path.name, trained, manifest, persons)
         if trained.architecture is not None:
             forms.save_weights(draft, trained)
 
@@ -299,3 +304,29 @@ def describe(draft: Path, name: str, trained: Trained, *, program: str | None) -
     )
     (draft / bundle.README).write_text(readme, encoding="utf-8")
     shutil.copyfile(serve.__file__, draft / bundle.CLIENT)
+
+
+def describe_origin(
+    draft: Path, name: str, trained: Trained, manifest: Mapping[str, Any], golden_persons: int
+) -> None:
+    """What the bundle came from, what it holds of persons, and what it needs."""
+    prepared, created, used = trained.prepared, manifest["created"], manifest["versions"]
+    told = card.provenance(
+        manifest["made_from"],
+        used,
+        created,
+        config=trained.config,
+        environment=trained.environment,
+    )
+    bundle.write_json(draft / "provenance.json", told)
+    bundle.write_json(draft / "privacy.json", card.privacy(prepared, golden_persons))
+    identity = str(trained.made_from.get("checkpoint_identity", ""))
+    bundle.write_json(draft / "sbom.cdx.json", sbom.sbom(name, identity, created))
+    report = None
+    if (draft / bundle.EVALUATION).is_file():
+        report = json.loads((draft / bundle.EVALUATION).read_text(encoding="utf-8"))
+    kind = type(trained.model).__name__
+    text = card.model_card(name, prepared, kind, report, trained.precision)
+    (draft / "MODEL_CARD.md").write_text(text, encoding="utf-8")
+    (draft / "MLmodel").write_text(mlflow.mlmodel(created, used), encoding="utf-8")
+    (draft / mlflow.REQUIREMENTS).write_text(mlflow.requirements(used), encoding="utf-8")

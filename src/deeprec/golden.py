@@ -36,6 +36,8 @@ class Trained:
     architecture: Mapping[str, Any] | None = None  # what it is built with again, if it can be
     precision: Precision = "float32"  # of the rows of the catalog table; the model's are rounded so
     scan: bool = False  # whether int8 codes of it are scanned first
+    config: Mapping[str, Any] | None = None  # of the run
+    environment: Mapping[str, Any] | None = None  # what the run was trained with and on
     price: Mapping[str, Any] | None = None  # what the precision costs
 
 

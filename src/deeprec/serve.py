@@ -447,6 +447,28 @@ def same_answer(
     return True
 
 
+class Asked:
+    """What MLflow asks."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._bundle = bundle
+
+    def predict(self, model_input: Any, params: Mapping[str, Any] | None = None) -> list[list[str]]:
+        """The best item ids of each row.
+
+        Args:
+            model_input: has a column `item_ids`: lists of item ids, oldest first.
+            params: of `Bundle.recommend`, such as {"k": 20}.
+        """
+        histories = [list(row) for row in model_input["item_ids"]]
+        return [answer.item_ids for answer in self._bundle.recommend(histories, **(params or {}))]
+
+
+def _load_pyfunc(path: str) -> Asked:
+    """Where MLflow enters."""
+    return Asked(load(path))
+
+
 def _rows(lists: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     """Values and offsets of rows of different length, both int64."""
     lengths = torch.tensor([0, *(len(row) for row in lists)], dtype=torch.int64)
