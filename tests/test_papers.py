@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
+import deeprec
 from deeprec import export
 from deeprec.golden import Trained
 from deeprec.papers import sbom
@@ -121,3 +123,71 @@ def test_mlflow_finds_a_loader_without_pickle(made: Path, monkeypatch: pytest.Mo
     assert [len(items) for items in found] == [4, 4]
     needed = (made / "requirements-serve.txt").read_text().splitlines()
     assert needed == [f"torch=={version('torch').split('+')[0]}", f"pyarrow=={version('pyarrow')}"]
+
+
+@pytest.fixture(scope="module")
+def in_triton(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("triton")
+    prepared = prepared_folder(place / "prepared")
+    trained = Trained(StandIn(30, FIELDS), FIELDS, prepared, {}, triton=True)
+    export.write(place / "books", trained, golden_users=3, compare_users=5)
+    return place / "books"
+
+
+def test_triton_asks_in_tensors_what_others_ask(in_triton: Path) -> None:
+    model = torch.jit.load(str(in_triton / "triton" / "books" / "1" / "model.pt"))
+    opened = deeprec.load(in_triton)
+    none = torch.tensor([-1])
+    found = model(
+        torch.tensor([3, 7, -1, 12, -1]),
+        torch.tensor([0, 2, 4, 5], dtype=torch.int32),
+        torch.tensor([9.0, 2.0, 0.0, 1.0, 0.0]),
+        torch.tensor([[5], [3], [5]]),
+        torch.tensor([[True], [False], [True]]),
+        torch.tensor([4, 8, -1, -1]),
+        torch.tensor([0, 2, 3, 4], dtype=torch.int32),
+        torch.tensor([[1], [-1], [2]]),
+        torch.tensor([[-1], [0], [1]]),
+    )
+    for row, (items, ages, seen, denied, age, town) in enumerate(
+        [
+            ([3, 7], [9.0, 2.0], True, [4, 8], [1], []),
+            ([12], [1.0], False, [], [], [0]),
+            ([], [], True, [], [2], [1]),
+        ]
+    ):
+        expected = opened.rank(
+            *rows_of(items),
+            torch.tensor(ages),
+            {"age": rows_of(age), "town": rows_of(town)},
+            k=5,
+            exclude_seen=seen,
+            denied=rows_of(denied),
+        )
+        assert found[0][row].tolist() == expected[0][0].tolist()
+        torch.testing.assert_close(found[1][row], expected[1][0], rtol=1e-5, atol=1e-6)
+    with pytest.raises(torch.jit.Error, match="offsets must start at 0"):
+        model(none, torch.tensor([0, 5]), torch.zeros(1), *[torch.ones(1, 1).long()] * 2, none,
+              torch.tensor([0, 1]), none[None], none[None])  # fmt: skip
+
+
+def rows_of(values: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.tensor(values, dtype=torch.int64), torch.tensor([0, len(values)])
+
+
+def test_the_config_for_triton_names_the_inputs_in_their_order(in_triton: Path) -> None:
+    place = in_triton / "triton" / "books"
+    text = (place / "config.pbtxt").read_text()
+    model = torch.jit.load(str(place / "1" / "model.pt"))
+    arguments = [one.name for one in model.forward.schema.arguments][1:]
+    expected = [f"{name}__{n}" for n, name in enumerate(arguments)]
+    inputs, made = text.split("batch_input [")
+    named = re.findall(r'name: "(\w+__\d+)"', inputs)
+    generated = re.findall(r'target_name: "(\w+__\d+)"', made)
+    assert sorted([*named, *generated]) == sorted(expected)
+    assert text.count("{") == text.count("}")
+    assert text.count("[") == text.count("]")
+    assert set(re.findall(r'key: "(\w+__\d+)"', text)) == {*named}  # of each warm-up
+    assert (place / "warmup" / "k").read_bytes() == (10).to_bytes(8, "little")
+    service = yaml.safe_load((in_triton / "kserve.yaml").read_text())
+    assert service["spec"]["predictor"]["model"]["protocolVersion"] == "v2"

@@ -17,6 +17,7 @@ MODEL_CARD.md          for whom, of what, how good, within which limits
 provenance.json        from which data, settings and software it came
 privacy.json           what it holds of persons
 sbom.cdx.json          its software, as CycloneDX
+triton/NAME/           a model folder for Triton, and kserve.yaml, where they were asked for
 MLmodel                and requirements-serve.txt: the same folder for MLflow
 serve.py               the client: verifies, maps ids, answers
 """

@@ -82,6 +82,7 @@ def export(config: ExportConfig) -> Path:
         made_from,
         report if report.is_file() else None,
         architecture(run.config.model, run.facts),
+        triton=config.triton,
         config=asdict(run.config),
         environment=json.loads((run.path / "environment.json").read_text(encoding="utf-8")),
     )
@@ -178,6 +179,8 @@ def write(
         describe(draft, path.name, trained, program=absent)
         persons = sum(request["name"].startswith("user ") for request in requests)
         describe_origin(draft, path.name, trained, manifest, persons)
+        if trained.triton:
+            forms.save_triton(draft, path.name, trained)
         if trained.architecture is not None:
             forms.save_weights(draft, trained)
 

@@ -22,7 +22,9 @@ from deeprec.errors import IntegrityError
 from deeprec.golden import Request, Trained, attribute_row, golden_answer, one_row, trimmed
 from deeprec.model.compact import Precision
 from deeprec.model.exported import Exported, quiet, to_program
+from deeprec.model.in_tensors import InTensors, with_forward
 from deeprec.model.served import Served
+from deeprec.papers import triton
 from deeprec.serve import same_answer
 
 TIMED = 9  # calls
@@ -30,20 +32,40 @@ TIMED = 9  # calls
 
 def save(path: Path, trained: Trained) -> None:
     """Scripts the model, of operations of torch alone, without the paths of this machine."""
-    served = module(trained, trained.precision, trained.scan)
+    write_script(path, scripted(module(trained, trained.precision, trained.scan)))
+
+
+def scripted(asked: nn.Module) -> torch.jit.ScriptModule:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # as in serve.load_model
-        scripted = torch.jit.script(served)
-    foreign = foreign_operations(scripted)
+        return torch.jit.script(asked.eval())
+
+
+def write_script(path: Path, script: torch.jit.ScriptModule) -> None:
+    foreign = foreign_operations(script)
     if foreign:
         raise IntegrityError(
             f"the model holds operations that torch alone does not have: {', '.join(foreign)}; "
             "its serving_encoder() must be of plain torch"
         )
     with_sources = path.with_suffix(".sources")
-    scripted.save(str(with_sources))  # type: ignore[no-untyped-call]
+    script.save(str(with_sources))  # type: ignore[no-untyped-call]
     without_sources(with_sources, path)
     with_sources.unlink()
+
+
+def save_triton(draft: Path, name: str, trained: Trained) -> None:
+    """Writes a model folder for Triton and a sample service for KServe."""
+    inputs = triton.arguments(len(trained.fields), uses_times=trained.prepared.has_times)
+    script = scripted(InTensors(module(trained, trained.precision, trained.scan)))
+    with_forward(script, inputs, len(trained.fields))
+    place = draft / "triton" / name
+    (place / "1").mkdir(parents=True)
+    (place / "warmup").mkdir()
+    write_script(place / "1" / "model.pt", script)
+    (place / "warmup" / "k").write_bytes((10).to_bytes(8, "little"))
+    (place / "config.pbtxt").write_text(triton.config(name, inputs), encoding="utf-8")
+    (draft / "kserve.yaml").write_text(triton.kserve(name), encoding="utf-8")
 
 
 def module(trained: Trained, precision: Precision, scan: bool) -> Served:

@@ -38,6 +38,7 @@ class Trained:
     scan: bool = False  # whether int8 codes of it are scanned first
     config: Mapping[str, Any] | None = None  # of the run
     environment: Mapping[str, Any] | None = None  # what the run was trained with and on
+    triton: bool = False  # whether a model folder for Triton is written too
     price: Mapping[str, Any] | None = None  # what the precision costs
 
 

@@ -75,8 +75,7 @@ def sbom(name: str, identity: str, created: str) -> dict[str, Any]:
 
 
 def component(found: Distribution, hashes: Iterable[str], *, is_serving: bool) -> dict[str, Any]:
-    licence = found.metadata.get("License-Expression")
-    told = {
+    told: dict[str, Any] = {
         "type": "library",
         "bom-ref": reference(found),
         "name": found.metadata["Name"],
@@ -84,8 +83,8 @@ def component(found: Distribution, hashes: Iterable[str], *, is_serving: bool) -
         "purl": reference(found),
         "scope": "required" if is_serving else "excluded",
     }
-    if licence:
-        told["licenses"] = [{"expression": licence}]
+    if "License-Expression" in found.metadata:
+        told["licenses"] = [{"expression": found.metadata["License-Expression"]}]
     if allowed := sorted(hashes):
         told["properties"] = [{"name": "deeprec:locked-sha256", "value": " ".join(allowed)}]
     return told
