@@ -140,17 +140,18 @@ def save_weights(draft: Path, trained: Trained) -> None:
     assert trained.architecture is not None
     rebuilt.save(draft, trained.model, trained.architecture)
     again = replace(trained, model=rebuilt.built(draft))
-    refuse_other_answers(draft, bundle.WEIGHTS, lambda request: golden_answer(again, request))
+    if other := other_answer(draft, lambda request: golden_answer(again, request)):
+        raise IntegrityError(
+            f"a model made of {bundle.WEIGHTS} does not answer as the evaluated one, so nothing "
+            f"was written: {other}"
+        )
 
 
 def save_program(draft: Path, trained: Trained) -> str | None:
     """Writes the model as a program of torch.export, and asks it the golden requests.
 
     Returns:
-        Why there is none, or None.
-
-    Raises:
-        IntegrityError: it answers otherwise than the evaluated one.
+        Why there is none, as where it answers otherwise than the evaluated one; or None.
     """
     module = Exported(trained.model, fields=trained.fields).eval()
     try:
@@ -163,7 +164,9 @@ def save_program(draft: Path, trained: Trained) -> str | None:
         warnings.simplefilter("ignore")
         torch.export.save(program, draft / bundle.PROGRAM)
         loaded = torch.export.load(draft / bundle.PROGRAM).module()
-    refuse_other_answers(draft, bundle.PROGRAM, lambda request: ask(loaded, trained, request))
+    if other := other_answer(draft, lambda request: ask(loaded, trained, request)):
+        (draft / bundle.PROGRAM).unlink()
+        return f"absent, because it would not answer as the evaluated model: {other}"
     return None
 
 
@@ -194,16 +197,16 @@ def ask(program: nn.Module, trained: Trained, request: Request) -> dict[str, Any
     return {"items": best, "scores": best_scores}
 
 
-def refuse_other_answers(draft: Path, form: str, ask: Callable[[Request], dict[str, Any]]) -> None:
-    """Every form of the model answers the golden requests as expected, or there is no bundle."""
+def other_answer(draft: Path, ask: Callable[[Request], dict[str, Any]]) -> str | None:
+    """The first golden request that a form answers otherwise than expected; None: there is none."""
     requests, expected = (
         bundle.read_lines(draft / name) for name in (bundle.GOLDEN_REQUESTS, bundle.GOLDEN_EXPECTED)
     )
     for request, truth in zip(requests, expected, strict=True):
         found = ask(request)
         if not same_answer(found["items"], found["scores"], truth["items"], truth["scores"]):
-            raise IntegrityError(
-                f"{form} does not answer as the evaluated model, so nothing was written: to "
-                f"{request['name']!r} it says {found['items'][:5]}, evaluated was "
+            return (
+                f"to {request['name']!r} it says {found['items'][:5]}, evaluated was "
                 f"{truth['items'][:5]}, to look at the first five"
             )
+    return None
