@@ -49,7 +49,7 @@ def write_script(path: Path, script: torch.jit.ScriptModule) -> None:
             "its serving_encoder() must be of plain torch"
         )
     with_sources = path.with_suffix(".sources")
-    script.save(str(with_sources))  # type: ignore[no-untyped-call]
+    script.save(str(with_sources))
     without_sources(with_sources, path)
     with_sources.unlink()
 
