@@ -117,20 +117,18 @@ def in_precision(trained: Trained, config: ExportConfig) -> Trained:
     except ValueError as error:
         raise ConfigError(f"precision={precision}, scan={config.scan}: {error}") from error
     found = price(trained.model, narrow, trained.prepared, config.compare_users)
-    before = forms.milliseconds(trained, "float32", False)
-    after = forms.milliseconds(trained, precision, config.scan)
+    before = forms.cost(trained, "float32", False)
+    after = forms.cost(trained, precision, config.scan)
     told = {
-        "users": found.users,
-        "ndcg@100": found.ndcg_after,
-        "ndcg@100 in float32": found.ndcg_before,
-        "share of the first 100 items that is the same": found.kept,
-        "CPU milliseconds for one user": after,
-        "CPU milliseconds for one user in float32": before,
+        "price": asdict(found),
+        "before": asdict(before),
+        "after": asdict(after),
     }
     console.print(
         f"precision={precision}: on validation ndcg@100 {found.ndcg_before:.4f} -> "
         f"{found.ndcg_after:.4f} ({found.users:,} users), {found.kept:.2%} of the first 100 items "
-        f"the same; one user takes {before:.2f} -> {after:.2f} CPU ms",
+        f"the same; the catalog table takes {before.table_bytes:,} -> {after.table_bytes:,} bytes, "
+        f"one user {before.milliseconds:.2f} -> {after.milliseconds:.2f} CPU ms",
         soft_wrap=True,
     )
     if found.loss > config.max_loss:
@@ -291,7 +289,7 @@ def describe(draft: Path, name: str, trained: Trained, *, program: str | None) -
     policy["catalog_table"] = {
         "precision": trained.precision,
         "scanned_first": trained.scan or trained.precision == "int8",
-        "price": trained.price,
+        **(trained.price or {}),
     }
     bundle.write_json(draft / bundle.POLICY, policy)
     hashed = [n for n, stored in prepared.vocabularies.items() if isinstance(stored, Mapping)]

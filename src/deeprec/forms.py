@@ -8,15 +8,16 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from deeprec import bundle
+from deeprec.batch import Jagged
 from deeprec.bundle import Limits
 from deeprec.errors import IntegrityError
 from deeprec.golden import Request, Trained, attribute_row, golden_answer, one_row, trimmed
@@ -81,25 +82,30 @@ def module(trained: Trained, precision: Precision, scan: bool) -> Served:
     ).eval()
 
 
-def milliseconds(trained: Trained, precision: Precision, scan: bool) -> float:
-    """CPU time of this process for the best items of one user, the median of some."""
+@dataclass(frozen=True)
+class Cost:
+    """What a catalog table costs where it is served."""
+
+    table_bytes: int
+    milliseconds: float  # of CPU, for the best items of one user, the median of some
+
+
+def cost(trained: Trained, precision: Precision, scan: bool) -> Cost:
+    """Of a catalog table in that precision, measured in this process."""
     asked, taken = module(trained, precision, scan), []
     history, nothing = one_row(np.zeros(1, np.int64)), one_row(np.zeros(0, np.int64))
+    values = [nothing.values for _ in trained.fields]
+    offsets = [nothing.offsets for _ in trained.fields]
     for _ in range(TIMED):
         started = time.process_time()
-        asked(
-            history.values,
-            history.offsets,
-            torch.zeros(0),
-            [nothing.values for _ in trained.fields],
-            [nothing.offsets for _ in trained.fields],
-            10,
-            True,
-            nothing.values,
-            nothing.offsets,
-        )
+        asked(*of(history), torch.zeros(0), values, offsets, 10, True, *of(nothing))
         taken.append(1000 * (time.process_time() - started))
-    return statistics.median(taken)
+    tables = asked.catalog.state_dict().values()
+    return Cost(sum(table.nbytes for table in tables), statistics.median(taken))
+
+
+def of(rows: Jagged) -> tuple[Tensor, Tensor]:
+    return rows.values, rows.offsets
 
 
 def foreign_operations(model: torch.jit.ScriptModule) -> list[str]:
