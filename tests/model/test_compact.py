@@ -49,6 +49,21 @@ def test_it_answers_as_the_one_ranking_of_the_rounded_table(
         torch.testing.assert_close(found[1], expected[1], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("users", [2, 20])
+@pytest.mark.parametrize(("precision", "scan"), FORMS)
+def test_scores_in_hidden_vectors_are_added_to_products(
+    precision: Precision, scan: bool, users: int
+) -> None:
+    encoded, weight, bias, exclude = problem(5, users)
+    more = torch.randn(users, ITEMS, generator=torch.Generator().manual_seed(5))
+    encoded = encoded._replace(hidden_BD=torch.cat([encoded.hidden_BD, more], 1))
+    catalog = torch.jit.script(CompactCatalog(weight, precision=precision, scan=scan))
+    found = catalog(encoded, bias, 9, *exclude, None)
+    expected = top_k(encoded, rounded(weight, precision), bias, 9, *exclude)
+    assert torch.equal(found[0], expected[0])
+    torch.testing.assert_close(found[1], expected[1], rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("precision", ["int8", "float32"])
 def test_a_few_candidates_are_enough(precision: Precision) -> None:
     encoded, weight, bias, exclude = problem(0, 3)

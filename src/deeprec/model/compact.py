@@ -163,6 +163,8 @@ class CompactCatalog(nn.Module):
                 scores_BC = self.bounds(hidden_BD, start, stop) + item_bias_V[start:stop]
             else:
                 scores_BC = self.products(hidden_BD, start, stop) + item_bias_V[start:stop]
+            if hidden_BD.shape[1] > self.width:  # the others are scores
+                scores_BC += hidden_BD[:, self.width + start : self.width + stop]
             best_BK = improve(best_BK, ruled(scores_BC, rules, block, start), start)
         return best_BK
 
@@ -170,7 +172,7 @@ class CompactCatalog(nn.Module):
         """float32 [B, C]."""
         items = torch.arange(start, stop, device=hidden_BD.device)
         rows_CD = self.rows(items) if self.is_int8 else self.rows_VD[start:stop].float()
-        return torch.mm(hidden_BD, rows_CD.t())
+        return torch.mm(hidden_BD[:, : self.width], rows_CD.t())
 
     def rows(self, items: Tensor) -> Tensor:
         """float32 [..., D]: the rows that scores are made of."""
@@ -181,6 +183,7 @@ class CompactCatalog(nn.Module):
 
     def bounds(self, hidden_BD: Tensor, start: int, stop: int) -> Tensor:
         """float32 [B, C]: what the product with each item cannot exceed."""
+        hidden_BD = hidden_BD[:, : self.width]
         hidden_BE = F.pad(hidden_BD, [0, self.codes_VE.shape[1] - self.width]).to(torch.bfloat16)
         codes_CE, scale_C = self.codes_VE[start:stop], self.code_scale_V[start:stop]
         near_BC: Tensor = torch.ops.aten._weight_int8pack_mm(hidden_BE, codes_CE, scale_C).float()
@@ -204,7 +207,10 @@ class CompactCatalog(nn.Module):
         )
         items_BR, bounds_BR = lists(bound_keys_BR)
         at_BR = items_BR.clamp(min=0)
-        products_BR = torch.einsum("brd,bd->br", self.rows(at_BR), encoded.hidden_BD)
+        hidden_BD = encoded.hidden_BD[:, : self.width]
+        products_BR = torch.einsum("brd,bd->br", self.rows(at_BR), hidden_BD)
+        if encoded.hidden_BD.shape[1] > self.width:
+            products_BR = products_BR + encoded.hidden_BD.gather(1, self.width + at_BR)
         scores_BR = with_repeats(products_BR + item_bias_V[at_BR], at_BR, encoded)
         keys_BR = keys_of(scores_BR, at_BR)
         keys_BR = keys_BR.masked_fill((items_BR < 0) | (scores_BR == float("-inf")), no_key())

@@ -18,7 +18,7 @@ from torch.fx.experimental import _config as symbolic
 
 from deeprec.batch import Encoded
 from deeprec.model.base import Recommender
-from deeprec.model.topk import keys_of, lists, no_key, no_keys
+from deeprec.model.topk import block_scores, keys_of, lists, no_key, no_keys
 
 BLOCK_ITEMS = 65_536  # each block is a piece of the program; 64 MiB of scores for 256 users
 
@@ -118,12 +118,8 @@ class Exported(nn.Module):
 
     def scores(self, hidden_BD: Tensor, start: int, stop: int) -> Tensor:
         """Float32 [B, C + 1]: scores of a block, and a column for what belongs to no item of it."""
-        bias_C = self.item_bias[start:stop]
-        if self.item_weight.shape[1] == 0:
-            scores_BC = hidden_BD[:, start:stop] + bias_C
-        else:
-            scores_BC = torch.addmm(bias_C, hidden_BD, self.item_weight[start:stop].t())
-        return torch.nn.functional.pad(scores_BC.float(), (0, 1))
+        scores_BC = block_scores(hidden_BD, self.item_weight, self.item_bias, start, stop)
+        return torch.nn.functional.pad(scores_BC, (0, 1))
 
 
 def owners(offsets_B1: Tensor, values_P: Tensor) -> Tensor:
