@@ -109,7 +109,9 @@ A recommender of items from histories of events ({kind}), with a catalog table i
 def _period(prepared: Prepared) -> str:
     instants = [prepared.instant(part) for part in ("validation", "holdout")]
     known = [datetime.fromtimestamp(one, UTC).date().isoformat() for one in instants if one]
-    return f"events before {known[0]}" if known else "at times that are not known"
+    if known:
+        return f"events before {known[0]}"
+    return "events not split at a moment" if prepared.has_times else "events without times"
 
 
 def _scores(report: Mapping[str, Any] | None) -> str:
