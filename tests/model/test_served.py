@@ -290,7 +290,7 @@ def test_where_ids_are_text_raw_ids_are_refused() -> None:
     scripted = torch.jit.script(Served(MODEL, fields=FIELDS, **LIMITS).eval())
     asked: Asked = {"items": [[1]], "ages": [], "k": 3, "exclude_seen": True, "allowed": None}
     given = arguments({**asked, "attributes": [[[]], [[]]], "denied": [[]]})
-    with pytest.raises(torch.jit.Error, match="are text; ask by item index"):
+    with pytest.raises(torch.jit.Error, match="knows no ids of items; ask by item index"):
         scripted.by_id(*given)
 
 

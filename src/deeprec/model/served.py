@@ -148,7 +148,7 @@ class Served(nn.Module):
             ValueError: an input breaks its rule, or ids are text.
         """
         if self.raw_ids.ids_V.numel() == 0:
-            raise ValueError("the item ids of this model are text; ask by item index")
+            raise ValueError("this model knows no ids of items; ask by item index")
         num_users = self.num_users_of(offsets)
         self.check_offsets("raw_ids", raw_ids, "offsets", offsets, num_users)
         self.check_ages(ages, raw_ids.numel())
