@@ -12,7 +12,7 @@ from deeprec import export
 from deeprec.batch import Encoded
 from deeprec.data.store import Events, Prepared
 from deeprec.data.store import write as write_prepared
-from deeprec.export import Trained
+from deeprec.golden import Trained
 
 
 class StandInEncoder(nn.Module):
@@ -94,7 +94,13 @@ def of_lists(report: dict[str, Any]) -> dict[str, Any]:
 
 
 def prepared_folder(
-    path: Path, *, num_users: int = 40, num_items: int = 30, times: bool = True, seed: int = 0
+    path: Path,
+    *,
+    num_users: int = 40,
+    num_items: int = 30,
+    times: bool = True,
+    seed: int = 0,
+    ids: list[int] | None = None,
 ) -> Prepared:
     """Random histories of 0 to 9 events; ids that look like numbers; some attributes unknown."""
     draw = np.random.default_rng(seed)
@@ -113,7 +119,7 @@ def prepared_folder(
         path,
         items=pa.table(
             {
-                "item_id": [f"{n:03}" for n in range(num_items)],
+                "item_id": [f"{n:03}" if ids is None else str(ids[n]) for n in range(num_items)],
                 "popularity": [1] * num_items,
                 "name": [f"item {n}" for n in range(num_items)],
             }

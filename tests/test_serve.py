@@ -166,7 +166,7 @@ def test_without_verifying_only_the_hashes_are_skipped(copied: Path) -> None:
 
 def test_golden_requests_are_answered_as_evaluated(opened: Bundle) -> None:
     requests = (opened.path / "golden" / "requests.jsonl").read_text().splitlines()
-    assert len(requests) == 4 + 9
+    assert len(requests) == 4 + 11
     assert list(opened.golden()) == []
 
 
@@ -224,6 +224,10 @@ def test_what_a_call_asks_for_is_followed(opened: Bundle) -> None:
     denied = every.item_ids[:2]
     left = opened.recommend(history, k=30, denied=[*denied, "not known"])[0].item_ids
     assert left == every.item_ids[2:]
+    allowed = ["not known", *every.item_ids[1:9:2]]
+    some = opened.recommend(history, k=30, allowed=allowed, denied=allowed[1:2])[0].item_ids
+    assert some == allowed[2:]
+    assert opened.recommend(history, allowed=[])[0].item_ids == []
 
 
 def test_attributes_matter_and_unknown_values_do_not(opened: Bundle) -> None:

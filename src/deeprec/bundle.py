@@ -8,8 +8,17 @@ policy.json            what is answered when: seen items, unknown items, ties, p
 vocabularies.json      per user attribute, its values in index order, or {"hashed": rows}
 golden/requests.jsonl  requests, one a line
 golden/expected.jsonl  their answers, line by line
+model.pt2              the same as a program of torch.export, where it can be one
+weights.safetensors    the same weights without code, and
+architecture.json      what `deeprec.trainer.rebuilt` builds of them, where deeprec is installed
 eval.json              what the run scored, where it was evaluated
 README.md              how to ask
+MODEL_CARD.md          for whom, of what, how good, within which limits
+provenance.json        from which data, settings and software it came
+privacy.json           what it holds of persons
+sbom.cdx.json          its software, as CycloneDX
+triton/NAME/           a model folder for Triton, and kserve.yaml, where they were asked for
+MLmodel                and requirements-serve.txt: the same folder for MLflow
 serve.py               the client: verifies, maps ids, answers
 """
 
@@ -34,6 +43,9 @@ POLICY = "policy.json"
 VOCABULARIES = "vocabularies.json"
 GOLDEN_REQUESTS = "golden/requests.jsonl"
 GOLDEN_EXPECTED = "golden/expected.jsonl"
+PROGRAM = "model.pt2"
+WEIGHTS = "weights.safetensors"
+ARCHITECTURE = "architecture.json"
 EVALUATION = "eval.json"
 README = "README.md"
 CLIENT = "serve.py"
@@ -77,13 +89,28 @@ def write_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
-def signature(num_items: int, fields: Mapping[str, int], limits: Limits) -> dict[str, Any]:
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The JSON documents of a file that has one a line."""
+    with path.open(encoding="utf-8") as file:  # splitlines() would cut inside an id, at a U+2028
+        return [json.loads(line) for line in file]
+
+
+def signature(
+    num_items: int,
+    fields: Mapping[str, int],
+    limits: Limits,
+    *,
+    ids_are_numbers: bool = False,
+    program: str | None = None,
+) -> dict[str, Any]:
     """Inputs and outputs of model.pt, in the order of its `forward`.
 
     Args:
         num_items: V.
         fields: user attribute name -> number of its values, in the order the model takes them.
         limits: what one call may ask for.
+        ids_are_numbers: whether `by_id` can be asked.
+        program: why there is no model.pt2; None: there is one.
     """
     item = {"dtype": "int64", "minimum": 0, "maximum": num_items - 1}
     offsets = {"dtype": "int64", "shape": ["users + 1"]}
@@ -145,6 +172,21 @@ def signature(num_items: int, fields: Mapping[str, int], limits: Limits) -> dict
                 "meaning": "item_index of items never to be answered, user after user",
             },
             {"name": "denied_offsets", **offsets, "meaning": "as offsets, for denied_items"},
+            {
+                "name": "allowed_items",
+                **item,
+                "shape": ["allowances"],
+                "optional": True,
+                "meaning": "item_index of the only items that may be answered, user after user; "
+                "absent: all",
+            },
+            {
+                "name": "allowed_offsets",
+                "dtype": "int64",
+                "shape": ["users + 1, or 2"],
+                "optional": True,
+                "meaning": "as offsets, for allowed_items; of 2 entries, it is one list for all",
+            },
         ],
         "outputs": [
             {
@@ -162,6 +204,8 @@ def signature(num_items: int, fields: Mapping[str, int], limits: Limits) -> dict
                 "meaning": "score of each item; -inf where the item is -1",
             },
         ],
+        "by_id": BY_ID if ids_are_numbers else None,
+        PROGRAM: OF_PROGRAM if program is None else program,
     }
 
 
@@ -177,12 +221,26 @@ def policy(*, exclude_seen: bool, uses_times: bool, limits: Limits) -> dict[str,
         "empty_history": "answered from the attributes and what is known of items alone",
         "score": "any real number, comparable within one answer; not a probability",
         "ties": "the lower item_index comes first",
+        "denied_items": "never answered, whatever else is said",
+        "allowed_items": "where given, no other item is answered; a user whose list is empty gets "
+        "nothing",
         "not_a_number": "an error, never a recommendation",
         "padding": {"item_index": -1, "score": "-inf"},
         "limits": asdict(limits),
     }
 
 
+BY_ID = (
+    "model.by_id takes and gives the same, but with the item_id of the catalog, int64, in the "
+    "place of item_index. An id that the catalog does not hold is left out; where a score is -inf, "
+    "the id is -1 and is none"
+)
+OF_PROGRAM = (
+    "as forward, in this order: item_ids, offsets, ages (zeros where times are unknown), "
+    "attribute_values, attribute_offsets, k, exclude_seen (bool tensor of no dimension), "
+    "denied_items, denied_offsets, only_allowed (such a tensor, whether what follows counts), "
+    "allowed_items, allowed_offsets (users + 1)"
+)
 HASH = "the BLAKE2b digest of 8 bytes of its text in UTF-8, little-endian, modulo the rows"
 
 EXAMPLE = """\
@@ -231,6 +289,11 @@ deeprec.
   it is one file and may be copied.
 - `golden/` holds requests with the answers this model was evaluated with. Scores agree within
   1e-5 relative on any machine; run `python serve.py .` here to compare.
+- `model.pt2`, where it is there, holds the same as a program of `torch.export`, for those who do
+  without TorchScript: `torch.export.load("model.pt2").module()`. `signature.json` says what it
+  takes.
+- `weights.safetensors` holds the same weights without code, by name; `architecture.json` says what
+  they are the weights of, and `deeprec.trainer.rebuilt.rebuild` makes the model again of the two.
 - torch says once that NumPy is missing where it is; nothing here needs it.
 
 Run this inside the folder:

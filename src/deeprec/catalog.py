@@ -70,6 +70,20 @@ class Catalog:
         ids: list[str] = self.item_ids.take(indices).to_pylist()
         return ids
 
+    def as_numbers(self) -> npt.NDArray[np.int64] | None:
+        """int64 [V]: the ids, where every one is a whole number as it is written; else None.
+
+        Example:
+            >>> Catalog(["40", "-7"]).as_numbers().tolist(), Catalog(["40", "007"]).as_numbers()
+            ([40, -7], None)
+        """
+        try:
+            numbers = self.item_ids.cast(pa.int64())
+        except pa.ArrowInvalid:
+            return None
+        written = pc.equal(numbers.cast(pa.large_string()), self.item_ids)
+        return np.asarray(numbers) if pc.all(written).as_py() else None
+
 
 def _true(found: pa.BooleanArray) -> npt.NDArray[np.bool_]:
     """False where there was no id to compare with."""

@@ -141,9 +141,16 @@ class ExportConfig:
     output_dir: str = MISSING  # the bundle, new or empty; a finished one is replaced
     golden_users: int = 50  # users whose requests and answers are kept in the bundle
     compare_users: int = 1000  # users whose exported lists must equal the evaluated ones
+    precision: Literal["float32", "bfloat16", "int8"] = "float32"  # of the catalog table
+    scan: bool = False  # rank one or few users by int8 codes first, exact scores after; int8 does
+    max_loss: float = 0.01  # share of ndcg@100 on validation that precision may cost, or no bundle
+    triton: bool = False  # a model folder for Triton too, with a copy of the model in it
+    program: bool | None = None  # model.pt2 (torch.export) too; default: of weights below 1 GiB
 
     def mistakes(self) -> Iterator[str]:
         yield from _at_least(1, self, "golden_users", "compare_users")
+        if not 0.0 <= self.max_loss <= 1.0:
+            yield f"max_loss: must lie in [0, 1], got {self.max_loss}"
 
 
 @dataclass

@@ -6,51 +6,37 @@ Nothing is written unless the exported model, saved and loaded again, answers as
 import json
 import platform
 import shutil
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import deeprec
-from deeprec import bundle, folder, serve
-from deeprec.batch import Batch, Jagged
+from deeprec import bundle, folder, forms, serve
+from deeprec.batch import Batch
 from deeprec.bundle import Limits
 from deeprec.config import ExportConfig
 from deeprec.console import console, progress
 from deeprec.data.judge import judged_batch
-from deeprec.data.store import PartName, Prepared
-from deeprec.errors import IntegrityError
+from deeprec.data.store import Prepared
+from deeprec.errors import ConfigError, IntegrityError
+from deeprec.evaluation.price import price
+from deeprec.golden import Trained, compared_users, golden_answer, golden_requests, trimmed
 from deeprec.model.base import Recommender
+from deeprec.model.compact import Precision, narrowed
 from deeprec.model.rank import rank
-from deeprec.model.served import Served
+from deeprec.papers import card, mlflow, sbom
 from deeprec.serve import load_model, same_answer
 
 COMPARE_K = 100
 BATCH_USERS = 256
-GOLDEN_K = 20
-SMALL_CATALOG = 2_000  # items; above, no golden request asks for more than there are
-
-Request = dict[str, Any]  # a line of golden/requests.jsonl
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A trained model, in eval mode on the CPU, with what its bundle says of it."""
-
-    model: Recommender
-    fields: Mapping[str, int]  # user attribute -> number of its values, in the model's order
-    prepared: Prepared
-    made_from: Mapping[str, Any]  # identities and hashes
-    report: Path | None = None  # what it scored
+PROGRAM_BYTES = 2**30  # of weights; above, a program is written where it is asked for
 
 
 def export(config: ExportConfig) -> Path:
@@ -65,6 +51,7 @@ def export(config: ExportConfig) -> Path:
             exported model does not answer as the evaluated one.
     """
     # here, not above: writing a bundle needs no Lightning
+    from deeprec.trainer.rebuilt import architecture
     from deeprec.trainer.run import open_run
 
     path = Path(config.output_dir)
@@ -89,13 +76,23 @@ def export(config: ExportConfig) -> Path:
         )
     report = run.path / "report.json"
     trained = Trained(
-        run.model, run.facts.fields, prepared, made_from, report if report.is_file() else None
+        run.model,
+        run.facts.fields,
+        prepared,
+        made_from,
+        report if report.is_file() else None,
+        architecture(run.config.model, run.facts),
+        triton=config.triton,
+        config=asdict(run.config),
+        environment=json.loads((run.path / "environment.json").read_text(encoding="utf-8")),
     )
+    trained = in_precision(trained, config)
     write(
         path,
         trained,
         golden_users=config.golden_users,
         compare_users=config.compare_users,
+        program=wants_program(config.program, run.model),
     )
     console.print(
         f"bundle: {path}, {prepared.num_items:,} items, "
@@ -105,28 +102,93 @@ def export(config: ExportConfig) -> Path:
     return path
 
 
+def in_precision(trained: Trained, config: ExportConfig) -> Trained:
+    """The model with a catalog table of the precision that is asked for, and its price, told.
+
+    Raises:
+        ConfigError: the model has no catalog table, or nobody is there to judge it.
+        IntegrityError: more of ndcg is lost than may be.
+    """
+    precision: Precision = config.precision
+    if precision == "float32" and not config.scan:
+        return trained
+    try:
+        narrow = cast(Recommender, narrowed(cast(nn.Module, trained.model), precision))
+    except ValueError as error:
+        raise ConfigError(f"precision={precision}, scan={config.scan}: {error}") from error
+    found = price(trained.model, narrow, trained.prepared, config.compare_users)
+    before = forms.cost(trained, "float32", False)
+    after = forms.cost(trained, precision, config.scan)
+    told = {
+        "price": asdict(found),
+        "before": asdict(before),
+        "after": asdict(after),
+    }
+    console.print(
+        f"precision={precision}: on validation ndcg@100 {found.ndcg_before:.4f} -> "
+        f"{found.ndcg_after:.4f} ({found.users:,} users), {found.kept:.2%} of the first 100 items "
+        f"the same; the catalog table takes {before.table_bytes:,} -> {after.table_bytes:,} bytes, "
+        f"one user {before.milliseconds:.2f} -> {after.milliseconds:.2f} CPU ms",
+        soft_wrap=True,
+    )
+    if found.loss > config.max_loss:
+        raise IntegrityError(
+            f"precision={precision} loses {found.loss:.2%} of ndcg@100 on validation, and may lose "
+            f"{config.max_loss:.2%}, so nothing was written; export another precision, or allow it "
+            "by max_loss"
+        )
+    return replace(trained, model=narrow, precision=precision, scan=config.scan, price=told)
+
+
 def write(
-    path: Path, trained: Trained, *, golden_users: int = 50, compare_users: int = 1000
+    path: Path,
+    trained: Trained,
+    *,
+    golden_users: int = 50,
+    compare_users: int = 1000,
+    program: bool = False,
 ) -> None:
     """Writes the bundle at `path`, or nothing.
+
+    Args:
+        path: of the bundle.
+        trained: what it holds.
+        golden_users: whose requests and answers are kept.
+        compare_users: whose lists must equal the evaluated ones.
+        program: whether the model is written as a program of torch.export too.
 
     Raises:
         IntegrityError: the exported model does not answer as the evaluated one.
     """
-    manifest = {
+    manifest: dict[str, Any] = {
         "bundle_version": bundle.VERSION,
         "versions": versions(),
         "made_from": {**trained.made_from, "prepared": trained.prepared.identity},
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     with folder.writing(path, bundle.KIND, manifest) as draft:
-        save(draft / bundle.MODEL, trained)
+        forms.save(draft / bundle.MODEL, trained)
         compare(draft / bundle.MODEL, trained, compare_users)
         requests = list(golden_requests(trained, golden_users))
         bundle.write_lines(draft / bundle.GOLDEN_REQUESTS, requests)
         answers = [golden_answer(trained, request) for request in requests]
         bundle.write_lines(draft / bundle.GOLDEN_EXPECTED, answers)
-        describe(draft, path.name, trained)
+        absent = forms.save_program(draft, trained) if program else "absent, as export was told"
+        describe(draft, path.name, trained, program=absent)
+        persons = sum(request["name"].startswith("user ") for request in requests)
+        describe_origin(draft, path.name, trained, manifest, persons)
+        if trained.triton:
+            forms.save_triton(draft, path.name, trained)
+        if trained.architecture is not None:
+            forms.save_weights(draft, trained)
+
+
+def wants_program(told: bool | None, model: Recommender) -> bool:
+    """As told; or else, where a third copy of the weights is no burden."""
+    if told is not None:
+        return told
+    assert isinstance(model, nn.Module)
+    return sum(parameter.nbytes for parameter in model.parameters()) < PROGRAM_BYTES
 
 
 def versions() -> dict[str, str]:
@@ -136,51 +198,6 @@ def versions() -> dict[str, str]:
         "torch": torch.__version__,
         "pyarrow": pa.__version__,
     }
-
-
-def save(path: Path, trained: Trained) -> None:
-    """Scripts the model, of operations of torch alone, without the paths of this machine."""
-    served = Served(trained.model, fields=trained.fields, **asdict(Limits()))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # as in serve.load_model
-        scripted = torch.jit.script(served.eval())
-    foreign = foreign_operations(scripted)
-    if foreign:
-        raise IntegrityError(
-            f"the model holds operations that torch alone does not have: {', '.join(foreign)}; "
-            "its serving_encoder() must be of plain torch"
-        )
-    with_sources = path.with_suffix(".sources")
-    scripted.save(str(with_sources))  # type: ignore[no-untyped-call]
-    without_sources(with_sources, path)
-    with_sources.unlink()
-
-
-def foreign_operations(model: torch.jit.ScriptModule) -> list[str]:
-    """Operations of a scripted model that torch alone does not have; should be none."""
-    kinds: set[str] = set()
-    graph = model.inlined_graph  # held, or its nodes are freed while they are read
-    blocks: list[Any] = [graph]
-    while blocks:
-        for node in blocks.pop().nodes():
-            kinds.add(node.kind())
-            blocks.extend(node.blocks())
-    return sorted(kind for kind in kinds if kind.partition("::")[0] not in ("aten", "prim"))
-
-
-def without_sources(source: Path, destination: Path) -> None:
-    """Copies a TorchScript file but for its debug records.
-
-    They name the files of this machine, and a serving team's log would show them with every error.
-    """
-    reader = torch._C.PyTorchFileReader(str(source))
-    writer = torch._C.PyTorchFileWriter(str(destination))
-    made_by_writer = ("version", "byteorder", ".data/serialization_id")
-    for name in reader.get_all_records():
-        if not name.endswith(".debug_pkl") and name not in made_by_writer:
-            record = reader.get_record(name)
-            writer.write_record(name, record, len(record))
-    writer.write_end_of_file()
 
 
 def compare(model: Path, trained: Trained, num_users: int) -> None:
@@ -197,18 +214,6 @@ def compare(model: Path, trained: Trained, num_users: int) -> None:
             for exclude_seen in (False, True):
                 refuse_difference(exported, trained, batch, exclude_seen)
             advance(len(rows))
-
-
-def compared_users(prepared: Prepared, num_users: int) -> tuple[PartName, npt.NDArray[np.int64]]:
-    """Users spread over all that are judged; over all there are, where none is."""
-    for part in ("holdout", "validation"):
-        judged = prepared.judged_users(part)
-        if len(judged):
-            break
-    else:
-        judged = np.arange(prepared.num_users)
-    places = np.linspace(0, len(judged) - 1, min(num_users, len(judged))).astype(np.int64)
-    return part, judged[places]
 
 
 def refuse_difference(
@@ -245,101 +250,6 @@ def served(
     return answer
 
 
-def trimmed(items_BK: Tensor, scores_BK: Tensor) -> list[tuple[list[int], list[float]]]:
-    """Each user's answer without the padding."""
-    lengths = (items_BK >= 0).sum(1).tolist()
-    return [
-        (items[:length], scores[:length])
-        for items, scores, length in zip(
-            items_BK.tolist(), scores_BK.tolist(), lengths, strict=True
-        )
-    ]
-
-
-def golden_requests(trained: Trained, num_users: int) -> Iterator[Request]:
-    """What judged users would be asked with, without their ids, and the cases at the edge."""
-    prepared = trained.prepared
-    part, users = compared_users(prepared, num_users)
-    batch = judged_batch(prepared, users, part, with_target=False)
-    requests = [request_of(trained, batch, row) for row in range(batch.num_users)]
-    yield from requests
-    first = requests[0]
-    longest = max(requests, key=lambda request: len(request["item_ids"]))
-    best = golden_answer(trained, first)["item_ids"][:1]
-    yield {**longest, "name": "the longest history of these"}
-    yield {**first, "name": "seen items are left out", "exclude_seen": True}
-    yield {**first, "name": "seen items are kept", "exclude_seen": False}
-    yield {**first, "name": "the best item is denied", "denied": best}
-    yield {**first, "name": "times are unknown", "ages": None}
-    yield {**first, "name": "attributes are unknown", "attributes": {}}
-    yield {**first, "name": "an item is unknown", **with_unknown_item(trained, first)}
-    yield {**first, "name": "nothing is known", "item_ids": [], "ages": None, "attributes": {}}
-    if prepared.num_items <= SMALL_CATALOG:
-        yield {**first, "name": "more than there are", "k": prepared.num_items + 5}
-
-
-def request_of(trained: Trained, batch: Batch, row: int) -> Request:
-    prepared, events = trained.prepared, slice(*batch.history.offsets[row : row + 2].tolist())
-    attributes = {}
-    for name in trained.fields:
-        values = prepared.vocabularies[name]
-        rows = batch.attributes[name]
-        for index in rows.values[rows.offsets[row] : rows.offsets[row + 1]].tolist():
-            # of an open vocabulary not a value that somebody has: a bundle is to know none
-            attributes[name] = f"value {row}" if isinstance(values, Mapping) else values[index]
-    return {
-        "name": f"user {row}",
-        "item_ids": prepared.catalog.ids_of(batch.history.values[events]),
-        "ages": None if batch.ages is None else batch.ages[events].tolist(),
-        "attributes": attributes,
-        "k": GOLDEN_K,
-        "exclude_seen": not prepared.repeats,
-        "denied": [],
-    }
-
-
-def with_unknown_item(trained: Trained, request: Request) -> Request:
-    """The request with a newest event whose item is not in the catalog."""
-    catalog = trained.prepared.catalog
-    unknown = next(name for n in count() if catalog.indices_of([name := f"unknown {n}"])[0] < 0)
-    ages = request["ages"]
-    return {
-        "item_ids": [*request["item_ids"], unknown],
-        "ages": None if ages is None else [*ages, 0.0],
-    }
-
-
-def golden_answer(trained: Trained, request: Request) -> dict[str, Any]:
-    """The evaluated answer to a golden request, ranked alone; denied items are cut out after."""
-    catalog = trained.prepared.catalog
-    indices = catalog.indices_of(request["item_ids"])
-    batch = Batch(
-        torch.zeros(1, dtype=torch.int64),
-        one_row(indices[indices >= 0]),
-        None if request["ages"] is None else torch.tensor(request["ages"])[indices >= 0],
-        {name: attribute_row(trained, name, request) for name in trained.fields},
-    )
-    k = request["k"] + len(request["denied"])
-    items, scores = trimmed(*rank(trained.model, batch, k, request["exclude_seen"]))[0]
-    denied = catalog.indices_of(request["denied"]).tolist()
-    kept = [n for n, item in enumerate(items) if item not in denied][: request["k"]]
-    items = [items[n] for n in kept]
-    return {
-        "items": items,
-        "item_ids": catalog.ids_of(items),
-        "scores": [scores[n] for n in kept],
-    }
-
-
-def attribute_row(trained: Trained, name: str, request: Request) -> Jagged:
-    values = [request["attributes"][name]] if name in request["attributes"] else []
-    return one_row(trained.prepared.vocabulary(name).indices_of(values))
-
-
-def one_row(values: npt.NDArray[np.int64]) -> Jagged:
-    return Jagged(torch.from_numpy(values), torch.tensor([0, len(values)]))
-
-
 def without_values(report: dict[str, Any], hashed: Sequence[str]) -> dict[str, Any]:
     """The report, bands of an open vocabulary by number: a bundle knows nobody's value.
 
@@ -358,18 +268,29 @@ def without_values(report: dict[str, Any], hashed: Sequence[str]) -> dict[str, A
     return {**report, "slices": slices} if slices else report
 
 
-def describe(draft: Path, name: str, trained: Trained) -> None:
+def describe(draft: Path, name: str, trained: Trained, *, program: str | None) -> None:
     """Everything of the bundle that is not the model: catalog, signature, policy, README."""
     prepared, exclude_seen = trained.prepared, not trained.prepared.repeats
     bundle.write_catalog(draft, prepared.items.drop_columns(["popularity"]))
     bundle.write_json(
         draft / bundle.VOCABULARIES, {name: prepared.vocabularies[name] for name in trained.fields}
     )
-    signature = bundle.signature(prepared.num_items, trained.fields, Limits())
+    signature = bundle.signature(
+        prepared.num_items,
+        trained.fields,
+        Limits(),
+        ids_are_numbers=prepared.catalog.as_numbers() is not None,
+        program=program,
+    )
     bundle.write_json(draft / bundle.SIGNATURE, signature)
     policy = bundle.policy(
         exclude_seen=exclude_seen, uses_times=prepared.has_times, limits=Limits()
     )
+    policy["catalog_table"] = {
+        "precision": trained.precision,
+        "scanned_first": trained.scan or trained.precision == "int8",
+        **(trained.price or {}),
+    }
     bundle.write_json(draft / bundle.POLICY, policy)
     hashed = [n for n, stored in prepared.vocabularies.items() if isinstance(stored, Mapping)]
     if trained.report is not None:
@@ -384,3 +305,29 @@ def describe(draft: Path, name: str, trained: Trained) -> None:
     )
     (draft / bundle.README).write_text(readme, encoding="utf-8")
     shutil.copyfile(serve.__file__, draft / bundle.CLIENT)
+
+
+def describe_origin(
+    draft: Path, name: str, trained: Trained, manifest: Mapping[str, Any], golden_persons: int
+) -> None:
+    """What the bundle came from, what it holds of persons, and what it needs."""
+    prepared, created, used = trained.prepared, manifest["created"], manifest["versions"]
+    told = card.provenance(
+        manifest["made_from"],
+        used,
+        created,
+        config=trained.config,
+        environment=trained.environment,
+    )
+    bundle.write_json(draft / "provenance.json", told)
+    bundle.write_json(draft / "privacy.json", card.privacy(prepared, golden_persons))
+    identity = str(trained.made_from.get("checkpoint_identity", ""))
+    bundle.write_json(draft / "sbom.cdx.json", sbom.sbom(name, identity, created))
+    report = None
+    if (draft / bundle.EVALUATION).is_file():
+        report = json.loads((draft / bundle.EVALUATION).read_text(encoding="utf-8"))
+    kind = type(trained.model).__name__
+    text = card.model_card(name, prepared, kind, report, trained.precision)
+    (draft / "MODEL_CARD.md").write_text(text, encoding="utf-8")
+    (draft / "MLmodel").write_text(mlflow.mlmodel(created, used), encoding="utf-8")
+    (draft / mlflow.REQUIREMENTS).write_text(mlflow.requirements(used), encoding="utf-8")

@@ -177,6 +177,7 @@ class Bundle:
         now: Time | None = None,
         attributes: Attributes | None = None,
         denied: Sequence[str] = (),
+        allowed: Sequence[str] | None = None,
         batch_users: int = 256,
     ) -> list[Answer]:
         """The k best items for each history.
@@ -194,6 +195,7 @@ class Bundle:
             now: moment of prediction; by default the present. Only matters where there are times.
             attributes: user attribute -> its value for each history, None where unknown.
             denied: item ids never to be answered.
+            allowed: the only item ids that may be answered; None: all of the bundle.
             batch_users: histories ranked at once.
 
         Returns:
@@ -209,6 +211,7 @@ class Bundle:
             users, histories = list(histories), list(histories.values())
         attributes = self._checked(attributes or {}, len(histories))
         denied_indices = sorted({*self.indices_of(denied)} - {-1})
+        allowed_indices = None if allowed is None else sorted({*self.indices_of(allowed)} - {-1})
         moment = time.time() if now is None else _seconds(now)
         answers: list[Answer] = []
         for start in range(0, len(histories), batch_users):
@@ -219,6 +222,7 @@ class Bundle:
                 moment,
                 {name: values[some] for name, values in attributes.items()},
                 denied_indices,
+                allowed_indices,
                 k,
                 exclude_seen,
             )
@@ -234,6 +238,7 @@ class Bundle:
         k: int,
         exclude_seen: bool | None = None,
         denied: tuple[Tensor, Tensor] | None = None,
+        allowed: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The model itself, in item indices: one call, within the limits of the policy.
 
@@ -245,6 +250,8 @@ class Bundle:
             k: recommendations per user.
             exclude_seen: leave out items of the history; by default as policy.json says.
             denied: (item indices int64, offsets int64 [B + 1]) never to be answered.
+            allowed: (item indices int64, offsets int64 [B + 1], or [2] for one list that holds for
+                all users): the only ones that may be answered; None: all.
 
         Returns:
             int64 [B, k] item indices, -1 where there are no more candidates; float32 [B, k] scores.
@@ -268,6 +275,8 @@ class Bundle:
                 seen,
                 denied_items.to(self.device),
                 denied_offsets.to(self.device),
+                None if allowed is None else allowed[0].to(self.device),
+                None if allowed is None else allowed[1].to(self.device),
             )
         except torch.jit.Error as error:
             # the last line is the rule; the lines before it are the model's own source
@@ -293,6 +302,7 @@ class Bundle:
         """Item indices and scores for one golden request."""
         indices, ages = self.indices_of(request["item_ids"]), request["ages"]
         known = [place for place, index in enumerate(indices) if index >= 0]
+        allowed = request.get("allowed")  # a bundle may be older than this list
         items, scores = self.rank(
             *_rows([[indices[place] for place in known]]),
             None if ages is None else torch.tensor([ages[p] for p in known], dtype=torch.float32),
@@ -300,6 +310,7 @@ class Bundle:
             k=request["k"],
             exclude_seen=request["exclude_seen"],
             denied=_rows([self.indices_of(request["denied"])]),
+            allowed=None if allowed is None else _rows([self.indices_of(allowed)]),
         )
         found = int((items[0] >= 0).sum())
         return items[0, :found].tolist(), scores[0, :found].tolist()
@@ -311,6 +322,7 @@ class Bundle:
         moment: float,
         attributes: Attributes,
         denied: list[int],
+        allowed: list[int] | None,
         k: int,
         exclude_seen: bool | None,
     ) -> list[Answer]:
@@ -327,6 +339,7 @@ class Bundle:
             k=k,
             exclude_seen=exclude_seen,
             denied=_rows([denied] * len(histories)),
+            allowed=None if allowed is None else _rows([allowed]),
         )
         return [
             Answer(
@@ -432,6 +445,28 @@ def same_answer(
         if item != expected and not tied:
             return False
     return True
+
+
+class Asked:
+    """What MLflow asks."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._bundle = bundle
+
+    def predict(self, model_input: Any, params: Mapping[str, Any] | None = None) -> list[list[str]]:
+        """The best item ids of each row.
+
+        Args:
+            model_input: has a column `item_ids`: lists of item ids, oldest first.
+            params: of `Bundle.recommend`, such as {"k": 20}.
+        """
+        histories = [list(row) for row in model_input["item_ids"]]
+        return [answer.item_ids for answer in self._bundle.recommend(histories, **(params or {}))]
+
+
+def _load_pyfunc(path: str) -> Asked:
+    """Where MLflow enters."""
+    return Asked(load(path))
 
 
 def _rows(lists: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:

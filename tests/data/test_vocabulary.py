@@ -83,7 +83,11 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model = ["model.hidden_dims=[8]", f"model.quotient_remainder={split}"]
         folders = [f"prepared={path / 'prepared'}", f"output_dir={path / name}"]
         train(compose("train", [*folders, *settings, *model]))
-        export(ExportConfig(run=str(path / name), output_dir=str(path / f"{name}-bundle")))
+        export(
+            ExportConfig(
+                run=str(path / name), output_dir=str(path / f"{name}-bundle"), program=False
+            )
+        )
     return path
 
 
@@ -152,7 +156,7 @@ def test_a_report_by_value_goes_into_a_bundle_without_the_values(
     )
     bands = {one["name"]: one["bands"] for one in report["slices"]}
     assert any(band.startswith("town ") for band in bands["user.town"])  # in the house it says all
-    export(ExportConfig(run=str(run), output_dir=str(tmp_path / "bundle")))
+    export(ExportConfig(run=str(run), output_dir=str(tmp_path / "bundle"), program=False))
     assert b"town " not in content(tmp_path / "bundle")
     kept = json.loads((tmp_path / "bundle" / "eval.json").read_text())
     assert [len(one["bands"]) for one in kept["slices"]] == [len(bands[name]) for name in slices]

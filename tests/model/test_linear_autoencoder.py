@@ -186,7 +186,9 @@ def test_it_trains_evaluates_and_exports_what_was_evaluated(
     assert by_name["linearautoencoder"] > by_name["popularity"] + 0.05
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        bundle = export(config.ExportConfig(run=str(run), output_dir=str(tmp_path / "bundle")))
+        bundle = export(
+            config.ExportConfig(run=str(run), output_dir=str(tmp_path / "bundle"), program=False)
+        )
     assert json.loads((bundle / "manifest.json").read_text())["kind"] == "bundle"
     judged = config.EvaluateConfig(
         bundle=str(bundle), prepared=str(prepared), output_dir=str(tmp_path / "r"), cutoffs=[5]

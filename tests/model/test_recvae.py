@@ -236,7 +236,9 @@ def test_it_trains_evaluates_and_exports_what_was_evaluated(tmp_path: Path) -> N
     assert by_name["recvae"] > by_name["popularity"] + 0.05
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        bundle = export(ExportConfig(run=str(run), output_dir=str(tmp_path / "bundle")))
+        bundle = export(
+            ExportConfig(run=str(run), output_dir=str(tmp_path / "bundle"), program=False)
+        )
     assert json.loads((bundle / "manifest.json").read_text())["kind"] == "bundle"
     judged = EvaluateConfig(
         bundle=str(bundle),

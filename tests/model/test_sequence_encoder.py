@@ -369,7 +369,9 @@ def test_it_knows_what_only_order_tells_and_exports_what_was_evaluated(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         bundle = export(
-            config.ExportConfig(run=str(tmp_path / "run"), output_dir=str(tmp_path / "bundle"))
+            config.ExportConfig(
+                run=str(tmp_path / "run"), output_dir=str(tmp_path / "bundle"), program=False
+            )
         )
     assert json.loads((bundle / "manifest.json").read_text())["kind"] == "bundle"
     judged = config.EvaluateConfig(

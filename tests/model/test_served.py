@@ -14,12 +14,13 @@ from standin import FIELDS, StandIn
 NUM_ITEMS, MAX_USERS, MAX_EVENTS, MAX_K = 9, 6, 40, 20
 MODEL = StandIn(NUM_ITEMS, FIELDS)
 WEIGHT, BIAS = MODEL.item_weight.tolist(), MODEL.item_bias.tolist()
+RAW_IDS = torch.tensor([40, -7, 2**62, 3, 0, 9, -(2**63), 8, 12])  # any order
 LIMITS = {"max_users": MAX_USERS, "max_events": MAX_EVENTS, "max_k": MAX_K}
 
 
 @pytest.fixture(scope="module")
 def served() -> Callable[..., tuple[Tensor, Tensor]]:
-    module = Served(MODEL, fields=FIELDS, **LIMITS, block_items=4)
+    module = Served(MODEL, fields=FIELDS, **LIMITS, ids_V=RAW_IDS, scores_at_once=8)
     scripted: Callable[..., tuple[Tensor, Tensor]] = torch.jit.script(module.eval())
     return scripted
 
@@ -44,6 +45,7 @@ def arguments(asked: Asked) -> list[Any]:
         asked["k"],
         asked["exclude_seen"],
         *jagged(asked["denied"]),
+        *([] if asked["allowed"] is None else jagged(asked["allowed"])),
     ]
 
 
@@ -64,6 +66,7 @@ def draw_request(draw: random.Random) -> Asked:
         "k": draw.choice([1, 3, NUM_ITEMS, MAX_K]),
         "exclude_seen": draw.random() < 0.5,
         "denied": rows(NUM_ITEMS, draw.choice([0, 3, 12 if num_users < 3 else 3])),
+        "allowed": draw.choice([None, rows(NUM_ITEMS, 5), [[1, 2, 2, 5]]]),
     }
 
 
@@ -79,6 +82,9 @@ def expected(asked: Asked, user: int) -> list[tuple[float, int]]:
         dict(zip(FIELDS, map(tuple, attributes), strict=True)),  # type: ignore[arg-type]
     )
     left_out = set(asked["denied"][user]) | (set(history) if asked["exclude_seen"] else set())
+    if asked["allowed"] is not None:
+        own = asked["allowed"][user if len(asked["allowed"]) > 1 else 0]
+        left_out |= set(range(NUM_ITEMS)) - set(own)
     repeats = dict(
         zip(encoded.repeat_items_M.tolist(), encoded.repeat_scores_M.tolist(), strict=True)
     )
@@ -119,6 +125,7 @@ def broken(draw: random.Random, given: list[Any]) -> str:
             ("denied_items", given, 7, "denied_offsets", given, 8),
             ("attribute age", given[3], 0, "attribute age", given[4], 0),
             ("attribute town", given[3], 1, "attribute town", given[4], 1),
+            *([("allowed_items", given, 9, "allowed_offsets", given, 10)] * (len(given) > 9)),
         ]
     )
     values_name, values, at, offsets_name, offsets, ends = rows
@@ -184,7 +191,7 @@ def test_an_error_shows_numbers_of_the_request_only(
     served: Callable[..., tuple[Tensor, Tensor]],
 ) -> None:
     asked = {**draw_request(random.Random(2)), "items": [[3, 77]], "ages": [], "k": 1}
-    asked |= {"attributes": [[[]], [[]]], "denied": [[]]}
+    asked |= {"attributes": [[[]], [[]]], "denied": [[]], "allowed": None}
     with pytest.raises(torch.jit.Error) as error:
         served(*arguments(asked))
     assert str(error.value).strip().splitlines()[-1] == (
@@ -208,10 +215,83 @@ def test_the_rest_of_the_batch_does_not_change_an_answer(
                 "ages": asked["ages"][start : start + len(history)],
                 "attributes": [[rows[user]] for rows in asked["attributes"]],
                 "denied": [asked["denied"][user]],
+                "allowed": asked["allowed"] and asked["allowed"][user : user + 1]
+                if asked["allowed"] and len(asked["allowed"]) > 1
+                else asked["allowed"],
             }
             own_items, own_scores = served(*arguments(alone))
             assert own_items[0].tolist() == items[user].tolist()
             torch.testing.assert_close(own_scores[0], scores[user], rtol=1e-5, atol=1e-6)
+
+
+def test_asked_by_raw_id_it_answers_as_by_index(
+    served: Callable[..., tuple[Tensor, Tensor]],
+) -> None:
+    draw = random.Random(4)
+    for _ in range(100):
+        asked = draw_request(draw)
+        items, scores = served(*arguments(asked))
+        given = arguments(with_unknown_ids(draw, asked))
+        if max(len(given[0]), len(given[7])) > MAX_EVENTS:
+            continue
+        ids, raw_scores = served.by_id(*given)  # type: ignore[attr-defined]
+        assert torch.equal(raw_scores, scores)
+        truth = [[RAW_IDS[i].item() if i >= 0 else -1 for i in row] for row in items.tolist()]
+        assert ids.tolist() == truth
+
+
+def with_unknown_ids(draw: random.Random, asked: Asked) -> Asked:
+    """The same request in raw ids, with some among them that the catalog does not hold."""
+
+    def raw(rows: Rows, ages: list[float]) -> tuple[Rows, list[float]]:
+        age, ids, kept = iter(ages), [], []
+        for row in rows:
+            ids.append([])
+            for item in row:
+                for unknown in draw.choices([-8, 41, 2**63 - 1], k=draw.choice([0, 0, 1])):
+                    ids[-1].append(unknown)
+                    kept.append(5.0)
+                ids[-1].append(RAW_IDS[item].item())
+                kept.append(next(age, 0.0))
+        return ids, kept if ages else []
+
+    items, ages = raw(asked["items"], asked["ages"])
+    allowed = asked["allowed"]
+    return {
+        **asked,
+        "items": items,
+        "ages": ages,
+        "denied": raw(asked["denied"], [])[0],
+        "allowed": None if allowed is None else raw(allowed, [])[0],
+    }
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "rule"),
+    [
+        (0, torch.zeros(3), "raw_ids must be int64"),
+        (1, torch.tensor([0, 5]), "raw_ids; got 0 and 5"),
+        (7, torch.zeros(1, dtype=torch.int64), "denied_ids; got 0 and 0"),
+        (10, torch.tensor([0, -1]), "allowed_items; got 0 and -1"),
+        (10, None, "allowed_items and allowed_offsets must be given together"),
+    ],
+)
+def test_a_broken_request_by_raw_id_is_refused(
+    served: Callable[..., tuple[Tensor, Tensor]], place: int, value: Any, rule: str
+) -> None:
+    asked: Asked = {"items": [[40]], "ages": [], "k": 3, "exclude_seen": True}
+    given = arguments({**asked, "attributes": [[[]], [[]]], "denied": [[]], "allowed": [[3, 9]]})
+    given[place] = value
+    with pytest.raises(torch.jit.Error, match=rule):
+        served.by_id(*given)  # type: ignore[attr-defined]
+
+
+def test_where_ids_are_text_raw_ids_are_refused() -> None:
+    scripted = torch.jit.script(Served(MODEL, fields=FIELDS, **LIMITS).eval())
+    asked: Asked = {"items": [[1]], "ages": [], "k": 3, "exclude_seen": True, "allowed": None}
+    given = arguments({**asked, "attributes": [[[]], [[]]], "denied": [[]]})
+    with pytest.raises(torch.jit.Error, match="knows no ids of items; ask by item index"):
+        scripted.by_id(*given)
 
 
 def test_a_model_without_user_attributes_takes_empty_lists() -> None:

@@ -364,7 +364,11 @@ def test_a_solved_model_goes_the_whole_road(model: str, prepared: Path, tmp_path
     ]
     evaluate(EvaluateConfig(run=str(run), bootstrap_samples=20))
     assert (run / "report.json").is_file()
-    export(ExportConfig(run=str(run), output_dir=str(tmp_path / "bundle"), golden_users=5))
+    export(
+        ExportConfig(
+            run=str(run), output_dir=str(tmp_path / "bundle"), program=False, golden_users=5
+        )
+    )
     again = train(compose("train", [f"resume={run}"]))  # type: ignore[arg-type]
     assert again == run
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import reference
 from deeprec.batch import Encoded
-from deeprec.model.topk import top_k, top_k_of_blocks
+from deeprec.model.topk import Allowed, top_k, top_k_of_blocks
 from largest_tensor import LargestTensor
 
 NONE = torch.zeros(0, dtype=torch.int64)
@@ -60,6 +60,24 @@ def test_real_scores_equal_sorting(seed: int) -> None:
     truth_items, truth_scores = expected(encoded, weight, bias, 30, exclude)
     assert items.tolist() == truth_items
     torch.testing.assert_close(scores, torch.tensor(truth_scores), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("for_all", [False, True])
+@pytest.mark.parametrize("block_items", [4, 100])
+@pytest.mark.parametrize("seed", range(5))
+def test_what_is_not_allowed_is_as_excluded(seed: int, block_items: int, for_all: bool) -> None:
+    encoded, weight, bias, exclude = problem(seed, whole=True)
+    draw = torch.Generator().manual_seed(100 + seed)
+    items, offsets = jagged(draw, 1 if for_all else 7, 23, 9)
+    allowed = reference.rows(items, offsets) * (7 if for_all else 1)
+    denied = [sorted({*range(23)} - {*row}) for row in allowed]
+    truth = reference.top_k(
+        reference.dense_scores(encoded, weight, bias).tolist(),
+        6,
+        [[*a, *b] for a, b in zip(denied, reference.rows(*exclude), strict=True)],
+    )
+    found = top_k(encoded, weight, bias, 6, *exclude, block_items, Allowed(items, offsets))
+    assert [part.tolist() for part in found] == [*truth]
 
 
 # wide enough that most scores are never ranked: 512 columns of the first block are
@@ -202,7 +220,8 @@ def test_scripted_it_answers_the_same(wide: bool, ties: bool) -> None:
     encoded, weight, bias, exclude = problem(3, whole=True, **size)
     if ties:
         weight, bias = torch.zeros_like(weight), torch.zeros_like(bias)
-    asked = (encoded, weight, bias, 4, *exclude, 700 if wide else 16)
+    some = Allowed(torch.arange(3, 20, 2), torch.tensor([0, 9]))
+    asked = (encoded, weight, bias, 4, *exclude, 700 if wide else 16, some if ties else None)
     for ours, theirs in zip(top_k(*asked), scripted(*asked), strict=True):
         assert torch.equal(ours, theirs)
 

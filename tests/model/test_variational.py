@@ -226,7 +226,9 @@ def test_it_trains_evaluates_and_exports_what_was_evaluated(run: Path, tmp_path:
     assert by_name["variational"] > by_name["popularity"] + 0.05
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        bundle = export(ExportConfig(run=str(run), output_dir=str(tmp_path / "bundle")))
+        bundle = export(
+            ExportConfig(run=str(run), output_dir=str(tmp_path / "bundle"), program=False)
+        )
     assert json.loads((bundle / "manifest.json").read_text())["kind"] == "bundle"
     judged = EvaluateConfig(
         bundle=str(bundle),

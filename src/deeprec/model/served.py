@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from deeprec.model.base import Recommender
-from deeprec.model.topk import BLOCK_ITEMS, top_k
+from deeprec.model.compact import SCORES_AT_ONCE, CompactCatalog, PlainCatalog, Precision
+from deeprec.model.raw_ids import RawIds
+from deeprec.model.topk import Allowed
 
 
 class Served(nn.Module):
@@ -23,7 +25,10 @@ class Served(nn.Module):
         max_users: users in one call.
         max_events: events, and denied items, in one call.
         max_k: recommendations per user.
-        block_items: items scored at once.
+        ids_V: int64 [V], the ids of items where they are whole numbers; None: they are text.
+        precision: of the catalog table; see `CompactCatalog`.
+        scan: whether its int8 codes are scanned first.
+        scores_at_once: of all users, with a plain table.
     """
 
     field_names: list[str]  # TorchScript cannot tell what an empty list would hold
@@ -37,16 +42,24 @@ class Served(nn.Module):
         max_users: int,
         max_events: int,
         max_k: int,
-        block_items: int = BLOCK_ITEMS,
+        ids_V: Tensor | None = None,
+        precision: Precision = "float32",
+        scan: bool = False,
+        scores_at_once: int = SCORES_AT_ONCE,
     ) -> None:
         super().__init__()
         self.encoder = model.serving_encoder()
-        self.item_weight, self.item_bias = model.item_weight, model.item_bias
+        self.item_bias = model.item_bias
         self.num_items = model.item_weight.shape[0]
         self.field_names = list(fields)
         self.field_sizes = list(fields.values())
         self.max_users, self.max_events, self.max_k = max_users, max_events, max_k
-        self.block_items = block_items
+        self.catalog: nn.Module = (
+            PlainCatalog(model.item_weight, scores_at_once)
+            if precision == "float32" and not scan
+            else CompactCatalog(model.item_weight, precision=precision, scan=scan)
+        )
+        self.raw_ids = RawIds(torch.zeros(0, dtype=torch.int64) if ids_V is None else ids_V)
 
     def forward(
         self,
@@ -59,6 +72,8 @@ class Served(nn.Module):
         exclude_seen: bool,
         denied_items: Tensor,
         denied_offsets: Tensor,
+        allowed_items: Tensor | None = None,
+        allowed_offsets: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The k best items of each user.
 
@@ -73,6 +88,8 @@ class Served(nn.Module):
             exclude_seen: whether items of the user's own history are left out.
             denied_items: int64, items never to be answered, user after user.
             denied_offsets: int64 [B + 1].
+            allowed_items: int64, the only items that may be answered, user after user; None: all.
+            allowed_offsets: int64 [B + 1]; or [2], for one list that holds for all users.
 
         Returns:
             int64 [B, k], item indices, best first, ties by lower index, -1 where there are no more
@@ -95,16 +112,84 @@ class Served(nn.Module):
             num_users,
             self.num_items,
         )
+        allowed = self.checked_allowed(allowed_items, allowed_offsets, num_users, self.num_items)
         with torch.no_grad():
             if num_users == 0:
-                return item_ids.new_empty([0, k]), self.item_weight.new_empty([0, k])
+                return item_ids.new_empty([0, k]), self.item_bias.new_empty([0, k])
             encoded = self.encoder(item_ids, offsets, ages, attribute_values, attribute_offsets)
             excluded, ends = denied_items, denied_offsets
             if exclude_seen:
                 excluded, ends = join(item_ids, offsets, denied_items, denied_offsets)
-            return top_k(
-                encoded, self.item_weight, self.item_bias, k, excluded, ends, self.block_items
+            best: tuple[Tensor, Tensor] = self.catalog(
+                encoded, self.item_bias, k, excluded, ends, allowed
             )
+            return best
+
+    @torch.jit.export
+    def by_id(
+        self,
+        raw_ids: Tensor,
+        offsets: Tensor,
+        ages: Tensor,
+        attribute_values: list[Tensor],
+        attribute_offsets: list[Tensor],
+        k: int,
+        exclude_seen: bool,
+        denied_ids: Tensor,
+        denied_offsets: Tensor,
+        allowed_ids: Tensor | None = None,
+        allowed_offsets: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """As `forward`, with int64 ids of the catalog in the place of its indices, answers too.
+
+        An id that the catalog does not hold is left out. Where the score is -inf, the id is -1.
+
+        Raises:
+            ValueError: an input breaks its rule, or ids are text.
+        """
+        if self.raw_ids.ids_V.numel() == 0:
+            raise ValueError("this model knows no ids of items; ask by item index")
+        num_users = self.num_users_of(offsets)
+        self.check_offsets("raw_ids", raw_ids, "offsets", offsets, num_users)
+        self.check_ages(ages, raw_ids.numel())
+        self.check_offsets("denied_ids", denied_ids, "denied_offsets", denied_offsets, num_users)
+        items, ends, known = self.raw_ids(raw_ids, offsets)
+        denied, denied_ends, _ = self.raw_ids(denied_ids, denied_offsets)
+        allowed = self.checked_allowed(allowed_ids, allowed_offsets, num_users, None)
+        allowed_items: Tensor | None = None
+        allowed_ends: Tensor | None = None
+        if allowed is not None:
+            allowed_items, allowed_ends, _ = self.raw_ids(allowed.items_A, allowed.offsets)
+        best, scores = self.forward(
+            items,
+            ends,
+            ages if ages.numel() == 0 else ages[known],
+            attribute_values,
+            attribute_offsets,
+            k,
+            exclude_seen,
+            denied,
+            denied_ends,
+            allowed_items,
+            allowed_ends,
+        )
+        return self.raw_ids.of(best), scores
+
+    def checked_allowed(
+        self, items: Tensor | None, offsets: Tensor | None, num_users: int, size: int | None
+    ) -> Allowed | None:
+        """What may be answered, its offsets of users or of one row that holds for all."""
+        if items is None and offsets is None:
+            return None
+        if items is None or offsets is None:
+            raise ValueError("allowed_items and allowed_offsets must be given together")
+        rows = num_users
+        if offsets.numel() == 2:
+            rows = 1
+        self.check_offsets("allowed_items", items, "allowed_offsets", offsets, rows)
+        if size is not None:
+            self.check_range("allowed_items", items, size)
+        return Allowed(items, offsets)
 
     def num_users_of(self, offsets: Tensor) -> int:
         if offsets.dim() != 1 or offsets.numel() == 0:
@@ -124,11 +209,18 @@ class Served(nn.Module):
         size: int,
     ) -> None:
         """`values` are indices in [0, size), and `offsets` says which are whose."""
+        self.check_offsets(values_name, values, offsets_name, offsets, num_users)
+        self.check_range(values_name, values, size)
+
+    def check_offsets(
+        self, values_name: str, values: Tensor, offsets_name: str, offsets: Tensor, num_users: int
+    ) -> None:
+        """`values` are whole numbers, and `offsets` says which are whose."""
         if values.dtype != torch.int64 or values.dim() != 1:
             raise ValueError(f"{values_name} must be int64 in one dimension")
         if offsets.dtype != torch.int64 or offsets.dim() != 1:
             raise ValueError(f"{offsets_name} must be int64 in one dimension")
-        device = self.item_weight.device
+        device = self.item_bias.device
         if values.device != device or offsets.device != device:
             raise ValueError(f"{values_name} and {offsets_name} must be on the model's device")
         if values.numel() > self.max_events:
@@ -147,6 +239,8 @@ class Served(nn.Module):
             )
         if bool((offsets[1:] < offsets[:-1]).any()):
             raise ValueError(f"{offsets_name} must never fall from one user to the next")
+
+    def check_range(self, values_name: str, values: Tensor, size: int) -> None:
         wrong = torch.nonzero((values < 0) | (values >= size))
         if wrong.numel() > 0:
             at = int(wrong[0, 0])
@@ -158,7 +252,7 @@ class Served(nn.Module):
     def check_ages(self, ages: Tensor, num_events: int) -> None:
         if ages.dtype != torch.float32 or ages.dim() != 1:
             raise ValueError("ages must be float32 in one dimension")
-        if ages.device != self.item_weight.device:
+        if ages.device != self.item_bias.device:
             raise ValueError("ages must be on the model's device")
         if ages.numel() != 0 and ages.numel() != num_events:
             raise ValueError(

@@ -23,6 +23,13 @@ from deeprec.batch import Encoded
 BLOCK_ITEMS = 16_384  # 16 MiB of scores for 256 users in float32
 
 
+class Allowed(NamedTuple):
+    """The items that may be recommended."""
+
+    items_A: Tensor  # int64 [A], repeats are fine, and so are items that are not in the catalog
+    offsets: Tensor  # int64 [B + 1], user b may get `items[offsets[b]:offsets[b + 1]]`; or [2], all
+
+
 def top_k(
     encoded: Encoded,
     item_weight_VD: Tensor,
@@ -31,6 +38,7 @@ def top_k(
     exclude_items_N: Tensor,
     exclude_offsets_B1: Tensor,
     block_items: int = BLOCK_ITEMS,
+    allowed: Allowed | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The k items of highest score for each user, best first.
 
@@ -45,6 +53,8 @@ def top_k(
             items that are not in the catalog.
         exclude_offsets_B1: int64 [B + 1], user b owns `exclude_items[offsets[b]:offsets[b + 1]]`.
         block_items: items scored at once.
+        allowed: the only items that may be in a list; None: all. Blocks that hold none of them are
+            not scored.
 
     Returns:
         items int64 [B, k], padded with -1, and scores float32 [B, k], padded with -inf.
@@ -62,18 +72,14 @@ def top_k(
     """
     hidden_BD, num_items = encoded.hidden_BD, item_weight_VD.shape[0]
     best_BK = no_keys(hidden_BD.shape[0], k, hidden_BD)
-    exclude = by_item(exclude_items_N, exclude_offsets_B1, num_items, block_items)
-    repeat = by_item(encoded.repeat_items_M, encoded.repeat_offsets_B1, num_items, block_items)
-    repeat_scores_M = encoded.repeat_scores_M[repeat.order_N].float()
-    for block in range(len(exclude.bounds) - 1):
+    rules = rules_of(encoded, exclude_items_N, exclude_offsets_B1, num_items, block_items, allowed)
+    for block in range(rules.num_blocks):
+        if is_skipped(rules, block):
+            continue
         start = block * block_items
         stop = min(start + block_items, num_items)
         scores_BC = block_scores(hidden_BD, item_weight_VD, item_bias_V, start, stop)
-        first, last = repeat.bounds[block], repeat.bounds[block + 1]
-        users, columns = repeat.users_N[first:last], repeat.items_N[first:last] - start
-        scores_BC[users, columns] = repeat_scores_M[first:last]
-        drop(scores_BC, exclude, block, start)
-        best_BK = improve(best_BK, scores_BC, start)
+        best_BK = improve(best_BK, ruled(scores_BC, rules, block, start), start)
     return lists(best_BK)
 
 
@@ -87,6 +93,61 @@ def block_scores(
     scores_BC = torch.addmm(bias_C, hidden[:, :width], item_weight_VD[start:stop].t()).float()
     if hidden.shape[1] > width:
         scores_BC += hidden[:, width + start : width + stop]
+    return scores_BC
+
+
+class Pairs(NamedTuple):
+    """(user, item) pairs in the order of items, so that a block of items owns one slice."""
+
+    items_N: Tensor  # int64 [N], ascending
+    users_N: Tensor  # int64 [N]
+    order_N: Tensor  # int64 [N], where each pair stood before
+    bounds: list[int]  # block i owns [bounds[i], bounds[i + 1])
+
+
+class Rules(NamedTuple):
+    """What of a request changes scores, cut into blocks of the catalog."""
+
+    num_blocks: int
+    exclude: Pairs
+    repeat: Pairs
+    repeat_scores_M: Tensor  # float32 [M], in the order of `repeat`
+    allow: Pairs
+    allow_rows: int  # B, or 1 for what holds for all; 0: everything is allowed
+
+
+def rules_of(
+    encoded: Encoded,
+    exclude_items_N: Tensor,
+    exclude_offsets_B1: Tensor,
+    num_items: int,
+    block_items: int,
+    allowed: Allowed | None,
+) -> Rules:
+    exclude = by_item(exclude_items_N, exclude_offsets_B1, num_items, block_items)
+    repeat = by_item(encoded.repeat_items_M, encoded.repeat_offsets_B1, num_items, block_items)
+    allow, rows = exclude, 0
+    if allowed is not None:
+        rows = allowed.offsets.shape[0] - 1
+        allow = by_item(allowed.items_A, allowed.offsets, num_items, block_items)
+    scores_M = encoded.repeat_scores_M[repeat.order_N].float()
+    return Rules(len(exclude.bounds) - 1, exclude, repeat, scores_M, allow, rows)
+
+
+def is_skipped(rules: Rules, block: int) -> bool:
+    """Whether nobody may get an item of this block."""
+    return rules.allow_rows > 0 and rules.allow.bounds[block] == rules.allow.bounds[block + 1]
+
+
+def ruled(scores_BC: Tensor, rules: Rules, block: int, start: int) -> Tensor:
+    """Products as scores: repeat scores in their place, minus infinity for what is left out."""
+    repeat = rules.repeat
+    first, last = repeat.bounds[block], repeat.bounds[block + 1]
+    users, columns = repeat.users_N[first:last], repeat.items_N[first:last] - start
+    scores_BC[users, columns] = rules.repeat_scores_M[first:last]
+    drop(scores_BC, rules.exclude, block, start)
+    if rules.allow_rows > 0:
+        return only(scores_BC, rules.allow, rules.allow_rows, block, start)
     return scores_BC
 
 
@@ -115,15 +176,6 @@ def top_k_of_blocks(
     return lists(best_BK)
 
 
-class Pairs(NamedTuple):
-    """(user, item) pairs in the order of items, so that a block of items owns one slice."""
-
-    items_N: Tensor  # int64 [N], ascending
-    users_N: Tensor  # int64 [N]
-    order_N: Tensor  # int64 [N], where each pair stood before
-    bounds: list[int]  # block i owns [bounds[i], bounds[i + 1])
-
-
 def by_item(items_N: Tensor, offsets_B1: Tensor, num_items: int, block_items: int) -> Pairs:
     """Sorts the pairs of a jagged tensor by item."""
     users_N = torch.repeat_interleave(offsets_B1[1:] - offsets_B1[:-1])
@@ -139,6 +191,15 @@ def drop(scores_BC: Tensor, exclude: Pairs, block: int, start: int) -> None:
     users, columns = exclude.users_N[first:last], exclude.items_N[first:last] - start
     refuse_nan(scores_BC[users, columns])
     scores_BC[users, columns] = torch.tensor(float("-inf"), device=scores_BC.device)
+
+
+def only(scores_BC: Tensor, allow: Pairs, num_rows: int, block: int, start: int) -> Tensor:
+    """The scores, minus infinity where an item is not allowed; one row of `allow` is for all."""
+    refuse_nan(scores_BC)
+    first, last = allow.bounds[block], allow.bounds[block + 1]
+    mask = torch.zeros([num_rows, scores_BC.shape[1]], dtype=torch.bool, device=scores_BC.device)
+    mask[allow.users_N[first:last], allow.items_N[first:last] - start] = True
+    return scores_BC.masked_fill(mask.logical_not(), float("-inf"))
 
 
 def refuse_nan(scores: Tensor) -> None:

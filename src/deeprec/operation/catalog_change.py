@@ -139,8 +139,10 @@ def _write(source: Path, target: Path, version: int, change: Change) -> list[str
                 shutil.copyfile(source / name, draft / name)
         catalog = changed_catalog(catalog_of(source), version, change)
         bundle.write_catalog(draft, catalog.drop_columns(["item_index"]))
-        if change.renamed is None:
+        knows_ids = bool(json.loads((source / bundle.SIGNATURE).read_text()).get("by_id"))
+        if change.renamed is None or knows_ids:
             _write_model(source, draft, manifest, catalog, change)
+        _tell_of_forms(draft, change)
         if change.added is not None:
             _tell_of_one_more(draft, old.num_items)
         _write_goldens(old, draft, change)
@@ -150,7 +152,9 @@ def _write(source: Path, target: Path, version: int, change: Change) -> list[str
 def _is_stale(name: str, change: Change) -> bool:
     """Whether a file holds weights or indices that the change would have to reach and does not."""
     return change.renamed is None and (
-        name.endswith(OTHER_FORMS) or Path(name).name == "architecture.json"
+        name.endswith(OTHER_FORMS)
+        or Path(name).name in ("architecture.json", "kserve.yaml")
+        or name.startswith("triton/")
     )
 
 
@@ -198,6 +202,15 @@ def _write_model(
     for name, about in manifest["files"].items():
         if about["sha256"] == written and name != bundle.MODEL:
             shutil.copyfile(draft / bundle.MODEL, draft / name)
+
+
+def _tell_of_forms(draft: Path, change: Change) -> None:
+    """What can no longer be asked: raw ids inside the model, and forms that were left out."""
+    signature = json.loads((draft / bundle.SIGNATURE).read_text(encoding="utf-8"))
+    signature["by_id"] = None
+    if change.renamed is None:
+        signature[bundle.PROGRAM] = "absent, because items were changed after the export"
+    bundle.write_json(draft / bundle.SIGNATURE, signature)
 
 
 def _tell_of_one_more(draft: Path, num_items: int) -> None:

@@ -12,7 +12,7 @@ import torch
 from deeprec import bundle, folder, versions
 from deeprec.console import console
 from deeprec.errors import ConfigError, IntegrityError, did_you_mean
-from deeprec.export import foreign_operations
+from deeprec.forms import foreign_operations
 from deeprec.operation import catalog_change
 from deeprec.operation.catalog_change import ADDED_IN, RETIRED_IN, catalog_of
 from deeprec.operation.difference import difference

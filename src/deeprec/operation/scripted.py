@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from deeprec.errors import ConfigError
-from deeprec.export import without_sources
+from deeprec.forms import without_sources
 from deeprec.serve import load_model
 
 # The arguments are those of the model within, whatever they are. A retired item can only be found
@@ -71,6 +71,7 @@ def rewrite(
     model: Any = load_model(source, torch.device("cpu"))
     if hasattr(model, "retired"):
         model = model.model
+    forget_ids(model)
     if like:
         add_item(model, like)
     if retired:
@@ -79,6 +80,13 @@ def rewrite(
     model.save(str(with_sources))
     without_sources(with_sources, destination)
     with_sources.unlink()
+
+
+def forget_ids(model: Any) -> None:
+    """What the model knows of raw ids is of the catalog as it was."""
+    if hasattr(model, "raw_ids"):
+        for name in ("ids_V", "sorted_V", "order_V"):
+            setattr(model.raw_ids, name, torch.zeros(0, dtype=torch.int64))
 
 
 def without(model: Any, retired: Sequence[int]) -> torch.jit.ScriptModule:
@@ -90,7 +98,10 @@ def without(model: Any, retired: Sequence[int]) -> torch.jit.ScriptModule:
         bias = model.item_bias.detach().masked_fill(mask[:-1], float("-inf"))
         model.item_bias = nn.Parameter(bias, requires_grad=False)
     arguments = model.forward.schema.arguments[1:]
-    declared = ", ".join(f"{one.name}: {one.type}" for one in arguments)
+    declared = ", ".join(
+        f"{one.name}: {one.type}" + (" = None" if one.has_default_value() else "")
+        for one in arguments
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # as in serve.load_model
         scripted: torch.jit.ScriptModule = torch.jit.script(WithoutRetired(model, mask).eval())

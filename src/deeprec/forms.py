@@ -1,0 +1,218 @@
+"""The forms that a bundle holds its model in, each asked the golden requests before it is kept.
+
+model.pt is what a serving team runs; model.pt2 and the weights without code are for those who do
+without TorchScript.
+"""
+
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from deeprec import bundle
+from deeprec.batch import Jagged
+from deeprec.bundle import Limits
+from deeprec.errors import IntegrityError
+from deeprec.golden import Request, Trained, attribute_row, golden_answer, one_row, trimmed
+from deeprec.model.compact import Precision
+from deeprec.model.exported import Exported, quiet, to_program
+from deeprec.model.in_tensors import InTensors, with_forward
+from deeprec.model.served import Served
+from deeprec.papers import triton
+from deeprec.serve import same_answer
+
+TIMED = 9  # calls
+
+
+def save(path: Path, trained: Trained) -> None:
+    """Scripts the model, of operations of torch alone, without the paths of this machine."""
+    write_script(path, scripted(module(trained, trained.precision, trained.scan)))
+
+
+def scripted(asked: nn.Module) -> torch.jit.ScriptModule:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # as in serve.load_model
+        return torch.jit.script(asked.eval())
+
+
+def write_script(path: Path, script: torch.jit.ScriptModule) -> None:
+    foreign = foreign_operations(script)
+    if foreign:
+        raise IntegrityError(
+            f"the model holds operations that torch alone does not have: {', '.join(foreign)}; "
+            "its serving_encoder() must be of plain torch"
+        )
+    with_sources = path.with_suffix(".sources")
+    script.save(str(with_sources))
+    without_sources(with_sources, path)
+    with_sources.unlink()
+
+
+def save_triton(draft: Path, name: str, trained: Trained) -> None:
+    """Writes a model folder for Triton and a sample service for KServe."""
+    inputs = triton.arguments(len(trained.fields), uses_times=trained.prepared.has_times)
+    script = scripted(InTensors(module(trained, trained.precision, trained.scan)))
+    with_forward(script, inputs, len(trained.fields))
+    place = draft / "triton" / name
+    (place / "1").mkdir(parents=True)
+    (place / "warmup").mkdir()
+    write_script(place / "1" / "model.pt", script)
+    (place / "warmup" / "k").write_bytes((10).to_bytes(8, "little"))
+    (place / "config.pbtxt").write_text(triton.config(name, inputs), encoding="utf-8")
+    (draft / "kserve.yaml").write_text(triton.kserve(name), encoding="utf-8")
+
+
+def module(trained: Trained, precision: Precision, scan: bool) -> Served:
+    """What model.pt is scripted from, with a catalog table of that precision."""
+    ids = trained.prepared.catalog.as_numbers()
+    return Served(
+        trained.model,
+        fields=trained.fields,
+        **asdict(Limits()),
+        ids_V=None if ids is None else torch.tensor(ids),
+        precision=precision,
+        scan=scan,
+    ).eval()
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a catalog table costs where it is served."""
+
+    table_bytes: int
+    milliseconds: float  # of CPU, for the best items of one user, the median of some
+
+
+def cost(trained: Trained, precision: Precision, scan: bool) -> Cost:
+    """Of a catalog table in that precision, measured in this process."""
+    asked, taken = module(trained, precision, scan), []
+    history, nothing = one_row(np.zeros(1, np.int64)), one_row(np.zeros(0, np.int64))
+    values = [nothing.values for _ in trained.fields]
+    offsets = [nothing.offsets for _ in trained.fields]
+    for _ in range(TIMED):
+        started = time.process_time()
+        asked(*of(history), torch.zeros(0), values, offsets, 10, True, *of(nothing))
+        taken.append(1000 * (time.process_time() - started))
+    tables = asked.catalog.state_dict().values()
+    return Cost(sum(table.nbytes for table in tables), statistics.median(taken))
+
+
+def of(rows: Jagged) -> tuple[Tensor, Tensor]:
+    return rows.values, rows.offsets
+
+
+def foreign_operations(model: torch.jit.ScriptModule) -> list[str]:
+    """Operations of a scripted model that torch alone does not have; should be none."""
+    kinds: set[str] = set()
+    graph = model.inlined_graph  # held, or its nodes are freed while they are read
+    blocks: list[Any] = [graph]
+    while blocks:
+        for node in blocks.pop().nodes():
+            kinds.add(node.kind())
+            blocks.extend(node.blocks())
+    return sorted(kind for kind in kinds if kind.partition("::")[0] not in ("aten", "prim"))
+
+
+def without_sources(source: Path, destination: Path) -> None:
+    """Copies a TorchScript file but for its debug records.
+
+    They name the files of this machine, and a serving team's log would show them with every error.
+    """
+    reader = torch._C.PyTorchFileReader(str(source))
+    writer = torch._C.PyTorchFileWriter(str(destination))
+    made_by_writer = ("version", "byteorder", ".data/serialization_id")
+    for name in reader.get_all_records():
+        if not name.endswith(".debug_pkl") and name not in made_by_writer:
+            record = reader.get_record(name)
+            writer.write_record(name, record, len(record))
+    writer.write_end_of_file()
+
+
+def save_weights(draft: Path, trained: Trained) -> None:
+    """Writes the weights without code, and asks a model built of them the golden requests.
+
+    Raises:
+        IntegrityError: it answers otherwise than the evaluated one.
+    """
+    from deeprec.trainer import rebuilt  # here, not above: a model needs it that a run made
+
+    assert trained.architecture is not None
+    rebuilt.save(draft, trained.model, trained.architecture)
+    again = replace(trained, model=rebuilt.built(draft))
+    if other := other_answer(draft, lambda request: golden_answer(again, request)):
+        raise IntegrityError(
+            f"a model made of {bundle.WEIGHTS} does not answer as the evaluated one, so nothing "
+            f"was written: {other}"
+        )
+
+
+def save_program(draft: Path, trained: Trained) -> str | None:
+    """Writes the model as a program of torch.export, and asks it the golden requests.
+
+    Returns:
+        Why there is none, as where it answers otherwise than the evaluated one; or None.
+    """
+    module = Exported(trained.model, fields=trained.fields).eval()
+    try:
+        program = to_program(module)
+    except RuntimeError as error:  # which every error of torch.export is
+        reason = str(error).strip().partition("\n")[0]
+        name = type(trained.model).__name__
+        return f"absent, because torch.export cannot follow {name}: {reason}"
+    with warnings.catch_warnings(), quiet():
+        warnings.simplefilter("ignore")
+        torch.export.save(program, draft / bundle.PROGRAM)
+        loaded = torch.export.load(draft / bundle.PROGRAM).module()
+    if other := other_answer(draft, lambda request: ask(loaded, trained, request)):
+        (draft / bundle.PROGRAM).unlink()
+        return f"absent, because it would not answer as the evaluated model: {other}"
+    return None
+
+
+def ask(program: nn.Module, trained: Trained, request: Request) -> dict[str, Any]:
+    """The answer of a program to a golden request."""
+    catalog = trained.prepared.catalog
+    indices = catalog.indices_of(request["item_ids"])
+    history, ages = one_row(indices[indices >= 0]), request["ages"]
+    known = torch.zeros(len(indices)) if ages is None else torch.tensor(ages)
+    attributes = [attribute_row(trained, name, request) for name in trained.fields]
+    denied = one_row(catalog.indices_of(request["denied"]))
+    allowed = one_row(catalog.indices_of(request["allowed"] or []))
+    items, scores = program(
+        history.values,
+        history.offsets,
+        known[torch.from_numpy(indices >= 0)],
+        [rows.values for rows in attributes],
+        [rows.offsets for rows in attributes],
+        request["k"],
+        torch.tensor(request["exclude_seen"]),
+        denied.values,
+        denied.offsets,
+        torch.tensor(request["allowed"] is not None),
+        allowed.values,
+        allowed.offsets,
+    )
+    [(best, best_scores)] = trimmed(items, scores)
+    return {"items": best, "scores": best_scores}
+
+
+def other_answer(draft: Path, ask: Callable[[Request], dict[str, Any]]) -> str | None:
+    """The first golden request that a form answers otherwise than expected; None: there is none."""
+    requests, expected = (
+        bundle.read_lines(draft / name) for name in (bundle.GOLDEN_REQUESTS, bundle.GOLDEN_EXPECTED)
+    )
+    for request, truth in zip(requests, expected, strict=True):
+        found = ask(request)
+        if not same_answer(found["items"], found["scores"], truth["items"], truth["scores"]):
+            return (
+                f"to {request['name']!r} it says {found['items'][:5]}, evaluated was "
+                f"{truth['items'][:5]}, to look at the first five"
+            )
+    return None

@@ -1,0 +1,161 @@
+"""Golden requests: what a bundle is asked wherever it goes, with the evaluated answers."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from deeprec.batch import Batch, Jagged
+from deeprec.data.judge import judged_batch
+from deeprec.data.store import PartName, Prepared
+from deeprec.model.base import Recommender
+from deeprec.model.compact import Precision
+from deeprec.model.rank import rank
+
+GOLDEN_K = 20
+SMALL_CATALOG = 2_000  # items; above, no golden request asks for more than there are
+
+Request = dict[str, Any]  # a line of golden/requests.jsonl
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model, in eval mode on the CPU, with what its bundle says of it."""
+
+    model: Recommender
+    fields: Mapping[str, int]  # user attribute -> number of its values, in the model's order
+    prepared: Prepared
+    made_from: Mapping[str, Any]  # identities and hashes
+    report: Path | None = None  # what it scored
+    architecture: Mapping[str, Any] | None = None  # what it is built with again, if it can be
+    precision: Precision = "float32"  # of the rows of the catalog table; the model's are rounded so
+    scan: bool = False  # whether int8 codes of it are scanned first
+    config: Mapping[str, Any] | None = None  # of the run
+    environment: Mapping[str, Any] | None = None  # what the run was trained with and on
+    triton: bool = False  # whether a model folder for Triton is written too
+    price: Mapping[str, Any] | None = None  # what the precision costs
+
+
+def compared_users(prepared: Prepared, num_users: int) -> tuple[PartName, npt.NDArray[np.int64]]:
+    """Users spread over all that are judged; over all there are, where none is."""
+    for part in ("holdout", "validation"):
+        judged = prepared.judged_users(part)
+        if len(judged):
+            break
+    else:
+        judged = np.arange(prepared.num_users)
+    places = np.linspace(0, len(judged) - 1, min(num_users, len(judged))).astype(np.int64)
+    return part, judged[places]
+
+
+def golden_requests(trained: Trained, num_users: int) -> Iterator[Request]:
+    """What judged users would be asked with, without their ids, and the cases at the edge."""
+    prepared = trained.prepared
+    part, users = compared_users(prepared, num_users)
+    batch = judged_batch(prepared, users, part, with_target=False)
+    requests = [request_of(trained, batch, row) for row in range(batch.num_users)]
+    yield from requests
+    first = requests[0]
+    longest = max(requests, key=lambda request: len(request["item_ids"]))
+    best = golden_answer(trained, first)["item_ids"][:1]
+    yield {**longest, "name": "the longest history of these"}
+    yield {**first, "name": "seen items are left out", "exclude_seen": True}
+    yield {**first, "name": "seen items are kept", "exclude_seen": False}
+    yield {**first, "name": "the best item is denied", "denied": best}
+    yield {**first, "name": "few items are allowed", "allowed": allowed_of(trained, first)}
+    yield {**first, "name": "no item is allowed", "allowed": []}
+    yield {**first, "name": "times are unknown", "ages": None}
+    yield {**first, "name": "attributes are unknown", "attributes": {}}
+    yield {**first, "name": "an item is unknown", **with_unknown_item(trained, first)}
+    yield {**first, "name": "nothing is known", "item_ids": [], "ages": None, "attributes": {}}
+    if prepared.num_items <= SMALL_CATALOG:
+        yield {**first, "name": "more than there are", "k": prepared.num_items + 5}
+
+
+def request_of(trained: Trained, batch: Batch, row: int) -> Request:
+    prepared, events = trained.prepared, slice(*batch.history.offsets[row : row + 2].tolist())
+    attributes = {}
+    for name in trained.fields:
+        values = prepared.vocabularies[name]
+        rows = batch.attributes[name]
+        for index in rows.values[rows.offsets[row] : rows.offsets[row + 1]].tolist():
+            # of an open vocabulary not a value that somebody has: a bundle is to know none
+            attributes[name] = f"value {row}" if isinstance(values, Mapping) else values[index]
+    return {
+        "name": f"user {row}",
+        "item_ids": prepared.catalog.ids_of(batch.history.values[events]),
+        "ages": None if batch.ages is None else batch.ages[events].tolist(),
+        "attributes": attributes,
+        "k": GOLDEN_K,
+        "exclude_seen": not prepared.repeats,
+        "denied": [],
+        "allowed": None,
+    }
+
+
+def allowed_of(trained: Trained, request: Request) -> list[str]:
+    """Every other item of the answer, so that it changes."""
+    best: list[str] = golden_answer(trained, request)["item_ids"]
+    return best[1::2]
+
+
+def with_unknown_item(trained: Trained, request: Request) -> Request:
+    """The request with a newest event whose item is not in the catalog."""
+    catalog = trained.prepared.catalog
+    unknown = next(name for n in count() if catalog.indices_of([name := f"unknown {n}"])[0] < 0)
+    ages = request["ages"]
+    return {
+        "item_ids": [*request["item_ids"], unknown],
+        "ages": None if ages is None else [*ages, 0.0],
+    }
+
+
+def golden_answer(trained: Trained, request: Request) -> dict[str, Any]:
+    """The evaluated answer to a golden request, ranked alone; it is cut to what may be answered."""
+    catalog = trained.prepared.catalog
+    indices = catalog.indices_of(request["item_ids"])
+    batch = Batch(
+        torch.zeros(1, dtype=torch.int64),
+        one_row(indices[indices >= 0]),
+        None if request["ages"] is None else torch.tensor(request["ages"])[indices >= 0],
+        {name: attribute_row(trained, name, request) for name in trained.fields},
+    )
+    k = request["k"] + len(request["denied"])
+    items, scores = trimmed(*rank(trained.model, batch, k, request["exclude_seen"]))[0]
+    denied = catalog.indices_of(request["denied"]).tolist()
+    kept = [n for n, item in enumerate(items) if item not in denied][: request["k"]]
+    if request["allowed"] is not None:
+        allowed = catalog.indices_of(request["allowed"]).tolist()
+        kept = [n for n in kept if items[n] in allowed]
+    items = [items[n] for n in kept]
+    return {
+        "items": items,
+        "item_ids": catalog.ids_of(items),
+        "scores": [scores[n] for n in kept],
+    }
+
+
+def attribute_row(trained: Trained, name: str, request: Request) -> Jagged:
+    values = [request["attributes"][name]] if name in request["attributes"] else []
+    return one_row(trained.prepared.vocabulary(name).indices_of(values))
+
+
+def one_row(values: npt.NDArray[np.int64]) -> Jagged:
+    return Jagged(torch.from_numpy(values), torch.tensor([0, len(values)]))
+
+
+def trimmed(items_BK: Tensor, scores_BK: Tensor) -> list[tuple[list[int], list[float]]]:
+    """Each user's answer without the padding."""
+    lengths = (items_BK >= 0).sum(1).tolist()
+    return [
+        (items[:length], scores[:length])
+        for items, scores, length in zip(
+            items_BK.tolist(), scores_BK.tolist(), lengths, strict=True
+        )
+    ]

@@ -1,0 +1,83 @@
+"""The C++ example compiles against the installed torch and answers the golden requests alike."""
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import deeprec
+from deeprec import bundle
+from deeprec.serve import Bundle, same_answer
+from standin import bundle_folder
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "cpp"
+MISSING = [tool for tool in ("cmake", "g++") if shutil.which(tool) is None]
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    build = tmp_path_factory.mktemp("cpp")
+    prefix = f"-DCMAKE_PREFIX_PATH={torch.utils.cmake_prefix_path}"
+    commands = (
+        ["cmake", "-S", str(EXAMPLE), "-B", str(build), prefix, "-DCMAKE_BUILD_TYPE=Quick"],
+        ["cmake", "--build", str(build)],
+    )
+    for command in commands:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    return build / "recommend"
+
+
+def lines_of(opened: Bundle, request: dict[str, Any]) -> str:
+    """A golden request in item indices, unknown items left out."""
+
+    def known(item_ids: list[str]) -> list[int]:
+        return [index for index in opened.indices_of(item_ids) if index >= 0]
+
+    def words(values: list[Any]) -> str:
+        return " ".join(map(str, values))
+
+    lines = [f"k {request['k']}", f"exclude_seen {int(request['exclude_seen'])}"]
+    lines.append(f"items {words(known(request['item_ids']))}")
+    if request["ages"] is not None:
+        indices = opened.indices_of(request["item_ids"])
+        ages = [age for age, index in zip(request["ages"], indices, strict=True) if index >= 0]
+        lines.append(f"ages {words(ages)}")
+    for name, value in request["attributes"].items():
+        row = opened.vocabularies[name][value]
+        lines.append(f"attribute {opened.fields.index(name)} {row}")
+    lines.append(f"denied {words(known(request['denied']))}")
+    if request["allowed"] is not None:
+        lines.append(f"allowed {words(known(request['allowed']))}")
+    return "\n".join([*lines, "ask\n"])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(MISSING), reason=f"{' and '.join(MISSING)} missing: no C++ here")
+def test_golden_requests_are_answered_in_cpp(program: Path, tmp_path: Path) -> None:
+    made = bundle_folder(tmp_path / "bundle")
+    opened = deeprec.load(made)
+    requests, expected = (
+        bundle.read_lines(made / name) for name in (bundle.GOLDEN_REQUESTS, bundle.GOLDEN_EXPECTED)
+    )
+    asked = [lines_of(opened, request) for request in requests]
+    asked += ["items 1 99\nask\n", asked[0]]  # a refused request changes nothing
+    done = subprocess.run(
+        [program, made / bundle.MODEL, str(len(opened.fields))],
+        input="".join(asked),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    *answers, refused, again = done.stdout.splitlines()
+    assert len(answers) == len(requests) == 4 + 11
+    for answer, truth in zip(answers, expected, strict=True):
+        pairs = [pair.split(":") for pair in answer.split()]
+        items, scores = [int(item) for item, _ in pairs], [float(score) for _, score in pairs]
+        assert same_answer(items, scores, truth["items"], truth["scores"])
+    assert "error: " in refused
+    assert "item_ids must lie in [0, 30), got 99 at position 1" in refused
+    assert again == answers[0]
