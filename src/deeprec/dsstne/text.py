@@ -58,7 +58,6 @@ def read_samples(path: Path) -> Samples:
                 samples.num_without_tab += 1
                 continue
             samples.num_replaced += sample in samples.rows
-            samples.rows.pop(sample, None)
             samples.rows[sample] = _features(data, f"{file}: line {number}")
     return samples
 

@@ -1,0 +1,101 @@
+"""`deeprec dsstne <command>`: the commands of DSSTNE, with their flags, on this engine."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from deeprec.errors import ConfigError, did_you_mean
+
+Run = Callable[[argparse.Namespace], None]
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{self.prog}: {message}; {self.prog} -h says more")
+
+
+def run(words: Sequence[str]) -> int:
+    """Runs one command; returns 0.
+
+    Raises:
+        DeeprecError: as the command says.
+    """
+    name, *arguments = words or ["-h"]
+    if name in ("-h", "--help", "help"):
+        print(overview())
+        return 0
+    if name not in COMMANDS:
+        raise ConfigError(f"deeprec dsstne has no {name!r}; {did_you_mean(name, COMMANDS)}")
+    summary, fill, act = COMMANDS[name]
+    parser = _Parser(
+        prog=f"deeprec dsstne {name}", description=summary, allow_abbrev=False, add_help=True
+    )
+    fill(parser)
+    act(parser.parse_args(arguments))
+    return 0
+
+
+def overview() -> str:
+    """Every command in a line."""
+    rows = [f"  {name:<16}{summary}" for name, (summary, _, _) in COMMANDS.items()]
+    return "\n".join(["usage: deeprec dsstne <command> [flags]", "", *rows])
+
+
+def _generate_flags(parser: argparse.ArgumentParser) -> None:
+    _paths(
+        parser,
+        i="text samples, or a folder of them",
+        o="the NetCDF file to write",
+        f="feature index",
+        s="sample index: read and extended if it is there, made otherwise",
+    )
+    parser.add_argument("-d", required=True, help="name of the data set")
+    grow = parser.add_mutually_exclusive_group()
+    grow.add_argument("-c", action="store_true", help="create the feature index")
+    grow.add_argument("-m", action="store_true", help="extend the feature index")
+    parser.add_argument(
+        "-t", choices=["indicator", "analog"], default="indicator", help="what is stored"
+    )
+
+
+def _generate(told: argparse.Namespace) -> None:
+    from deeprec.dsstne.generate import generate
+
+    generate(
+        name=told.d,
+        samples=told.i,
+        output=told.o,
+        feature_index=told.f,
+        sample_index=told.s,
+        grow="create" if told.c else "merge" if told.m else "no",
+        kind=told.t,
+    )
+
+
+def _import_network_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("definition", type=Path, help="config.json of DSSTNE")
+    parser.add_argument(
+        "-o", type=Path, help="YAML to write; default: experiment/NAME.yaml beside it"
+    )
+
+
+def _import_network(told: argparse.Namespace) -> None:
+    from deeprec.dsstne.import_network import import_network
+
+    import_network(told.definition, told.o)
+
+
+def _paths(parser: argparse.ArgumentParser, **flags: str) -> None:
+    for name, meaning in flags.items():
+        parser.add_argument(f"-{name}", type=Path, required=True, help=meaning)
+
+
+COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Run]] = {
+    "generate": ("text samples -> data set, as generateNetCDF", _generate_flags, _generate),
+    "import-network": (
+        "network definition -> experiment for deeprec train",
+        _import_network_flags,
+        _import_network,
+    ),
+}
