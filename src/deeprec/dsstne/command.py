@@ -86,6 +86,84 @@ def _import_network(told: argparse.Namespace) -> None:
     import_network(told.definition, told.o)
 
 
+def _import_weights_flags(parser: argparse.ArgumentParser) -> None:
+    _paths(
+        parser,
+        n="the network file",
+        i="feature index of its input",
+        o="feature index of its output",
+    )
+    parser.add_argument(
+        "--prepared", type=Path, required=True, help="prepared folder of whose items it recommends"
+    )
+    parser.add_argument("--output-dir", type=Path, required=True, help="the run, a new folder")
+
+
+def _import_weights(told: argparse.Namespace) -> None:
+    from deeprec.dsstne.import_weights import import_weights
+
+    import_weights(
+        network_file=told.n,
+        input_index=told.i,
+        output_index=told.o,
+        prepared_folder=told.prepared,
+        output_dir=told.output_dir,
+    )
+
+
+def _export_network_flags(parser: argparse.ArgumentParser) -> None:
+    _paths(parser, r="a run folder", n="the network file to write", f="feature index to write")
+    parser.add_argument("-d", default="gl", help="data sets are DATA_input and DATA_output")
+
+
+def _export_network(told: argparse.Namespace) -> None:
+    from deeprec.dsstne.export_network import export_network
+
+    export_network(told.r, told.n, told.f, name=told.d)
+
+
+def _predict_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-d", required=True, help="name of the data set")
+    _paths(
+        parser,
+        i="feature index of the input",
+        o="feature index of the output",
+        n="the network file",
+        r="text samples to answer",
+        s="the lists to write",
+    )
+    parser.add_argument("-f", type=Path, help="filter: what a sample should not be given")
+    parser.add_argument(
+        "--filter-mode",
+        choices=["exclude", "multiply"],
+        default="exclude",
+        help="leave out what the filter names, or multiply scores by its values, as DSSTNE does",
+    )
+    parser.add_argument("-b", type=int, default=1024, help="samples answered at once")
+    parser.add_argument("-k", type=int, default=100, help="features a list; there is no ceiling")
+    parser.add_argument("-p", default="4.3f", help="format of scores")
+    parser.add_argument("-l", default="Output", help="layer that is asked")
+
+
+def _predict(told: argparse.Namespace) -> None:
+    from deeprec.dsstne.predict import predict
+
+    predict(
+        name=told.d,
+        network_file=told.n,
+        input_index=told.i,
+        output_index=told.o,
+        samples=told.r,
+        output=told.s,
+        filters=told.f,
+        filter_mode=told.filter_mode,
+        batch=told.b,
+        k=told.k,
+        score_format=told.p,
+        layer=told.l,
+    )
+
+
 def _paths(parser: argparse.ArgumentParser, **flags: str) -> None:
     for name, meaning in flags.items():
         parser.add_argument(f"-{name}", type=Path, required=True, help=meaning)
@@ -93,9 +171,16 @@ def _paths(parser: argparse.ArgumentParser, **flags: str) -> None:
 
 COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Run]] = {
     "generate": ("text samples -> data set, as generateNetCDF", _generate_flags, _generate),
+    "predict": ("text samples -> lists, as predict", _predict_flags, _predict),
     "import-network": (
         "network definition -> experiment for deeprec train",
         _import_network_flags,
         _import_network,
     ),
+    "import-weights": (
+        "network file -> run that evaluates, exports and serves",
+        _import_weights_flags,
+        _import_weights,
+    ),
+    "export-network": ("run -> network file", _export_network_flags, _export_network),
 }
