@@ -209,6 +209,42 @@ class LeaveSomeOut:
         return Examples(where(events, ~left_out), where(events, left_out), moments)
 
 
+class ByKind:
+    """Events of one kind from those of another, such as what was bought from what was seen.
+
+    Ages count from the end of the training period, as they do when the model is judged.
+
+    Args:
+        shown: kind of the history, by its place among `kinds` in the manifest of the prepared
+            folder.
+        asked: kind of the target, likewise.
+
+    Raises:
+        ValueError: both are the same, or below 0.
+    """
+
+    shows_target = True  # what was seen may be bought
+
+    def __init__(self, *, shown: int = 0, asked: int = 1) -> None:
+        if min(shown, asked) < 0 or shown == asked:
+            raise ValueError(
+                f"shown and asked must be two places from 0 on, got {shown} and {asked}"
+            )
+        self.shown, self.asked = shown, asked
+
+    def __call__(
+        self, events: Events, uniform: npt.NDArray[np.float64], period: tuple[int, int] | None
+    ) -> Examples:
+        if events.kinds is None:
+            raise DataError(
+                "target=by_kind tells events by their kind, and these have none; name the column "
+                "(data.kind=...)"
+            )
+        moments = None if period is None else np.full(events.num_users, period[1])
+        shown, asked = (where(events, events.kinds == kind) for kind in (self.shown, self.asked))
+        return Examples(shown, asked, moments)
+
+
 def places(events: Events) -> npt.NDArray[np.int64]:
     """int64 [N]: the place of each event among those of its user, from 0."""
     return np.arange(events.offsets[-1]) - np.repeat(events.offsets[:-1], events.lengths)

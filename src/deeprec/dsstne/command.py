@@ -122,6 +122,53 @@ def _export_network(told: argparse.Namespace) -> None:
     export_network(told.r, told.n, told.f, name=told.d)
 
 
+def _train_flags(parser: argparse.ArgumentParser) -> None:
+    from deeprec.dsstne.train_network import OPTIMIZERS, Steps
+
+    _paths(
+        parser,
+        c="network definition, JSON",
+        i="data set file of the input",
+        o="data set file of the output",
+        n="the network file to write; a new one",
+    )
+    own = Steps()
+    parser.add_argument("-b", type=int, default=own.batch, help="examples in a step")
+    parser.add_argument("-e", type=int, default=own.epochs, help="epochs")
+    parser.add_argument("-alpha", type=float, default=own.alpha, help="learning rate")
+    parser.add_argument("-lambda", type=float, default=own.decay, help="weight decay (L2)")
+    parser.add_argument("-lambda1", type=float, default=0.0, help="L1 decay; there is none here")
+    parser.add_argument("-mu", type=float, default=own.mu, help="momentum, or smoothing")
+    parser.add_argument("-mu1", type=float, default=own.mu1, help="second beta of Adam")
+    parser.add_argument(
+        "--optimizer", choices=OPTIMIZERS, default=own.optimizer, help="DSSTNE's train knows sgd"
+    )
+    parser.add_argument("--seed", type=int, default=own.seed, help="of weights, order and dropout")
+
+
+def _train(told: argparse.Namespace) -> None:
+    from deeprec.dsstne.train_network import Steps, train_network
+
+    if told.lambda1:
+        raise ConfigError("-lambda1 must be 0: there is no L1 decay here; -lambda is L2")
+    train_network(
+        definition=told.c,
+        inputs=told.i,
+        outputs=told.o,
+        network_file=told.n,
+        steps=Steps(
+            epochs=told.e,
+            batch=told.b,
+            alpha=told.alpha,
+            decay=vars(told)["lambda"],
+            mu=told.mu,
+            mu1=told.mu1,
+            optimizer=told.optimizer,
+            seed=told.seed,
+        ),
+    )
+
+
 def _predict_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-d", required=True, help="name of the data set")
     _paths(
@@ -171,6 +218,7 @@ def _paths(parser: argparse.ArgumentParser, **flags: str) -> None:
 
 COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Run]] = {
     "generate": ("text samples -> data set, as generateNetCDF", _generate_flags, _generate),
+    "train": ("definition and data sets -> network file, as train", _train_flags, _train),
     "predict": ("text samples -> lists, as predict", _predict_flags, _predict),
     "import-network": (
         "network definition -> experiment for deeprec train",

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from deeprec.dsstne.mapping import mapped
-from deeprec.dsstne.network import Floats, Layer, LayerKind, Network
+from deeprec.dsstne.network import BatchNorm, Floats, Layer, LayerKind, Network, Weight
 from deeprec.dsstne.remark import Remark, refuse
 from deeprec.errors import ConfigError, DataError
 from deeprec.model.hidden import HiddenLayer
@@ -118,6 +118,79 @@ def put(network: Network, rows: Rows, model: nn.Module) -> None:
     bias = _bias(network, output)
     model.item_weight.copy_(_gathered(np.concatenate(matrices).T, rows.outputs, 0.0))
     model.item_bias.copy_(_gathered(bias, rows.outputs, float(bias.min())))
+
+
+def take(network: Network, rows: Rows, model: nn.Module) -> None:
+    """Gives a network the weights of the model that its settings made: `put`, the other way.
+
+    Columns of the output that no item has get a score below any other.
+    """
+    assert isinstance(model, Layered)
+    [source] = network.of_kind(LayerKind.INPUT)
+    [output] = network.of_kind(LayerKind.OUTPUT)
+    shared = {weight.target: weight for weight in network.weights if weight.shared_with}
+    network.weights = []
+    tables = iter(model.inputs)
+    for layer, held in zip(network.of_kind(LayerKind.HIDDEN), model.layers, strict=True):
+        assert isinstance(held, HiddenLayer)
+        names = [name for name in layer.sources if name != source.name]
+        blocks = iter(_blocks(held, [network.layer(name).units for name in names]))
+        for name in layer.sources:
+            if name != source.name:
+                values = next(blocks)
+            else:
+                values = _scattered(_table(model, next(tables)), rows.inputs, source.units, 0.0)
+            bias = array(held.bias) if name == layer.sources[0] else np.zeros_like(held.bias.data)
+            network.weights.append(Weight(name, layer.name, np.asarray(bias), values))
+        _take_norm(layer, held)
+    item_bias = array(model.item_bias)
+    lowest = float(item_bias.min()) - 100.0
+    bias = _scattered(item_bias, rows.outputs, output.units, lowest)
+    matrix = _scattered(array(model.item_weight), rows.outputs, output.units, 0.0).T
+    edges = np.cumsum([network.layer(name).units for name in output.sources])
+    for name, values in zip(output.sources, np.split(matrix, edges[:-1])):
+        weight = Weight(name, output.name, bias, values)
+        if output.name in shared:
+            old = shared[output.name]
+            weight.values, weight.shared_with = None, old.shared_with
+            weight.transposed = old.transposed
+        network.weights.append(weight)
+        bias = np.zeros_like(bias)
+
+
+def _blocks(held: HiddenLayer, widths: list[int]) -> list[Floats]:
+    """The matrix from each hidden source, [its units, units]."""
+    if not widths:
+        return []
+    assert isinstance(held.from_layers, nn.Linear)
+    return list(np.split(array(held.from_layers.weight).T, np.cumsum(widths)[:-1]))
+
+
+def _table(model: Layered, inputs: nn.Module) -> Floats:
+    assert isinstance(inputs, SparseInput)
+    return array(model.item_weight if model.tied else inputs.tables[HISTORY])
+
+
+def _take_norm(layer: Layer, held: HiddenLayer) -> None:
+    if isinstance(held.norm, nn.BatchNorm1d):
+        norm = held.norm
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        layer.batch_norm = BatchNorm(
+            *(array(one) for one in (norm.weight, norm.bias, norm.running_mean, norm.running_var))
+        )
+
+
+def array(values: Tensor) -> Floats:
+    """A copy on the host."""
+    return np.array(values.detach().cpu().numpy(), np.float32)
+
+
+def _scattered(table: Floats, columns: Columns, width: int, absent: float) -> Floats:
+    """Rows at their columns; `absent` where no row belongs."""
+    found = np.full((width, *table.shape[1:]), absent, np.float32)
+    found[columns[columns >= 0]] = table[columns >= 0]
+    return found
 
 
 def _put_layer(network: Network, layer: Layer, held: HiddenLayer, source: str) -> None:
