@@ -73,6 +73,32 @@ def _generate(told: argparse.Namespace) -> None:
     )
 
 
+def _encoder_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, help="what encoder is told: JSON with Command, ...")
+
+
+def _encoder(told: argparse.Namespace) -> None:
+    from deeprec.dsstne.encoder import encoder
+
+    encoder(told.file)
+
+
+def _validate_flags(parser: argparse.ArgumentParser) -> None:
+    _paths(
+        parser,
+        c="network definition, JSON",
+        i="data set file of the input",
+        o="data set file of the output",
+    )
+    parser.add_argument("-b", type=int, default=16, help="examples, the first ones")
+
+
+def _validate(told: argparse.Namespace) -> None:
+    from deeprec.dsstne.validate import validate
+
+    validate(definition=told.c, inputs=told.i, outputs=told.o, examples=told.b)
+
+
 def _import_network_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("definition", type=Path, help="config.json of DSSTNE")
     parser.add_argument(
@@ -220,6 +246,8 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Run]] 
     "generate": ("text samples -> data set, as generateNetCDF", _generate_flags, _generate),
     "train": ("definition and data sets -> network file, as train", _train_flags, _train),
     "predict": ("text samples -> lists, as predict", _predict_flags, _predict),
+    "encoder": ("train, predict or validate, as one file says", _encoder_flags, _encoder),
+    "validate": ("numerical gradient check of a definition", _validate_flags, _validate),
     "import-network": (
         "network definition -> experiment for deeprec train",
         _import_network_flags,
