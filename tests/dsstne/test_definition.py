@@ -179,9 +179,8 @@ def test_the_command_says_every_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "mapped            Denoising.p: model.input_dropout=0.2" in said
     assert "ignored by DSSTNE Kind: it has no effect" in said
     assert "not carried       ShuffleIndices" in said
-    assert f"next: deeprec train --config-dir {tmp_path}/experiment/.. " not in said
-    assert f"deeprec train --config-dir {tmp_path} experiment=movielens" in said
-    text = (tmp_path / "experiment" / "movielens.yaml").read_text()
+    assert f"deeprec train --config-dir {tmp_path}/imported experiment=movielens" in said
+    text = (tmp_path / "imported" / "experiment" / "movielens.yaml").read_text()
     assert "#   Denoising.p: mapped" in text
 
 

@@ -102,7 +102,7 @@ def _validate(told: argparse.Namespace) -> None:
 def _import_network_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("definition", type=Path, help="config.json of DSSTNE")
     parser.add_argument(
-        "-o", type=Path, help="YAML to write; default: experiment/NAME.yaml beside it"
+        "-o", type=Path, help="YAML to write; default: imported/experiment/NAME.yaml beside it"
     )
 
 

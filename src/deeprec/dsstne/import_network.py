@@ -17,7 +17,7 @@ def import_network(definition: Path, output: Path | None = None) -> Path:
 
     Args:
         definition: JSON.
-        output: the YAML file; None: `experiment/NAME.yaml` beside the definition, where
+        output: the YAML file; None: `imported/experiment/NAME.yaml` beside the definition, where
             `--config-dir` finds it.
 
     Raises:
@@ -29,7 +29,7 @@ def import_network(definition: Path, output: Path | None = None) -> Path:
     remarks = [*remarks, *to.remarks]
     show(remarks)
     refuse(definition, remarks)
-    path = output or definition.parent / "experiment" / f"{definition.stem}.yaml"
+    path = output or definition.parent / "imported" / "experiment" / f"{definition.stem}.yaml"
     text = experiment(to, remarks, f"{definition.name}, network {network.name!r}")
     with folder.writing_file(path) as draft:
         draft.write_text(text, encoding="utf-8")

@@ -71,7 +71,7 @@ def validate(
     assert isinstance(told, config.TrainConfig)
     assert told.loss is not None
     loss = instantiate({**told.loss, **to.loss})
-    arranged = _arranged(model, *data, examples)
+    arranged = _arranged(model, data[0], data[1], examples)
     found = differences(model, loss, arranged, seed)
     for one in found:
         console.print(f"{one.name:<40} {one.largest:.2e} {'ok' if one.is_right else 'wrong'}")
