@@ -6,7 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from deeprec.data.dataset import Batches
+from deeprec.data.grouping import Grouping
 from deeprec.data.store import Prepared
+from deeprec.data.target import ByKind
 from deeprec.dsstne import command
 from deeprec.dsstne.data_set import Attribute, read_data_sets, sparse, write_data_sets
 from deeprec.dsstne.network import LayerKind
@@ -98,7 +101,7 @@ def test_prepared_data_hold_every_example_once(tmp_path: Path) -> None:
         np.ones(3, np.float32),
         outputs.attributes | Attribute.WEIGHTED,
     )
-    assert prepare_data(tmp_path / "p", inputs, outputs) == "by_kind"
+    assert prepare_data(tmp_path / "p", inputs, outputs, weigh=False) == "by_kind"
     prepared = Prepared(tmp_path / "p")
     events = prepared.parts["train"].take(np.arange(3))
     assert events.offsets.tolist() == [0, 3, 5, 7]
@@ -108,9 +111,9 @@ def test_prepared_data_hold_every_example_once(tmp_path: Path) -> None:
     assert prepared.num_items == 256
     assert prepared.popularity[[5, 200, 7]].tolist() == [0, 1, 1]
     again = sparse("again", 128, [[1, 5], [], [7]])
-    assert prepare_data(tmp_path / "q", inputs, again) == "reconstruct"
+    assert prepare_data(tmp_path / "q", inputs, again, weigh=False) == "reconstruct"
     with pytest.raises(DataError, match="'in' has 3 examples and 'few' 1"):
-        prepare_data(tmp_path / "r", inputs, sparse("few", 128, [[1]]))
+        prepare_data(tmp_path / "r", inputs, sparse("few", 128, [[1]]), weigh=False)
 
 
 def test_data_sets_are_found_by_name_and_fit_their_layers(tmp_path: Path) -> None:
@@ -148,3 +151,32 @@ def test_the_network_that_is_written_keeps_what_the_definition_says(tmp_path: Pa
     assert [layer.units for layer in network.layers] == [128, 8, 128]
     assert network.one_target == 1.0
     assert network.of_kind(LayerKind.HIDDEN)[0].sources == ["Input"]
+
+
+def test_values_of_an_analog_output_weigh_its_targets(tmp_path: Path) -> None:
+    inputs = sparse("in", 128, [[5, 1], [7]])
+    outputs = sparse("out", 128, [[9, 2, 9], [3]], [[4, 1, 8], [0.5]])
+    assert prepare_data(tmp_path / "p", inputs, outputs, weigh=True) == "by_kind"
+    prepared = Prepared(tmp_path / "p")
+    batches = Batches(prepared, ByKind(weigh=True), grouping=Grouping(8), seed=0)
+    target = batches.batch(0, 0).target
+    assert target is not None
+    assert target.weights is not None
+    assert target.values.tolist() == [2, 9, 3]
+    assert target.weights.tolist() == [1, 8, 0.5]
+
+
+def test_the_data_scaled_error_follows_the_values(tmp_path: Path) -> None:
+    """Two items are asked for alike, one at ten times the value: it scores higher."""
+    rows, values = [[0]] * 40, [[10.0 if i % 2 else 1.0] for i in range(40)]
+    asked = [[1 + i % 2] for i in range(40)]
+    write_data_sets(tmp_path / "in.nc", [sparse("gl_input", 128, rows)])
+    write_data_sets(tmp_path / "out.nc", [sparse("gl_output", 128, asked, values)])
+    told = {**DEFINITION, "ErrorFunction": "DataScaledMarginalCrossEntropy"}
+    (tmp_path / "c.json").write_text(json.dumps(told))
+    words = f"-c {tmp_path}/c.json -i {tmp_path}/in.nc -o {tmp_path}/out.nc -n {tmp_path}/gl.nc"
+    how = "-e 60 -b 10 --optimizer adam -mu .9 -mu1 .99 -alpha .03"
+    command.run(["train", *words.split(), *how.split()])
+    [scores] = forward(read_network(tmp_path / "gl.nc"), [[0]])
+    # each is asked for by half of the users: p = w / (w + 1)
+    np.testing.assert_allclose(scores[1:3], [1 / 2, 10 / 11], atol=0.05)

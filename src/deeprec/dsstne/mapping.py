@@ -279,7 +279,8 @@ def _map_loss_details(to: Mapped, network: Network, activation: Activation) -> N
         else:
             to.say("DeltaBoost", "ignored by DSSTNE", "this error does not read it")
     if error == Error.DATA_SCALED_MARGINAL:
-        to.say("ErrorFunction", "differs", "values of targets do not weigh them; every target is 1")
+        says = "values weigh targets in `deeprec dsstne train` and with target.weigh=true, not else"
+        to.say("ErrorFunction", "differs", says)
     margins = (network.one_target, network.zero_target)
     if error == Error.SCALED_MARGINAL and activation == Activation.SOFT_MAX:
         if network.one_scale != 1.0 or network.zero_scale != 1.0 or margins[1] > 0.0:

@@ -1,5 +1,6 @@
 """Data sets of DSSTNE as a prepared folder: columns are items, and examples are users."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,10 +33,16 @@ def data_set_of(path: Path, name: str) -> DataSet:
     )
 
 
-def prepare_data(path: Path, inputs: DataSet, outputs: DataSet) -> str:
+def prepare_data(path: Path, inputs: DataSet, outputs: DataSet, *, weigh: bool) -> str:
     """Writes the prepared folder of two data sets, every example of which is trained on.
 
     Item i is column i: of the input in what is shown, of the output in what is asked.
+
+    Args:
+        path: of the folder.
+        inputs: what is shown.
+        outputs: what is asked.
+        weigh: whether values of the output are kept, to weigh its targets.
 
     Returns:
         The choice of `target` that learns the output from the input.
@@ -49,10 +56,10 @@ def prepare_data(path: Path, inputs: DataSet, outputs: DataSet) -> str:
             f"{outputs.num_examples:,}; generate both from the same samples"
         )
     for one in (inputs, outputs):
-        _say_what_is_lost(one)
+        _say_what_is_lost(one, read=weigh and one is outputs)
     shown, asked = (_distinct(one) for one in (inputs, outputs))
-    same = all(np.array_equal(one, other) for one, other in zip(shown, asked))
-    events = _events(shown) if same else _of_both(shown, asked)
+    same = not weigh and all(np.array_equal(one, other) for one, other in zip(shown, asked))
+    events = _events(shown) if same else _of_both(shown, asked, outputs if weigh else None)
     num_items = max(inputs.width, outputs.width)
     store.write(
         path,
@@ -87,13 +94,25 @@ def _events(rows: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]) -> Events
 def _of_both(
     shown: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]],
     asked: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]],
+    weighed: DataSet | None,
 ) -> Events:
-    """The events of both, told apart by their kind."""
+    """The events of both, told apart by their kind, with the values of what is asked if wanted."""
     one, other = (
         Events(offsets, columns.astype(np.int32), kinds=np.full(len(columns), kind, np.int8))
         for kind, (offsets, columns) in enumerate((shown, asked))
     )
-    return store.join(one, other)
+    if weighed is None:
+        return store.join(one, other)
+    ones = np.ones(len(one.items), np.float32)
+    return store.join(replace(one, values=ones), replace(other, values=_last_values(weighed)))
+
+
+def _last_values(data_set: DataSet) -> npt.NDArray[np.float32]:
+    """Of each column of `_distinct`, the value that stands last in its row."""
+    offsets, columns, values = data_set.rows()
+    keys = np.repeat(np.arange(data_set.num_examples), np.diff(offsets)) * data_set.width + columns
+    _, last = np.unique(keys[::-1], return_index=True)
+    return values[::-1][last]
 
 
 def _nothing(like: Events) -> Events:
@@ -122,10 +141,10 @@ def _manifest(same: bool) -> dict[str, object]:
     }
 
 
-def _say_what_is_lost(data_set: DataSet) -> None:
+def _say_what_is_lost(data_set: DataSet, *, read: bool) -> None:
     lost = []
     _, columns, values = data_set.rows()
-    if len(values) and not np.all(values == 1.0):
+    if not read and not np.all(values == 1.0):
         lost.append("values other than 1 count as 1")
     if Attribute.WEIGHTED in data_set.attributes:
         lost.append("weights of examples are not read")

@@ -10,7 +10,7 @@ from deeprec.console import console
 from deeprec.dsstne.data_set import DataSet
 from deeprec.dsstne.definition import read_definition
 from deeprec.dsstne.mapping import Mapped, mapped
-from deeprec.dsstne.network import Layer, LayerKind, Network
+from deeprec.dsstne.network import Error, Layer, LayerKind, Network
 from deeprec.dsstne.network_file import write_network
 from deeprec.dsstne.remark import refuse, show
 from deeprec.dsstne.train_data import data_set_of, prepare_data
@@ -88,7 +88,10 @@ def train_network(
     for layer, one in zip(layers, data, strict=True):
         _fit(layer, one)
     prepared = network_file.with_suffix(".prepared")
-    target = prepare_data(prepared, *data)
+    # the one error that reads the values of targets
+    weigh = network.error == Error.DATA_SCALED_MARGINAL
+    target = [f"target={prepare_data(prepared, data[0], data[1], weigh=weigh)}"]
+    target += ["target.weigh=true"] if weigh else []
     run = train(_config(to, steps, target, prepared, network_file.with_suffix(".run")))
     _write(network, run, network_file)
 
@@ -103,9 +106,9 @@ def _fit(layer: Layer, data_set: DataSet) -> None:
     layer.extents = data_set.extents
 
 
-def _config(to: Mapped, steps: Steps, target: str, prepared: Path, run: Path) -> TrainConfig:
-    choices = {**to.choices, "optimizer": steps.optimizer, "target": target}
-    words = [f"{group}={choice}" for group, choice in choices.items()]
+def _config(to: Mapped, steps: Steps, target: list[str], prepared: Path, run: Path) -> TrainConfig:
+    choices = {**to.choices, "optimizer": steps.optimizer}
+    words = [*target, *(f"{group}={choice}" for group, choice in choices.items())]
     words += [f"prepared={prepared}", f"output_dir={run}", "logger.wandb=off"]
     words += [f"trainer.max_epochs={steps.epochs}", f"trainer.batch_users={steps.batch}"]
     words += ["trainer.save_every_epochs=10", f"seed={steps.seed}"]
