@@ -83,6 +83,10 @@ EXAMPLES = {
         "deeprec serve bundle=bundles/first port=8080",
         "deeprec serve bundle=bundles/shop host=0.0.0.0 page=false",
     ),
+    "neighbours": (
+        "deeprec neighbours run=runs/first output=items.txt",
+        "deeprec neighbours run=runs/first output=users.txt of=users similarity=cosine k=10",
+    ),
 }
 
 

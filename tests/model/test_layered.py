@@ -141,3 +141,9 @@ def test_wrong_layers_are_refused() -> None:
         Hidden(name="a", units=1, sparseness_weight=1.0)
     with pytest.raises(ValueError, match="tied makes one table"):
         Layered(3, layers=[Hidden(name="a", units=2), Hidden(name="b", units=3)], tied=True)
+
+
+def test_biases_start_where_they_are_told_as_whole_numbers_too() -> None:
+    model = Layered(3, layers=[Hidden(name="a", units=2, init_bias=1)], output_bias=-2)
+    assert model.item_bias.tolist() == [-2.0] * 3
+    assert model.layers[0].bias.tolist() == [1.0] * 2  # type: ignore[union-attr]

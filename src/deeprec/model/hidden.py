@@ -145,7 +145,7 @@ class HiddenLayer(nn.Module):
     ) -> None:
         super().__init__()
         self.reads, self.sources, self.skips = reads, sources, skips
-        self.bias = nn.Parameter(torch.full((hidden.units,), hidden.init_bias))
+        self.bias = nn.Parameter(torch.full((hidden.units,), float(hidden.init_bias)))
         self.from_layers: nn.Module = nn.Identity()
         if width:
             linear = nn.Linear(width, hidden.units, bias=False)

@@ -120,7 +120,7 @@ class Layered(nn.Module):
                 num_items, popularity, num_users, target_share, log_odds=log_odds
             )
             if output_bias is None
-            else torch.full((num_items,), output_bias)
+            else torch.full((num_items,), float(output_bias))
         )
 
     def encode(
