@@ -20,6 +20,7 @@ from deeprec.dsstne.train_network import Steps
 from deeprec.errors import ConfigError, DataError
 from deeprec.trainer.momentum import Momentum
 from deeprec.trainer.optimizer import Sgd
+from deeprec.trainer.run import open_run
 from numpy_network import forward
 
 DEFINITION = {
@@ -67,8 +68,8 @@ def lists(folder: Path, *flags: str) -> dict[str, tuple[list[str], list[float | 
 
 def test_what_is_trained_recommends_what_the_taste_says(tmp_path: Path) -> None:
     folder = shop(tmp_path)
-    trained(folder, "-e", "30", "-b", "16", "--optimizer", "adam", "-mu", ".9", "-mu1", ".99",
-            "-alpha", ".02")  # fmt: skip
+    trained(folder, "-e", "12", "-b", "16", "--optimizer", "adam", "-mu", ".9", "-mu1", ".99",
+            "-alpha", ".04")  # fmt: skip
     rows, own = lists(folder), read_samples(folder / "input").rows
     right = [int(item[1:]) // 20 != int(user[1:]) % 2 for user in rows for item in rows[user][0]]
     assert np.mean(right) > 0.95
@@ -87,7 +88,7 @@ def test_what_is_trained_recommends_what_the_taste_says(tmp_path: Path) -> None:
 
 def test_another_output_is_learned_from_the_input(tmp_path: Path) -> None:
     folder = shop(tmp_path, asked="other")
-    trained(folder, "-e", "25", "-b", "16", "--optimizer", "nesterov", "-mu", ".9", "-alpha", ".05")
+    trained(folder, "-e", "12", "-b", "16", "--optimizer", "nesterov", "-mu", ".9", "-alpha", ".1")
     rows = lists(folder)
     right = [int(item[1:]) // 20 == int(user[1:]) % 2 for user in rows for item in rows[user][0]]
     assert np.mean(right) > 0.9
@@ -175,8 +176,19 @@ def test_the_data_scaled_error_follows_the_values(tmp_path: Path) -> None:
     told = {**DEFINITION, "ErrorFunction": "DataScaledMarginalCrossEntropy"}
     (tmp_path / "c.json").write_text(json.dumps(told))
     words = f"-c {tmp_path}/c.json -i {tmp_path}/in.nc -o {tmp_path}/out.nc -n {tmp_path}/gl.nc"
-    how = "-e 60 -b 10 --optimizer adam -mu .9 -mu1 .99 -alpha .03"
+    how = "-e 25 -b 10 --optimizer adam -mu .9 -mu1 .99 -alpha .06"
     command.run(["train", *words.split(), *how.split()])
     [scores] = forward(read_network(tmp_path / "gl.nc"), [[0]])
     # each is asked for by half of the users: p = w / (w + 1)
     np.testing.assert_allclose(scores[1:3], [1 / 2, 10 / 11], atol=0.05)
+
+
+def test_zeros_that_are_to_be_ignored_cost_nothing(tmp_path: Path) -> None:
+    folder = shop(tmp_path)
+    [data_set] = read_data_sets(folder / "output.nc")
+    data_set.attributes |= Attribute.SPARSE_IGNORE_ZERO
+    write_data_sets(folder / "output.nc", [data_set])
+    trained(folder, "-e", "1")
+    run = open_run(folder / "gl.run")
+    assert run.config.loss is not None
+    assert (run.config.loss["zero_scale"], run.config.loss["one_scale"]) == (0.0, 1.0)

@@ -148,8 +148,6 @@ def _say_what_is_lost(data_set: DataSet, *, read: bool) -> None:
         lost.append("values other than 1 count as 1")
     if Attribute.WEIGHTED in data_set.attributes:
         lost.append("weights of examples are not read")
-    if Attribute.SPARSE_IGNORE_ZERO in data_set.attributes:
-        lost.append("columns that an example does not have count as 0, SparseIgnoreZero or not")
     if len(columns) > len(_distinct(data_set)[1]):
         lost.append("a column that stands twice in an example counts once")
     for one in lost:
