@@ -9,7 +9,8 @@ import torch
 
 import deeprec
 from deeprec import config
-from deeprec.dsstne.export_network import export_network
+from deeprec.dsstne.export_network import export_network, network_of
+from deeprec.dsstne.from_autoencoder import layered, obstacles
 from deeprec.dsstne.import_weights import import_weights
 from deeprec.dsstne.network import Activation, Error, LayerKind, Network
 from deeprec.dsstne.network_file import read_network, write_network
@@ -18,6 +19,7 @@ from deeprec.dsstne.weights import Rows, all_columns, new_model, rows_by_label
 from deeprec.errors import ConfigError, DataError
 from deeprec.evaluate import evaluate
 from deeprec.export import export
+from deeprec.model.autoencoder import Autoencoder
 from deeprec.model.layered import Layered
 from deeprec.train import train
 from deeprec.trainer.run import open_run
@@ -132,10 +134,26 @@ def test_a_run_of_ours_becomes_a_network_with_the_same_answers(
     np.testing.assert_allclose(scores(back, [[1, 5]]), scores(model, [[1, 5]]), atol=1e-5)
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_an_autoencoder_that_fits_is_the_network_that_it_is(tied: bool) -> None:
+    torch.manual_seed(0)
+    dims, plain = [5, 3, 5], {"history_weighting": "binary", "normalize": False}
+    model = Autoencoder(24, hidden_dims=dims, activation="selu", tied=tied, **plain).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_()
+    assert list(obstacles(model)) == []
+    items, offsets = torch.tensor([3, 3, 8, 20]), torch.tensor([0, 3, 4])
+    hidden = model.encode(items, offsets, torch.zeros(0), {}).hidden_BD
+    expected = torch.sigmoid(hidden @ model.item_weight.T + model.item_bias).detach().numpy()
+    network = network_of(layered(model), "Marginal", "gl")
+    np.testing.assert_allclose(forward(network, [[3, 8], [20]])[:, :24], expected, atol=1e-5)
+
+
 def test_what_does_not_fit_is_refused(tmp_path: Path, prepared: Path) -> None:
     words = ("model.hidden_dims=[4]", "trainer.max_epochs=1", "logger.wandb=off")
     train(composed(prepared, tmp_path / "run", *words))
-    with pytest.raises(ConfigError, match="a Autoencoder is no network of layers"):
+    with pytest.raises(ConfigError, match="histories are weighted"):
         export_network(tmp_path / "run", tmp_path / "n.nc", tmp_path / "index")
     network = drawn((128, 128))
     network.layer("Output").activation = Activation.ELU

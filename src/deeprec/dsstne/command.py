@@ -158,6 +158,7 @@ def _train_flags(parser: argparse.ArgumentParser) -> None:
         o="data set file of the output",
         n="the network file to write; a new one",
     )
+    parser.add_argument("-d", help="not read, as in DSSTNE")
     own = Steps()
     parser.add_argument("-b", type=int, default=own.batch, help="examples in a step")
     parser.add_argument("-e", type=int, default=own.epochs, help="epochs")

@@ -1,5 +1,6 @@
 """A run of ours as a network file, with the index file of its columns."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import numpy as np
 from deeprec.console import console
 from deeprec.data.store import Prepared
 from deeprec.dsstne.data_set import aligned
+from deeprec.dsstne.from_autoencoder import layered, obstacles
 from deeprec.dsstne.network import (
     NO_FLAGS,
     Activation,
@@ -20,6 +22,7 @@ from deeprec.dsstne.network_file import write_network
 from deeprec.dsstne.text import write_index
 from deeprec.dsstne.weights import Rows, take
 from deeprec.errors import ConfigError
+from deeprec.model.autoencoder import Autoencoder
 from deeprec.model.hidden import Hidden
 from deeprec.model.layered import INPUT, Layered
 from deeprec.trainer.run import open_run
@@ -40,7 +43,7 @@ def export_network(run_folder: Path, output: Path, index: Path, *, name: str = "
     """Writes the network file of a run, and the index file that names its columns.
 
     Args:
-        run_folder: a run of `model=layered`.
+        run_folder: a run of `model=layered`, or of an autoencoder without what DSSTNE lacks.
         output: the network file.
         index: the feature index, of input and output alike.
         name: of the data sets, before `_input` and `_output`.
@@ -49,8 +52,8 @@ def export_network(run_folder: Path, output: Path, index: Path, *, name: str = "
         ConfigError: the model has something that a network of DSSTNE has not; all of it is named.
     """
     run = open_run(run_folder)
-    model = run.model
-    _refuse(model, run_folder)
+    _refuse(run.model, run_folder)
+    model = layered(run.model) if isinstance(run.model, Autoencoder) else run.model
     assert isinstance(model, Layered)
     assert run.config.loss is not None
     loss = run.config.loss["_target_"].rpartition(".")[2]
@@ -125,20 +128,26 @@ def _layer(part: Hidden, sources: list[str]) -> Layer:
 
 
 def _refuse(model: object, source: object) -> None:
-    found = []
-    if not isinstance(model, Layered):
-        kind = type(model).__name__
-        found.append(f"a {kind} is no network of layers; train model=layered")
-    else:
-        if model.history_weighting != "binary" or model.normalize:
-            found.append("histories are weighted; model.history_weighting=binary, normalize=false")
-        if model.fields:
-            found.append("it reads user attributes, which have columns of their own in DSSTNE")
-        found += [
-            f"layer {part.name!r} is {part.activation}, which DSSTNE has not"
-            for part in model.parts
-            if part.activation not in ACTIVATIONS
-        ]
+    found = list(_obstacles(model))
     if found:
         lines = "\n".join(f"  - {line}" for line in found)
         raise ConfigError(f"{source} is no network of DSSTNE:\n{lines}")
+
+
+def _obstacles(model: object) -> Iterator[str]:
+    if isinstance(model, Autoencoder):
+        found = list(obstacles(model))
+        yield from found
+        if found:
+            return
+        model = layered(model)
+    if not isinstance(model, Layered):
+        yield f"{type(model).__name__} is no network of layers; train model=layered"
+        return
+    if model.history_weighting != "binary" or model.normalize:
+        yield "histories are weighted; model.history_weighting=binary, model.normalize=false"
+    if model.fields:
+        yield "it reads user attributes, which have columns of their own in DSSTNE"
+    for part in model.parts:
+        if part.activation not in ACTIVATIONS:
+            yield f"layer {part.name!r} is {part.activation}, which DSSTNE has not"
