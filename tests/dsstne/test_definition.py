@@ -113,8 +113,14 @@ def test_one_table_and_boosted_errors(tmp_path: Path) -> None:
     assert config.model["tied"] is True
     assert config.loss is not None
     told = {name: config.loss[name] for name in ("error", "output", "one_scale", "zero_scale")}
-    expected = {"error": "squared", "output": "identity", "one_scale": 5.0, "zero_scale": 0.5}
+    # of linear outputs DSSTNE boosts nothing
+    expected = {"error": "squared", "output": "identity", "one_scale": 1.0, "zero_scale": 1.0}
     assert told == expected
+    network, _ = read_definition(sample("tied"))
+    for error, activation in ((Error.L1, Activation.TANH), (Error.L2, Activation.SIGMOID)):
+        network.error, network.layers[2].activation = error, activation
+        loss = mapped(network).loss
+        assert (loss["one_scale"], loss["zero_scale"]) == (5.0, 0.5)
 
 
 def refused(tmp_path: Path, told: Any) -> str:

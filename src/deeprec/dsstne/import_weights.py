@@ -2,13 +2,14 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from deeprec import config, folder
 from deeprec.config import TrainConfig
 from deeprec.console import console
 from deeprec.data.store import Prepared
 from deeprec.dsstne.mapping import mapped
+from deeprec.dsstne.network import Network
 from deeprec.dsstne.network_file import read_network
 from deeprec.dsstne.remark import show
 from deeprec.dsstne.text import read_index
@@ -47,12 +48,7 @@ def import_weights(
         )
     labels = prepared.catalog.item_ids.to_pylist()
     rows = rows_by_label(labels, read_index(input_index), read_index(output_index))
-    to = mapped(network)
-    words = [f"loss={to.choices['loss']}", "trainer.max_epochs=1", "logger.wandb=off"]
-    words += [f"prepared={prepared_folder}", f"output_dir={output_dir}"]
-    composed = cast(TrainConfig, config.compose("train", words))
-    assert composed.loss is not None
-    work = Work(replace(composed, model=model, loss={**composed.loss, **to.loss}), prepared)
+    work = Work(_config(network, model, prepared_folder, output_dir), prepared)
     put(network, rows, work.learner.model)
     run = RunFolder.create(output_dir, work.config, prepared, work.facts)
     with run.locked():
@@ -68,3 +64,15 @@ def import_weights(
         )
     console.print(f"run: {run.path}\nnext: deeprec evaluate run={run.path}", soft_wrap=True)
     return run.path
+
+
+def _config(
+    network: Network, model: dict[str, Any], prepared_folder: Path, output_dir: Path
+) -> TrainConfig:
+    """What such a run would have been told."""
+    to = mapped(network)
+    words = [f"loss={to.choices['loss']}", "trainer.max_epochs=1", "logger.wandb=off"]
+    words += [f"prepared={prepared_folder}", f"output_dir={output_dir}"]
+    told = cast(TrainConfig, config.compose("train", words))
+    assert told.loss is not None
+    return replace(told, model=model, loss={**told.loss, **to.loss})

@@ -236,7 +236,7 @@ def _map_sharing(to: Mapped, network: Network, output: Layer) -> None:
 def _map_loss(to: Mapped, network: Network, output: Layer) -> None:
     error, activation = network.error, output.activation
     name = f"{error.name} on {activation.name}"
-    one, zero = network.boost
+    one, zero = network.boost if _boosts(error, activation) else (1.0, 1.0)
     probable = activation in (Activation.SIGMOID, Activation.SOFT_MAX)
     if error in ERRORS and activation in OUTPUTS:
         to.choices["loss"] = "regression"
@@ -270,14 +270,22 @@ def _map_loss(to: Mapped, network: Network, output: Layer) -> None:
     _map_loss_details(to, network, activation)
 
 
+def _boosts(error: Error, activation: Activation) -> bool:
+    """Whether DSSTNE reads DeltaBoost, of indicators."""
+    if error == Error.L1:
+        return True
+    read_by = (Error.L2, Error.L2_HINGE, Error.CROSS_ENTROPY)
+    return error in read_by and activation == Activation.SIGMOID
+
+
 def _map_loss_details(to: Mapped, network: Network, activation: Activation) -> None:
     error = network.error
     if network.boost != (1.0, 1.0):
-        boosted = error in ERRORS or error == Error.CROSS_ENTROPY
-        if boosted and activation != Activation.SOFT_MAX:
+        if _boosts(error, activation):
             to.say("DeltaBoost", "mapped", "one_scale and zero_scale, in the loss as in its slope")
         else:
-            to.say("DeltaBoost", "ignored by DSSTNE", "this error does not read it")
+            says = "indicators of this error and activation do not read it"
+            to.say("DeltaBoost", "ignored by DSSTNE", says)
     if error == Error.DATA_SCALED_MARGINAL:
         says = "values weigh targets in `deeprec dsstne train` and with target.weigh=true, not else"
         to.say("ErrorFunction", "differs", says)

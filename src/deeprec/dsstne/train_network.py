@@ -75,11 +75,7 @@ def train_network(
     for path in (network_file, network_file.with_suffix(".run")):
         if path.exists():
             raise ConfigError(f"{path} is there already; name another network, or move it away")
-    network, remarks = read_definition(definition)
-    to = Mapped() if any(one.outcome == "refused" for one in remarks) else mapped(network)
-    remarks = [*remarks, *to.remarks]
-    show(one for one in remarks if one.outcome not in ("mapped", "ignored by DSSTNE"))
-    refuse(definition, remarks)
+    network, to = _read(definition)
     layers = [network.of_kind(kind)[0] for kind in (LayerKind.INPUT, LayerKind.OUTPUT)]
     data = [
         data_set_of(path, layer.data_set)
@@ -96,6 +92,16 @@ def train_network(
     target += ["target.weigh=true"] if weigh else []
     run = train(_config(to, steps, target, prepared, network_file.with_suffix(".run")))
     _write(network, run, network_file)
+
+
+def _read(definition: Path) -> tuple[Network, Mapped]:
+    """The network and its parts, after what differs from DSSTNE was said."""
+    network, remarks = read_definition(definition)
+    to = Mapped() if any(one.outcome == "refused" for one in remarks) else mapped(network)
+    remarks = [*remarks, *to.remarks]
+    show(one for one in remarks if one.outcome not in ("mapped", "ignored by DSSTNE"))
+    refuse(definition, remarks)
+    return network, to
 
 
 def _fit(layer: Layer, data_set: DataSet) -> None:
