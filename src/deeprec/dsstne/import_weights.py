@@ -50,8 +50,7 @@ def import_weights(
     rows = rows_by_label(labels, read_index(input_index), read_index(output_index))
     work = Work(_config(network, model, prepared_folder, output_dir), prepared)
     put(network, rows, work.learner.model)
-    run = RunFolder.create(output_dir, work.config, prepared, work.facts)
-    with run.locked():
+    with RunFolder.begun(output_dir, work.config, prepared, work.facts) as run:
         checkpoint.save(run.checkpoints, work.learner, None, run.made_from())
         with folder.writing_file(run.path / "metrics.csv") as draft:
             draft.write_text("epoch\n")
@@ -62,8 +61,8 @@ def import_weights(
             f"[yellow]note[/yellow] {absent:,} of {len(rows):,} items are not in the output index "
             "and come last in every list"
         )
-    console.print(f"run: {run.path}\nnext: deeprec evaluate run={run.path}", soft_wrap=True)
-    return run.path
+    console.print(f"run: {output_dir}\nnext: deeprec evaluate run={output_dir}", soft_wrap=True)
+    return output_dir
 
 
 def _config(
