@@ -26,9 +26,12 @@ def _part(first_day: int, days: int, events_a_user: int, seed: int) -> Events:
     return Events(offsets, items.astype(np.int32), times=days_of.ravel() * SECONDS_PER_DAY)
 
 
-def make(path: Path, *, repeats: bool = True, validated: bool = True) -> Path:
+def make(
+    path: Path, *, repeats: bool = True, validated: bool = True, attributes: bool = True
+) -> Path:
     train = _part(0, DAYS, 40, 0)
     owned = [np.unique(train.items[a:b]) for a, b in zip(train.offsets, train.offsets[1:])]
+    bands = ["old" if i % 3 else None for i in range(NUM_USERS)]
     store.write(
         path,
         items=pa.table(
@@ -41,10 +44,10 @@ def make(path: Path, *, repeats: bool = True, validated: bool = True) -> Path:
             {
                 "user_id": [f"u{i:02}" for i in range(NUM_USERS)],
                 "role": ["all"] * NUM_USERS,
-                "age.band": ["old" if i % 3 else None for i in range(NUM_USERS)],
+                **({"age.band": bands} if attributes else {}),
             }
         ),
-        vocabularies={"age.band": ["old"]},
+        vocabularies={"age.band": ["old"]} if attributes else {},
         parts={
             "train": [train],
             "validation": [_part(DAYS, 20, 5 if validated else 0, 1)],

@@ -9,8 +9,10 @@ from torch import Tensor
 
 from deeprec import table as table_module
 from deeprec.table import (
+    AdaDelta,
     Adagrad,
     LazyAdam,
+    Momentum,
     RmsProp,
     Rows,
     RowwiseAdagrad,
@@ -26,6 +28,15 @@ RULES: list[tuple[Callable[..., TableRule], Callable[..., torch.optim.Optimizer]
     (
         partial(RmsProp, 0.1, 0.9, 1e-8),
         partial(torch.optim.RMSprop, lr=0.1, alpha=0.9, eps=1e-8),
+    ),
+    (partial(Momentum, 0.1, 0.8), partial(torch.optim.SGD, lr=0.1, momentum=0.8)),
+    (
+        partial(Momentum, 0.1, 0.8, True),
+        partial(torch.optim.SGD, lr=0.1, momentum=0.8, nesterov=True),
+    ),
+    (
+        partial(AdaDelta, 0.1, 0.8, 1e-3),
+        partial(torch.optim.Adadelta, lr=0.1, rho=0.8, eps=1e-3),
     ),
     (
         partial(LazyAdam, 0.1, (0.8, 0.95), 1e-8),

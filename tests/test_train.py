@@ -208,6 +208,8 @@ class Stop(Keeper):
 
 RISING = "model.hidden_dims=[8]", "model.code_dim=4", "model.beta=1", "model.anneal_steps=11"
 TURNS = "model.width=8", "model.code_dim=4", "model.encoder_steps=3", "model.decoder_steps=2"
+HIDDEN = "_target_: deeprec.model.hidden.Hidden,name: a,units: 6,batch_norm: true,dropout: 0.2"
+LAYERED = "model=layered", f"model.layers=[{{{HIDDEN},sparseness: 0.1,sparseness_weight: 1.0}}]"
 
 
 @pytest.mark.parametrize(
@@ -219,6 +221,8 @@ TURNS = "model.width=8", "model.code_dim=4", "model.encoder_steps=3", "model.dec
         (SEQUENCE, (5,)),
         (("model=variational", *RISING), (5, 9)),  # while the weight of the divergence rises
         (("model=recvae", *TURNS), (3, 6, 9)),  # before and after a renewal, and within turns
+        ((*LAYERED, "optimizer=nesterov"), (5,)),  # with the statistics of batch norm
+        ((*LAYERED, "optimizer=adadelta"), (9,)),
     ],
 )
 def test_a_resumed_run_ends_as_one_that_was_never_interrupted(

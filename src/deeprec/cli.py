@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from deeprec.config import VerbConfig
 
 VERBS = (
-    *("prepare", "train", "sweep", "blend", "evaluate", "export", "recommend", "serve"),
-    *("bundle", "doctor"),
+    *("prepare", "train", "sweep", "blend", "evaluate", "export", "recommend", "neighbours"),
+    *("serve", "bundle", "doctor", "dsstne"),
 )
 MODULES = {"serve": "deeprec.server.process"}  # deeprec.serve is the client, which may be copied
 OPTIONS = ("--multirun", "--config-dir", "--cfg", "--help")
@@ -49,6 +49,10 @@ def _command(arguments: list[str]) -> int:
         return 0
     if verb not in VERBS:
         raise ConfigError(f"deeprec has no verb {verb!r}; {did_you_mean(verb, VERBS)}")
+    if verb == "dsstne":  # whose commands have flags, and their own help
+        from deeprec.dsstne import command
+
+        return command.run(words)
     if "-h" in words or "--help" in words:
         return _show_help([verb])
     if verb == "bundle":

@@ -203,6 +203,25 @@ class ServeConfig:
 
 
 @dataclass
+class NeighboursConfig:
+    """Run -> nearest neighbours of its items or users, as text."""
+
+    run: str = MISSING  # a run folder
+    output: str = MISSING  # text, a line each: id, tab, id:score of each neighbour, nearest first
+    of: Literal["items", "users"] = "items"  # users as the model sees them before the holdout
+    k: int = 100  # neighbours of each, itself left out
+    similarity: Literal["product", "cosine"] = "product"  # of two vectors
+    score_precision: int = 3  # digits behind the point
+    keys_only: bool = False  # leave the scores out
+    vectors: str | None = None  # text to write the vectors to: id, tab, numbers
+    batch: int = 256  # asked at once
+
+    def mistakes(self) -> Iterator[str]:
+        yield from _at_least(1, self, "k", "batch")
+        yield from _at_least(0, self, "score_precision")
+
+
+@dataclass
 class SweepConfig:
     """Prepared folder -> the best of many runs, chosen on validation, and how it was found."""
 
@@ -239,6 +258,7 @@ VerbConfig = (
     | ExportConfig
     | RecommendConfig
     | ServeConfig
+    | NeighboursConfig
 )
 
 VERBS: dict[str, type[VerbConfig]] = {
@@ -250,6 +270,7 @@ VERBS: dict[str, type[VerbConfig]] = {
     "export": ExportConfig,
     "recommend": RecommendConfig,
     "serve": ServeConfig,
+    "neighbours": NeighboursConfig,
 }
 
 

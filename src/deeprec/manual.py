@@ -24,6 +24,7 @@ INDENT = 26
 OTHERS = {  # verbs without a config
     "bundle": "Looks at a bundle, and makes the next version of one without training.",
     "doctor": "Is this installation sound? Prints the line that mends it.",
+    "dsstne": "The commands, files and networks of DSSTNE; deeprec dsstne -h lists them.",
 }
 BUNDLE = """\
 usage: deeprec bundle <operation> ...     FOLDER is a bundle, or a folder of bundles named 1, 2, ...
@@ -81,6 +82,10 @@ EXAMPLES = {
     "serve": (
         "deeprec serve bundle=bundles/first port=8080",
         "deeprec serve bundle=bundles/shop host=0.0.0.0 page=false",
+    ),
+    "neighbours": (
+        "deeprec neighbours run=runs/first output=items.txt",
+        "deeprec neighbours run=runs/first output=users.txt of=users similarity=cosine k=10",
     ),
 }
 

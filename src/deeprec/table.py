@@ -222,6 +222,87 @@ class RmsProp:
         pass
 
 
+class Momentum:
+    """`torch.optim.SGD` with momentum on the rows it is handed; the velocities of others wait.
+
+    Args:
+        lr: learning rate.
+        momentum: share of the velocity that stays at an update, in [0, 1).
+        nesterov: move by the velocity as the next update would leave it.
+        weight_decay: as of `Sgd`.
+        clip_norm: as of `Sgd`.
+    """
+
+    def __init__(
+        self,
+        lr: float,
+        momentum: float = 0.9,
+        nesterov: bool = False,
+        *,
+        weight_decay: float = 0.0,
+        clip_norm: float | None = None,
+    ) -> None:
+        self.lr, self.momentum, self.nesterov = lr, momentum, nesterov
+        self.weight_decay, self.clip_norm = weight_decay, clip_norm
+
+    def new_state(self, table: Tensor) -> State:
+        return {"momentum_buffer": torch.zeros_like(table)}
+
+    def update(self, table: Tensor, state: State, rows: Rows, gradient: Tensor) -> None:
+        gradient = _clipped(gradient, self.clip_norm)
+        velocity = _take(state["momentum_buffer"], rows).mul_(self.momentum).add_(gradient)
+        _put(state["momentum_buffer"], rows, velocity)
+        _decay(table, rows, self.lr * self.weight_decay)
+        step = gradient.add_(velocity, alpha=self.momentum) if self.nesterov else velocity
+        _add(table, rows, step * -self.lr)
+
+    def finish_step(self, state: State) -> None:
+        pass
+
+
+class AdaDelta:
+    """`torch.optim.Adadelta` on the rows it is handed; the means of the others wait.
+
+    Args:
+        lr: what a step is multiplied with.
+        smoothing: share of the mean squares of gradients and of steps that stays, in [0, 1).
+        eps: added to both.
+        weight_decay: as of `Sgd`.
+        clip_norm: as of `Sgd`.
+    """
+
+    def __init__(
+        self,
+        lr: float = 1.0,
+        smoothing: float = 0.9,
+        eps: float = 1e-6,
+        *,
+        weight_decay: float = 0.0,
+        clip_norm: float | None = None,
+    ) -> None:
+        self.lr, self.smoothing, self.eps = lr, smoothing, eps
+        self.weight_decay, self.clip_norm = weight_decay, clip_norm
+
+    def new_state(self, table: Tensor) -> State:
+        return {"square_avg": torch.zeros_like(table), "acc_delta": torch.zeros_like(table)}
+
+    def update(self, table: Tensor, state: State, rows: Rows, gradient: Tensor) -> None:
+        gradient = _clipped(gradient, self.clip_norm)
+        rest = 1.0 - self.smoothing
+        squares = _take(state["square_avg"], rows).mul_(self.smoothing)
+        squares.addcmul_(gradient, gradient, value=rest)
+        steps = _take(state["acc_delta"], rows)
+        step = gradient * (steps + self.eps).sqrt_().div_((squares + self.eps).sqrt_())
+        steps.mul_(self.smoothing).addcmul_(step, step, value=rest)
+        _put(state["square_avg"], rows, squares)
+        _put(state["acc_delta"], rows, steps)
+        _decay(table, rows, self.lr * self.weight_decay)
+        _add(table, rows, step.mul_(-self.lr))
+
+    def finish_step(self, state: State) -> None:
+        pass
+
+
 class LazyAdam:
     """Adam on the rows it is handed; the moments of the others wait (`torch.optim.SparseAdam`).
 

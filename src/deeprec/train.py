@@ -352,7 +352,7 @@ class Work:
 
     def _ways(self, has_gram_items: bool = False) -> memory.Ways:
         """Settings that this model, loss and trainer have."""
-        names = ("width", "hidden_units", "hidden_dims")
+        names = ("width", "hidden_units", "layers", "hidden_dims")
         width = next((name for name in names if name in self.config.model), names[-1])
         grouped = self.config.trainer.get("batch_interactions") is not None
         return memory.Ways(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from deeprec.data.store import SECONDS_PER_DAY, Events
-from deeprec.data.target import AfterCut, Examples, LeaveSomeOut, NextBasket, Reconstruct
+from deeprec.data.target import AfterCut, ByKind, Examples, LeaveSomeOut, NextBasket, Reconstruct
 from deeprec.errors import DataError
 
 DAY = SECONDS_PER_DAY
@@ -183,3 +183,15 @@ def test_wrong_baskets_are_refused() -> None:
 def test_settings_at_or_below_zero_are_refused(arguments: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(arguments))} must be above 0"):
         AfterCut(**arguments)  # type: ignore[arg-type]
+
+
+def test_one_kind_is_learned_from_another() -> None:
+    kinds = np.array([0, 1, 1, 0, 2], np.int8)
+    events = Events(np.array([0, 3, 5]), np.array([4, 9, 4, 7, 8], np.int32), kinds=kinds)
+    made = ByKind(shown=0, asked=1)(events, np.zeros(2), None)
+    assert (made.history.items.tolist(), made.history.offsets.tolist()) == ([4, 7], [0, 1, 2])
+    assert (made.taken.items.tolist(), made.taken.offsets.tolist()) == ([9, 4], [0, 2, 2])
+    with pytest.raises(DataError, match="target=by_kind tells events by their kind"):
+        ByKind()(Events(events.offsets, events.items), np.zeros(2), None)
+    with pytest.raises(ValueError, match="must be two places from 0 on, got 1 and 1"):
+        ByKind(shown=1, asked=1)

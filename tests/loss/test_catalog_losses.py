@@ -16,6 +16,7 @@ from deeprec.loss.asymmetric import Asymmetric
 from deeprec.loss.cosine_contrastive import CosineContrastive
 from deeprec.loss.hinge import Hinge
 from deeprec.loss.marginal import Marginal
+from deeprec.loss.regression import Regression
 from deeprec.loss.softmax import Softmax
 from deeprec.table import Updates
 from largest_tensor import LargestTensor
@@ -114,6 +115,25 @@ def dense_cosine_contrastive(scores: Tensor, ones: Tensor) -> Tensor:
     return (near + far).sum() / USERS
 
 
+def dense_regression(scores: Tensor, ones: Tensor) -> Tensor:
+    return ((torch.sigmoid(scores) - ones).abs() * (2.0 * ones + 0.25 * (1 - ones))).sum() / USERS
+
+
+def dense_squared(scores: Tensor, ones: Tensor) -> Tensor:
+    return F.mse_loss(torch.tanh(scores), ones, reduction="sum") / 2 / USERS
+
+
+def dense_squared_hinge(scores: Tensor, ones: Tensor) -> Tensor:
+    below, above = (1 - scores).relu(), scores.relu()
+    return (ones * below**2 + (1 - ones) * above**2).sum() / 2 / USERS
+
+
+def dense_marginal_softmax(scores: Tensor, ones: Tensor) -> Tensor:
+    p = scores.softmax(1)
+    costs = torch.where(p < 0.3, -p.log(), 0.0)
+    return (costs * ones).sum() / (ones.sum(1) > 0).sum()
+
+
 CONTRASTIVE = {"num_items": ITEMS}
 LOSSES = [
     (
@@ -135,6 +155,14 @@ LOSSES = [
         },
         dense_asymmetric,
     ),
+    (
+        Regression,
+        {"error": "absolute", "one_scale": 2.0, "zero_scale": 0.25},
+        dense_regression,
+    ),
+    (Regression, {"error": "squared", "output": "tanh"}, dense_squared),
+    (Regression, {"error": "squared_hinge", "output": "identity"}, dense_squared_hinge),
+    (Softmax, {"one_target": 0.3}, dense_marginal_softmax),
     (Softmax, {}, dense_softmax),
     (Softmax, {"normalise_targets": True}, dense_normalised),
     (Marginal, {}, dense_cross_entropy),
@@ -419,3 +447,12 @@ def test_users_by_catalog_never_exists(loss: nn.Module) -> None:
     assert (
         largest.elements == items * width
     )  # the table's own gradient; scores would be 16 times it
+
+
+def test_a_wrong_regression_is_refused() -> None:
+    with pytest.raises(ValueError, match="error must be one of absolute, squared"):
+        Regression(error="cubed")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="output must be one of identity, sigmoid"):
+        Regression(output="elu")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="one_target must be in"):
+        Softmax(one_target=0.0)

@@ -22,11 +22,14 @@ from deeprec.loss.cosine import Cosine
 from deeprec.loss.cosine_contrastive import CosineContrastive
 from deeprec.loss.hinge import Hinge
 from deeprec.loss.marginal import Marginal
+from deeprec.loss.regression import Regression
 from deeprec.loss.sampled_binary import SampledBinary
 from deeprec.loss.sampled_softmax import SampledSoftmax
 from deeprec.loss.softmax import Softmax
 from deeprec.loss.squared import Squared
 from deeprec.model.autoencoder import Autoencoder
+from deeprec.model.hidden import Hidden
+from deeprec.model.layered import Layered
 from deeprec.model.linear_autoencoder import LinearAutoencoder
 from deeprec.model.rbm import Rbm
 from deeprec.model.recvae import RecVae
@@ -34,6 +37,7 @@ from deeprec.model.sequence_encoder import SequenceEncoder
 from deeprec.model.two_tower import TwoTower
 from deeprec.model.variational import Variational
 from deeprec.trainer.module import Progress, Training
+from deeprec.trainer.momentum import AdaDelta, Momentum
 from deeprec.trainer.optimizer import Adagrad, Adam, Optimizer, RmsProp, RowwiseAdagrad, Sgd
 
 ITEMS, USERS, AGES = 300, 12, 5
@@ -112,6 +116,7 @@ LOSSES: dict[str, Callable[[nn.Module], nn.Module]] = {
     "softmax": lambda _: Softmax(block_items=64),
     "marginal": lambda _: Marginal(block_items=64, zero_target=0.1),
     "hinge": lambda _: Hinge(block_items=64),
+    "regression": lambda _: Regression(block_items=64),
     "asymmetric": lambda _: Asymmetric(block_items=64, zero_shift=0.05),
     "sampled_softmax": lambda _: SampledSoftmax(ITEMS, **SAMPLED),
     "hard negatives": lambda _: SampledSoftmax(ITEMS, pool=80, **SAMPLED),
@@ -151,6 +156,18 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
         decoder_steps=1,
         table_backend="torch",
     ),
+    "layered": partial(
+        Layered,
+        ITEMS,
+        fields={"age": AGES},
+        layers=[
+            Hidden(name="a", units=6, sparseness=0.2, sparseness_weight=1.0, batch_norm=True),
+            Hidden(name="b", units=6, sources=["a", "input"], skips=["a"], dropout=0.1),
+        ],
+        output_sources=["a", "b"],
+        input_dropout=0.2,
+        table_backend="torch",
+    ),
     "sequence": partial(
         SequenceEncoder, ITEMS, popularity=POPULARITY, width=8, max_events=5, repeats=True
     ),
@@ -162,6 +179,8 @@ OPTIMIZERS: list[Optimizer] = [
     Adagrad(),
     RmsProp(),
     Sgd(),
+    Momentum(nesterov=True),
+    AdaDelta(),
 ]
 
 

@@ -11,6 +11,7 @@ from deeprec.errors import ConfigError
 from deeprec.loss.softmax import Softmax
 from deeprec.model.autoencoder import Autoencoder
 from deeprec.model.linear_autoencoder import LinearAutoencoder
+from deeprec.trainer.momentum import AdaDelta, Momentum
 from deeprec.trainer.optimizer import (
     Adagrad,
     Adam,
@@ -84,7 +85,16 @@ def test_rates_must_be_positive() -> None:
         Adam(table_lr=0)
 
 
-EVERY = [Adam(), RowwiseAdagrad(), Adagrad(), RmsProp(), Sgd()]
+EVERY = [
+    Adam(),
+    RowwiseAdagrad(),
+    Adagrad(),
+    RmsProp(),
+    Sgd(),
+    Momentum(lr=0.1),
+    Momentum(nesterov=True, lr=0.1),
+    AdaDelta(eps=1e-3),
+]
 
 
 @pytest.mark.parametrize("optimizer", EVERY, ids=lambda each: type(each).__name__)

@@ -175,6 +175,8 @@ def training_batch(
     if not shows_target and not prepared.repeats:
         batch = without_seen(batch)
     assert batch.target is not None
+    if examples.weighs:
+        batch.target.weights = torch.from_numpy(_weights(examples.taken, batch.target))
     lengths = batch.target.offsets.diff().numpy()
     useful = lengths > 0
     shown = np.repeat(useful, history.lengths)
@@ -186,8 +188,21 @@ def training_batch(
         ),
         ages=None if ages is None else torch.from_numpy(ages[shown]),
         attributes=attributes_of(prepared, rows[useful]),
-        target=Jagged(batch.target.values, _offsets(lengths[useful])),
+        target=Jagged(batch.target.values, _offsets(lengths[useful]), batch.target.weights),
     )
+
+
+def _weights(taken: Events, target: Jagged) -> npt.NDArray[np.float32]:
+    """float32 [P]: the values of the events on each distinct item of a user, added up."""
+    assert taken.values is not None
+    items, offsets = target.values.numpy(), target.offsets.numpy()
+    span = int(max(items.max(initial=0), taken.items.max(initial=0))) + 1
+    keys = np.repeat(np.arange(taken.num_users), np.diff(offsets)) * span + items
+    wanted = np.repeat(np.arange(taken.num_users), taken.lengths) * span + taken.items
+    places = np.searchsorted(keys, wanted).clip(max=max(len(keys) - 1, 0))
+    found = keys[places] == wanted if len(keys) else np.zeros(len(wanted), bool)  # seen ones left
+    sums = np.bincount(places[found], taken.values[found], minlength=len(keys))
+    return sums.astype(np.float32)
 
 
 def _ages(history: Events, moments: npt.NDArray[np.int64] | None) -> npt.NDArray[np.float32] | None:

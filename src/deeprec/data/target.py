@@ -22,6 +22,7 @@ class Examples:
     history: Events
     taken: Events  # events whose items are the target
     moments: npt.NDArray[np.int64] | None  # [U] seconds, moments of prediction; None: no times
+    weighs: bool = False  # whether a target weighs as the values of its events, added up
 
 
 class Target(Protocol):
@@ -207,6 +208,48 @@ class LeaveSomeOut:
         left_out = _drawn_order(events, uniform) < np.repeat(wanted, lengths)
         moments = None if period is None else np.full(events.num_users, period[1])
         return Examples(where(events, ~left_out), where(events, left_out), moments)
+
+
+class ByKind:
+    """Events of one kind from those of another, such as what was bought from what was seen.
+
+    Ages count from the end of the training period, as they do when the model is judged.
+
+    Args:
+        shown: kind of the history, by its place among `kinds` in the manifest of the prepared
+            folder.
+        asked: kind of the target, likewise.
+        weigh: whether a target counts as the values of its events, such as quantities, added up.
+
+    Raises:
+        ValueError: both are the same, or below 0.
+    """
+
+    shows_target = True  # what was seen may be bought
+
+    def __init__(self, *, shown: int = 0, asked: int = 1, weigh: bool = False) -> None:
+        if min(shown, asked) < 0 or shown == asked:
+            raise ValueError(
+                f"shown and asked must be two places from 0 on, got {shown} and {asked}"
+            )
+        self.shown, self.asked, self.weigh = shown, asked, weigh
+
+    def __call__(
+        self, events: Events, uniform: npt.NDArray[np.float64], period: tuple[int, int] | None
+    ) -> Examples:
+        if events.kinds is None:
+            raise DataError(
+                "target=by_kind tells events by their kind, and these have none; name the column "
+                "(data.kind=...)"
+            )
+        if self.weigh and events.values is None:
+            raise DataError(
+                "target.weigh=true weighs targets by the values of events, and these have none; "
+                "name the column (data.value=...)"
+            )
+        moments = None if period is None else np.full(events.num_users, period[1])
+        shown, asked = (where(events, events.kinds == kind) for kind in (self.shown, self.asked))
+        return Examples(shown, asked, moments, self.weigh)
 
 
 def places(events: Events) -> npt.NDArray[np.int64]:

@@ -1,5 +1,7 @@
 """Multinomial cross entropy: the whole catalog competes for each user's targets."""
 
+import math
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -31,14 +33,17 @@ class Softmax(nn.Module):
         popularity_adjustment: times the logarithm of an item's share of all interactions, this is
             added to its score in training; see `Adjustment`.
         popularity: int64 [V], training users that had each item, known from the data.
+        one_target: a target costs until its probability reaches this, in (0, 1]; 1: always.
         block_items: items scored at once.
 
     Raises:
-        ValueError: temperature is not above 0, or block_items is below 1.
+        ValueError: temperature is not above 0, one_target lies outside (0, 1], or block_items is
+            below 1.
 
     Reference:
         Liang et al., Variational Autoencoders for Collaborative Filtering, WWW 2018, equation 2,
-        which sums over targets (`normalise_targets=False`).
+        which sums over targets (`normalise_targets=False`). The margin is that of DSSTNE's
+        multinomial marginal error, whose margin of the other items has no loss to be the slope of.
     """
 
     def __init__(
@@ -48,6 +53,7 @@ class Softmax(nn.Module):
         temperature: float = 1.0,
         popularity_adjustment: float = 0.0,
         popularity: Tensor | None = None,
+        one_target: float = 1.0,
         block_items: int = BLOCK_ITEMS,
     ) -> None:
         super().__init__()
@@ -57,7 +63,10 @@ class Softmax(nn.Module):
             popularity_adjustment=popularity_adjustment,
             popularity=popularity,
         )
+        if not 0.0 < one_target <= 1.0:
+            raise ValueError(f"one_target must be in (0, 1], got {one_target}")
         self.normalise_targets, self.block_items = normalise_targets, block_items
+        self.highest = math.log(one_target) if one_target < 1.0 else math.inf
 
     def forward(
         self,
@@ -98,7 +107,7 @@ class Softmax(nn.Module):
                 encoded, item_bias_V, asked.repeats.values, updates
             )
         return catalog_loss(
-            _walk,
+            partial(_walk, self.highest),
             encoded,
             item_weight_VD,
             item_bias_V,
@@ -138,7 +147,7 @@ class _Exponentials(NamedTuple):
         return self.highest_B + self.sum_B.log()
 
 
-def _walk(blocks: Blocks, gradient: Gradient | None) -> Tensor:
+def _walk(highest: float, blocks: Blocks, gradient: Gradient | None) -> Tensor:
     room = 0 if gradient is None else KEPT_BYTES
     scores_P = torch.empty_like(blocks.weights_P)
     found = []
@@ -149,9 +158,12 @@ def _walk(blocks: Blocks, gradient: Gradient | None) -> Tensor:
         kept_BC = found[-1].kept_BC
         room -= 0 if kept_BC is None else kept_BC.nbytes
     normaliser_B = torch.stack([each.logarithm() for each in found]).logsumexp(0)
+    missing_P = normaliser_B[blocks.target.users_P] - scores_P
+    if highest < math.inf:  # a target past the margin costs nothing, and nobody else for it
+        blocks.weights_P = blocks.weights_P * (missing_P > -highest)
     if gradient is not None:
         _hand_gradients(blocks, gradient, found, normaliser_B)
-    return (blocks.weights_P * (normaliser_B[blocks.target.users_P] - scores_P)).sum()
+    return (blocks.weights_P * missing_P).sum()
 
 
 def _exponentials(scores_BC: Tensor, dtype: torch.dtype, room: int) -> _Exponentials:
@@ -179,7 +191,6 @@ def _hand_gradients(
         else:
             # not below what dividing a target by it can bear; so small, it adds nothing else
             factor_B = (found[index].highest_B - shift_B).exp_().clamp_(min=SMALLEST_FACTOR)
-            factor_B *= mass_B > 0
             kept_BC[block.places] -= (weights_P / factor_B[block.places[0]]).to(kept_BC.dtype)
-            gradient.add(block, kept_BC, factor_B)
+            gradient.add(block, kept_BC, factor_B * (mass_B > 0))
             found[index] = found[index]._replace(kept_BC=None)

@@ -8,13 +8,28 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Activation = Literal["sigmoid", "tanh", "relu", "elu", "gelu", "identity"]
+Activation = Literal[
+    "sigmoid",
+    "tanh",
+    "relu",
+    "leaky_relu",
+    "elu",
+    "selu",
+    "gelu",
+    "softplus",
+    "softsign",
+    "identity",
+]
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "sigmoid": nn.Sigmoid,
     "tanh": nn.Tanh,
     "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
     "elu": nn.ELU,
+    "selu": nn.SELU,
     "gelu": nn.GELU,
+    "softplus": nn.Softplus,
+    "softsign": nn.Softsign,
     "identity": nn.Identity,
 }
 

@@ -32,6 +32,7 @@ BETAS = (0.9, 0.999)
 LATE_STATE: dict[type[torch.optim.Optimizer], tuple[str, ...]] = {
     torch.optim.Adam: ("exp_avg", "exp_avg_sq"),
     torch.optim.RMSprop: ("square_avg",),
+    torch.optim.Adadelta: ("square_avg", "acc_delta"),
 }
 
 
@@ -133,7 +134,7 @@ class Adam(Scheduled):
         decay: float = 0.0,
     ) -> None:
         super().__init__(warmup_steps, decay)
-        _check_positive(lr=lr, table_lr=table_lr, item_lr=item_lr, eps=eps)
+        check_positive(lr=lr, table_lr=table_lr, item_lr=item_lr, eps=eps)
         if not all(0.0 <= beta < 1.0 for beta in betas):
             raise ValueError(f"betas must be two numbers in [0, 1), got {list(betas)}")
         self.limits = Limits(weight_decay, table_weight_decay, clip_norm, table_clip_norm)
@@ -145,7 +146,7 @@ class Adam(Scheduled):
         def rule(lr: float) -> TableRule:
             return rules_of.LazyAdam(lr, self.betas, self.eps, **self.limits.of_tables())
 
-        return _assemble(
+        return assemble(
             kinds_of(model),
             partial(_adam, lr=self.lr, betas=self.betas, eps=self.eps),
             lambda: rule(self.table_lr),
@@ -186,12 +187,12 @@ class RowwiseAdagrad(Scheduled):
         decay: float = 0.0,
     ) -> None:
         super().__init__(warmup_steps, decay)
-        _check_positive(table_lr=table_lr, lr=lr, eps=eps)
+        check_positive(table_lr=table_lr, lr=lr, eps=eps)
         self.limits = Limits(weight_decay, table_weight_decay, clip_norm, table_clip_norm)
         self.table_lr, self.lr, self.eps = table_lr, lr, eps
 
     def build(self, model: nn.Module) -> list[torch.optim.Optimizer]:
-        return _assemble(
+        return assemble(
             kinds_of(model),
             partial(_adam, lr=self.lr, betas=BETAS, eps=1e-8),
             lambda: rules_of.RowwiseAdagrad(self.table_lr, self.eps, **self.limits.of_tables()),
@@ -232,7 +233,7 @@ class Adagrad(Scheduled):
         decay: float = 0.0,
     ) -> None:
         super().__init__(warmup_steps, decay)
-        _check_positive(lr=lr, table_lr=table_lr, eps=eps)
+        check_positive(lr=lr, table_lr=table_lr, eps=eps)
         self.limits = Limits(weight_decay, table_weight_decay, clip_norm, table_clip_norm)
         self.lr, self.eps = lr, eps
         self.table_lr = lr if table_lr is None else table_lr
@@ -241,7 +242,7 @@ class Adagrad(Scheduled):
         def rule(lr: float) -> TableRule:
             return rules_of.Adagrad(lr, self.eps, **self.limits.of_tables())
 
-        return _assemble(
+        return assemble(
             kinds_of(model),
             partial(torch.optim.Adagrad, lr=self.lr, eps=self.eps),
             lambda: rule(self.table_lr),
@@ -284,7 +285,7 @@ class RmsProp(Scheduled):
         decay: float = 0.0,
     ) -> None:
         super().__init__(warmup_steps, decay)
-        _check_positive(lr=lr, table_lr=table_lr, eps=eps)
+        check_positive(lr=lr, table_lr=table_lr, eps=eps)
         if not 0.0 <= smoothing < 1.0:
             raise ValueError(f"smoothing must be in [0, 1), got {smoothing}")
         self.limits = Limits(weight_decay, table_weight_decay, clip_norm, table_clip_norm)
@@ -295,7 +296,7 @@ class RmsProp(Scheduled):
         def rule(lr: float) -> TableRule:
             return rules_of.RmsProp(lr, self.smoothing, self.eps, **self.limits.of_tables())
 
-        return _assemble(
+        return assemble(
             kinds_of(model),
             partial(torch.optim.RMSprop, lr=self.lr, alpha=self.smoothing, eps=self.eps),
             lambda: rule(self.table_lr),
@@ -334,12 +335,12 @@ class Sgd(Scheduled):
         decay: float = 0.0,
     ) -> None:
         super().__init__(warmup_steps, decay)
-        _check_positive(lr=lr, table_lr=table_lr)
+        check_positive(lr=lr, table_lr=table_lr)
         self.limits = Limits(weight_decay, table_weight_decay, clip_norm, table_clip_norm)
         self.lr, self.table_lr = lr, lr if table_lr is None else table_lr
 
     def build(self, model: nn.Module) -> list[torch.optim.Optimizer]:
-        return _assemble(
+        return assemble(
             kinds_of(model),
             partial(torch.optim.SGD, lr=self.lr),
             lambda: rules_of.Sgd(self.table_lr, **self.limits.of_tables()),
@@ -361,7 +362,7 @@ class Limits:
     table_clip_norm: float | None
 
     def __post_init__(self) -> None:
-        _check_positive(clip_norm=self.clip_norm, table_clip_norm=self.table_clip_norm)
+        check_positive(clip_norm=self.clip_norm, table_clip_norm=self.table_clip_norm)
         for name in ("weight_decay", "table_weight_decay"):
             if not getattr(self, name) >= 0.0:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
@@ -385,7 +386,7 @@ class Limits:
                     parameter.mul_(1.0 - group["lr"] * self.weight_decay)
 
 
-def _assemble(
+def assemble(
     kinds: Kinds,
     layers: Callable[[list[nn.Parameter]], torch.optim.Optimizer],
     of_table: Callable[[], TableRule],
@@ -564,17 +565,23 @@ def state_tensors(optimizers: Iterable[torch.optim.Optimizer]) -> dict[str, Tens
 def begin_state(optimizers: Iterable[torch.optim.Optimizer]) -> None:
     """Makes the state that torch's optimizers only make at their first step."""
     for optimizer in optimizers:
-        names = [name for kind, name in LATE_STATE.items() if isinstance(optimizer, kind)]
-        for group in optimizer.param_groups if names else []:
-            for parameter in group["params"]:
-                state = {name: torch.zeros_like(parameter) for name in names[0]}
+        for group in optimizer.param_groups:
+            names = _late_state(optimizer, group)
+            for parameter in group["params"] if names else []:
+                state = {name: torch.zeros_like(parameter) for name in names}
                 optimizer.state[parameter] = {
                     "step": torch.zeros((), device=parameter.device),
                     **state,
                 }
 
 
-def _check_positive(**values: float | None) -> None:
+def _late_state(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> tuple[str, ...]:
+    if isinstance(optimizer, torch.optim.SGD):
+        return ("momentum_buffer",) if group["momentum"] else ()
+    return next((names for kind, names in LATE_STATE.items() if isinstance(optimizer, kind)), ())
+
+
+def check_positive(**values: float | None) -> None:
     for name, value in values.items():
         if value is not None and not value > 0:
             raise ValueError(f"{name} must be above 0, got {value}")

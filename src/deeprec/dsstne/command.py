@@ -1,0 +1,263 @@
+"""`deeprec dsstne <command>`: the commands of DSSTNE, with their flags, on this engine."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from deeprec.errors import ConfigError, did_you_mean
+
+Run = Callable[[argparse.Namespace], None]
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{self.prog}: {message}; {self.prog} -h says more")
+
+
+def run(words: Sequence[str]) -> int:
+    """Runs one command; returns 0.
+
+    Raises:
+        DeeprecError: as the command says.
+    """
+    name, *arguments = words or ["-h"]
+    if name in ("-h", "--help", "help"):
+        print(overview())
+        return 0
+    if name not in COMMANDS:
+        raise ConfigError(f"deeprec dsstne has no {name!r}; {did_you_mean(name, COMMANDS)}")
+    summary, fill, act = COMMANDS[name]
+    parser = _Parser(
+        prog=f"deeprec dsstne {name}", description=summary, allow_abbrev=False, add_help=True
+    )
+    fill(parser)
+    act(parser.parse_args(arguments))
+    return 0
+
+
+def overview() -> str:
+    """Every command in a line."""
+    rows = [f"  {name:<16}{summary}" for name, (summary, _, _) in COMMANDS.items()]
+    return "\n".join(["usage: deeprec dsstne <command> [flags]", "", *rows])
+
+
+def _generate_flags(parser: argparse.ArgumentParser) -> None:
+    _paths(
+        parser,
+        i="text samples, or a folder of them",
+        o="the NetCDF file to write",
+        f="feature index",
+        s="sample index: read and extended if it is there, made otherwise",
+    )
+    parser.add_argument("-d", required=True, help="name of the data set")
+    grow = parser.add_mutually_exclusive_group()
+    grow.add_argument("-c", action="store_true", help="create the feature index")
+    grow.add_argument("-m", action="store_true", help="extend the feature index")
+    parser.add_argument(
+        "-t", choices=["indicator", "analog"], default="indicator", help="what is stored"
+    )
+
+
+def _generate(told: argparse.Namespace) -> None:
+    from deeprec.dsstne.generate import generate
+
+    generate(
+        name=told.d,
+        samples=told.i,
+        output=told.o,
+        feature_index=told.f,
+        sample_index=told.s,
+        grow="create" if told.c else "merge" if told.m else "no",
+        kind=told.t,
+    )
+
+
+def _encoder_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, help="what encoder is told: JSON with Command, ...")
+
+
+def _encoder(told: argparse.Namespace) -> None:
+    from deeprec.dsstne.encoder import encoder
+
+    encoder(told.file)
+
+
+def _validate_flags(parser: argparse.ArgumentParser) -> None:
+    _paths(
+        parser,
+        c="network definition, JSON",
+        i="data set file of the input",
+        o="data set file of the output",
+    )
+    parser.add_argument("-b", type=int, default=16, help="examples, the first ones")
+
+
+def _validate(told: argparse.Namespace) -> None:
+    from deeprec.dsstne.validate import validate
+
+    validate(definition=told.c, inputs=told.i, outputs=told.o, examples=told.b)
+
+
+def _import_network_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("definition", type=Path, help="config.json of DSSTNE")
+    parser.add_argument(
+        "-o", type=Path, help="YAML to write; default: imported/experiment/NAME.yaml beside it"
+    )
+
+
+def _import_network(told: argparse.Namespace) -> None:
+    from deeprec.dsstne.import_network import import_network
+
+    import_network(told.definition, told.o)
+
+
+def _import_weights_flags(parser: argparse.ArgumentParser) -> None:
+    _paths(
+        parser,
+        n="the network file",
+        i="feature index of its input",
+        o="feature index of its output",
+    )
+    parser.add_argument(
+        "--prepared", type=Path, required=True, help="prepared folder of whose items it recommends"
+    )
+    parser.add_argument("--output-dir", type=Path, required=True, help="the run, a new folder")
+
+
+def _import_weights(told: argparse.Namespace) -> None:
+    from deeprec.dsstne.import_weights import import_weights
+
+    import_weights(
+        network_file=told.n,
+        input_index=told.i,
+        output_index=told.o,
+        prepared_folder=told.prepared,
+        output_dir=told.output_dir,
+    )
+
+
+def _export_network_flags(parser: argparse.ArgumentParser) -> None:
+    _paths(parser, r="a run folder", n="the network file to write", f="feature index to write")
+    parser.add_argument("-d", default="gl", help="data sets are DATA_input and DATA_output")
+
+
+def _export_network(told: argparse.Namespace) -> None:
+    from deeprec.dsstne.export_network import export_network
+
+    export_network(told.r, told.n, told.f, name=told.d)
+
+
+def _train_flags(parser: argparse.ArgumentParser) -> None:
+    from deeprec.dsstne.train_network import OPTIMIZERS, Steps
+
+    _paths(
+        parser,
+        c="network definition, JSON",
+        i="data set file of the input",
+        o="data set file of the output",
+        n="the network file to write; a new one",
+    )
+    parser.add_argument("-d", help="not read, as in DSSTNE")
+    own = Steps()
+    parser.add_argument("-b", type=int, default=own.batch, help="examples in a step")
+    parser.add_argument("-e", type=int, default=own.epochs, help="epochs")
+    parser.add_argument("-alpha", type=float, default=own.alpha, help="learning rate")
+    parser.add_argument("-lambda", type=float, default=own.decay, help="weight decay (L2)")
+    parser.add_argument("-lambda1", type=float, default=0.0, help="L1 decay; there is none here")
+    parser.add_argument("-mu", type=float, default=own.mu, help="momentum, or smoothing")
+    parser.add_argument("-mu1", type=float, default=own.mu1, help="second beta of Adam")
+    parser.add_argument(
+        "--optimizer", choices=OPTIMIZERS, default=own.optimizer, help="DSSTNE's train knows sgd"
+    )
+    parser.add_argument("--seed", type=int, default=own.seed, help="of weights, order and dropout")
+
+
+def _train(told: argparse.Namespace) -> None:
+    from deeprec.dsstne.train_network import Steps, train_network
+
+    if told.lambda1:
+        raise ConfigError("-lambda1 must be 0: there is no L1 decay here; -lambda is L2")
+    train_network(
+        definition=told.c,
+        inputs=told.i,
+        outputs=told.o,
+        network_file=told.n,
+        steps=Steps(
+            epochs=told.e,
+            batch=told.b,
+            alpha=told.alpha,
+            decay=vars(told)["lambda"],
+            mu=told.mu,
+            mu1=told.mu1,
+            optimizer=told.optimizer,
+            seed=told.seed,
+        ),
+    )
+
+
+def _predict_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-d", required=True, help="name of the data set")
+    _paths(
+        parser,
+        i="feature index of the input",
+        o="feature index of the output",
+        n="the network file",
+        r="text samples to answer",
+        s="the lists to write",
+    )
+    parser.add_argument("-f", type=Path, help="filter: what a sample should not be given")
+    parser.add_argument(
+        "--filter-mode",
+        choices=["exclude", "multiply"],
+        default="exclude",
+        help="leave out what the filter names, or multiply scores by its values, as DSSTNE does",
+    )
+    parser.add_argument("-b", type=int, default=1024, help="samples answered at once")
+    parser.add_argument("-k", type=int, default=100, help="features a list; there is no ceiling")
+    parser.add_argument("-p", default="4.3f", help="format of scores")
+    parser.add_argument("-l", default="Output", help="layer that is asked")
+
+
+def _predict(told: argparse.Namespace) -> None:
+    from deeprec.dsstne.predict import predict
+
+    predict(
+        name=told.d,
+        network_file=told.n,
+        input_index=told.i,
+        output_index=told.o,
+        samples=told.r,
+        output=told.s,
+        filters=told.f,
+        filter_mode=told.filter_mode,
+        batch=told.b,
+        k=told.k,
+        score_format=told.p,
+        layer=told.l,
+    )
+
+
+def _paths(parser: argparse.ArgumentParser, **flags: str) -> None:
+    for name, meaning in flags.items():
+        parser.add_argument(f"-{name}", type=Path, required=True, help=meaning)
+
+
+COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Run]] = {
+    "generate": ("text samples -> data set, as generateNetCDF", _generate_flags, _generate),
+    "train": ("definition and data sets -> network file, as train", _train_flags, _train),
+    "predict": ("text samples -> lists, as predict", _predict_flags, _predict),
+    "encoder": ("train, predict or validate, as one file says", _encoder_flags, _encoder),
+    "validate": ("numerical gradient check of a definition", _validate_flags, _validate),
+    "import-network": (
+        "network definition -> experiment for deeprec train",
+        _import_network_flags,
+        _import_network,
+    ),
+    "import-weights": (
+        "network file -> run that evaluates, exports and serves",
+        _import_weights_flags,
+        _import_weights,
+    ),
+    "export-network": ("run -> network file", _export_network_flags, _export_network),
+}

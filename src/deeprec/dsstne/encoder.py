@@ -1,0 +1,167 @@
+"""The one file that DSSTNE's `encoder` is told: train, predict or validate, a network and data."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from deeprec.console import console
+from deeprec.dsstne.definition import COMMENT
+from deeprec.dsstne.network_file import read_network
+from deeprec.dsstne.remark import Remark, refuse, show
+from deeprec.dsstne.train_data import data_set_of
+from deeprec.dsstne.train_network import Steps, train_network
+from deeprec.dsstne.validate import validate
+from deeprec.dsstne.weights import all_columns, new_model
+from deeprec.errors import DataError, did_you_mean
+from deeprec.metric.hits import Hits
+from deeprec.metric.ranking import ndcg, precision, recall
+from deeprec.model.topk import top_k
+
+COMMANDS = ("train", "predict", "validate")
+CUTOFFS = range(1, 11)
+SAYS = {
+    "minibatch": "DSSTNE documents this and refuses it; its batch is 1024",
+    "shuffleindices": "DSSTNE documents this here and refuses it; it is of the network",
+    "predictionparameters": "DSSTNE documents this and refuses it",
+}
+OURS = {
+    "checkpointinterval": "the run keeps its newest and its best checkpoint",
+    "checkpointname": "the run keeps its newest and its best checkpoint",
+    "alphainterval": "the rate stays; optimizer.decay of `deeprec train` lets it fall",
+    "alphamultiplier": "see AlphaInterval",
+}
+
+
+@dataclass
+class Told:
+    """What such a file says; the defaults are those of DSSTNE."""
+
+    command: str = ""
+    network: str = ""
+    data: str = ""
+    seed: int = 1  # DSSTNE takes the time
+    epochs: int = 0
+    alpha: float = 0.1
+    mu: float = 0.9
+    decay: float = 0.001
+    optimizer: str = "sgd"
+    results: str = "network.nc"
+    remarks: list[Remark] = field(default_factory=list)
+
+
+def encoder(path: Path) -> None:
+    """Does what the file says; names in it are relative to where the command is called.
+
+    Raises:
+        ConfigError: the file has a key that DSSTNE refuses, or lacks one.
+        DataError: it is no JSON.
+    """
+    told = read_told(path)
+    show(told.remarks)
+    refuse(path, told.remarks)
+    network, data = Path(told.network), Path(told.data)
+    if told.command == "predict":
+        judge(network, data)
+    elif told.command == "validate":
+        validate(definition=network, inputs=data, outputs=data)
+    else:
+        train_network(
+            definition=network,
+            inputs=data,
+            outputs=data,
+            network_file=Path(told.results),
+            steps=Steps(
+                epochs=told.epochs,
+                alpha=told.alpha,
+                decay=told.decay,
+                mu=told.mu,
+                optimizer="nesterov" if told.optimizer == "nesterov" else "sgd",
+                seed=told.seed,
+            ),
+        )
+
+
+def read_told(path: Path) -> Told:
+    """The file, and what of it is refused or not carried.
+
+    Raises:
+        DataError: it is no JSON.
+    """
+    try:
+        values = json.loads(COMMENT.sub(lambda found: found[1] or "", path.read_text("utf-8")))
+        keys = {str(key).lower(): value for key, value in values.items()}
+    except (OSError, ValueError, AttributeError) as error:
+        raise DataError(f"{path}: cannot be read as a JSON object ({error})") from error
+    told = Told()
+    steps = keys.pop("trainingparameters", {})
+    _take(told, keys, {"network": "network", "command": "command", "randomseed": "seed",
+                       "data": "data", "version": ""})  # fmt: skip
+    _take(told, {str(key).lower(): value for key, value in dict(steps).items()},
+          {"epochs": "epochs", "alpha": "alpha", "mu": "mu", "lambda": "decay",
+           "optimizer": "optimizer", "results": "results"})  # fmt: skip
+    told.command, told.optimizer = told.command.lower(), told.optimizer.lower()
+    _check(told)
+    return told
+
+
+def _take(told: Told, keys: Mapping[str, Any], known: Mapping[str, str]) -> None:
+    for key, value in keys.items():
+        if key in known:
+            if known[key]:
+                kind = type(getattr(told, known[key]))
+                setattr(told, known[key], kind(value))
+        elif key in OURS:
+            told.remarks.append(Remark(key, "not carried", OURS[key]))
+        else:
+            unknown = f"DSSTNE knows no such key; {did_you_mean(key, known)}"
+            told.remarks.append(Remark(key, "refused", SAYS.get(key, unknown)))
+
+
+def _check(told: Told) -> None:
+    def refused(where: str, says: str) -> None:
+        told.remarks.append(Remark(where, "refused", says))
+
+    if told.command not in COMMANDS:
+        refused("Command", f"expected one of {', '.join(COMMANDS)}, got {told.command!r}")
+    if told.optimizer not in ("sgd", "nesterov"):
+        refused(
+            "Optimizer", f"sgd or nesterov, got {told.optimizer!r}; deeprec dsstne train has all"
+        )
+    if told.command == "train" and told.epochs < 1:
+        refused("Epochs", "must be given, 1 or more")
+    for name in ("network", "data"):
+        if not getattr(told, name):
+            refused(name.capitalize(), "must be given")
+
+
+def judge(network_file: Path, data: Path) -> None:
+    """Prints k, precision, recall and ndcg at k of 1 to 10, of all examples with an output.
+
+    What an example has as input may be in its list. The ideal of ndcg is the best that a list of k
+    can reach; DSSTNE's is that of a list of all outputs, so that its figures are lower.
+    """
+    network = read_network(network_file)
+    model = new_model(network, all_columns(network), network_file)
+    inputs, outputs = (data_set_of(data, name) for name in ("input", "output"))
+    offsets, columns, _ = inputs.rows()
+    wanted_offsets, wanted, _ = outputs.rows()
+    history, ends = torch.from_numpy(columns), torch.from_numpy(offsets)
+    none = torch.zeros(0, dtype=torch.int64), torch.zeros(len(offsets), dtype=torch.int64)
+    with torch.no_grad():
+        encoded = model.encode(history, ends, torch.zeros(0), {})
+        items, _ = top_k(encoded, model.item_weight, model.item_bias, max(CUTOFFS), *none)
+    places, counts = [], []
+    for row, having in zip(items.tolist(), np.split(wanted, wanted_offsets[1:-1])):
+        relevant = {*having.tolist()}
+        places.append([place for place, item in enumerate(row, 1) if item in relevant])
+        counts.append(len(relevant))
+    hits = Hits.at(places, num_relevant=counts)
+    console.print("k,precision,recall,ndcg")
+    for k in CUTOFFS:
+        means = [float(np.nanmean(metric(hits, k))) for metric in (precision, recall, ndcg)]
+        console.print(f"{k}," + ",".join(f"{mean:6.4f}" for mean in means))

@@ -1,0 +1,126 @@
+"""Text samples to a data set of DSSTNE, with the index files that give features their columns."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from deeprec.console import console
+from deeprec.dsstne.data_set import DataSet, aligned, sparse, write_data_sets
+from deeprec.dsstne.text import Samples, read_index, read_samples, write_index
+from deeprec.errors import ConfigError, DataError
+
+Kind = Literal["indicator", "analog"]
+
+
+@dataclass
+class Indexed:
+    """Samples as rows of columns, and the indices that made them so."""
+
+    data_set: DataSet
+    features: dict[str, int]
+    samples: dict[str, int]
+    num_unknown: int  # features left out, because the index does not have them
+
+
+def generate(
+    *,
+    name: str,
+    samples: Path,
+    output: Path,
+    feature_index: Path,
+    sample_index: Path,
+    grow: Literal["no", "create", "merge"] = "no",
+    kind: Kind = "indicator",
+) -> None:
+    """Writes a data set file, and the index files where they grew.
+
+    Args:
+        name: of the data set.
+        samples: a text file, or a folder of them.
+        output: the NetCDF file.
+        feature_index: made with `create`, read and extended with `merge`, read otherwise.
+        sample_index: read and extended if it is there, made otherwise.
+        grow: what becomes of features that the index does not have; `no` leaves them out.
+        kind: indicators, or analog values.
+
+    Raises:
+        ConfigError: there is no feature index and none is to be made.
+        DataError: a file is not what it must be.
+    """
+    if grow != "create" and not feature_index.is_file():
+        raise ConfigError(f"{feature_index}: there is no feature index; say -c to create it")
+    features = {} if grow == "create" else read_index(feature_index)
+    known_samples = read_index(sample_index) if sample_index.is_file() else {}
+    read = read_samples(samples)
+    told = indexed(
+        read, name=name, features=features, samples=known_samples, grows=grow != "no", kind=kind
+    )
+    for remark in (*read.remarks(), *_remarks(told, read, kind)):
+        console.print(f"[yellow]note[/yellow] {remark}", soft_wrap=True)
+    write_data_sets(output, [told.data_set])
+    if grow == "create" or len(told.features) > len(features):
+        write_index(feature_index, told.features)
+    if len(told.samples) > len(known_samples):
+        write_index(sample_index, told.samples)
+    _tell(told, output)
+
+
+def indexed(
+    read: Samples,
+    *,
+    name: str,
+    features: Mapping[str, int],
+    samples: Mapping[str, int],
+    grows: bool,
+    kind: Kind,
+) -> Indexed:
+    """Rows in the order of the sample index, of the samples that are read; new labels come last.
+
+    Raises:
+        DataError: nothing is left.
+    """
+    columns, numbers = dict(features), dict(samples)
+    rows: dict[int, tuple[list[int], list[float]]] = {}
+    num_unknown = 0
+    for sample, (labels, values) in read.rows.items():
+        row, held = rows.setdefault(numbers.setdefault(sample, len(numbers)), ([], []))
+        for label, value in zip(labels, values, strict=True):
+            if grows:
+                columns.setdefault(label, len(columns))
+            if label in columns:
+                row.append(columns[label])
+                held.append(0.0 if value is None else value)
+            else:
+                num_unknown += 1
+    if not any(row for row, _ in rows.values()):
+        raise DataError(f"no feature of {len(read.rows):,} samples is in the feature index")
+    ordered = [rows[number] for number in sorted(rows)]
+    analog = [held for _, held in ordered] if kind == "analog" else None
+    width = aligned(max(columns.values()) + 1)
+    data_set = sparse(name, width, [row for row, _ in ordered], analog)
+    return Indexed(data_set, columns, numbers, num_unknown)
+
+
+def _remarks(told: Indexed, read: Samples, kind: Kind) -> list[str]:
+    found = []
+    if told.num_unknown:
+        found.append(
+            f"{told.num_unknown:,} features that are not in the index were left out; -m extends it"
+        )
+    if kind == "analog" and read.num_without_value:
+        found.append(
+            f"{read.num_without_value:,} features stand without a value and are stored as 0, as "
+            "DSSTNE does; write feature,1 to mean 1"
+        )
+    return found
+
+
+def _tell(told: Indexed, output: Path) -> None:
+    data_set = told.data_set
+    assert data_set.indices is not None
+    console.print(
+        f"{output}: data set {data_set.name!r}, {data_set.num_examples:,} samples, "
+        f"{len(data_set.indices):,} features of {len(told.features):,}, width {data_set.width:,}",
+        soft_wrap=True,
+    )

@@ -1,0 +1,326 @@
+"""A network of DSSTNE as parts of a config: model and loss, and what of it came how.
+
+The layers become those of `model=layered`. Where DSSTNE's convention is another one (the range of
+its Xavier, the sign of its Constant) the value is changed so that the weights start the same.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from deeprec.dsstne.network import (
+    Activation,
+    Error,
+    Init,
+    Layer,
+    LayerFlag,
+    LayerKind,
+    LayerType,
+    Network,
+    Pooling,
+)
+from deeprec.dsstne.remark import Outcome, Remark
+
+INPUT = "input"
+ACTIVATIONS = {
+    Activation.SIGMOID: "sigmoid", Activation.TANH: "tanh", Activation.LINEAR: "identity",
+    Activation.RECTIFIED_LINEAR: "relu", Activation.LEAKY_RELU: "leaky_relu",
+    Activation.ELU: "elu", Activation.SELU: "selu", Activation.SOFT_PLUS: "softplus",
+    Activation.SOFT_SIGN: "softsign",
+}  # fmt: skip
+OUTPUTS = {
+    Activation.SIGMOID: "sigmoid", Activation.TANH: "tanh", Activation.LINEAR: "identity",
+    Activation.RECTIFIED_LINEAR: "relu",
+}  # fmt: skip
+INITS = {
+    Init.XAVIER: "xavier", Init.CAFFE_XAVIER: "caffe_xavier", Init.GAUSSIAN: "gaussian",
+    Init.UNIFORM: "uniform", Init.UNIT_BALL: "unit_ball", Init.CONSTANT: "constant",
+    Init.SELU: "selu",
+}  # fmt: skip
+ERRORS = {Error.L1: "absolute", Error.L2: "squared", Error.L2_HINGE: "squared_hinge"}
+NOT_RECOMMENDING = {
+    LayerType.CONVOLUTIONAL: "convolutions are no part of recommending",
+    LayerType.POOLING: "pooling layers are no part of this model; for DotProduct and Cosine there "
+    "is model=two_tower",
+}
+
+
+@dataclass
+class Mapped:
+    """The parts, by group, and the remarks."""
+
+    choices: dict[str, str] = field(default_factory=dict)  # group -> choice
+    model: dict[str, Any] = field(default_factory=dict)
+    loss: dict[str, Any] = field(default_factory=dict)
+    remarks: list[Remark] = field(default_factory=list)
+
+    def say(self, where: str, outcome: Outcome, says: str) -> None:
+        self.remarks.append(Remark(where, outcome, says))
+
+
+def mapped(network: Network) -> Mapped:
+    """Model and loss of a network; check `remarks` for what was refused."""
+    to = Mapped()
+    outputs, inputs = network.of_kind(LayerKind.OUTPUT), network.of_kind(LayerKind.INPUT)
+    if len(outputs) != 1 or not inputs:
+        to.say("Layers", "refused", "a recommender has inputs and exactly one output layer")
+        return to
+    [output] = outputs
+    hidden = network.of_kind(LayerKind.HIDDEN)
+    if network.of_kind(LayerKind.TARGET):
+        to.say("Layers", "refused", "DSSTNE documents Target layers and has none")
+    to.choices = {"model": "layered"}
+    _map_inputs(to, network, inputs)
+    to.model["layers"] = [_hidden(to, network, layer) for layer in hidden]
+    _map_output(to, network, output, {layer.name for layer in hidden})
+    _map_sharing(to, network, output)
+    _map_loss(to, network, output)
+    _map_rest(to, network, hidden)
+    return to
+
+
+def _map_inputs(to: Mapped, network: Network, inputs: list[Layer]) -> None:
+    first, *more = inputs
+    to.say(first.name, "mapped", f"data set {first.data_set!r} is the history of a user")
+    for layer in more:
+        to.say(
+            layer.name,
+            "differs",
+            f"data set {layer.data_set!r} becomes user attributes of the prepared data "
+            "(data.user_attributes), read by every layer that reads an input",
+        )
+    if LayerFlag.SPARSE not in first.flags:
+        to.say(first.name, "differs", "a history is sparse and its items count 1, dense or not")
+    if first.dropout:
+        to.say(f"{first.name}.pDropout", "not carried", "input_dropout is Denoising.p")
+    dropped = network.denoising_p if LayerFlag.SPARSE in first.flags else 0.0
+    to.model["input_dropout"] = dropped
+    if network.denoising_p and dropped:
+        to.say("Denoising.p", "mapped", f"model.input_dropout={dropped:g}, drawn anew at each step")
+    elif network.denoising_p:
+        to.say("Denoising.p", "ignored by DSSTNE", "it is of inputs with Sparse alone")
+
+
+def _hidden(to: Mapped, network: Network, layer: Layer) -> dict[str, Any]:
+    inputs = {one.name for one in network.of_kind(LayerKind.INPUT)}
+    if layer.type in NOT_RECOMMENDING:
+        to.say(layer.name, "refused", NOT_RECOMMENDING[layer.type])
+    if layer.activation not in ACTIVATIONS:
+        says = "a hidden layer of this activation is not built"
+        to.say(f"{layer.name}.Activation", "refused", f"{layer.activation.name}: {says}")
+    part: dict[str, Any] = {
+        "_target_": "deeprec.model.hidden.Hidden",
+        "name": _plain(layer.name),
+        "units": max(layer.units, 1),
+        "sources": list(
+            dict.fromkeys(INPUT if name in inputs else _plain(name) for name in layer.sources)
+        ),
+        "activation": ACTIVATIONS.get(layer.activation, "identity"),
+        **_init(layer),
+        "init_bias": layer.bias_init,
+    }
+    if layer.skips:
+        part["skips"] = [_plain(name) for name in layer.skips]
+    _map_activation(to, layer, part)
+    if layer.dropout:
+        part["dropout"] = layer.dropout
+        to.say(
+            f"{layer.name}.pDropout",
+            "differs",
+            f"dropout={layer.dropout:g} sets units to 0 and scales the others up; DSSTNE sets "
+            "sigmoid units to 0.5, scales none of them, and leaves the mask out of the gradient",
+        )
+    if LayerFlag.BATCH_NORMALIZATION in layer.flags:
+        part["batch_norm"] = True
+        to.say(
+            f"{layer.name}.BatchNormalization",
+            "differs",
+            "running statistics are means over batches, not those of the last one",
+        )
+    _map_sparseness(to, network, layer, part)
+    to.say(
+        layer.name,
+        "mapped",
+        f"{part['units']} {part['activation']} units from {', '.join(part['sources'])}",
+    )
+    return part
+
+
+def _map_activation(to: Mapped, layer: Layer, part: dict[str, Any]) -> None:
+    where = f"{layer.name}.Activation"
+    if layer.activation == Activation.LEAKY_RELU:
+        part["slope"] = layer.slope
+        if layer.slope == 1.0:
+            to.say(where, "mapped", "a leaky rectifier of slope 1, DSSTNE's default, does nothing")
+    elif layer.activation in (Activation.ELU, Activation.SELU):
+        part["alpha"] = layer.alpha
+        if layer.activation == Activation.SELU:
+            part["scale"] = layer.scale
+        if layer.activation == Activation.SELU and layer.alpha == 1.0:
+            to.say(where, "mapped", "alpha=1, DSSTNE's default; a SELU that normalises has 1.6733")
+    elif layer.activation in (Activation.SOFT_PLUS, Activation.SOFT_SIGN):
+        to.say(where, "differs", "DSSTNE reads it and computes the identity; here it is computed")
+
+
+def _map_sparseness(to: Mapped, network: Network, layer: Layer, part: dict[str, Any]) -> None:
+    if LayerFlag.SPARSE not in layer.flags or network.sparseness[1] <= 0.0:
+        return
+    p = layer.sparseness_p or network.sparseness[0]
+    beta = layer.sparseness_beta or network.sparseness[1]
+    where = f"{layer.name}.SparsenessPenalty"
+    if layer.activation != Activation.SIGMOID or not 0.0 < p < 1.0:
+        to.say(where, "not carried", "it is of sigmoid units, with p between 0 and 1")
+        return
+    part |= {"sparseness": p, "sparseness_weight": beta}
+    to.say(where, "mapped", f"sparseness={p:g}, sparseness_weight={beta:g}; it is in the loss too")
+
+
+def _init(layer: Layer) -> dict[str, Any]:
+    """The scheme and scale with which weights start as in DSSTNE."""
+    scale = layer.init_scale
+    if layer.init == Init.XAVIER:
+        scale = 0.5 * scale  # its range is half that of Glorot and Bengio
+    elif layer.init == Init.CONSTANT:
+        scale = -scale
+    elif layer.init == Init.SELU:
+        scale = 1.0  # DSSTNE takes none, and 1 / units for the root of it
+    return {"init": INITS[layer.init], "init_scale": scale}
+
+
+def _map_output(to: Mapped, network: Network, output: Layer, hidden: set[str]) -> None:
+    if output.type in NOT_RECOMMENDING or output.pooling != Pooling.NONE:
+        to.say(output.name, "refused", NOT_RECOMMENDING[LayerType.POOLING])
+    for name in output.sources:
+        if name not in hidden:
+            says = f"reads {name!r}, which is no hidden layer: a table of all items by all items"
+            to.say(f"{output.name}.Source", "refused", f"{says}; model=ease solves that")
+    if output.skips:
+        to.say(f"{output.name}.Skip", "refused", "an output has no skips here")
+    start = _init(output)
+    to.model |= {
+        "output_sources": [_plain(name) for name in output.sources],
+        "output_init": start["init"],
+        "output_init_scale": start["init_scale"],
+    }
+    where = f"{output.name}.WeightInit.Bias"
+    if output.bias_init:
+        to.model["output_bias"] = output.bias_init
+        to.say(where, "mapped", f"model.output_bias={output.bias_init:g}")
+    else:
+        to.say(
+            where,
+            "differs",
+            "DSSTNE starts at 0; here the output bias starts at the log odds of each item, where "
+            "it has to go (model.output_bias=0 for DSSTNE's)",
+        )
+    to.say(output.name, "mapped", f"data set {output.data_set!r} is what is learned to predict")
+
+
+def _map_sharing(to: Mapped, network: Network, output: Layer) -> None:
+    inputs = {layer.name for layer in network.of_kind(LayerKind.INPUT)}
+    for weight in network.weights:
+        if weight.shared_with is None:
+            continue
+        source, target = weight.shared_with
+        of_output = weight.target == output.name and weight.transposed
+        if of_output and source in inputs and output.sources == [weight.source] == [target]:
+            to.model["tied"] = True
+            to.say(f"{output.name}.SharedWeights", "mapped", "model.tied=true")
+        else:
+            to.say(
+                f"{weight.target}.SharedWeights",
+                "refused",
+                "only an output that shares, transposed, the weights of the input is built",
+            )
+
+
+def _map_loss(to: Mapped, network: Network, output: Layer) -> None:
+    error, activation = network.error, output.activation
+    name = f"{error.name} on {activation.name}"
+    one, zero = network.boost if _boosts(error, activation) else (1.0, 1.0)
+    probable = activation in (Activation.SIGMOID, Activation.SOFT_MAX)
+    if error in ERRORS and activation in OUTPUTS:
+        to.choices["loss"] = "regression"
+        to.loss = {"error": ERRORS[error], "output": OUTPUTS[activation]}
+        to.loss |= {"one_scale": one, "zero_scale": zero}
+    elif error == Error.HINGE:
+        to.choices["loss"] = "hinge"
+        to.loss = {"zero_scale": 0.0}
+        to.say("ErrorFunction", "differs", "targets alone have a margin; DSSTNE has another slope")
+    elif error not in ERRORS and activation == Activation.SOFT_MAX:
+        to.choices["loss"] = "softmax"
+        to.loss = {"normalise_targets": True}
+        if error == Error.SCALED_MARGINAL:
+            to.loss["one_target"] = network.one_target
+    elif error == Error.CROSS_ENTROPY and probable:
+        to.choices["loss"] = "marginal"
+        to.loss = {"one_target": 1.0, "zero_target": 0.0, "one_scale": one, "zero_scale": zero}
+    elif error not in ERRORS and probable:
+        to.choices["loss"] = "marginal"
+        to.loss = {
+            "one_target": network.one_target,
+            "zero_target": network.zero_target,
+            "one_scale": network.one_scale,
+            "zero_scale": network.zero_scale,
+        }
+    else:
+        says = f"{name} has no gradient in DSSTNE and is not built"
+        to.say("ErrorFunction", "refused", says)
+        return
+    to.say("ErrorFunction", "mapped", f"{name} is loss={to.choices['loss']}")
+    _map_loss_details(to, network, activation)
+
+
+def _boosts(error: Error, activation: Activation) -> bool:
+    """Whether DSSTNE reads DeltaBoost, of indicators."""
+    if error == Error.L1:
+        return True
+    read_by = (Error.L2, Error.L2_HINGE, Error.CROSS_ENTROPY)
+    return error in read_by and activation == Activation.SIGMOID
+
+
+def _map_loss_details(to: Mapped, network: Network, activation: Activation) -> None:
+    error = network.error
+    if network.boost != (1.0, 1.0):
+        if _boosts(error, activation):
+            to.say("DeltaBoost", "mapped", "one_scale and zero_scale, in the loss as in its slope")
+        else:
+            says = "indicators of this error and activation do not read it"
+            to.say("DeltaBoost", "ignored by DSSTNE", says)
+    if error == Error.DATA_SCALED_MARGINAL:
+        says = "values weigh targets in `deeprec dsstne train` and with target.weigh=true, not else"
+        to.say("ErrorFunction", "differs", says)
+    margins = (network.one_target, network.zero_target)
+    if error == Error.SCALED_MARGINAL and activation == Activation.SOFT_MAX:
+        if network.one_scale != 1.0 or network.zero_scale != 1.0 or margins[1] > 0.0:
+            to.say(
+                "ScaledMarginalCrossEntropy",
+                "not carried",
+                "zeroTarget, oneScale and zeroScale of a softmax have no loss to be the slope of",
+            )
+    elif error == Error.SCALED_MARGINAL:
+        to.say("ScaledMarginalCrossEntropy", "mapped", "one_target, zero_target and scales")
+
+
+def _map_rest(to: Mapped, network: Network, hidden: list[Layer]) -> None:
+    for layer in (*hidden, *network.of_kind(LayerKind.OUTPUT)):
+        if layer.weight_norm:
+            says = "rows are not held below a length; optimizer.table_weight_decay shortens them"
+            to.say(f"{layer.name}.WeightNorm", "not carried", says)
+        if layer.delta_norm:
+            says = "optimizer.clip_norm and table_clip_norm limit gradients"
+            to.say(f"{layer.name}.DeltaNorm", "not carried", says)
+        if layer.init == Init.SELU:
+            says = "standard deviation 1 / sqrt(units read), as published; DSSTNE has 1 / units"
+            to.say(f"{layer.name}.WeightInit", "differs", says)
+        elif layer.init == Init.XAVIER:
+            says = "half of Xavier's range, as DSSTNE draws it (init_scale=1 for the whole)"
+            to.say(f"{layer.name}.WeightInit", "mapped", says)
+    if network.decay:
+        to.say("decay", "not carried", "optimizer.decay falls to the end of the run instead")
+    if not network.shuffle:
+        to.say("ShuffleIndices", "not carried", "users come in an order drawn for each epoch")
+
+
+def _plain(name: str) -> str:
+    """A name of a hidden layer that no input has."""
+    return f"{name}_" if name == INPUT else name

@@ -1,0 +1,264 @@
+"""Lists of a network file for text samples, in the lines that DSSTNE's `predict` writes."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deeprec import folder
+from deeprec.console import console, progress
+from deeprec.dsstne.network import Activation, LayerKind, Network
+from deeprec.dsstne.network_file import read_network
+from deeprec.dsstne.text import Samples, labels_of, read_index, read_samples
+from deeprec.dsstne.weights import new_model, rows_by_label
+from deeprec.errors import ConfigError, DataError
+from deeprec.model.layered import Layered
+from deeprec.model.topk import BLOCK_ITEMS, top_k_of_blocks
+
+FilterMode = Literal["exclude", "multiply"]
+LOOKS_LIKE_TIME = 1e8  # seconds since 1970 are above it from 1973 on
+OUTPUT = "Output"
+
+
+@dataclass(frozen=True)
+class Some:
+    """Some samples, in the indices of the model."""
+
+    names: Sequence[str]
+    items: Tensor  # int64 [N], what the samples have
+    offsets: Tensor  # int64 [B + 1]
+    filtered: Tensor  # int64 [F], what the filter names
+    filtered_offsets: Tensor  # int64 [B + 1]
+    factors: Tensor  # float32 [F]
+
+
+class Answers:
+    """A network that answers: activated scores of the features of its output index.
+
+    Args:
+        network: with its weights.
+        inputs: feature index of the input.
+        outputs: feature index of the output.
+        source: where the network is from, for errors.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        inputs: Mapping[str, int],
+        outputs: Mapping[str, int],
+        source: Path,
+    ) -> None:
+        self.labels = labels_of(outputs, "output feature index")
+        more = [label for label in inputs if label not in outputs]  # read, never recommended
+        self.known = {label: i for i, label in enumerate([*self.labels, *more])}
+        self.model: Layered = new_model(
+            network, rows_by_label(list(self.known), inputs, outputs), source
+        )
+        self.inputs = inputs
+        self.activation = network.of_kind(LayerKind.OUTPUT)[0].activation
+
+    @torch.no_grad()
+    def best(self, some: Some, k: int, mode: FilterMode) -> tuple[Tensor, Tensor]:
+        """Items int64 [B, K] of the output, -1 where a list ends, and scores float32 [B, K]."""
+        hidden_BD = self.model.encode(some.items, some.offsets, torch.zeros(0), {}).hidden_BD
+        if mode == "multiply":
+            excluded, offsets = some.filtered[:0], torch.zeros_like(some.filtered_offsets)
+        else:
+            excluded, offsets = some.filtered, some.filtered_offsets
+        normaliser_B1 = self._normaliser(hidden_BD)
+        users_F = torch.repeat_interleave(some.filtered_offsets.diff())
+
+        def score_block(start: int, stop: int) -> Tensor:
+            scores_BC = self._scores(hidden_BD, start, stop)
+            if mode == "exclude":
+                return scores_BC  # the order is that of the activated ones, which saturate
+            scores_BC = self._activated(scores_BC, normaliser_B1)
+            here = (some.filtered >= start) & (some.filtered < stop)
+            places = users_F[here], some.filtered[here] - start
+            scores_BC[places] *= some.factors[here]
+            return scores_BC
+
+        num_items = len(self.labels)
+        k = min(k, num_items)
+        found = top_k_of_blocks(
+            score_block, num_items, len(some.names), k, excluded, offsets, BLOCK_ITEMS
+        )
+        if mode == "multiply":
+            return found
+        return found[0], self._activated(found[1], normaliser_B1)
+
+    def _scores(self, hidden_BD: Tensor, start: int, stop: int) -> Tensor:
+        weight_CD = self.model.item_weight[start:stop]
+        return torch.addmm(self.model.item_bias[start:stop], hidden_BD, weight_CD.T)
+
+    def _normaliser(self, hidden_BD: Tensor) -> Tensor:
+        """float32 [B, 1]: of a softmax over the features of the index."""
+        if self.activation != Activation.SOFT_MAX:
+            return hidden_BD.new_zeros(1, 1)
+        starts = range(0, len(self.labels), BLOCK_ITEMS)
+        blocks = [
+            self._scores(hidden_BD, start, min(start + BLOCK_ITEMS, len(self.labels)))
+            for start in starts
+        ]
+        return torch.stack([block.logsumexp(1) for block in blocks]).logsumexp(0)[:, None]
+
+    def _activated(self, scores: Tensor, normaliser_B1: Tensor) -> Tensor:
+        if self.activation == Activation.SOFT_MAX:
+            return (scores - normaliser_B1).exp()
+        return ACTIVATED[self.activation](scores)
+
+
+ACTIVATED: dict[Activation, Callable[[Tensor], Tensor]] = {
+    Activation.SIGMOID: torch.sigmoid,
+    Activation.TANH: torch.tanh,
+    Activation.RECTIFIED_LINEAR: torch.relu,
+    Activation.LINEAR: lambda scores: scores,
+}
+
+
+def predict(
+    *,
+    name: str,
+    network_file: Path,
+    input_index: Path,
+    output_index: Path,
+    samples: Path,
+    output: Path,
+    filters: Path | None = None,
+    filter_mode: FilterMode = "exclude",
+    batch: int = 1024,
+    k: int = 100,
+    score_format: str = "4.3f",
+    layer: str = OUTPUT,
+) -> None:
+    """Writes the k best features of every sample, best first.
+
+    Args:
+        name: of the data set; DSSTNE needs the network's input to be called NAME_input.
+        network_file: the network.
+        input_index: feature index of the samples.
+        output_index: feature index of what is recommended.
+        samples: text, or a folder of it.
+        output: the lists.
+        filters: text in the form of samples: features that a sample should not be given.
+        filter_mode: `exclude` leaves them out; `multiply` multiplies their scores by the value
+            beside each, 0 where there is none, as DSSTNE does.
+        batch: samples answered at once.
+        k: features for each sample; as many as there are, if that is fewer.
+        score_format: of printf, without the percent sign.
+        layer: that is asked.
+
+    Raises:
+        ConfigError: a flag has no meaning, or the network is not one of ours.
+        DataError: a file is not what it must be.
+    """
+    _check(k, batch, score_format)
+    network = read_network(network_file)
+    _check_names(network, name, layer)
+    answers = Answers(network, read_index(input_index), read_index(output_index), network_file)
+    asked = read_samples(samples)
+    told = Samples() if filters is None else read_samples(filters)
+    for remark in (*asked.remarks(), *_of_filter(told, filter_mode)):
+        console.print(f"[yellow]note[/yellow] {remark}", soft_wrap=True)
+    if not asked.rows:
+        raise DataError(f"{samples}: holds no samples")
+    with (
+        folder.writing_file(output) as draft,
+        draft.open("w", encoding="utf-8") as file,
+        progress("recommending", len(asked.rows), "samples") as advance,
+    ):
+        for some in _batches(answers, asked, told, batch):
+            for line in _lines(answers, some, k, filter_mode, score_format):
+                file.write(line)
+            advance(len(some.names))
+    console.print(f"{output}: {len(asked.rows):,} lists of up to {k} features", soft_wrap=True)
+
+
+def _batches(answers: Answers, asked: Samples, told: Samples, batch: int) -> Iterator[Some]:
+    names = list(asked.rows)
+    for start in range(0, len(names), batch):
+        some = names[start : start + batch]
+        having = [_indices(asked.rows[name][0], answers.known, answers.inputs) for name in some]
+        filtered: list[list[int]] = []
+        factors: list[float] = []
+        for name in some:
+            features, values = told.rows.get(name, ([], []))
+            # the last of a repeated feature counts, as in DSSTNE's map
+            known = {
+                answers.known[feature]: 0.0 if value is None else value
+                for feature, value in zip(features, values, strict=True)
+                if feature in answers.known and answers.known[feature] < len(answers.labels)
+            }
+            filtered.append(list(known))
+            factors.extend(known.values())
+        yield Some(some, *_jagged(having), *_jagged(filtered), torch.tensor(factors))
+
+
+def _indices(
+    features: Sequence[str], known: Mapping[str, int], inputs: Mapping[str, int]
+) -> list[int]:
+    return [known[feature] for feature in features if feature in inputs]
+
+
+def _jagged(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    values = torch.tensor([value for row in rows for value in row], dtype=torch.int64)
+    ends = np.cumsum([0, *(len(row) for row in rows)])
+    return values, torch.from_numpy(ends)
+
+
+def _lines(
+    answers: Answers, some: Some, k: int, mode: FilterMode, score_format: str
+) -> Iterator[str]:
+    items_BK, scores_BK = answers.best(some, k, mode)
+    form = f"%{score_format}"
+    for name, items, scores in zip(some.names, items_BK.tolist(), scores_BK.tolist(), strict=True):
+        told = "".join(
+            f"{answers.labels[item]},{form % score}:"
+            for item, score in zip(items, scores, strict=True)
+            if item >= 0
+        )
+        yield f"{name}\t{told}\n"
+
+
+def _of_filter(told: Samples, mode: FilterMode) -> Iterator[str]:
+    values = [value for _, row in told.rows.values() for value in row if value is not None]
+    highest = max(values, default=-math.inf)
+    if mode == "multiply" and highest > LOOKS_LIKE_TIME:
+        yield (
+            f"values of the filter reach {highest:.0f} and look like timestamps; multiplied with "
+            "them, these features come first in every list. --filter-mode exclude leaves them out"
+        )
+    elif mode == "exclude" and any(0.0 < value < LOOKS_LIKE_TIME for value in values):
+        yield (
+            "values of the filter are not read: what it names is left out. --filter-mode multiply "
+            "multiplies scores by them, as DSSTNE does"
+        )
+
+
+def _check(k: int, batch: int, score_format: str) -> None:
+    for name, value in (("-k", k), ("-b", batch)):
+        if value < 1:
+            raise ConfigError(f"{name} must be 1 or more, got {value}")
+    try:
+        f"%{score_format}" % 0.5  # noqa: B018  # asks whether it is a format
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"-p must be a format such as 4.3f, got {score_format!r}") from error
+
+
+def _check_names(network: Network, name: str, layer: str) -> None:
+    outputs = [one.name for one in network.of_kind(LayerKind.OUTPUT)]
+    if layer not in outputs:
+        raise ConfigError(f"-l must be the output layer, {', '.join(outputs)}, got {layer!r}")
+    wanted = network.of_kind(LayerKind.INPUT)[0].data_set
+    if wanted != f"{name}_input":
+        console.print(
+            f"[yellow]note[/yellow] the network reads data set {wanted!r}, not {name}_input, which "
+            "DSSTNE would refuse; here the input index says what the columns are",
+            soft_wrap=True,
+        )

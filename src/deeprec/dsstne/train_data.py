@@ -1,0 +1,154 @@
+"""Data sets of DSSTNE as a prepared folder: columns are items, and examples are users."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from deeprec.console import console
+from deeprec.data import store
+from deeprec.data.store import Events
+from deeprec.dsstne.data_set import Attribute, DataSet, read_data_sets
+from deeprec.errors import ConfigError, DataError
+
+KINDS = ["input", "output"]
+
+
+def data_set_of(path: Path, name: str) -> DataSet:
+    """The data set of a file that a layer reads, by its name.
+
+    Raises:
+        ConfigError: it has none of that name.
+        DataError: it is no such file.
+    """
+    found = read_data_sets(path)
+    for one in found:
+        if one.name == name:
+            return one
+    raise ConfigError(
+        f"{path}: the network reads data set {name!r}, and the file has "
+        f"{', '.join(repr(one.name) for one in found)}; generate it with -d {name}"
+    )
+
+
+def prepare_data(path: Path, inputs: DataSet, outputs: DataSet, *, weigh: bool) -> str:
+    """Writes the prepared folder of two data sets, every example of which is trained on.
+
+    Item i is column i: of the input in what is shown, of the output in what is asked.
+
+    Args:
+        path: of the folder.
+        inputs: what is shown.
+        outputs: what is asked.
+        weigh: whether values of the output are kept, to weigh its targets.
+
+    Returns:
+        The choice of `target` that learns the output from the input.
+
+    Raises:
+        DataError: they do not hold the same examples.
+    """
+    if inputs.num_examples != outputs.num_examples:
+        raise DataError(
+            f"{inputs.name!r} has {inputs.num_examples:,} examples and {outputs.name!r} "
+            f"{outputs.num_examples:,}; generate both from the same samples"
+        )
+    for one in (inputs, outputs):
+        _say_what_is_lost(one, read=weigh and one is outputs)
+    shown, asked = (_distinct(one) for one in (inputs, outputs))
+    same = not weigh and all(np.array_equal(one, other) for one, other in zip(shown, asked))
+    events = _events(shown) if same else _of_both(shown, asked, outputs if weigh else None)
+    num_items = max(inputs.width, outputs.width)
+    store.write(
+        path,
+        items=pa.table(
+            {
+                "item_id": [str(i) for i in range(num_items)],
+                "popularity": np.bincount(asked[1], minlength=num_items),
+            }
+        ),
+        users=_users(inputs.num_examples),
+        vocabularies={},
+        parts={"train": [events], **{part: [_nothing(events)] for part in store.PARTS[1:]}},
+        contract={},
+        manifest=_manifest(same),
+    )
+    return "reconstruct" if same else "by_kind"
+
+
+def _distinct(data_set: DataSet) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Offsets and columns, each once in a row, ascending."""
+    offsets, columns, _ = data_set.rows()
+    rows = np.repeat(np.arange(data_set.num_examples), np.diff(offsets))
+    keys = np.unique(rows * data_set.width + columns)
+    counts = np.bincount(keys // data_set.width, minlength=data_set.num_examples)
+    return np.concatenate([[0], np.cumsum(counts)]), keys % data_set.width
+
+
+def _events(rows: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]) -> Events:
+    return Events(rows[0], rows[1].astype(np.int32))
+
+
+def _of_both(
+    shown: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]],
+    asked: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]],
+    weighed: DataSet | None,
+) -> Events:
+    """The events of both, told apart by their kind, with the values of what is asked if wanted."""
+    one, other = (
+        Events(offsets, columns.astype(np.int32), kinds=np.full(len(columns), kind, np.int8))
+        for kind, (offsets, columns) in enumerate((shown, asked))
+    )
+    if weighed is None:
+        return store.join(one, other)
+    ones = np.ones(len(one.items), np.float32)
+    return store.join(replace(one, values=ones), replace(other, values=_last_values(weighed)))
+
+
+def _last_values(data_set: DataSet) -> npt.NDArray[np.float32]:
+    """Of each column of `_distinct`, the value that stands last in its row."""
+    offsets, columns, values = data_set.rows()
+    keys = np.repeat(np.arange(data_set.num_examples), np.diff(offsets)) * data_set.width + columns
+    _, last = np.unique(keys[::-1], return_index=True)
+    return values[::-1][last]
+
+
+def _nothing(like: Events) -> Events:
+    empty = {name: column[:0] for name, column in like.columns.items()}
+    return Events(np.zeros(like.num_users + 1, np.int64), **empty)
+
+
+def _users(count: int) -> pa.Table:
+    nobody = np.zeros(count, np.int64)
+    return pa.table(
+        {
+            "user_id": [str(i) for i in range(count)],
+            "role": ["all"] * count,
+            "validation_unknown": nobody,
+            "holdout_unknown": nobody,
+        }
+    )
+
+
+def _manifest(same: bool) -> dict[str, object]:
+    return {
+        "repeats": False,
+        "instants": {"train": None, "validation": None, "holdout": None},
+        "split": {"name": "none"},
+        "kinds": [] if same else KINDS,
+    }
+
+
+def _say_what_is_lost(data_set: DataSet, *, read: bool) -> None:
+    lost = []
+    _, columns, values = data_set.rows()
+    if not read and not np.all(values == 1.0):
+        lost.append("values other than 1 count as 1")
+    if Attribute.WEIGHTED in data_set.attributes:
+        lost.append("weights of examples are not read")
+    if len(columns) > len(_distinct(data_set)[1]):
+        lost.append("a column that stands twice in an example counts once")
+    for one in lost:
+        console.print(f"[yellow]note[/yellow] data set {data_set.name!r}: {one}", soft_wrap=True)

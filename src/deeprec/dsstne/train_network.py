@@ -1,0 +1,153 @@
+"""Trains a network definition on data sets, as DSSTNE's `train` does, with any optimizer."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+from deeprec import config
+from deeprec.config import TrainConfig
+from deeprec.console import console
+from deeprec.dsstne.data_set import Attribute, DataSet
+from deeprec.dsstne.definition import read_definition
+from deeprec.dsstne.mapping import Mapped, mapped
+from deeprec.dsstne.network import Error, Layer, LayerKind, Network
+from deeprec.dsstne.network_file import write_network
+from deeprec.dsstne.remark import refuse, show
+from deeprec.dsstne.train_data import data_set_of, prepare_data
+from deeprec.dsstne.weights import all_columns, take
+from deeprec.errors import ConfigError
+from deeprec.model.layered import Layered
+from deeprec.train import train
+from deeprec.trainer.run import open_run
+
+OptimizerName = Literal["sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adadelta", "adam"]
+OPTIMIZERS = get_args(OptimizerName)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """How a network is trained; the defaults are those of `train`."""
+
+    epochs: int = 40
+    batch: int = 1024
+    alpha: float = 0.025  # learning rate
+    decay: float = 0.0001  # lambda: share of weights lost at a step, times alpha
+    mu: float = 0.5  # momentum, smoothing, or the first beta of Adam
+    mu1: float = 0.0  # second beta of Adam
+    optimizer: OptimizerName = "sgd"
+    seed: int = 12134
+
+    def part(self) -> dict[str, Any]:
+        """The config part of the optimizer."""
+        rate = {"lr": self.alpha}
+        own: dict[str, dict[str, Any]] = {
+            "sgd": rate,
+            "momentum": {**rate, "momentum": self.mu},
+            "nesterov": {**rate, "momentum": self.mu},
+            "adagrad": rate,
+            "rmsprop": {**rate, "smoothing": self.mu},
+            "adadelta": {"smoothing": self.mu},
+            "adam": {**rate, "betas": [self.mu, self.mu1]},
+        }
+        shrunk = {"weight_decay": self.decay, "table_weight_decay": self.decay}
+        found = {**own[self.optimizer], **shrunk, "warmup_steps": 0, "decay": 0.0}
+        return found if self.optimizer == "adadelta" else {**found, "table_lr": None}
+
+
+def train_network(
+    *, definition: Path, inputs: Path, outputs: Path, network_file: Path, steps: Steps
+) -> None:
+    """Writes the trained network, and keeps beside it the run and the data that it was trained on.
+
+    The run is an ordinary one: an interrupted one goes on with `deeprec train resume=`.
+
+    Args:
+        definition: JSON.
+        inputs: data set file of the input layer.
+        outputs: data set file of the output layer.
+        network_file: a new file; NAME.run and NAME.prepared are put beside it.
+        steps: how.
+
+    Raises:
+        ConfigError: the network file is there already, or something of the network is refused.
+        DataError: the data sets do not fit together.
+    """
+    for path in (network_file, network_file.with_suffix(".run")):
+        if path.exists():
+            raise ConfigError(f"{path} is there already; name another network, or move it away")
+    network, to = _read(definition)
+    layers = [network.of_kind(kind)[0] for kind in (LayerKind.INPUT, LayerKind.OUTPUT)]
+    data = [
+        data_set_of(path, layer.data_set)
+        for path, layer in zip((inputs, outputs), layers, strict=True)
+    ]
+    for layer, one in zip(layers, data, strict=True):
+        _fit(layer, one)
+    if Attribute.SPARSE_IGNORE_ZERO in data[1].attributes:
+        _ignore_zeros(to)
+    prepared = network_file.with_suffix(".prepared")
+    # the one error that reads the values of targets
+    weigh = network.error == Error.DATA_SCALED_MARGINAL
+    target = [f"target={prepare_data(prepared, data[0], data[1], weigh=weigh)}"]
+    target += ["target.weigh=true"] if weigh else []
+    run = train(_config(to, steps, target, prepared, network_file.with_suffix(".run")))
+    _write(network, run, network_file)
+
+
+def _read(definition: Path) -> tuple[Network, Mapped]:
+    """The network and its parts, after what differs from DSSTNE was said."""
+    network, remarks = read_definition(definition)
+    to = Mapped() if any(one.outcome == "refused" for one in remarks) else mapped(network)
+    remarks = [*remarks, *to.remarks]
+    show(one for one in remarks if one.outcome not in ("mapped", "ignored by DSSTNE"))
+    refuse(definition, remarks)
+    return network, to
+
+
+def _fit(layer: Layer, data_set: DataSet) -> None:
+    """Gives an `auto` layer the width of its data set."""
+    if layer.units not in (0, data_set.width):
+        raise ConfigError(
+            f"layer {layer.name!r} has N={layer.units}, and data set {data_set.name!r} is "
+            f"{data_set.width} wide; say N: auto"
+        )
+    layer.extents = data_set.extents
+
+
+def _ignore_zeros(to: Mapped) -> None:
+    """Leaves columns that an example does not have out of the loss.
+
+    Raises:
+        ConfigError: the loss compares them.
+    """
+    if to.choices["loss"] == "softmax":
+        raise ConfigError(
+            "the output data set has SparseIgnoreZero, and in a softmax every column competes; "
+            "take a sigmoid output"
+        )
+    to.loss["zero_scale"] = 0.0
+
+
+def _config(to: Mapped, steps: Steps, target: list[str], prepared: Path, run: Path) -> TrainConfig:
+    choices = {**to.choices, "optimizer": steps.optimizer}
+    words = [*target, *(f"{group}={choice}" for group, choice in choices.items())]
+    words += [f"prepared={prepared}", f"output_dir={run}", "logger.wandb=off"]
+    words += [f"trainer.max_epochs={steps.epochs}", f"trainer.batch_users={steps.batch}"]
+    words += ["trainer.save_every_epochs=10", f"seed={steps.seed}"]
+    told = cast(TrainConfig, config.compose("train", words))
+    assert told.loss is not None
+    assert told.optimizer is not None
+    return replace(
+        told,
+        model={**told.model, **to.model},
+        loss={**told.loss, **to.loss},
+        optimizer={**told.optimizer, **steps.part()},
+    )
+
+
+def _write(network: Network, run: Path, network_file: Path) -> None:
+    model = open_run(run, "last").model
+    assert isinstance(model, Layered)
+    take(network, all_columns(network), model)
+    write_network(network_file, network)
+    console.print(f"network: {network_file}", soft_wrap=True)

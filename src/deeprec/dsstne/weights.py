@@ -1,0 +1,224 @@
+"""Weights of a network file into a model of ours, and back.
+
+A column of a data set is a row of our tables: which, the index files and the catalog say.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from deeprec.dsstne.mapping import mapped
+from deeprec.dsstne.network import BatchNorm, Floats, Layer, LayerKind, Network, Weight
+from deeprec.dsstne.remark import Remark, refuse
+from deeprec.errors import ConfigError, DataError
+from deeprec.model.hidden import HiddenLayer
+from deeprec.model.layered import Layered
+from deeprec.model.sparse_input import HISTORY, SparseInput
+from deeprec.part import instantiate
+
+Columns = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Which column of the network every item of a catalog has.
+
+    Args:
+        inputs: int64 [V], column of the input data set; -1: the network never saw the item.
+        outputs: int64 [V], column of the output data set; -1: it is never recommended.
+    """
+
+    inputs: Columns
+    outputs: Columns
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+
+def rows_by_label(labels: list[str], inputs: Mapping[str, int], outputs: Mapping[str, int]) -> Rows:
+    """The columns of these items by two index files.
+
+    Raises:
+        DataError: the index files know none of them.
+    """
+    rows = Rows(
+        np.array([inputs.get(label, -1) for label in labels], np.int64),
+        np.array([outputs.get(label, -1) for label in labels], np.int64),
+    )
+    for name, columns in (("input", rows.inputs), ("output", rows.outputs)):
+        if len(columns) and int(columns.max()) < 0:
+            raise DataError(
+                f"none of {len(labels):,} items is in the {name} index; are these the index files "
+                "of the network?"
+            )
+    return rows
+
+
+def all_columns(network: Network) -> Rows:
+    """An item for each column, of a network whose columns nobody has named."""
+    widths = [network.of_kind(kind)[0].units for kind in (LayerKind.INPUT, LayerKind.OUTPUT)]
+    columns = np.arange(max(widths))
+    inputs, outputs = (np.where(columns < width, columns, -1) for width in widths)
+    return Rows(inputs, outputs)
+
+
+def model_part(network: Network, source: object) -> tuple[dict[str, Any], list[Remark]]:
+    """The part of a config that makes the model of a network, and what became of its settings.
+
+    Raises:
+        ConfigError: the network is not one of ours; everything that is in the way is named.
+    """
+    to = mapped(network)
+    refuse(source, to.remarks)
+    if len(network.of_kind(LayerKind.INPUT)) > 1:
+        raise ConfigError(
+            f"{source}: weights of several input layers are not brought over; import the definition"
+            " and train it on user attributes"
+        )
+    part = {"_target_": "deeprec.model.layered.Layered", "_partial_": True, **to.model}
+    part.setdefault("output_bias", 0.0)  # every bias is in the file
+    return part, to.remarks
+
+
+def new_model(network: Network, rows: Rows, source: object) -> Layered:
+    """The network as a model over a catalog, in evaluation mode.
+
+    Raises:
+        ConfigError: as `model_part`.
+    """
+    part, _ = model_part(network, source)
+    model = instantiate(part, num_items=len(rows))
+    assert isinstance(model, Layered)
+    put(network, rows, model)
+    return model.eval()
+
+
+@torch.no_grad()
+def put(network: Network, rows: Rows, model: nn.Module) -> None:
+    """Copies the weights of a network into the model that its settings made."""
+    assert isinstance(model, Layered)
+    [source] = network.of_kind(LayerKind.INPUT)
+    [output] = network.of_kind(LayerKind.OUTPUT)
+    hidden = network.of_kind(LayerKind.HIDDEN)
+    readers = [layer for layer in hidden if source.name in layer.sources]
+    if not model.tied:
+        for layer, inputs in zip(readers, model.inputs, strict=True):
+            assert isinstance(inputs, SparseInput)
+            matrix = network.matrix(network.weight(source.name, layer.name))
+            inputs.tables[HISTORY].copy_(_gathered(matrix, rows.inputs, 0.0))
+    for layer, held in zip(hidden, model.layers, strict=True):
+        assert isinstance(held, HiddenLayer)
+        _put_layer(network, layer, held, source.name)
+    matrices = [network.matrix(network.weight(name, output.name)) for name in output.sources]
+    bias = _bias(network, output)
+    model.item_weight.copy_(_gathered(np.concatenate(matrices).T, rows.outputs, 0.0))
+    model.item_bias.copy_(_gathered(bias, rows.outputs, float(bias.min())))
+
+
+def take(network: Network, rows: Rows, model: nn.Module) -> None:
+    """Gives a network the weights of the model that its settings made: `put`, the other way.
+
+    Columns of the output that no item has get a score below any other.
+    """
+    assert isinstance(model, Layered)
+    [source] = network.of_kind(LayerKind.INPUT)
+    [output] = network.of_kind(LayerKind.OUTPUT)
+    shared = {weight.target: weight for weight in network.weights if weight.shared_with}
+    network.weights = []
+    tables = iter(model.inputs)
+    for layer, held in zip(network.of_kind(LayerKind.HIDDEN), model.layers, strict=True):
+        assert isinstance(held, HiddenLayer)
+        names = [name for name in layer.sources if name != source.name]
+        blocks = iter(_blocks(held, [network.layer(name).units for name in names]))
+        for name in layer.sources:
+            if name != source.name:
+                values = next(blocks)
+            else:
+                values = _scattered(_table(model, next(tables)), rows.inputs, source.units, 0.0)
+            bias = array(held.bias) if name == layer.sources[0] else np.zeros_like(held.bias.data)
+            network.weights.append(Weight(name, layer.name, np.asarray(bias), values))
+        _take_norm(layer, held)
+    item_bias = array(model.item_bias)
+    lowest = float(item_bias.min()) - 100.0
+    bias = _scattered(item_bias, rows.outputs, output.units, lowest)
+    matrix = _scattered(array(model.item_weight), rows.outputs, output.units, 0.0).T
+    edges = np.cumsum([network.layer(name).units for name in output.sources])
+    for name, values in zip(output.sources, np.split(matrix, edges[:-1])):
+        weight = Weight(name, output.name, bias, values)
+        if output.name in shared:
+            old = shared[output.name]
+            weight.values, weight.shared_with = None, old.shared_with
+            weight.transposed = old.transposed
+        network.weights.append(weight)
+        bias = np.zeros_like(bias)
+
+
+def _blocks(held: HiddenLayer, widths: list[int]) -> list[Floats]:
+    """The matrix from each hidden source, [its units, units]."""
+    if not widths:
+        return []
+    assert isinstance(held.from_layers, nn.Linear)
+    return list(np.split(array(held.from_layers.weight).T, np.cumsum(widths)[:-1]))
+
+
+def _table(model: Layered, inputs: nn.Module) -> Floats:
+    assert isinstance(inputs, SparseInput)
+    return array(model.item_weight if model.tied else inputs.tables[HISTORY])
+
+
+def _take_norm(layer: Layer, held: HiddenLayer) -> None:
+    if isinstance(held.norm, nn.BatchNorm1d):
+        norm = held.norm
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        layer.batch_norm = BatchNorm(
+            *(array(one) for one in (norm.weight, norm.bias, norm.running_mean, norm.running_var))
+        )
+
+
+def array(values: Tensor) -> Floats:
+    """A copy on the host."""
+    return np.array(values.detach().cpu().numpy(), np.float32)
+
+
+def _scattered(table: Floats, columns: Columns, width: int, absent: float) -> Floats:
+    """Rows at their columns; `absent` where no row belongs."""
+    found = np.full((width, *table.shape[1:]), absent, np.float32)
+    found[columns[columns >= 0]] = table[columns >= 0]
+    return found
+
+
+def _put_layer(network: Network, layer: Layer, held: HiddenLayer, source: str) -> None:
+    held.bias.copy_(torch.from_numpy(_bias(network, layer)))
+    names = [name for name in dict.fromkeys(layer.sources) if name != source]
+    if names:
+        matrices = [network.matrix(network.weight(name, layer.name)) for name in names]
+        assert isinstance(held.from_layers, nn.Linear)
+        held.from_layers.weight.copy_(torch.from_numpy(np.concatenate(matrices).T.copy()))
+    if layer.batch_norm is not None:
+        assert isinstance(held.norm, nn.BatchNorm1d)
+        known = layer.batch_norm
+        assert held.norm.running_mean is not None
+        assert held.norm.running_var is not None
+        held.norm.weight.copy_(torch.from_numpy(known.scale))
+        held.norm.bias.copy_(torch.from_numpy(known.bias))
+        held.norm.running_mean.copy_(torch.from_numpy(known.running_mean))
+        held.norm.running_var.copy_(torch.from_numpy(known.running_variance))
+
+
+def _bias(network: Network, layer: Layer) -> Floats:
+    """One vector for a layer: DSSTNE has one beside each of its matrices, and adds them."""
+    biases = [network.weight(name, layer.name).bias for name in layer.sources]
+    return np.asarray(np.sum(biases, axis=0, dtype=np.float64), np.float32)
+
+
+def _gathered(table: Floats, columns: Columns, absent: float) -> Tensor:
+    """The rows of these columns; of -1, rows of `absent`."""
+    found = np.ascontiguousarray(table[columns.clip(0)])
+    found[columns < 0] = absent
+    return torch.from_numpy(found)

@@ -1,0 +1,53 @@
+"""Where weights start."""
+
+import math
+from typing import Literal, get_args
+
+from torch import Tensor, nn
+
+Init = Literal["xavier", "caffe_xavier", "gaussian", "uniform", "unit_ball", "selu", "constant"]
+INITS = get_args(Init)
+
+
+def fill(weight: Tensor, init: Init, scale: float, *, num_in: int, num_out: int) -> None:
+    """Draws a matrix anew, in place.
+
+        xavier        evenly from +-scale sqrt(6 / (num_in + num_out))
+        caffe_xavier  evenly from +-scale sqrt(3 / num_out)
+        gaussian      normal, standard deviation scale
+        uniform       evenly from +-scale
+        unit_ball     evenly from [0, scale)
+        selu          normal, standard deviation scale / sqrt(num_in)
+        constant      scale
+
+    Args:
+        weight: of any shape that holds num_in * num_out numbers.
+        init: the scheme.
+        scale: what it is multiplied with.
+        num_in: units that the matrix reads.
+        num_out: units that it makes.
+
+    Reference:
+        Glorot and Bengio, 2010; Klambauer et al., Self-Normalizing Neural Networks, NIPS 2017.
+        DSSTNE, `engine/NNWeight.cpp`, differs: its xavier has half the range, its selu the standard
+        deviation 1 / num_in, and its constant is minus the scale.
+    """
+    if init == "constant":
+        nn.init.constant_(weight, scale)
+    elif init in ("gaussian", "selu"):
+        nn.init.normal_(weight, std=scale if init == "gaussian" else scale / math.sqrt(num_in))
+    else:
+        edges = {
+            "xavier": scale * math.sqrt(6.0 / (num_in + num_out)),
+            "caffe_xavier": scale * math.sqrt(3.0 / num_out),
+            "uniform": scale,
+            "unit_ball": scale,
+        }
+        edge = edges[init]
+        nn.init.uniform_(weight, 0.0 if init == "unit_ball" else -edge, edge)
+
+
+def check_init(name: str, init: str) -> None:
+    """Raises ValueError if there is no such scheme."""
+    if init not in INITS:
+        raise ValueError(f"{name} must be one of {', '.join(INITS)}; got {init!r}")

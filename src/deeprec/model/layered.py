@@ -1,0 +1,315 @@
+"""A feed-forward network whose layers are said one by one, as DSSTNE's are.
+
+Layers may read several earlier ones, or the input, and add the activations of others. What the
+layers that the output reads say, side by side, is what the model says of a user.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from deeprec.batch import Arranged, Batch, Encoded, Jagged, Penalty, Task, with_transposition
+from deeprec.model import autoencoder
+from deeprec.model.attribute_field import Bags, attribute_fields, attribute_tables
+from deeprec.model.dropping import check_share, divide
+from deeprec.model.hidden import Hidden, HiddenLayer, divergence
+from deeprec.model.history import (
+    HistoryWeighting,
+    aggregate,
+    check_weighting,
+    history_weights,
+    normalized,
+)
+from deeprec.model.initial import Init, check_init, fill
+from deeprec.model.repeat import without_repeat
+from deeprec.model.sparse_input import HISTORY, Backend, SparseInput
+from deeprec.model.user_input import asked_without_repeats
+
+INPUT = "input"
+ONE_LAYER = (Hidden(name="hidden", units=128),)
+
+
+class Layered(nn.Module):
+    """Hidden layers in any order that goes forward, scored against every item of the catalog.
+
+    Args:
+        num_items: V, known from the data.
+        fields: user attribute -> size of its vocabulary, known from the data.
+        popularity: int64 [V], training users that had each item, known from the data.
+        log_odds: whether the loss reads scores as log odds, known from the loss.
+        num_users: training users, known from the data.
+        target_share: items in a target over items in a history, known from the data.
+        layers: hidden layers, each after those that it reads.
+        output_sources: layers that the output reads; D is the sum of their units. None: the last.
+        history_weighting: as of `Autoencoder`.
+        fade_days: as of `Autoencoder`.
+        normalize: as of `Autoencoder`.
+        input_dropout: as of `Autoencoder`.
+        tied: one table for the items of a history and for the catalog, where one layer alone reads
+            the input and has D units.
+        input_init: where the input tables start, see `deeprec.model.initial.fill`; None: as the
+            layer that reads them.
+        input_init_scale: of that; None: as the layer.
+        output_init: where the catalog table starts, if it is not tied.
+        output_init_scale: of that.
+        output_bias: where the output bias starts; None: at the log odds of an item being in a
+            target, as of `Autoencoder`.
+        table_backend: what updates the input tables, see `SparseInput`.
+
+    Example:
+        >>> two = [Hidden(name="one", units=4), Hidden(name="two", units=2, activation="relu")]
+        >>> model = Layered(3, layers=two, output_sources=["one", "two"]).eval()
+        >>> model.encode(torch.tensor([2, 0]), torch.tensor([0, 2]), torch.zeros(0), {})[0].shape
+        torch.Size([1, 6])
+    """
+
+    def __init__(
+        self,
+        num_items: int,
+        *,
+        fields: Mapping[str, int] | None = None,
+        popularity: Tensor | None = None,
+        log_odds: bool = True,
+        num_users: int = 0,
+        target_share: float = 1.0,
+        layers: Sequence[Hidden] = ONE_LAYER,
+        output_sources: Sequence[str] | None = None,
+        history_weighting: HistoryWeighting = "binary",
+        fade_days: float = 90.0,
+        normalize: bool = False,
+        input_dropout: float = 0.0,
+        tied: bool = False,
+        input_init: Init | None = None,
+        input_init_scale: float | None = None,
+        output_init: Init = "xavier",
+        output_init_scale: float = 1.0,
+        output_bias: float | None = None,
+        table_backend: Backend = "auto",
+    ) -> None:
+        super().__init__()
+        check_weighting(history_weighting)
+        check_share("input_dropout", input_dropout)
+        check_init("output_init", output_init)
+        plan = _Plan(layers, output_sources)
+        self.num_items, self.fields = num_items, dict(fields or {})
+        self.history_weighting, self.fade_days = history_weighting, fade_days
+        self.normalize, self.input_dropout, self.tied = normalize, input_dropout, tied
+        self.parts, self.output = tuple(layers), plan.output
+        width = sum(layers[i].units for i in self.output)
+        readers = [layers[i] for i in plan.readers]
+        _check_tied(tied, readers, width)
+        tables = attribute_tables(self.fields, {})
+        self.inputs = nn.ModuleList(
+            SparseInput(
+                tables if tied else {HISTORY: num_items, **tables},
+                reader.units,
+                borrowed=[HISTORY] if tied else [],
+                backend=table_backend,
+            )
+            for reader in readers
+        )
+        for reader, inputs in zip(readers, self.inputs):
+            assert isinstance(inputs, SparseInput)
+            _start(inputs, reader, input_init, input_init_scale)
+        self.layers = nn.ModuleList(plan.new_layers())
+        self.item_weight = nn.Parameter(torch.empty(num_items, width))
+        fill(self.item_weight.data, output_init, output_init_scale, num_in=width, num_out=num_items)
+        self.item_bias = nn.Parameter(
+            autoencoder.output_bias(
+                num_items, popularity, num_users, target_share, log_odds=log_odds
+            )
+            if output_bias is None
+            else torch.full((num_items,), float(output_bias))
+        )
+
+    def encode(
+        self,
+        items_N: Tensor,
+        offsets_B1: Tensor,
+        ages_N: Tensor,
+        attributes: Mapping[str, tuple[Tensor, Tensor]],
+    ) -> Encoded:
+        """What the model says of each user; see `Recommender.encode`."""
+        shown = {name: Jagged(*attributes[name]) for name in self.fields}
+        return self._encoded(self._run(self._shown(items_N, offsets_B1, ages_N, shown)))
+
+    def arrange(self, batch: Batch, draw: torch.Generator) -> Arranged:
+        """Aggregates histories and draws what is dropped of them; see `Recommender.arrange`."""
+        items = batch.history
+        known = {name: batch.attributes[name] for name in self.fields}
+        fields = self._shown(items.values, items.offsets, batch.known_ages, known)
+        kept, _ = divide(fields[HISTORY], self.input_dropout, draw)
+        fields = {
+            name: with_transposition(rows) for name, rows in {**fields, HISTORY: kept}.items()
+        }
+        return Arranged(batch.num_users, fields, [asked_without_repeats(batch)])
+
+    def tasks(self, arranged: Arranged) -> list[Task | Penalty]:
+        """The target from the history, and what layers that should be sparse are penalised."""
+        outputs = self._run(arranged.fields)
+        [asked] = arranged.asked
+        return [
+            Task(1.0, self._encoded(outputs), self.item_weight, self.item_bias, asked),
+            *(
+                Penalty(part.sparseness_weight, divergence(activations_BH, part.sparseness))
+                for part, activations_BH in zip(self.parts, outputs)
+                if part.sparseness_weight
+            ),
+        ]
+
+    def serving_encoder(self) -> nn.Module:
+        """`encode` as a scriptable module, sharing the parameters of this model."""
+        return ServingEncoder(self)
+
+    def _shown(
+        self,
+        items_N: Tensor,
+        offsets_B1: Tensor,
+        ages_N: Tensor,
+        attributes: Mapping[str, Jagged],
+    ) -> dict[str, Jagged]:
+        history = aggregate(items_N, offsets_B1, ages_N, self.num_items, self.fade_days)
+        weights_M = history_weights(history, self.history_weighting)
+        if self.normalize:
+            weights_M = normalized(weights_M, history.users_M, len(offsets_B1) - 1)
+        rows = Jagged(history.items_M, history.offsets_B1, weights_M)
+        return {HISTORY: rows, **attribute_fields(attributes, {})}
+
+    def _run(self, fields: Mapping[str, Jagged]) -> list[Tensor]:
+        """What every layer says, each [B, H]."""
+        tables = {HISTORY: self.item_weight} if self.tied else {}
+        sums = [inputs(fields, tables) for inputs in self.inputs]
+        outputs: list[Tensor] = []
+        for layer in self.layers:
+            outputs.append(layer(sums, outputs))
+        return outputs
+
+    def _encoded(self, outputs: Sequence[Tensor]) -> Encoded:
+        return without_repeat(torch.cat([outputs[i] for i in self.output], 1))
+
+
+class ServingEncoder(nn.Module):
+    """The encoder of a `Layered` network in plain aten operations, for TorchScript.
+
+    Args:
+        model: whose parameters it shares.
+    """
+
+    output: list[int]
+
+    def __init__(self, model: Layered) -> None:
+        super().__init__()
+        self.num_items = model.num_items
+        self.history_weighting, self.fade_days = model.history_weighting, model.fade_days
+        self.normalize, self.output = model.normalize, model.output
+        self.bags = nn.ModuleList()
+        for inputs in model.inputs:
+            assert isinstance(inputs, SparseInput)
+            history = model.item_weight if model.tied else inputs.tables[HISTORY]
+            self.bags.append(Bags(history, inputs.tables, model.fields, {}))
+        self.layers = model.layers
+
+    def forward(
+        self,
+        items_N: Tensor,
+        offsets_B1: Tensor,
+        ages_N: Tensor,
+        attribute_values: list[Tensor],
+        attribute_offsets: list[Tensor],
+    ) -> Encoded:
+        """As `Layered.encode` in evaluation; attributes in the order of the model's fields."""
+        history = aggregate(items_N, offsets_B1, ages_N, self.num_items, self.fade_days)
+        weights_M = history_weights(history, self.history_weighting)
+        if self.normalize:
+            weights_M = normalized(weights_M, history.users_M, offsets_B1.shape[0] - 1)
+        sums: list[Tensor] = []
+        for bags in self.bags:
+            sums.append(bags(history, weights_M, attribute_values, attribute_offsets))
+        outputs: list[Tensor] = []
+        for layer in self.layers:
+            outputs.append(layer(sums, outputs))
+        return without_repeat(torch.cat([outputs[i] for i in self.output], 1))
+
+
+class _Plan:
+    """Which layer reads which, by their places."""
+
+    def __init__(self, layers: Sequence[Hidden], output_sources: Sequence[str] | None) -> None:
+        if not layers:
+            raise ValueError("layers must be one or more, got none")
+        self.layers = layers
+        places: dict[str, int] = {}
+        self.sources: list[list[int]] = []  # of each layer; -1 is the input
+        self.skips: list[list[int]] = []
+        for i, layer in enumerate(layers):
+            if layer.name in places or layer.name == INPUT:
+                raise ValueError(f"layers: the name {layer.name!r} is taken")
+            read = layer.sources
+            if read is None:
+                read = (layers[i - 1].name,) if i else (INPUT,)
+            self.sources.append(_places({**places, INPUT: -1}, layer.name, read))
+            self.skips.append(_places(places, layer.name, layer.skips))
+            for j in self.skips[-1]:
+                if layers[j].units != layer.units:
+                    raise ValueError(
+                        f"layers: {layer.name!r} adds {layers[j].name!r}, so both need as many "
+                        f"units, got {layer.units} and {layers[j].units}"
+                    )
+            places[layer.name] = i
+        self.readers = [i for i, sources in enumerate(self.sources) if -1 in sources]
+        if not self.readers:
+            raise ValueError("layers: none of them reads the input")
+        wanted = [layers[-1].name] if output_sources is None else list(output_sources)
+        self.output = _places(places, "the output", wanted)
+
+    def new_layers(self) -> list[HiddenLayer]:
+        found = []
+        for i, layer in enumerate(self.layers):
+            sources = [j for j in self.sources[i] if j >= 0]
+            found.append(
+                HiddenLayer(
+                    layer,
+                    reads=self.readers.index(i) if i in self.readers else -1,
+                    sources=sources,
+                    skips=self.skips[i],
+                    width=sum(self.layers[j].units for j in sources),
+                )
+            )
+        return found
+
+
+def _places(places: Mapping[str, int], reader: str, names: Sequence[str]) -> list[int]:
+    if not names and reader == "the output":
+        raise ValueError("output_sources must name one or more layers, got none")
+    for name in names:
+        if name not in places:
+            raise ValueError(
+                f"layers: {reader!r} reads {name!r}, which is no layer before it; those are "
+                f"{', '.join(places)}"
+            )
+    return [places[name] for name in names]
+
+
+def _start(
+    inputs: SparseInput, reader: Hidden, init: Init | None, init_scale: float | None
+) -> None:
+    """Where tables start that a layer reads; each has so many rows as it has values."""
+    if init is not None:
+        check_init("input_init", init)
+    for table in inputs.tables.values():
+        fill(
+            table.data,
+            reader.init if init is None else init,
+            reader.init_scale if init_scale is None else init_scale,
+            num_in=table.shape[0],
+            num_out=reader.units,
+        )
+
+
+def _check_tied(tied: bool, readers: Sequence[Hidden], width: int) -> None:
+    if tied and [reader.units for reader in readers] != [width]:
+        raise ValueError(
+            "tied makes one table of input and catalog, so one layer must read the input and have "
+            f"{width} units, as many as the output reads; got {[r.units for r in readers]}"
+        )

@@ -1,0 +1,127 @@
+"""The file of `encoder`: read as DSSTNE reads it, and its three commands."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deeprec.dsstne import command, validate
+from deeprec.dsstne.data_set import DataSet, sparse, write_data_sets
+from deeprec.dsstne.encoder import read_told
+from deeprec.dsstne.network_file import write_network
+from deeprec.errors import ConfigError, NonFiniteError
+from deeprec.loss.marginal import Marginal
+from numpy_network import drawn, forward
+
+NETWORKS = Path(__file__).parent / "networks"
+
+
+def data(path: Path, names: tuple[str, str] = ("input", "output"), width: int = 128) -> DataSet:
+    draw = np.random.default_rng(0)
+    rows = [draw.permutation(width)[: draw.integers(2, 9)].tolist() for _ in range(30)]
+    asked = [row[::-1][: len(row) // 2] for row in rows]
+    write_data_sets(path, [sparse(names[0], width, rows), sparse(names[1], width, asked)])
+    return sparse(names[0], width, rows)
+
+
+def told(path: Path, **values: Any) -> str:
+    path.write_text(json.dumps(values))
+    return str(path)
+
+
+def test_defaults_and_keys_in_any_case(tmp_path: Path) -> None:
+    steps = {"EPOCHS": 3, "Lambda": 0.5, "CheckpointInterval": 1}
+    path = told(tmp_path / "c.cdl", Version=0.8, NETWORK="n.json", data="d.nc", Command="Train",
+                TrainingParameters=steps)  # fmt: skip
+    found = read_told(Path(path))
+    assert (found.command, found.network, found.data) == ("train", "n.json", "d.nc")
+    assert (found.epochs, found.alpha, found.mu, found.decay) == (3, 0.1, 0.9, 0.5)
+    assert [one.outcome for one in found.remarks] == ["not carried"]
+
+
+def test_what_it_refuses_is_named_at_once(tmp_path: Path) -> None:
+    steps = {"MiniBatch": 500, "Optimizer": "RMSProp", "Alhpa": 1}
+    path = told(tmp_path / "c.cdl", Network="n.json", Command="Train", TrainingParameters=steps)
+    with pytest.raises(ConfigError) as caught:
+        command.run(["encoder", path])
+    for words in (
+        "minibatch: DSSTNE documents this",
+        "Optimizer: sgd or nesterov, got 'rmsprop'",
+        "did you mean 'alpha'?",
+        "Epochs: must be given",
+        "Data: must be given",
+    ):
+        assert words in str(caught.value)
+
+
+def test_it_trains_and_predicts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data(tmp_path / "d.nc")
+    network = {
+        "ErrorFunction": "CrossEntropy",
+        "Layers": [
+            {"DataSet": "input", "Sparse": True, "N": "auto"},
+            {"N": 4},
+            {"DataSet": "output", "N": "auto"},
+        ],
+    }
+    told(tmp_path / "n.json", **network)
+    steps = {"Epochs": 2, "Optimizer": "Nesterov", "Results": "r.nc"}
+    command.run(["encoder", told(tmp_path / "t.cdl", Network="n.json", Data="d.nc",
+                                 Command="train", TrainingParameters=steps)])  # fmt: skip
+    capsys.readouterr()
+    command.run(["encoder", told(tmp_path / "p.cdl", Network="r.nc", Data="d.nc",
+                                 Command="Predict")])  # fmt: skip
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "k,precision,recall,ndcg"
+    assert [line.split(",")[0] for line in lines[1:]] == [str(k) for k in range(1, 11)]
+
+
+def test_figures_are_those_of_the_ranking_by_score(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inputs = data(tmp_path / "d.nc", width=128)
+    network = drawn((128, 128))
+    network.layers[0].data_set, network.layers[-1].data_set = "input", "output"
+    write_network(tmp_path / "n.nc", network)
+    path = told(tmp_path / "p.cdl", Network=str(tmp_path / "n.nc"), Data=str(tmp_path / "d.nc"),
+                Command="Predict")  # fmt: skip
+    command.run(["encoder", path])
+    told_at_5 = capsys.readouterr().out.splitlines()[5].split(",")
+    offsets, columns, _ = inputs.rows()
+    rows = [row.tolist() for row in np.split(columns, offsets[1:-1])]
+    best = np.argsort(-forward(network, rows), axis=1)[:, :5]
+    wanted = [{*row[::-1][: len(row) // 2]} for row in rows]
+    hits = [[item in having for item in row] for row, having in zip(best.tolist(), wanted)]
+    assert float(told_at_5[1]) == pytest.approx(np.mean([sum(h) / 5 for h in hits]), abs=5e-5)
+    recalls = [sum(h) / len(having) for h, having in zip(hits, wanted)]
+    assert float(told_at_5[2]) == pytest.approx(np.mean(recalls), abs=5e-5)
+
+
+@pytest.mark.parametrize("name", ["movielens", "wide", "tied", "marginal", "analog"])
+def test_gradients_of_the_sample_networks_are_right(tmp_path: Path, name: str) -> None:
+    network = json.loads("\n".join(
+        line for line in (NETWORKS / f"{name}.json").read_text().splitlines() if "//" not in line
+    ))  # fmt: skip
+    layers = network["Layers"]
+    layers[0]["N"] = layers[-1]["N"] = "auto"
+    told(tmp_path / "n.json", **network)
+    data(tmp_path / "d.nc", (layers[0]["DataSet"], layers[-1]["DataSet"]))
+    flags = ["-c", tmp_path / "n.json", "-i", tmp_path / "d.nc", "-o", tmp_path / "d.nc"]
+    assert command.run(["validate", *map(str, flags)]) == 0
+
+
+def test_a_wrong_gradient_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data(tmp_path / "d.nc", ("gl_input", "gl_output"))
+    slope = Marginal._target_slope
+    monkeypatch.setattr(Marginal, "_target_slope", lambda self, scores: 1.01 * slope(self, scores))
+    with pytest.raises(NonFiniteError, match="item_weight"):
+        validate.validate(
+            definition=NETWORKS / "movielens.json",
+            inputs=tmp_path / "d.nc",
+            outputs=tmp_path / "d.nc",
+        )

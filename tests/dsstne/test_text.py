@@ -1,0 +1,65 @@
+"""Text samples and index files, held against what DSSTNE's reader does with them."""
+
+from pathlib import Path
+
+import pytest
+
+from deeprec.dsstne.text import labels_of, read_index, read_samples, write_index, write_samples
+from deeprec.errors import DataError
+
+
+def written(path: Path, text: str) -> Path:
+    path.write_bytes(text.encode())
+    return path
+
+
+def test_lines_are_read_as_the_grammar_says(tmp_path: Path) -> None:
+    text = "u1\ta,1:b::c,2.5,9:\n\nno tab here\nu2\tx\ty,3\r\nu1\tz\n"
+    samples = read_samples(written(tmp_path / "s", text))
+    assert samples.rows == {"u2": (["x\ty"], [3.0]), "u1": (["z"], [None])}
+    assert (samples.num_without_tab, samples.num_replaced, samples.num_without_value) == (1, 1, 1)
+
+
+def test_a_folder_is_read_in_the_order_of_names(tmp_path: Path) -> None:
+    written(tmp_path / "b", "u\tlater\n")
+    written(tmp_path / "a", "u\tearlier\n")
+    assert read_samples(tmp_path).rows == {"u": (["later"], [None])}
+
+
+def test_a_value_that_is_no_number_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="line 2: expected a number after the comma, got 'much'"):
+        read_samples(written(tmp_path / "s", "u\ta,1\nv\tb,much\n"))
+
+
+def test_written_samples_are_read_again(tmp_path: Path) -> None:
+    rows = {"u": [("a", 1.0), ("b", None)], "v": [("c", 0.1)]}
+    write_samples(tmp_path / "s", rows)
+    assert (tmp_path / "s").read_text() == "u\ta,1:b\nv\tc,0.1\n"
+    assert read_samples(tmp_path / "s").rows == {
+        "u": (["a", "b"], [1.0, None]),
+        "v": (["c"], [0.1]),
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a\t0\na\t1\n", "line 2: label 'a' stands there twice"),
+        ("\t0\n", "line 1: expected a label, one tab and a number"),
+        ("a 0\n", "line 1: expected a label, one tab and a number"),
+        ("a\t0\t1\n", "line 1: expected a label, one tab and a number"),
+        ("a\tb\n", "line 1: expected a label, one tab and a number"),
+    ],
+)
+def test_an_index_that_dsstne_refuses_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        read_index(written(tmp_path / "i", text))
+
+
+def test_an_index_comes_in_any_order_and_is_written_in_its_own(tmp_path: Path) -> None:
+    index = read_index(written(tmp_path / "i", "c\t2\na\t0\nb\t1\n"))
+    assert labels_of(index, "i") == ["a", "b", "c"]
+    write_index(tmp_path / "o", index)
+    assert (tmp_path / "o").read_text() == "a\t0\nb\t1\nc\t2\n"
+    with pytest.raises(DataError, match="the numbers must be 0 to 1, each once"):
+        labels_of({"a": 0, "b": 2}, "i")

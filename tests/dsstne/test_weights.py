@@ -1,0 +1,162 @@
+"""Weights come over and go back, held against the forward pass written out in numpy."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import deeprec
+from deeprec import config
+from deeprec.dsstne.export_network import export_network, network_of
+from deeprec.dsstne.from_autoencoder import layered, obstacles
+from deeprec.dsstne.import_weights import import_weights
+from deeprec.dsstne.network import Activation, Error, LayerKind, Network
+from deeprec.dsstne.network_file import read_network, write_network
+from deeprec.dsstne.text import read_index, write_index
+from deeprec.dsstne.weights import Rows, all_columns, new_model, rows_by_label
+from deeprec.errors import ConfigError, DataError
+from deeprec.evaluate import evaluate
+from deeprec.export import export
+from deeprec.model.autoencoder import Autoencoder
+from deeprec.model.layered import Layered
+from deeprec.train import train
+from deeprec.trainer.run import open_run
+from numpy_network import drawn, forward
+from small_shop import composed, make
+
+HAVING = [[3, 0, 5], [], [127], [9, 9, 2]]
+
+
+def scores(model: torch.nn.Module, having: list[list[int]]) -> np.ndarray:
+    items = torch.tensor([item for row in having for item in row], dtype=torch.int64)
+    offsets = torch.tensor([0, *np.cumsum([len(row) for row in having])])
+    assert isinstance(model, Layered)
+    with torch.no_grad():
+        hidden = model.encode(items, offsets, torch.zeros(0), {}).hidden_BD
+        return (hidden @ model.item_weight.T + model.item_bias).numpy()
+
+
+def test_an_imported_network_answers_as_its_formulas_say() -> None:
+    network = drawn((128, 256))
+    model = new_model(network, all_columns(network), "drawn")
+    expected = forward(network, HAVING)
+    found = 1 / (1 + np.exp(-scores(model, HAVING)))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_items_find_their_columns_by_label() -> None:
+    network = drawn((128, 128))
+    inputs, outputs = {"a": 3, "b": 0, "c": 127}, {"b": 5, "a": 64, "d": 1}
+    labels = ["a", "b", "c", "d", "e"]
+    model = new_model(network, rows_by_label(labels, inputs, outputs), "drawn")
+    expected = forward(network, [[3, 127], [0]])  # d and e are no columns of the input
+    found = 1 / (1 + np.exp(-scores(model, [[0, 2, 3, 4], [1]])))
+    np.testing.assert_allclose(found[:, [0, 1, 3]], expected[:, [64, 5, 1]], atol=1e-5)
+    assert (found[:, 4] == found[:, 2]).all()
+    with pytest.raises(DataError, match="none of 1 items is in the input index"):
+        rows_by_label(["x"], inputs, outputs)
+
+
+def test_a_shared_table_is_read_where_it_is_shared() -> None:
+    network = drawn((128, 128))
+    network.layers = [network.layers[0], network.layers[1], network.layers[4]]
+    network.layer("Output").sources = ["A"]
+    network.weights = [network.weights[0], replace(network.weights[0])]
+    tied = network.weights[1]
+    tied.source, tied.target, tied.bias = "A", "Output", np.zeros(128, np.float32)
+    tied.values, tied.shared_with, tied.transposed = None, ("Items", "A"), True
+    model = new_model(network, all_columns(network), "tied")
+    assert model.tied
+    found = 1 / (1 + np.exp(-scores(model, HAVING)))
+    np.testing.assert_allclose(found, forward(network, HAVING), atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make(tmp_path_factory.mktemp("shop") / "prepared", repeats=False, attributes=False)
+
+
+def brought(tmp_path: Path, prepared: Path, network: Network) -> Path:
+    write_network(tmp_path / "network.nc", network)
+    write_index(tmp_path / "in", {f"i{i:02}": i for i in range(24)})
+    write_index(tmp_path / "out", {f"i{i:02}": 2 * i for i in range(24)})
+    return import_weights(
+        network_file=tmp_path / "network.nc",
+        input_index=tmp_path / "in",
+        output_index=tmp_path / "out",
+        prepared_folder=prepared,
+        output_dir=tmp_path / "run",
+    )
+
+
+def test_a_network_becomes_a_run_that_evaluates_exports_and_serves(
+    tmp_path: Path, prepared: Path
+) -> None:
+    network = drawn((128, 128))
+    network.error = Error.SCALED_MARGINAL
+    run = brought(tmp_path, prepared, network)
+    told = config.compose("evaluate", [f"run={run}", "baselines=[popularity]", "examples=0"])
+    evaluate(told)  # type: ignore[arg-type]
+    assert '"ndcg@10"' in (run / "report.json").read_text()
+    told = config.compose("export", [f"run={run}", f"output_dir={tmp_path / 'bundle'}"])
+    export(told)  # type: ignore[arg-type]
+    bundle = deeprec.load(str(tmp_path / "bundle"))
+    [answer] = bundle.recommend([["i03", "i07"]], k=5)
+    expected = forward(network, [[3, 7]])[0][np.arange(24) * 2]
+    expected[[3, 7]] = -1
+    assert answer.item_ids == [f"i{i:02}" for i in np.argsort(-expected, kind="stable")[:5]]
+
+
+def test_a_run_of_ours_becomes_a_network_with_the_same_answers(
+    tmp_path: Path, prepared: Path
+) -> None:
+    hidden = "{_target_: deeprec.model.hidden.Hidden"
+    layers = (
+        f"[{hidden},name: a,units: 6,activation: selu}},"
+        f"{hidden},name: b,units: 6,sources: [a,input],skips: [a],batch_norm: true}}]"
+    )
+    words = ("model=layered", f"model.layers={layers}", "model.output_sources=[a,b]")
+    schedule = ("loss=marginal", "trainer.max_epochs=2", "logger.wandb=off")
+    train(composed(prepared, tmp_path / "run", *words, *schedule))
+    export_network(tmp_path / "run", tmp_path / "n.nc", tmp_path / "index")
+    network = read_network(tmp_path / "n.nc")
+    index = read_index(tmp_path / "index")
+    assert (network.layers[0].units, list(index)[:2]) == (128, ["i00", "i01"])
+    expected = forward(network, [[1, 5], [20]])
+    assert (expected[:, 24:] < 1e-20).all()  # padding is never recommended
+    model = open_run(tmp_path / "run").model
+    assert isinstance(model, torch.nn.Module)
+    found = 1 / (1 + np.exp(-scores(model, [[1, 5], [20]])))
+    np.testing.assert_allclose(found, expected[:, :24], atol=1e-5)
+    back = new_model(network, Rows(np.arange(24), np.arange(24)), "back")
+    np.testing.assert_allclose(scores(back, [[1, 5]]), scores(model, [[1, 5]]), atol=1e-5)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_an_autoencoder_that_fits_is_the_network_that_it_is(tied: bool) -> None:
+    torch.manual_seed(0)
+    dims, plain = [5, 3, 5], {"history_weighting": "binary", "normalize": False}
+    model = Autoencoder(24, hidden_dims=dims, activation="selu", tied=tied, **plain).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_()
+    assert list(obstacles(model)) == []
+    items, offsets = torch.tensor([3, 3, 8, 20]), torch.tensor([0, 3, 4])
+    hidden = model.encode(items, offsets, torch.zeros(0), {}).hidden_BD
+    expected = torch.sigmoid(hidden @ model.item_weight.T + model.item_bias).detach().numpy()
+    network = network_of(layered(model), "Marginal", "gl")
+    np.testing.assert_allclose(forward(network, [[3, 8], [20]])[:, :24], expected, atol=1e-5)
+
+
+def test_what_does_not_fit_is_refused(tmp_path: Path, prepared: Path) -> None:
+    words = ("model.hidden_dims=[4]", "trainer.max_epochs=1", "logger.wandb=off")
+    train(composed(prepared, tmp_path / "run", *words))
+    with pytest.raises(ConfigError, match="histories are weighted"):
+        export_network(tmp_path / "run", tmp_path / "n.nc", tmp_path / "index")
+    network = drawn((128, 128))
+    network.layer("Output").activation = Activation.ELU
+    with pytest.raises(ConfigError, match="CROSS_ENTROPY on ELU has no gradient"):
+        new_model(network, all_columns(network), "elu")
+    assert network.of_kind(LayerKind.OUTPUT)

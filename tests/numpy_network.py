@@ -1,0 +1,71 @@
+"""The forward pass of a network file in numpy, written from the formulas and nothing of ours."""
+
+import numpy as np
+from scipy.special import expit, softmax
+
+from deeprec.dsstne.network import Activation, LayerKind, Network
+
+ACTIVATIONS = {
+    Activation.SIGMOID: lambda z, _: expit(z),
+    Activation.TANH: lambda z, _: np.tanh(z),
+    Activation.RECTIFIED_LINEAR: lambda z, _: np.maximum(z, 0),
+    Activation.LINEAR: lambda z, _: z,
+    Activation.LEAKY_RELU: lambda z, layer: np.maximum(z, layer.slope * z),
+    Activation.ELU: lambda z, layer: np.where(z > 0, z, layer.alpha * np.expm1(z)),
+    Activation.SELU: lambda z, layer: layer.scale * np.where(z > 0, z, layer.alpha * np.expm1(z)),
+    Activation.SOFT_MAX: lambda z, _: softmax(z, axis=1),
+}
+
+
+def forward(network: Network, columns: list[list[int]]) -> np.ndarray:
+    """Activated outputs, [examples, width], of examples that have these input columns."""
+    known: dict[str, np.ndarray] = {}
+    for layer in network.layers:
+        if layer.kind == LayerKind.INPUT:
+            known[layer.name] = np.zeros((len(columns), layer.units))
+            for row, having in zip(known[layer.name], columns):
+                row[having] = 1.0
+            continue
+        z = np.zeros((len(columns), layer.units))
+        for source in layer.sources:
+            weight = network.weight(source, layer.name)
+            z += known[source] @ network.matrix(weight).astype(np.float64) + weight.bias
+        for skipped in layer.skips:
+            z += known[skipped]
+        if layer.batch_norm is not None:
+            norm = layer.batch_norm
+            z = (z - norm.running_mean) / np.sqrt(norm.running_variance + 1e-5)
+            z = z * norm.scale + norm.bias
+        known[layer.name] = ACTIVATIONS[layer.activation](z, layer)
+    return known[network.layers[-1].name]
+
+
+def drawn(widths: tuple[int, int], seed: int = 0) -> Network:
+    """A network of every activation, with a skip, batch norm and several sources."""
+    from deeprec.dsstne.network import BatchNorm, Layer, LayerFlag, Weight
+
+    draw = np.random.default_rng(seed)
+
+    def floats(*shape: int) -> np.ndarray:
+        return (draw.normal(size=shape) * 0.5).astype(np.float32)
+
+    norm = BatchNorm(floats(6), floats(6), floats(6), np.abs(floats(6)) + 0.1)
+    layers = [
+        Layer("Items", LayerKind.INPUT, data_set="d_input", extents=widths[:1],
+              flags=LayerFlag.SPARSE),
+        Layer("A", LayerKind.HIDDEN, extents=(6,), sources=["Items"], activation=Activation.SELU,
+              alpha=1.67326),
+        Layer("B", LayerKind.HIDDEN, extents=(6,), sources=["A", "Items"], skips=["A"],
+              activation=Activation.LEAKY_RELU, slope=0.2, batch_norm=norm,
+              flags=LayerFlag.BATCH_NORMALIZATION),
+        Layer("C", LayerKind.HIDDEN, extents=(4,), sources=["B", "A"], activation=Activation.TANH),
+        Layer("Output", LayerKind.OUTPUT, data_set="d_output", extents=widths[1:],
+              sources=["C", "B"], flags=LayerFlag.SPARSE),
+    ]  # fmt: skip
+    network = Network("drawn", layers)
+    for layer in layers[1:]:
+        for source in layer.sources:
+            shape = network.layer(source).units, layer.units
+            weight = Weight(source, layer.name, floats(layer.units), floats(*shape))
+            network.weights.append(weight)
+    return network
