@@ -75,7 +75,7 @@ def _only(index: int, num_members: int) -> Weights:
 
 
 def _show(runs: Sequence[Run], weights: Weights, alone: Sequence[float], together: float) -> None:
-    table = Table(title="Chosen on validation")
+    table = Table(title="Chosen on validation", caption="weights were chosen on these users")
     table.add_column("run", overflow="fold")
     table.add_column("weight", justify="right")
     table.add_column(f"ndcg@{CUTOFF}", justify="right")

@@ -353,10 +353,10 @@ class Work:
     def _ways(self, has_gram_items: bool = False) -> memory.Ways:
         """Settings that this model, loss and trainer have."""
         names = ("width", "hidden_units", "layers", "hidden_dims")
-        width = next((name for name in names if name in self.config.model), names[-1])
+        width = next((name for name in names if name in self.config.model), None)
         grouped = self.config.trainer.get("batch_interactions") is not None
         return memory.Ways(
-            width=f"a smaller model.{width}",
+            width=f"a smaller model.{width}" if width else memory.FEWER,
             batch=f"a smaller trainer.{'batch_interactions' if grouped else 'batch_users'}",
             no_dense_gradient="loss.gram_items=4096" if has_gram_items else "loss=sampled_softmax",
         )

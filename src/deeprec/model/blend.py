@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from deeprec.batch import Batch, Encoded
 from deeprec.model.base import Recommender
 
-CELLS = 2**16  # whose products are computed at once
+FLOATS = 32  # of a row whose products are computed at once
 
 
 class Blend(nn.Module):
@@ -256,15 +256,16 @@ def with_one(hidden: Tensor, size: int) -> Tensor:
     return torch.cat([hidden[:, : size - 1], ones_B1, hidden[:, size - 1 :]], 1)
 
 
-def products(hidden_BD: Tensor, table_VD: Tensor, cells_M: Tensor, at_once: int = CELLS) -> Tensor:
-    """float32 [M]: what the product says of these cells."""
+def products(hidden_BD: Tensor, table_VD: Tensor, cells_M: Tensor, at_once: int = FLOATS) -> Tensor:
+    """float32 [M]: what the product says of these cells, a few columns at a time."""
     num_items, size = table_VD.shape[0], table_VD.shape[1]
     users_M = torch.div(cells_M, num_items, rounding_mode="floor")
     items_M = cells_M % num_items
     product_M = torch.zeros(cells_M.shape[0], device=cells_M.device)
-    for start in range(0, cells_M.shape[0], at_once):
-        users, items = users_M[start : start + at_once], items_M[start : start + at_once]
-        product_M[start : start + at_once] = (hidden_BD[users, :size] * table_VD[items]).sum(1)
+    for start in range(0, size, at_once):
+        stop = min(start + at_once, size)
+        hidden_MD = hidden_BD[:, start:stop][users_M]
+        product_M = product_M + (hidden_MD * table_VD[:, start:stop][items_M]).sum(1)
     if hidden_BD.shape[1] > size:
         product_M = product_M + hidden_BD[users_M, size + items_M]
     return product_M

@@ -8,7 +8,8 @@ Shapes (legend in deeprec/batch.py): P pairs of user and item; A allowed pairs.
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
+from io import StringIO
 from typing import Any
 
 import torch
@@ -189,6 +190,7 @@ def quiet() -> Iterator[None]:
     """Keeps torch from printing programs, and what it thinks of their symbols."""
     logging.disable(logging.CRITICAL)
     try:
-        yield
+        with redirect_stderr(StringIO()):  # where it prints a program that it cannot follow
+            yield
     finally:
         logging.disable(logging.NOTSET)

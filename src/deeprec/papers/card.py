@@ -72,6 +72,7 @@ def model_card(
     precision: str,
 ) -> str:
     """What people ask before they use a model, with the YAML header of the Hugging Face Hub."""
+    slices = "" if report is None else " beyond the slices in `eval.json`"
     return f"""\
 ---
 library_name: deeprec
@@ -88,9 +89,9 @@ A recommender of items from histories of events ({kind}), with a catalog table i
 - **Intended use**: {UNKNOWN}.
 - **Licence and contact**: {UNKNOWN}.
 - **Catalog**: {prepared.num_items:,} items.
-- **Trained on**: {prepared.num_users:,} users, {_period(prepared)}.
+- **Trained on**: {len(prepared.training_users()):,} users, {_period(prepared)}.
 - **User attributes it reads**: {", ".join(prepared.vocabularies) or "none"}.
-- **Fairness**: nothing was measured for groups of people beyond the slices in `eval.json`.
+- **Fairness**: nothing was measured for groups of people{slices}.
 
 ## What it scored
 
@@ -123,7 +124,7 @@ def _scores(report: Mapping[str, Any] | None) -> str:
         if metric in ("ndcg@10", "ndcg@100", "recall@50") and figure.get("mean") is not None
     ]
     if not rows:
-        return "It was not evaluated before it was exported."
+        return "No report of the run was there when it was exported; `deeprec evaluate` makes one."
     lines = ["| system | metric | mean over users |", "|---|---|---|", *rows]
     return "\n".join(
         [*lines, "", "`eval.json` holds intervals and the rules they were found under."]

@@ -15,6 +15,7 @@ from deeprec.trainer.optimizer import Optimizer
 FLOAT = 4  # bytes
 EVENT = 150  # bytes an event of a batch costs on its way: keys, order, ages, features, gradients
 SOLVED_EVENT = 100  # bytes an event costs where all are held at once: keys, order, ages, weights
+FEWER = "data.filters with fewer items"
 BLOCK, NEGATIVES = "a smaller loss.block_items", "fewer loss.negatives"
 STATE = "optimizer=rowwise_adagrad"
 NO_COPY = "trainer.save_in_background=false"
@@ -116,7 +117,7 @@ def solving_plan(model: Any, num_users: int, num_events: int, ways: Ways = Ways(
         ways: what to advise.
     """
     held = sum(t.numel() * t.element_size() for t in model.state_dict().values())
-    fewer = ("data.filters with fewer items",)
+    fewer = () if ways.width == FEWER else (FEWER,)
     return [
         Line("the model", held, (ways.width, *fewer)),
         Line("solving it", model.solving_bytes(num_users, num_events), (ways.width, *fewer)),
