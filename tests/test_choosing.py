@@ -27,20 +27,36 @@ def config(prepared: Path, output: Path, *words: str) -> TrainConfig:
 
 
 def test_what_is_taken_again_gets_windows_as_long_as_it_is_judged_on() -> None:
-    words = Auto().choose(Shape(2_000, 16_000, True, 300.0, 30.0)).words
+    words = Auto().choose(Shape(2_000, 16_000, 300_000, True, 300.0, 30.0)).words
     assert [*words] == [
         "experiment=complete_journey",
         "target.window_days=30",
         "target.cut_days=34.5",
     ]
-    short = Auto().choose(Shape(2_000, 16_000, True, 40.0, 30.0)).words
+    short = Auto().choose(Shape(2_000, 16_000, 300_000, True, 40.0, 30.0)).words
     assert "target.window_days=10" in short  # a window and a history must fit
-    assert len(Auto().choose(Shape(2_000, 16_000, True, None, None)).words) == 1
+    assert len(Auto().choose(Shape(2_000, 16_000, 300_000, True, None, None)).words) == 1
 
 
 def test_a_large_catalog_keeps_its_gram_matrix() -> None:
-    words = Auto().choose(Shape(10**6, 2 * 10**6, False, None, None)).words
+    words = Auto().choose(Shape(10**6, 2 * 10**6, 10**8, False, None, None)).words
     assert {"loss.gram_items=4096", "model.width=64", "trainer.max_epochs=5"} <= {*words}
+
+
+@pytest.mark.parametrize(
+    ("users", "items", "pairs", "model"),
+    [
+        (6_000, 3_000, 700_000, "experiment=linear"),  # as MovieLens 1M
+        (4_000, 3_600, 240_000, "model=ease"),  # as a web shop
+        (70_000, 25_000, 590_000, "model=sparse_ease"),  # as purchases of books
+        (200, 500, 5_000, "experiment=linear"),  # too few users for what EASE adds by default
+        (10**6, 10**6, 10**7, "experiment=linear"),
+    ],
+)
+def test_few_users_an_item_call_for_regressions(
+    users: int, items: int, pairs: int, model: str
+) -> None:
+    assert Auto().choose(Shape(users, items, pairs, False, None, None)).words[0] == model
 
 
 def test_what_is_said_besides_auto_holds(prepared: Path, tmp_path: Path) -> None:

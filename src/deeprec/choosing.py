@@ -44,6 +44,7 @@ def shape_of(prepared: Prepared) -> Shape:
     return Shape(
         num_users=len(prepared.training_users()),
         num_items=prepared.num_items,
+        num_pairs=int(prepared.popularity.sum()),
         repeats=prepared.repeats,
         training_days=None if period is None else (period[1] - period[0]) / SECONDS_PER_DAY,
         judged_days=None if starts is None or ends is None else (ends - starts) / SECONDS_PER_DAY,

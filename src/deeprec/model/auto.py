@@ -4,6 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+SPARSE = 100  # training users of an item, on average, below which EASE is ahead of a trained table
+FEW_USERS = 2_000  # below which its regularisation, told in users, would have to be searched
+SQUARE = 10_000  # items whose [V, V] is no matter: 400 MB
+NEAREST = 200_000  # items each of which may still be predicted by its nearest
 LARGE_CATALOG = 500_000  # items from which the Gram matrix of a linear model is kept, not made anew
 STEPS = 120  # of a linear model, at least
 
@@ -14,6 +18,7 @@ class Shape:
 
     num_users: int  # trained on
     num_items: int
+    num_pairs: int  # of a user and an item that it had in training
     repeats: bool  # whether an item may be recommended again
     training_days: float | None  # None: no times
     judged_days: float | None  # of the validation part; None: not cut off by time
@@ -31,11 +36,13 @@ class Auto:
 
     Where items are taken again, the model must know how often and how long ago: the autoencoder
     with repeat scores, trained on what comes after a cut as long as the part it is validated on.
-    Elsewhere the linear autoencoder is above the others on the sets tried, at a cost of seconds;
-    its width and number of epochs follow catalog and users (docs/models.md has the figures).
+    Elsewhere likeness to the history counts. Where items have few users each, regressions between
+    items (EASE, up to some ten thousand items, then its sparse form) say more of it than a table
+    that is trained; with many, the linear autoencoder does, its width and number of epochs by
+    catalog and users. docs/models.md has the figures that this rests on.
 
     Example:
-        >>> small = Shape(900, 500, False, None, None)
+        >>> small = Shape(900, 500, 20_000, False, None, None)
         >>> Auto().choose(small).words
         ['experiment=linear', 'model.width=256', 'trainer.batch_users=75', 'trainer.max_epochs=10']
     """
@@ -54,6 +61,18 @@ class Auto:
         return Choice(words, f"{why}; windows of {days:.3g} days, as long as it is validated on")
 
     def _new(self, shape: Shape) -> Choice:
+        users_an_item = shape.num_pairs / max(shape.num_items, 1)
+        enough, fits = shape.num_users >= FEW_USERS, shape.num_items <= NEAREST
+        if users_an_item < SPARSE and enough and fits:
+            name = "ease" if shape.num_items <= SQUARE else "sparse_ease"
+            return Choice(
+                [f"model={name}"],
+                f"items are not taken again and have {users_an_item:.3g} users each, so few that "
+                "what they say of each other is best regressed at once",
+            )
+        return self._linear(shape)
+
+    def _linear(self, shape: Shape) -> Choice:
         batch = max(32, min(512, shape.num_users // 12))
         epochs = max(5, min(10, -(-STEPS * batch // max(shape.num_users, 1))))
         width = 256  # on MovieLens-1M, validation ndcg@100 is .317 with it, .311 with twice as much
