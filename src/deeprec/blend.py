@@ -36,6 +36,12 @@ def blend(config: BlendConfig) -> Path:
     output = Path(config.output_dir)
     refuse_to_overwrite(output)
     runs = [open_run(path) for path in config.runs]
+    for run in runs:
+        if not run.finished:
+            console.print(
+                f"[yellow]note[/yellow] {run.path} is not finished; its best checkpoint so far "
+                "is blended"
+            )
     prepared = _shared_folder(runs)
     together = Blend(
         prepared.num_items, members=[run.model for run in runs], weights=[1.0] * len(runs)

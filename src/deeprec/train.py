@@ -416,8 +416,8 @@ class Work:
         shows_target = self.data.training.target.shows_target and not self.learns_next
         if self.prepared.repeats and shows_target:
             console.print(
-                "[yellow]note[/yellow] in this data an item may be recommended again, and a target "
-                "that is shown in the history cannot teach when; target=after_cut does "
+                "[yellow]note[/yellow] in this data items may be recommended again. When that is, "
+                "is not learned from a history that is its own target; target=after_cut teaches it "
                 "(configs/experiment/complete_journey.yaml)"
             )
 

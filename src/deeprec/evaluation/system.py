@@ -138,6 +138,11 @@ def _run(path: Path, question: Question) -> System:
             "and judge that"
         )
 
+    if not run.finished:
+        console.print(
+            f"[yellow]note[/yellow] {path} is not finished; its best checkpoint so far is judged",
+            soft_wrap=True,
+        )
     name = str(run.config.model["_target_"]).rpartition(".")[2].lower()
     config = to_dict(run.config)
     source = {"run": str(run.path), "seed": run.config.seed, "trained": trained(config)}
