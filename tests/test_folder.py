@@ -149,21 +149,21 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
 @pytest.mark.parametrize("place", ["a.txt/report.json", "a.txt/deep/report.json", "x" * 300])
 def test_a_file_that_cannot_be_made_is_told_of_by_its_place(tmp_path: Path, place: str) -> None:
     (tmp_path / "a.txt").write_text("in the way")
-    with pytest.raises(ResourceError, match="cannot be written"):
-        with folder.writing_file(tmp_path / place):
-            raise AssertionError("nothing was to be written")
-    with pytest.raises(ResourceError, match="cannot be written"):
-        with folder.writing(tmp_path / "a.txt" / "deep" / "out", "prepared", {}):
-            raise AssertionError("nothing was to be written")
+    told = pytest.raises(ResourceError, match="cannot be written")
+    with told, folder.writing_file(tmp_path / place):
+        raise AssertionError("nothing was to be written")
+    told = pytest.raises(ResourceError, match="cannot be written")
+    with told, folder.writing(tmp_path / "a.txt" / "deep" / "out", "prepared", {}):
+        raise AssertionError("nothing was to be written")
     assert leftovers(tmp_path) == ["a.txt"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is of Linux")
 def test_a_place_where_no_one_may_write_is_told_of() -> None:
     for path in (Path("/proc/nobody/report.json"), Path("/proc/report.json")):
-        with pytest.raises(ResourceError, match=f"{path} cannot be written"):
-            with folder.writing_file(path):
-                raise AssertionError("nothing was to be written")
+        told = pytest.raises(ResourceError, match=f"{path} cannot be written")
+        with told, folder.writing_file(path):
+            raise AssertionError("nothing was to be written")
 
 
 def test_a_folder_is_not_replaced_by_a_file(tmp_path: Path) -> None:
