@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from deeprec import folder
-from deeprec.errors import ConfigError, IntegrityError
+from deeprec.errors import ConfigError, IntegrityError, ResourceError
 
 
 def make(path: Path, text: str = "bread") -> Path:
@@ -144,6 +144,33 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
         raise RuntimeError
     assert path.read_text() == "whole"
     assert leftovers(path.parent) == ["report.json"]
+
+
+@pytest.mark.parametrize("place", ["a.txt/report.json", "a.txt/deep/report.json", "x" * 300])
+def test_a_file_that_cannot_be_made_is_told_of_by_its_place(tmp_path: Path, place: str) -> None:
+    (tmp_path / "a.txt").write_text("in the way")
+    told = pytest.raises(ResourceError, match="cannot be written")
+    with told, folder.writing_file(tmp_path / place):
+        raise AssertionError("nothing was to be written")
+    told = pytest.raises(ResourceError, match="cannot be written")
+    with told, folder.writing(tmp_path / "a.txt" / "deep" / "out", "prepared", {}):
+        raise AssertionError("nothing was to be written")
+    assert leftovers(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is of Linux")
+def test_a_place_where_no_one_may_write_is_told_of() -> None:
+    for path in (Path("/proc/nobody/report.json"), Path("/proc/report.json")):
+        told = pytest.raises(ResourceError, match=f"{path} cannot be written")
+        with told, folder.writing_file(path):
+            raise AssertionError("nothing was to be written")
+
+
+def test_a_folder_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ConfigError, match="out is a folder"), folder.writing_file(tmp_path / "out"):
+        raise AssertionError("nothing was to be written")
+    assert leftovers(tmp_path) == ["out"]
 
 
 WRITER = """

@@ -35,6 +35,20 @@ def written(path: Path, needed: int | None = None) -> Iterator[None]:
 
 
 @contextmanager
+def begun(path: Path) -> Iterator[None]:
+    """As `written`, for a block that only makes a place to write to: whatever fails is told.
+
+    Raises:
+        ResourceError: the place cannot be made.
+    """
+    try:
+        with with_room(path):
+            yield
+    except OSError as error:
+        raise ResourceError(f"{path} cannot be written: {error}") from error
+
+
+@contextmanager
 def with_room(path: Path, needed: int | None = None) -> Iterator[None]:
     """As `written`, for a block that reads as well: only a full disk is told of.
 

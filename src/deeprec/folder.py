@@ -81,7 +81,7 @@ def drafting(folder: Path) -> Iterator[Path]:
     Drafts of the same folder whose writers have died are taken away first.
     """
     draft = _draft_of(folder)
-    with disk.written(folder):
+    with disk.begun(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         _clear_abandoned(folder)
         draft.mkdir()
@@ -283,16 +283,26 @@ def identity(manifest: Mapping[str, Any]) -> str:
 
 @contextmanager
 def writing_file(path: Path) -> Iterator[Path]:
-    """Yields a path beside `path`; on success it becomes `path`, on failure it vanishes."""
+    """Yields an empty file beside `path`; on success it becomes `path`, on failure it vanishes.
+
+    Raises:
+        ConfigError: a folder is in the way.
+        ResourceError: the disk is full, or the file cannot be made at that place.
+    """
     path = path.absolute()
-    path.parent.mkdir(parents=True, exist_ok=True)
     draft = _draft_of(path)
+    with disk.begun(path):
+        if path.is_dir():
+            raise ConfigError(f"{path} is a folder; expected a file, or a place where none is yet")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft.touch()
     try:
         with disk.with_room(path):
             yield draft
         passing("file written")
-        _flush(draft)
-        draft.replace(path)
+        with disk.written(path):
+            _flush(draft)
+            draft.replace(path)
         passing("file renamed")
         _flush(path.parent)
     finally:

@@ -6,6 +6,7 @@ import netCDF4
 import numpy as np
 import pytest
 
+from deeprec.dsstne import train_data
 from deeprec.dsstne.data_set import (
     Attribute,
     DataSet,
@@ -15,7 +16,7 @@ from deeprec.dsstne.data_set import (
     write_data_sets,
 )
 from deeprec.dsstne.generate import generate
-from deeprec.errors import ConfigError, DataError
+from deeprec.errors import ConfigError, DataError, ResourceError
 
 
 def made(tmp_path: Path, text: str, **how: str) -> Path:
@@ -124,6 +125,73 @@ def foreign(path: Path, **attributes: object) -> Path:
 def test_files_of_dsstnes_own_writer_and_64_bit_bounds_are_read(tmp_path: Path) -> None:
     [data_set] = read_data_sets(foreign(tmp_path / "old.nc"))
     assert data_set.rows()[1].tolist() == [5, 0, 127]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("datatype0", 77, r"datatype0 must be one of 0 \(UINT\), .*, got"),
+        ("width0", 2**31, "width0 must be 0 or more and below 2147483648, got 2147483648"),
+        ("examples", 3, r"2 starts must have as many ends, got 3"),
+        ("data", 3, r"3 indices must have as many values, got 2"),
+        ("weights", 3, r"2 examples must have as many weights, got 3"),
+        ("start", 3, "rows must lie within its 3 indices"),
+    ],
+)
+def test_a_damaged_data_set_is_refused_by_what_is_wrong(
+    tmp_path: Path, name: str, value: int, says: str
+) -> None:
+    path = foreign(tmp_path / "d.nc", **{name: value} if name[-1] == "0" else {})
+    with netCDF4.Dataset(path, "a") as file:
+        file.createDimension("two", 2)
+        file.createDimension("three", 3)
+        if name == "examples":
+            file.renameVariable("sparseEnd0", "old")
+            file.createVariable("sparseEnd0", "u4", ("three",))[:] = [1, 2, 3]
+        elif name == "data":
+            file.attributes0 = np.uint32(1)
+            file.createVariable("sparseData0", "f4", ("two",))[:] = [1, 2]
+        elif name == "weights":
+            file.attributes0 = np.uint32(3 | 128)
+            file.createVariable("dataWeight0", "f4", ("three",))[:] = [1, 2, 3]
+        elif name == "start":
+            file["sparseStart0"][:] = np.array([2**64 - 1, 1], np.uint64)
+    with pytest.raises(DataError, match=says):
+        read_data_sets(path)
+
+
+def test_attributes_of_another_kind_are_refused(tmp_path: Path) -> None:
+    for name, value in (("datasets", "abc"), ("width0", [1, 2]), ("dimensions0", "x")):
+        path = foreign(tmp_path / f"{name}.nc")
+        with netCDF4.Dataset(path, "a") as file:
+            file.setncattr(name, value)
+        with pytest.raises(DataError, match=f"{name} must be a finite number, got"):
+            read_data_sets(path)
+
+
+@pytest.mark.parametrize(("width", "numbers"), [(0, 4), (3, 4)])
+def test_dense_rows_that_are_not_whole_are_refused(
+    tmp_path: Path, width: int, numbers: int
+) -> None:
+    one = DataSet("one", Attribute.BOOLEAN, DataType.UINT, (width,), values=np.zeros(numbers))
+    write_data_sets(tmp_path / "d.nc", [one])
+    with netCDF4.Dataset(tmp_path / "d.nc", "a") as file:
+        file.attributes0 = np.uint32(0)
+    with pytest.raises(DataError, match=f"4 numbers are no rows of its width {width}"):
+        read_data_sets(tmp_path / "d.nc")
+
+
+def test_a_width_that_memory_has_no_room_for_is_refused_and_not_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = foreign(tmp_path / "d.nc", width0=2**31 - 1)
+    monkeypatch.setattr(train_data, "available_bytes", lambda _: 64 * 1024**3)
+    with pytest.raises(ResourceError, match="'old' has width 2,147,483,647; a catalog of so many"):
+        train_data.data_set_of(path, "old")
+    with netCDF4.Dataset(path, "a") as file:
+        file.width0 = np.uint64(2**40)
+    with pytest.raises(DataError, match="width0 must be 0 or more and below 2147483648"):
+        train_data.data_set_of(path, "old")
 
 
 def test_what_contradicts_itself_is_refused(tmp_path: Path) -> None:

@@ -124,7 +124,11 @@ def test_one_table_and_boosted_errors(tmp_path: Path) -> None:
 
 
 def refused(tmp_path: Path, told: Any) -> str:
-    (tmp_path / "n.json").write_text(json.dumps(told))
+    return refused_text(tmp_path, json.dumps(told))
+
+
+def refused_text(tmp_path: Path, text: str) -> str:
+    (tmp_path / "n.json").write_text(text)
     with pytest.raises(ConfigError) as caught:
         import_network(tmp_path / "n.json", tmp_path / "out.yaml")
     assert not (tmp_path / "out.yaml").exists()
@@ -177,6 +181,50 @@ def test_networks_that_recommend_nothing_are_refused(
     assert said in refused(tmp_path, {"ErrorFunction": error, "Layers": layers})
 
 
+@pytest.mark.parametrize(
+    ("key", "text", "says"),
+    [
+        ("N", "1e400", "Hidden1.N: has no meaning as inf"),
+        ("N", "1" + "0" * 30, "Hidden1.N: has no meaning as 1" + "0" * 30),
+        ("N", "[65536, 65536]", "Hidden1.N: has no meaning as [65536, 65536]"),
+        ("SharedWeights", "[{}]", "Hidden1.SharedWeights: has no meaning as [{}]"),
+        ("SharedWeights", "[5]", "Hidden1.SharedWeights: has no meaning as [5]"),
+        ("SharedWeights", "5", "Hidden1.SharedWeights: has no meaning as 5"),
+        ("WeightInit", "[[1, 2]]", "Hidden1.WeightInit: has no meaning as [[1, 2]]"),
+        ("WeightInit", '{"Scale": Infinity}', "Hidden1.WeightInit.Scale: has no meaning as inf"),
+        ("WeightInit", '{"Scale": 1e400}', "Hidden1.WeightInit.Scale: has no meaning as inf"),
+        ("WeightInit", '{"Bias": NaN}', "Hidden1.WeightInit.Bias: has no meaning as nan"),
+        ("Slope", "NaN", "Hidden1.Slope: has no meaning as nan"),
+        ("SELULambda", "1e400", "Hidden1.SELULambda: has no meaning as inf"),
+        ("pDropout", "1" + "0" * 400, "Hidden1.pDropout: has no meaning as 1"),
+        ("SparsenessPenalty", '{"p": NaN}', "Hidden1.SparsenessPenalty.p: has no meaning as nan"),
+        ("SparsenessPenalty", "[[1, 2]]", "Hidden1.SparsenessPenalty: has no meaning as [[1, 2]]"),
+    ],
+)
+def test_a_value_that_no_layer_can_have_is_named_by_its_key(
+    tmp_path: Path, key: str, text: str, says: str
+) -> None:
+    layer = "{" + ", ".join({"N": '"N": 2', key: f'"{key}": {text}'}.values()) + "}"
+    layers = '[{"Name": "Input", "Sparse": true}, LAYER, {}]'.replace("LAYER", layer)
+    assert says in refused_text(tmp_path, f'{{"Layers": {layers}}}')
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "says"),
+    [
+        ("DeltaBoost", '{"one": Infinity}', "DeltaBoost.one: has no meaning as inf"),
+        ("DeltaBoost", "[[1, 2]]", "DeltaBoost: has no meaning as [[1, 2]]"),
+        ("Denoising", '{"p": NaN}', "Denoising.p: has no meaning as nan"),
+        ("Decay", "1e400", "Decay: has no meaning as inf"),
+    ],
+)
+def test_a_value_that_no_network_can_have_is_named_by_its_key(
+    tmp_path: Path, key: str, text: str, says: str
+) -> None:
+    layers = '[{"Name": "Input", "Sparse": true}, {"N": 2}, {}]'
+    assert says in refused_text(tmp_path, f'{{"{key}": {text}, "Layers": {layers}}}')
+
+
 def test_the_command_says_every_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     copy = tmp_path / "movielens.json"
     copy.write_text(sample("movielens").read_text())
@@ -192,6 +240,9 @@ def test_the_command_says_every_line(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 def test_what_is_no_definition_is_refused(tmp_path: Path) -> None:
     (tmp_path / "n.json").write_text("{")
+    with pytest.raises(DataError, match="cannot be read as JSON"):
+        read_definition(tmp_path / "n.json")
+    (tmp_path / "n.json").write_text('{"Layers": ' + "[" * 100_000 + "]" * 100_000 + "}")
     with pytest.raises(DataError, match="cannot be read as JSON"):
         read_definition(tmp_path / "n.json")
     with pytest.raises(ConfigError, match="deeprec dsstne has no 'generat'; did you mean"):

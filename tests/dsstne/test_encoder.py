@@ -11,7 +11,7 @@ from deeprec.dsstne import command, validate
 from deeprec.dsstne.data_set import DataSet, sparse, write_data_sets
 from deeprec.dsstne.encoder import read_told
 from deeprec.dsstne.network_file import write_network
-from deeprec.errors import ConfigError, NonFiniteError
+from deeprec.errors import ConfigError, DataError, NonFiniteError
 from deeprec.loss.marginal import Marginal
 from numpy_network import drawn, forward
 
@@ -54,6 +54,54 @@ def test_what_it_refuses_is_named_at_once(tmp_path: Path) -> None:
         "Data: must be given",
     ):
         assert words in str(caught.value)
+
+
+WRONG = [
+    ("TrainingParameters", "5", "TrainingParameters: must be an object, got 5"),
+    ("TrainingParameters", "null", "TrainingParameters: must be an object, got None"),
+    ("TrainingParameters", "[1]", r"TrainingParameters: must be an object, got \[1\]"),
+    ("Network", "null", "network: must be a text, got None"),
+    ("Data", "7", "data: must be a text, got 7"),
+    ("Command", "[]", r"command: must be a text, got \[\]"),
+    ("RandomSeed", '"x"', "randomseed: must be a whole number of 64 bits, got 'x'"),
+    ("RandomSeed", "null", "randomseed: must be a whole number of 64 bits, got None"),
+    ("RandomSeed", "1" + "0" * 30, "randomseed: must be a whole number of 64 bits, got 10{30}$"),
+]
+WRONG_STEPS = [
+    ("Epochs", '"many"', "epochs: must be a whole number of 64 bits, got 'many'"),
+    ("Epochs", "null", "epochs: must be a whole number of 64 bits, got None"),
+    ("Epochs", "1e400", "epochs: must be a whole number of 64 bits, got inf"),
+    ("Epochs", "NaN", "epochs: must be a whole number of 64 bits, got nan"),
+    ("Epochs", "2.5", r"epochs: must be a whole number of 64 bits, got 2\.5"),
+    ("Alpha", '"x"', "alpha: must be a finite number, got 'x'"),
+    ("Alpha", "Infinity", "alpha: must be a finite number, got inf"),
+    ("Mu", "{}", "mu: must be a finite number, got {}"),
+    ("Lambda", "NaN", "lambda: must be a finite number, got nan"),
+    ("Results", "null", "results: must be a text, got None"),
+    ("Optimizer", "3", "optimizer: must be a text, got 3"),
+]
+
+
+@pytest.mark.parametrize(("key", "text", "says"), [*WRONG, *WRONG_STEPS])
+def test_a_value_of_a_wrong_kind_is_refused_once_by_its_key(
+    tmp_path: Path, key: str, text: str, says: str
+) -> None:
+    values = {"Network": '"n.json"', "Data": '"d.nc"', "Command": '"train"'}
+    steps = {"Epochs": "2"}
+    (steps if (key, text, says) in WRONG_STEPS else values)[key] = text
+    inner = ", ".join(f'"{name}": {one}' for name, one in steps.items())
+    values.setdefault("TrainingParameters", f"{{{inner}}}")
+    lines = ", ".join(f'"{name}": {one}' for name, one in values.items())
+    (tmp_path / "c.cdl").write_text(f"{{{lines}}}")
+    with pytest.raises(ConfigError, match=says) as caught:
+        command.run(["encoder", str(tmp_path / "c.cdl")])
+    assert str(caught.value).lower().count(f"- {key.lower()}:") == 1
+
+
+def test_what_is_nested_too_deeply_is_no_file_of_it(tmp_path: Path) -> None:
+    (tmp_path / "c.cdl").write_text('{"Network": ' + "[" * 100_000 + "]" * 100_000 + "}")
+    with pytest.raises(DataError, match="cannot be read as a JSON object"):
+        read_told(tmp_path / "c.cdl")
 
 
 def test_it_trains_and_predicts(

@@ -67,6 +67,9 @@ def test_scores_have_the_format_of_dsstne(tmp_path: Path, network: Network) -> N
     assert len(lists(tmp_path)["b"]) == 100
     with pytest.raises(ConfigError, match=r"-p must be a format such as 4\.3f, got 'x'"):
         lists(tmp_path, "-p", "x")
+    for wide in ("999999999999f", "4.1000f"):
+        with pytest.raises(ConfigError, match=f"999 places or fewer, got '{wide}'"):
+            lists(tmp_path, "-p", wide)
     with pytest.raises(ConfigError, match="-k must be 1 or more, got 0"):
         lists(tmp_path, "-k", "0")
 

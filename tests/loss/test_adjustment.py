@@ -1,5 +1,6 @@
 """A softmax that is trained on adjusted scores equals, in value and gradient, its dense form."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -113,7 +114,12 @@ def test_a_run_begins_with_the_probabilities_of_one_that_is_not_adjusted(tmp_pat
         torch.testing.assert_close(again.softmax(0), plain.softmax(0).to(again))
 
 
+@pytest.mark.parametrize("temperature", [0, -1.0, math.inf, math.nan])
 @pytest.mark.parametrize("make", MAKERS)
-def test_a_temperature_of_zero_is_refused(make: Callable[..., nn.Module]) -> None:
-    with pytest.raises(ValueError, match="temperature must be above 0, got 0"):
-        make(temperature=0)
+def test_a_temperature_that_is_none_is_refused(
+    make: Callable[..., nn.Module], temperature: float
+) -> None:
+    with pytest.raises(
+        ValueError, match=f"temperature must be finite and above 0, got {temperature}"
+    ):
+        make(temperature=temperature)

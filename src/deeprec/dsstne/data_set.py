@@ -8,6 +8,7 @@ The file says how many `datasets` it has; of data set N there are
     both: [dataWeightN] of each unique example, [indexN] from examples to unique examples
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from netCDF4 import Dataset
 
 ALIGNED = 128  # widths are rounded up to a multiple of this
+WIDEST = 2**31  # columns are items, which are numbered in 32 bits
 EXTENTS = ("width", "height", "length")
 
 
@@ -87,7 +89,7 @@ class DataSet:
     @property
     def width(self) -> int:
         """Columns, over all dimensions."""
-        return int(np.prod(self.extents))
+        return math.prod(self.extents)
 
     @property
     def is_sparse(self) -> bool:
@@ -114,10 +116,11 @@ class DataSet:
             DataError: a column is not within the width.
         """
         offsets, columns, values = self._unique_rows()
-        if len(columns) and int(columns.max()) >= self.width:
+        wrong = columns[(columns < 0) | (columns >= self.width)]
+        if len(wrong):
             raise DataError(
                 f"data set {self.name!r}: a column must be below its width {self.width}, got "
-                f"{columns.max()}"
+                f"{wrong.max()}"
             )
         if self.index is None:
             return offsets, columns, values
@@ -211,8 +214,8 @@ def _read(file: "Dataset", told: Attributes, path: Path, n: int) -> DataSet:
     data_set = DataSet(
         name=told.text(f"name{n}"),
         attributes=attributes,
-        data_type=DataType(told.whole(spelt)),
-        extents=tuple(told.whole(f"{extent}{n}") for extent in EXTENTS[:dimensions]),
+        data_type=told.one_of(DataType, spelt),
+        extents=tuple(_extent(told, f"{extent}{n}") for extent in EXTENTS[:dimensions]),
         kind=told.whole(f"kind{n}", 0),
     )
     if data_set.is_sparse:
@@ -227,8 +230,40 @@ def _read(file: "Dataset", told: Attributes, path: Path, n: int) -> DataSet:
         data_set.weights = column(file, path, f"dataWeight{n}").astype(np.float32)
     if Attribute.INDEXED in attributes:
         data_set.index = column(file, path, f"index{n}").astype(np.uint32)
+    _check_lengths(data_set, path)
     _check(data_set, path, size(file, path, f"examplesDim{n}"))
     return data_set
+
+
+def _extent(told: Attributes, name: str) -> int:
+    found = told.whole(name)
+    if not 0 <= found < WIDEST:
+        raise DataError(f"{told.path}: {name} must be 0 or more and below {WIDEST}, got {found}")
+    return found
+
+
+def _check_lengths(data_set: DataSet, path: Path) -> None:
+    """What stands beside each other is of one length, and dense rows are whole."""
+    where = f"{path}: data set {data_set.name!r}"
+    if data_set.width >= WIDEST:
+        raise DataError(f"{where}: its width must be below {WIDEST}, got {data_set.width}")
+    starts, ends, values = data_set.starts, data_set.ends, data_set.values
+    if starts is not None and ends is not None and data_set.indices is not None:
+        _check_same(where, starts=len(starts), ends=len(ends))
+        if values is not None:
+            _check_same(where, indices=len(data_set.indices), values=len(values))
+    elif values is not None and Attribute.BOOLEAN not in data_set.attributes:
+        width = data_set.width
+        if width == 0 or len(values) % width:
+            raise DataError(f"{where}: {len(values)} numbers are no rows of its width {width}")
+    if data_set.weights is not None:
+        _check_same(where, examples=data_set.num_unique, weights=len(data_set.weights))
+
+
+def _check_same(where: str, **lengths: int) -> None:
+    (one, length), (other, found) = lengths.items()
+    if length != found:
+        raise DataError(f"{where}: {length} {one} must have as many {other}, got {found}")
 
 
 def _check(data_set: DataSet, path: Path, examples: int) -> None:
@@ -247,9 +282,11 @@ def _check(data_set: DataSet, path: Path, examples: int) -> None:
     if data_set.starts is None or data_set.ends is None or data_set.indices is None:
         return
     wrong = np.flatnonzero(
-        (data_set.ends < data_set.starts) | (data_set.ends > len(data_set.indices))
+        (data_set.starts < 0)
+        | (data_set.ends < data_set.starts)
+        | (data_set.ends > len(data_set.indices))
     )
-    if len(data_set.starts) != len(data_set.ends) or len(wrong):
+    if len(wrong):
         raise DataError(
             f"{path}: data set {name!r}: rows must lie within its {len(data_set.indices)} indices"
         )

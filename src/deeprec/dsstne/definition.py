@@ -5,6 +5,7 @@ its documentation has and its reader refuses say what was meant.
 """
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -71,6 +72,7 @@ IGNORED = {
     "kernel": "it is of convolutions and pooling",
     "kernelstride": "it is of convolutions and pooling",
 }
+SHARED = {"sourceinputlayer", "sourceoutputlayer", "inputlayer"}  # what an entry must say
 COMMENT = re.compile(r'("(?:\\.|[^"\\])*")|//[^\n]*|/\*.*?\*/', re.DOTALL)
 
 Read = Callable[[Any], None]
@@ -84,7 +86,7 @@ def read_definition(path: Path) -> tuple[Network, list[Remark]]:
     """
     try:
         told = json.loads(COMMENT.sub(lambda found: found[1] or "", path.read_text("utf-8")))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read as JSON ({error})") from error
     if not isinstance(told, dict):
         raise DataError(f"{path}: expected a JSON object, the definition of a network")
@@ -198,7 +200,7 @@ class _Reading:
             if name in reading:
                 try:
                     reading[name](value)
-                except (TypeError, ValueError):
+                except (TypeError, ValueError, OverflowError):
                     self._say(at, "refused", f"has no meaning as {value!r}")
             elif name in IGNORED:
                 self._say(at, "ignored by DSSTNE", IGNORED[name])
@@ -227,7 +229,7 @@ class _Reading:
             layer.extents = (0,)
             return
         extents = tuple(int(one) for one in (value if isinstance(value, list) else [value]))
-        if not 1 <= len(extents) <= 4 or min(extents) < 1 or int(np.prod(extents)) < 1:
+        if not 1 <= len(extents) <= 4 or min(extents) < 1 or math.prod(extents) >= 2**31:
             raise ValueError(value)
         layer.extents = extents
 
@@ -238,11 +240,13 @@ class _Reading:
             "scale": self._number(layer, "init_scale"),
             "bias": self._number(layer, "bias_init"),
         }
-        self._object(where, dict(value), reading)
+        self._object(where, _entries(value), reading)
 
     def _shared(self, network: Network, layer: Layer, value: Any) -> None:
         for one in value:
-            keys = {key.lower(): each for key, each in one.items()}
+            keys = {key.lower(): each for key, each in _entries(one).items()}
+            if missing := SHARED - keys.keys():
+                raise ValueError(missing)
             ends = str(keys["sourceinputlayer"]), str(keys["sourceoutputlayer"])
             weight = Weight(str(keys["inputlayer"]), layer.name, np.zeros(0, np.float32), None)
             weight.shared_with, weight.transposed = ends, bool(keys.get("transposed", False))
@@ -258,7 +262,7 @@ class _Reading:
 
     def _numbers(self, where: str, **known: tuple[object, str]) -> Read:
         reading = {name.lower(): self._number(*target) for name, target in known.items()}
-        return lambda value: self._object(where, dict(value), reading)
+        return lambda value: self._object(where, _entries(value), reading)
 
     def _pair(
         self, where: str, network: Network, field: str, told: Any, names: tuple[str, str]
@@ -266,9 +270,9 @@ class _Reading:
         pair = list(getattr(network, field))
 
         def put(place: int) -> Read:
-            return lambda value: pair.__setitem__(place, float(value))
+            return lambda value: pair.__setitem__(place, _finite(value))
 
-        self._object(where, dict(told), {names[0]: put(0), names[1]: put(1)})
+        self._object(where, _entries(told), {names[0]: put(0), names[1]: put(1)})
         setattr(network, field, tuple(pair))
 
     def _choice(self, holder: object, field: str, choices: Mapping[str, Any], where: str) -> Read:
@@ -292,13 +296,26 @@ class _Reading:
         return read
 
     def _number(self, holder: object, field: str) -> Read:
-        return self._set(holder, field, float)
+        return self._set(holder, field, _finite)
 
     def _set(self, holder: object, field: str, kind: Callable[[Any], Any]) -> Read:
         return lambda value: setattr(holder, field, kind(value))
 
     def _say(self, where: str, outcome: Any, says: str) -> None:
         self.remarks.append(Remark(where, outcome, says))
+
+
+def _entries(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError(value)
+    return value
+
+
+def _finite(value: Any) -> float:
+    found = float(value)
+    if not math.isfinite(found):
+        raise ValueError(value)
+    return found
 
 
 def _names(value: Any) -> list[str]:

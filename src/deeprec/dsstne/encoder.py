@@ -1,7 +1,8 @@
 """The one file that DSSTNE's `encoder` is told: train, predict or validate, a network and data."""
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -95,13 +96,17 @@ def read_told(path: Path) -> Told:
     try:
         values = json.loads(COMMENT.sub(lambda found: found[1] or "", path.read_text("utf-8")))
         keys = {str(key).lower(): value for key, value in values.items()}
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read as a JSON object ({error})") from error
     told = Told()
     steps = keys.pop("trainingparameters", {})
+    if not isinstance(steps, dict):
+        says = f"must be an object, got {steps!r}"
+        told.remarks.append(Remark("TrainingParameters", "refused", says))
+        steps = {}
     _take(told, keys, {"network": "network", "command": "command", "randomseed": "seed",
                        "data": "data", "version": ""})  # fmt: skip
-    _take(told, {str(key).lower(): value for key, value in dict(steps).items()},
+    _take(told, {str(key).lower(): value for key, value in steps.items()},
           {"epochs": "epochs", "alpha": "alpha", "mu": "mu", "lambda": "decay",
            "optimizer": "optimizer", "results": "results"})  # fmt: skip
     told.command, told.optimizer = told.command.lower(), told.optimizer.lower()
@@ -113,8 +118,7 @@ def _take(told: Told, keys: Mapping[str, Any], known: Mapping[str, str]) -> None
     for key, value in keys.items():
         if key in known:
             if known[key]:
-                kind = type(getattr(told, known[key]))
-                setattr(told, known[key], kind(value))
+                _take_one(told, key, value, known[key])
         elif key in OURS:
             told.remarks.append(Remark(key, "not carried", OURS[key]))
         else:
@@ -122,9 +126,47 @@ def _take(told: Told, keys: Mapping[str, Any], known: Mapping[str, str]) -> None
             told.remarks.append(Remark(key, "refused", SAYS.get(key, unknown)))
 
 
+def _take_one(told: Told, key: str, value: Any, name: str) -> None:
+    rule, read = KINDS[type(getattr(told, name))]
+    try:
+        setattr(told, name, read(value))
+    except (TypeError, ValueError, OverflowError):
+        told.remarks.append(Remark(key, "refused", f"must be {rule}, got {value!r}"))
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+def _whole(value: Any) -> int:
+    found = int(value)
+    if isinstance(value, bool) or found != float(value) or abs(found) >= 2**63:
+        raise ValueError
+    return found
+
+
+def _real(value: Any) -> float:
+    found = float(value)
+    if isinstance(value, bool) or not math.isfinite(found):
+        raise ValueError
+    return found
+
+
+KINDS: dict[type, tuple[str, Callable[[Any], Any]]] = {
+    str: ("a text", _text),
+    int: ("a whole number of 64 bits", _whole),
+    float: ("a finite number", _real),
+}
+
+
 def _check(told: Told) -> None:
+    known = {one.where.lower() for one in told.remarks}
+
     def refused(where: str, says: str) -> None:
-        told.remarks.append(Remark(where, "refused", says))
+        if where.lower() not in known:
+            told.remarks.append(Remark(where, "refused", says))
 
     if told.command not in COMMANDS:
         refused("Command", f"expected one of {', '.join(COMMANDS)}, got {told.command!r}")

@@ -1,10 +1,12 @@
 """NetCDF-4 files, opened with errors in words, and what is asked of their attributes."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import IntEnum
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +16,9 @@ from deeprec.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from netCDF4 import Dataset
+
+
+Choice = TypeVar("Choice", bound=IntEnum)
 
 
 class Attributes:
@@ -34,10 +39,26 @@ class Attributes:
         return str(self._of(name, None))
 
     def whole(self, name: str, default: int | None = None) -> int:
+        found = self.real(name, default)
+        if found != int(found):
+            raise self._wrong(name, "a whole number")
         return int(self._of(name, default))
 
     def real(self, name: str, default: float | None = None) -> float:
-        return float(self._of(name, default))
+        found = self._of(name, default)
+        if np.ndim(found) or isinstance(found, str) or not math.isfinite(found):
+            raise self._wrong(name, "a finite number")
+        return float(found)
+
+    def one_of(self, choices: type[Choice], name: str, default: int | None = None) -> Choice:
+        found = self.whole(name, default)
+        if found not in {*choices}:
+            known = ", ".join(f"{int(one)} ({one.name})" for one in choices)
+            raise self._wrong(name, f"one of {known}")
+        return choices(found)
+
+    def _wrong(self, name: str, rule: str) -> DataError:
+        return DataError(f"{self.path}: {name} must be {rule}, got {self.values[name]!r}")
 
     def _of(self, name: str, default: Any) -> Any:
         found = self.values.get(name, default)
@@ -81,10 +102,16 @@ def writing(path: Path) -> Iterator["Dataset"]:
 
 
 def column(file: "Dataset", path: Path, name: str) -> npt.NDArray[Any]:
-    """All of a variable."""
+    """All of a variable, one number after the other."""
     if name not in file.variables:
         raise DataError(f"{path}: has no variable {name!r}, so it is no file of DSSTNE")
-    return np.asarray(file.variables[name][:])
+    try:
+        found = np.asarray(file.variables[name][:]).reshape(-1)
+    except (OSError, RuntimeError, MemoryError) as error:
+        raise DataError(f"{path}: variable {name!r} cannot be read ({error})") from error
+    if found.dtype.kind not in "iuf":
+        raise DataError(f"{path}: variable {name!r} must hold numbers, got {found.dtype}")
+    return found
 
 
 def size(file: "Dataset", path: Path, name: str) -> int:

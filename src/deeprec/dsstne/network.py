@@ -3,6 +3,7 @@
 The numbers of the enumerations are those of network files.
 """
 
+import math
 from dataclasses import dataclass, field
 from enum import IntEnum, IntFlag
 from typing import Any
@@ -123,7 +124,7 @@ class Layer:
 
     @property
     def units(self) -> int:
-        return int(np.prod(self.extents))
+        return math.prod(self.extents)
 
 
 @dataclass

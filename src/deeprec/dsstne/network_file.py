@@ -20,6 +20,7 @@ from deeprec.dsstne.network import (
     Pooling,
     Weight,
 )
+from deeprec.dsstne.network_check import check_network
 from deeprec.errors import DataError
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def read_network(path: Path) -> Network:
             layers=[_layer(file, told, path, n) for n in range(told.whole("layers"))],
             version=told.real("version", 0.0),
             kind=told.whole("kind", 0),
-            error=Error(told.whole("errorFunction")),
+            error=told.one_of(Error, "errorFunction"),
             sparseness=(
                 told.real("sparsenessPenalty_p", 0),
                 told.real("sparsenessPenalty_beta", 0),
@@ -74,6 +75,7 @@ def read_network(path: Path) -> Network:
         )
         for n in range(told.whole("weights")):
             network.weights.append(_weight(file, told, path, n, network))
+    check_network(network, path)
     return network
 
 
@@ -119,17 +121,17 @@ def _layer(file: "Dataset", told: Attributes, path: Path, n: int) -> Layer:
         batch_norm = BatchNorm(*(_floats(file, path, f"{at}{name}") for name in BATCH_NORM))
     return Layer(
         name=told.text(f"{at}name"),
-        kind=LayerKind(told.whole(f"{at}kind")),
-        type=LayerType(told.whole(f"{at}type", 0)),
-        pooling=Pooling(told.whole(f"{at}poolingfunction", 0)),
+        kind=told.one_of(LayerKind, f"{at}kind"),
+        type=told.one_of(LayerType, f"{at}type", 0),
+        pooling=told.one_of(Pooling, f"{at}poolingfunction", 0),
         data_set=str(told.values.get(f"{at}dataSet", "")),
         extents=tuple(told.whole(f"{at}{name}", 1) for name in EXTENTS[: max(1, dimensions)]),
         sources=[told.text(f"{at}source{j}") for j in range(told.whole(f"{at}sources", 0))],
         skips=[told.text(f"{at}skip{j}") for j in range(told.whole(f"{at}skips", 0))],
-        activation=Activation(told.whole(f"{at}activation", 0)),
+        activation=told.one_of(Activation, f"{at}activation", 0),
         flags=flags,
         dropout=told.real(f"{at}pDropout", 0),
-        init=Init(told.whole(f"{at}weightInit", 0)),
+        init=told.one_of(Init, f"{at}weightInit", 0),
         init_scale=told.real(f"{at}weightInitScale", 1),
         bias_init=told.real(f"{at}biasInit", 0),
         weight_norm=told.real(f"{at}weightNorm", 0),
@@ -146,6 +148,12 @@ def _layer(file: "Dataset", told: Attributes, path: Path, n: int) -> Layer:
 def _weight(file: "Dataset", told: Attributes, path: Path, n: int, network: Network) -> Weight:
     at = f"weight{n}_"
     source, target = told.text(f"{at}inputLayer"), told.text(f"{at}outputLayer")
+    known = {layer.name: layer for layer in network.layers}
+    for name in (source, target):
+        if name not in known:
+            raise DataError(
+                f"{path}: weight {n} is of a layer {name!r} that the file does not have"
+            )
     shared = bool(told.whole(f"{at}bShared", 0))
     weight = Weight(
         source=source,
@@ -161,12 +169,6 @@ def _weight(file: "Dataset", told: Attributes, path: Path, n: int, network: Netw
         weight.shared_with = (told.text(ends[0]), told.text(ends[1]))
         return weight
     flat = _floats(file, path, f"{at}weights")
-    known = {layer.name: layer for layer in network.layers}
-    for name in (source, target):
-        if name not in known:
-            raise DataError(
-                f"{path}: weight {n} is of a layer {name!r} that the file does not have"
-            )
     plain = all(known[name].type == LayerType.FULLY_CONNECTED for name in (source, target))
     shape = (known[source].units, known[target].units) if plain else (-1, known[target].units)
     if plain and len(flat) != shape[0] * shape[1]:

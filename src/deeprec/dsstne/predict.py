@@ -1,6 +1,7 @@
 """Lists of a network file for text samples, in the lines that DSSTNE's `predict` writes."""
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -245,6 +246,8 @@ def _check(k: int, batch: int, score_format: str) -> None:
     for name, value in (("-k", k), ("-b", batch)):
         if value < 1:
             raise ConfigError(f"{name} must be 1 or more, got {value}")
+    if re.search(r"\d{4}", score_format):
+        raise ConfigError(f"-p must give a score 999 places or fewer, got {score_format!r}")
     try:
         f"%{score_format}" % 0.5  # noqa: B018  # asks whether it is a format
     except (TypeError, ValueError) as error:

@@ -6,13 +6,16 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import torch
 
 from deeprec.console import console
 from deeprec.data import store
 from deeprec.data.store import Events
 from deeprec.dsstne.data_set import Attribute, DataSet, read_data_sets
-from deeprec.errors import ConfigError, DataError
+from deeprec.errors import ConfigError, DataError, ResourceError
+from deeprec.trainer.memory import available_bytes
 
+ITEM_BYTES = 100  # of an identifier, as text and in a list and a table
 KINDS = ["input", "output"]
 
 
@@ -22,15 +25,28 @@ def data_set_of(path: Path, name: str) -> DataSet:
     Raises:
         ConfigError: it has none of that name.
         DataError: it is no such file.
+        ResourceError: memory does not suffice for a catalog of its width.
     """
     found = read_data_sets(path)
     for one in found:
         if one.name == name:
+            _check_room(path, one)
             return one
     raise ConfigError(
         f"{path}: the network reads data set {name!r}, and the file has "
         f"{', '.join(repr(one.name) for one in found)}; generate it with -d {name}"
     )
+
+
+def _check_room(path: Path, data_set: DataSet) -> None:
+    needed = data_set.width * ITEM_BYTES
+    free = available_bytes(torch.device("cpu"))
+    if needed > free:
+        raise ResourceError(
+            f"{path}: data set {data_set.name!r} has width {data_set.width:,}; a catalog of so "
+            f"many items takes {needed:,} bytes of memory, {free:,} are free. Generate it anew if "
+            "it has fewer features"
+        )
 
 
 def prepare_data(path: Path, inputs: DataSet, outputs: DataSet, *, weigh: bool) -> str:

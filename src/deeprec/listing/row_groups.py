@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from deeprec import folder
+from deeprec import disk, folder
 from deeprec.listing.answering import LISTS, Histories
 
 ASKED = "asked.json"
@@ -100,7 +100,8 @@ class RowGroups:
     def forget_others(self) -> None:
         """Makes the folder, without what another question left there."""
         shutil.rmtree(self.path, ignore_errors=True)
-        self.path.mkdir(parents=True)
+        with disk.begun(self._output):
+            self.path.mkdir(parents=True)
         with folder.writing_file(self.path / ASKED) as draft:
             draft.write_text(self._asked, encoding="utf-8")
 

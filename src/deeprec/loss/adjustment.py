@@ -3,6 +3,8 @@
 Shapes (legend in deeprec/batch.py): any number of items; M own-history items with a score.
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -17,14 +19,14 @@ class Adjustment(nn.Module):
     what explains a target as popular need not be learned, and lists favour popular items less.
 
     Args:
-        temperature: above 0; below 1 the softmax looks at the highest scores most.
+        temperature: finite and above 0; below 1 the softmax looks at the highest scores most.
         popularity_adjustment: 0: none; 1: the lists are those of a world where every item is had
             equally often.
         popularity: int64 [V], training users that had each item; an item that nobody had counts as
             one that one user had. None: not known yet, nothing is added.
 
     Raises:
-        ValueError: temperature is not above 0.
+        ValueError: temperature is not above 0, or not finite.
 
     Reference:
         Menon et al., Long-tail Learning via Logit Adjustment, ICLR 2021, equation 10. Yi et al.,
@@ -39,8 +41,8 @@ class Adjustment(nn.Module):
         self, *, temperature: float, popularity_adjustment: float, popularity: Tensor | None
     ) -> None:
         super().__init__()
-        if not temperature > 0.0:
-            raise ValueError(f"temperature must be above 0, got {temperature}")
+        if not 0.0 < temperature < math.inf:
+            raise ValueError(f"temperature must be finite and above 0, got {temperature}")
         self.temperature = temperature
         offset_V = None
         if popularity_adjustment != 0.0 and popularity is not None:
