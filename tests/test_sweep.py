@@ -283,8 +283,8 @@ def test_every_mistake_of_the_command_is_named_at_once(capsys: pytest.CaptureFix
         "  - sead: unknown key; did you mean 'seed'?",
         "  - minutes: missing; give minutes=30, or trials=20, or both",
         "  - loss: expected one of asymmetric, auto, contrastive_divergence, cosine, "
-        "cosine_contrastive, hinge, marginal, sampled_binary, sampled_softmax, softmax, squared, "
-        "got 'marginel'; did you mean 'marginal'?",
+        "cosine_contrastive, hinge, marginal, regression, sampled_binary, sampled_softmax, "
+        "softmax, squared, got 'marginel'; did you mean 'marginal'?",
         "  - modle: unknown key; did you mean 'model'?",
     ]
 
@@ -298,7 +298,7 @@ def test_every_mistake_of_the_command_is_named_at_once(capsys: pytest.CaptureFix
         (["trials=3", "resume=runs/x"], "resume: a sweep goes on when its command is given again"),
         (["trials=3", "sweep=liner"], "got 'liner'; did you mean 'linear'?"),
         (["trials=3", "sweep.ranges.a=[1]"], "sweep.ranges: a: expected two or more different"),
-        (["trials=3", "-m"], "deeprec sweep is many runs already; leave -m out"),
+        (["trials=3", "-m"], "deeprec sweep is one command for all; leave -m out"),
     ],
 )
 def test_a_mistake_is_refused_with_the_way_out(

@@ -54,11 +54,14 @@ def sha256(path: Path) -> str:
 
 
 @contextmanager
-def writing(folder: Path, kind: str, manifest: dict[str, Any]) -> Iterator[Path]:
+def writing(
+    folder: Path, kind: str, manifest: dict[str, Any], *, needed: int | None = None
+) -> Iterator[Path]:
     """Yields an empty folder to fill; on success it becomes `folder`, on failure it vanishes.
 
     `manifest` may be filled while the folder is; it is written after the block, with the hash of
     every file. A finished folder of the same kind at that place is replaced; anything else is kept.
+    `needed` bytes are told of where the disk is full.
 
     Raises:
         ConfigError: something that is not a finished folder of this kind is in the way.
@@ -66,7 +69,7 @@ def writing(folder: Path, kind: str, manifest: dict[str, Any]) -> Iterator[Path]
     """
     folder = folder.absolute()
     refuse_to_replace(folder, kind)
-    with disk.with_room(folder), drafting(folder) as draft:
+    with disk.with_room(folder, needed), drafting(folder) as draft:
         yield draft
         passing("filled")
         seal(draft, kind, manifest)

@@ -194,11 +194,12 @@ def test_every_mistake_of_a_space_is_named_before_the_first_trial() -> None:
 
 
 def test_a_setting_of_one_choice_needs_a_condition() -> None:
-    ranges = {"loss": ["softmax", "marginal"], "loss__one_target": {"low": 0.8, "high": 1.0}}
-    assert "loss.one_target: deeprec.loss.softmax.Softmax has no such argument" in refused(**ranges)
-    ranges["loss__one_target"] = {"low": 0.8, "high": 1.5, "when": {"loss": "marginal"}}
+    ranges = {"loss": ["softmax", "marginal"], "loss__zero_target": {"low": 0.0, "high": 0.2}}
+    refusal = "loss.zero_target: deeprec.loss.softmax.Softmax has no such argument"
+    assert refusal in refused(**ranges)
+    ranges["loss__zero_target"] = {"low": -0.5, "high": 0.2, "when": {"loss": "marginal"}}
     said = refused(**ranges)
-    assert "one_target" in said  # above 1; its condition makes it a setting of the right loss
+    assert "zero_target" in said  # below 0; its condition makes it a setting of the right loss
     assert "no such argument" not in said
 
 
