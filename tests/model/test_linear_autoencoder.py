@@ -183,7 +183,7 @@ def test_it_trains_evaluates_and_exports_what_was_evaluated(
     run = train(settings(prepared, tmp_path / "run", loss))
     evaluated = evaluate(config.EvaluateConfig(run=str(run), cutoffs=[5]))
     by_name = {one["name"]: one["metrics"]["ndcg@5"]["mean"] for one in evaluated["systems"]}
-    assert by_name["linearautoencoder"] > by_name["popularity"] + 0.05
+    assert by_name["linear_autoencoder"] > by_name["popularity"] + 0.05
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         bundle = export(

@@ -189,7 +189,7 @@ def test_a_run_is_evaluated_and_exported(tmp_path: Path) -> None:
     assert not trained.item_bias.any()
     evaluated = evaluate(EvaluateConfig(run=str(path), cutoffs=[5]))
     by_name = {one["name"]: one["metrics"]["ndcg@5"]["mean"] for one in evaluated["systems"]}
-    assert by_name["twotower"] > by_name["popularity"] + 0.05
+    assert by_name["two_tower"] > by_name["popularity"] + 0.05
     export(
         ExportConfig(run=str(path), output_dir=str(tmp_path / "bundle"), program=False)
     )  # compares

@@ -143,7 +143,7 @@ def _run(path: Path, question: Question) -> System:
             f"[yellow]note[/yellow] {path} is not finished; its best checkpoint so far is judged",
             soft_wrap=True,
         )
-    name = str(run.config.model["_target_"]).rpartition(".")[2].lower()
+    name = str(run.config.model["_target_"]).split(".")[-2]  # of its module: as configs call it
     config = to_dict(run.config)
     source = {"run": str(run.path), "seed": run.config.seed, "trained": trained(config)}
     return System(
