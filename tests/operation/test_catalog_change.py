@@ -101,6 +101,14 @@ def test_a_renamed_item_keeps_its_index_and_its_answers(
     assert after.recommend([["003"]])[0].num_unknown == 1
 
 
+def test_an_id_may_hold_what_elsewhere_ends_a_line(shop: Path) -> None:
+    do("rename", "003", "line\u2028separator", f"bundle={shop}")
+    do("retire", "017", f"bundle={shop}")
+    do("verify", shop / "3")
+    (answer,) = deeprec.load(shop / "3").recommend([["line\u2028separator"]], k=30)
+    assert answer.num_unknown == 0
+
+
 def test_versions_count_up_and_no_index_or_id_is_used_twice(
     shop: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -233,7 +233,7 @@ def _write_goldens(old: Bundle, draft: Path, change: Change) -> None:
         IntegrityError: an answer changed by more than the items of the change.
     """
     new = Bundle(draft, {}, "cpu")
-    before = read_lines(draft / bundle.GOLDEN_REQUESTS)
+    before = bundle.read_lines(draft / bundle.GOLDEN_REQUESTS)
     requests = [_renamed(request, change.renamed or {}) for request in before]
     for was, request in zip(before, requests, strict=True):
         _refuse_other_answer(old, was, new, request, change)
@@ -241,11 +241,6 @@ def _write_goldens(old: Bundle, draft: Path, change: Change) -> None:
     bundle.write_lines(draft / bundle.GOLDEN_REQUESTS, requests)
     answers = (_answer(new, request) for request in requests)
     bundle.write_lines(draft / bundle.GOLDEN_EXPECTED, answers)
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """One JSON document a line."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def _renamed(request: Request, names: Mapping[str, str]) -> Request:

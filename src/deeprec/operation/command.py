@@ -116,7 +116,7 @@ def refuse_unsound(path: Path) -> None:
     differences = list(opened.golden())
     if differences:
         raise IntegrityError("\n".join(f"{path}: golden request {line}" for line in differences))
-    number = len(catalog_change.read_lines(path / bundle.GOLDEN_REQUESTS))
+    number = len(bundle.read_lines(path / bundle.GOLDEN_REQUESTS))
     _say(f"{path}: every file is whole, and {number} golden requests are answered as expected")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from deeprec import bundle, folder
-from deeprec.operation.catalog_change import RETIRED_IN, catalog_of, read_lines
+from deeprec.operation.catalog_change import RETIRED_IN, catalog_of
 from deeprec.serve import same_answer
 
 MOST_LINES = 20  # of one kind; the rest is counted
@@ -75,8 +75,8 @@ def _golden_answers(first: Path, second: Path) -> Iterator[str]:
 
 
 def _goldens(path: Path) -> dict[str, dict[str, Any]]:
-    requests = read_lines(path / bundle.GOLDEN_REQUESTS)
-    answers = read_lines(path / bundle.GOLDEN_EXPECTED)
+    requests = bundle.read_lines(path / bundle.GOLDEN_REQUESTS)
+    answers = bundle.read_lines(path / bundle.GOLDEN_EXPECTED)
     return {asked["name"]: answer for asked, answer in zip(requests, answers, strict=True)}
 
 
