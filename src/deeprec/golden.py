@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from deeprec.batch import Batch, Jagged
-from deeprec.data.judge import judged_batch
+from deeprec.data.judge import judged_batch, spread
 from deeprec.data.store import PartName, Prepared
 from deeprec.model.base import Recommender
 from deeprec.model.compact import Precision
@@ -50,8 +50,7 @@ def compared_users(prepared: Prepared, num_users: int) -> tuple[PartName, npt.ND
             break
     else:
         judged = np.arange(prepared.num_users)
-    places = np.linspace(0, len(judged) - 1, min(num_users, len(judged))).astype(np.int64)
-    return part, judged[places]
+    return part, spread(judged, num_users)
 
 
 def golden_requests(trained: Trained, num_users: int) -> Iterator[Request]:

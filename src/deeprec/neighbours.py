@@ -19,7 +19,7 @@ from deeprec.console import console, progress
 from deeprec.data.judge import judged_batch
 from deeprec.data.store import Prepared
 from deeprec.errors import ConfigError, IntegrityError
-from deeprec.model.base import Recommender
+from deeprec.model.rank import encode
 from deeprec.model.topk import top_k
 from deeprec.trainer.run import Run, open_run
 
@@ -65,15 +65,11 @@ def _items(run: Run, prepared: Prepared) -> tuple[list[str], Tensor]:
 
 
 def _users(run: Run, prepared: Prepared, config: NeighboursConfig) -> tuple[list[str], Tensor]:
-    model: Recommender = run.model
     said = []
     for rows in _batches(prepared.num_users, config.batch):
         batch = judged_batch(prepared, rows, "holdout", with_target=False)
-        attributes = {name: (one.values, one.offsets) for name, one in batch.attributes.items()}
-        history = batch.history
         with torch.no_grad():
-            encoded = model.encode(history.values, history.offsets, batch.known_ages, attributes)
-        said.append(encoded.hidden_BD)
+            said.append(encode(run.model, batch).hidden_BD)
     return prepared.users["user_id"].to_pylist(), torch.cat(said)
 
 

@@ -48,6 +48,17 @@ def judged_batch(
     )
 
 
+def spread(users: npt.NDArray[np.int64], most: int) -> npt.NDArray[np.int64]:
+    """At most so many of the users, at even distances, the first and the last among them.
+
+    Example:
+        >>> spread(np.arange(10, 20), 3).tolist()
+        [10, 14, 19]
+    """
+    places = np.linspace(0, len(users) - 1, min(most, len(users))).astype(np.int64)
+    return users[places]
+
+
 def known_users(prepared: Prepared, part: PartName) -> Batch:
     """Whom solved models learn from: those who may be trained on, with what is known before `part`.
 

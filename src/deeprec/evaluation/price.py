@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from deeprec.batch import Batch
-from deeprec.data.judge import judged_batch, without_seen
+from deeprec.data.judge import judged_batch, spread, without_seen
 from deeprec.data.store import Prepared
 from deeprec.errors import ConfigError
 from deeprec.metric.hits import Hits
@@ -59,9 +59,8 @@ def price(before: Recommender, after: Recommender, prepared: Prepared, num_users
 
 
 def _batches(prepared: Prepared, num_users: int) -> Iterator[Batch]:
-    judged = prepared.judged_users("validation")
-    places = np.linspace(0, len(judged) - 1, min(num_users, len(judged))).astype(np.int64)
-    for rows in np.split(judged[places], range(BATCH_USERS, len(places), BATCH_USERS)):
+    users = spread(prepared.judged_users("validation"), num_users)
+    for rows in np.split(users, range(BATCH_USERS, len(users), BATCH_USERS)):
         if len(rows):
             batch = judged_batch(prepared, rows, "validation")
             yield batch if prepared.repeats else without_seen(batch)

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from deeprec.batch import Batch, Encoded
 from deeprec.model.base import Recommender
-
-FLOATS = 32  # of a row whose products are computed at once
+from deeprec.model.rank import encode
+from deeprec.model.sparse_input import pair_products
+from deeprec.model.topk import with_repeats
 
 
 class Blend(nn.Module):
@@ -88,13 +89,10 @@ class Blend(nn.Module):
 
     def standardised(self, batch: Batch) -> list[tuple[Encoded, Tensor]]:
         """What each member alone says of a batch, over its spread, and its part of the table."""
-        history = batch.history
-        attributes = {name: (rows.values, rows.offsets) for name, rows in batch.attributes.items()}
-        asked = history.values, history.offsets, batch.known_ages, attributes
         moments = self.moments()
         tables = torch.split(self.item_weight, [one.shape[1] for one in moments], 1)
         return [
-            (standardised(member.encode(*asked), table, one), table)
+            (standardised(encode(member, batch), table, one), table)
             for member, table, one in zip(self._members(), tables, moments, strict=True)
         ]
 
@@ -178,6 +176,8 @@ def blended(
     scores_M = torch.zeros(cells_M.shape[0], device=cells_M.device)
     hidden: list[Tensor] = []
     direct: list[Tensor] = []
+    users_M = torch.div(cells_M, num_items, rounding_mode="floor")
+    items_M = cells_M % num_items
     start = 0
     for index, said in enumerate(encoded):
         size = moments[index].shape[1]
@@ -187,42 +187,31 @@ def blended(
         hidden.append(own.hidden_BD[:, :size] * weights[index])
         if own.hidden_BD.shape[1] > size:
             direct.append(own.hidden_BD[:, size:] * weights[index])
-        said_M = replaced(products(own.hidden_BD, table_VD, cells_M), cells_M, own, num_items)
-        scores_M = scores_M + said_M * weights[index]
+        product_M = products(own.hidden_BD, table_VD, items_M, offsets_B1, users_M)
+        scores_M = scores_M + replaced(product_M, cells_M, own, num_items) * weights[index]
     if len(direct) > 0:
         hidden.append(torch.stack(direct).sum(0))
-    return Encoded(torch.cat(hidden, 1), cells_M % num_items, offsets_B1, scores_M)
+    return Encoded(torch.cat(hidden, 1), items_M, offsets_B1, scores_M)
 
 
 def standardised(said: Encoded, table_VD: Tensor, moments: Tensor) -> Encoded:
     """What one member said, over its spread, with a column of ones for the bias of its table."""
-    num_items, size = table_VD.shape[0], table_VD.shape[1]
-    hidden_BD = with_one(said.hidden_BD, size)
-    cells_M = cells_of(said, num_items)
-    product_M = products(hidden_BD, table_VD, cells_M)
-    own_M = said.repeat_scores_M.float()
-    scale_B = 1.0 / deviation(hidden_BD, table_VD, moments, cells_M, product_M, own_M)
-    users_M = torch.div(cells_M, num_items, rounding_mode="floor")
-    return Encoded(
-        hidden_BD * scale_B[:, None],
-        said.repeat_items_M,
-        said.repeat_offsets_B1,
-        own_M * scale_B[users_M],
-    )
+    hidden_BD = with_one(said.hidden_BD, table_VD.shape[1])
+    items_M, offsets_B1, own_M = said.repeat_items_M, said.repeat_offsets_B1, said.repeat_scores_M
+    users_M, own_M = owners_of(offsets_B1), own_M.float()
+    product_M = products(hidden_BD, table_VD, items_M, offsets_B1, users_M)
+    scale_B = 1.0 / deviation(hidden_BD, table_VD, moments, users_M, product_M, own_M)
+    return Encoded(hidden_BD * scale_B[:, None], items_M, offsets_B1, own_M * scale_B[users_M])
 
 
 def scores_at(said: Encoded, table_VD: Tensor, items_BC: Tensor) -> Tensor:
     """float32 [B, C]: the scores of these items by the standardised; of item -1, of item 0."""
-    num_users, num_items = items_BC.shape[0], table_VD.shape[0]
-    users_B1 = torch.arange(num_users, device=items_BC.device)[:, None]
-    cells_M = (users_B1 * num_items + items_BC.clamp(min=0)).flatten()
-    scores_M = products(said.hidden_BD, table_VD, cells_M)
-    own_M = cells_of(said, num_items)
-    if own_M.shape[0] > 0:
-        places_M = torch.searchsorted(own_M, cells_M).clamp(max=own_M.shape[0] - 1)
-        has_own_M = own_M[places_M] == cells_M
-        scores_M = torch.where(has_own_M, said.repeat_scores_M[places_M], scores_M)
-    return scores_M.view_as(items_BC)
+    num_users, num_asked = items_BC.shape
+    items_BC = items_BC.clamp(min=0)
+    users_M = torch.arange(num_users, device=items_BC.device).repeat_interleave(num_asked)
+    offsets_B1 = torch.arange(num_users + 1, device=items_BC.device) * num_asked
+    product_M = products(said.hidden_BD, table_VD, items_BC.flatten(), offsets_B1, users_M)
+    return with_repeats(product_M.view_as(items_BC), items_BC, said)
 
 
 def moments_of(table_VD: Tensor) -> Tensor:
@@ -245,9 +234,12 @@ def own_cells(encoded: list[Encoded], num_items: int) -> tuple[Tensor, Tensor]:
 
 def cells_of(said: Encoded, num_items: int) -> Tensor:
     """int64 [M]: user * V + item of what one member scores on its own, ascending."""
-    offsets_B1 = said.repeat_offsets_B1
-    users_M = torch.repeat_interleave(offsets_B1[1:] - offsets_B1[:-1])
-    return users_M * num_items + said.repeat_items_M
+    return owners_of(said.repeat_offsets_B1) * num_items + said.repeat_items_M
+
+
+def owners_of(offsets_B1: Tensor) -> Tensor:
+    """int64 [M]: the user of each cell."""
+    return torch.repeat_interleave(offsets_B1[1:] - offsets_B1[:-1])
 
 
 def with_one(hidden: Tensor, size: int) -> Tensor:
@@ -256,16 +248,12 @@ def with_one(hidden: Tensor, size: int) -> Tensor:
     return torch.cat([hidden[:, : size - 1], ones_B1, hidden[:, size - 1 :]], 1)
 
 
-def products(hidden_BD: Tensor, table_VD: Tensor, cells_M: Tensor, at_once: int = FLOATS) -> Tensor:
-    """float32 [M]: what the product says of these cells, a few columns at a time."""
-    num_items, size = table_VD.shape[0], table_VD.shape[1]
-    users_M = torch.div(cells_M, num_items, rounding_mode="floor")
-    items_M = cells_M % num_items
-    product_M = torch.zeros(cells_M.shape[0], device=cells_M.device)
-    for start in range(0, size, at_once):
-        stop = min(start + at_once, size)
-        hidden_MD = hidden_BD[:, start:stop][users_M]
-        product_M = product_M + (hidden_MD * table_VD[:, start:stop][items_M]).sum(1)
+def products(
+    hidden_BD: Tensor, table_VD: Tensor, items_M: Tensor, offsets_B1: Tensor, users_M: Tensor
+) -> Tensor:
+    """float32 [M]: what the product says of these items, of each user its own."""
+    size = table_VD.shape[1]
+    product_M = pair_products(hidden_BD[:, :size], table_VD, items_M, offsets_B1, users_M)
     if hidden_BD.shape[1] > size:
         product_M = product_M + hidden_BD[users_M, size + items_M]
     return product_M
@@ -281,7 +269,7 @@ def deviation(
     hidden_BD: Tensor,
     table_VD: Tensor,
     moments: Tensor,
-    cells_M: Tensor,
+    users_M: Tensor,
     product_M: Tensor,
     own_M: Tensor,
 ) -> Tensor:
@@ -296,7 +284,6 @@ def deviation(
         scores_BV = hidden_BD[:, :size] @ table_VD.t() + hidden_BD[:, size:]
         mean_B = scores_BV.mean(1)
         variance_B = ((scores_BV - mean_B[:, None]) ** 2).mean(1)
-    users_M = torch.div(cells_M, num_items, rounding_mode="floor")
     shift_B = torch.zeros_like(mean_B).index_add(0, users_M, own_M - product_M) / num_items
     off_M = (own_M - mean_B[users_M]) ** 2 - (product_M - mean_B[users_M]) ** 2
     more_B = torch.zeros_like(mean_B).index_add(0, users_M, off_M) / num_items

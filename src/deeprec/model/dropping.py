@@ -28,6 +28,6 @@ def _only(rows: Jagged, chosen: Tensor) -> Jagged:
 
 
 def check_share(name: str, share: float) -> None:
-    """Raises ValueError if this cannot be a chance of dropping something."""
+    """Raises ValueError if this is no share below the whole, such as a chance of dropping."""
     if not 0.0 <= share < 1.0:
         raise ValueError(f"{name} must be in [0, 1), got {share}")

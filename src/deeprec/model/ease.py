@@ -13,13 +13,7 @@ from deeprec.console import console
 from deeprec.errors import NonFiniteError
 from deeprec.model.history import HistoryWeighting, aggregate, history_weights
 from deeprec.model.repeat import without_repeat
-from deeprec.model.solved import (
-    SolvedModel,
-    as_matrix,
-    popularity_in,
-    scaled_by,
-    weighted_histories,
-)
+from deeprec.model.solved import SolvedModel, check_ridge, ridge, scaled_histories
 from deeprec.model.sparse_input import weighted_sum
 
 Float32Array = npt.NDArray[np.float32]
@@ -84,10 +78,7 @@ class Ease(SolvedModel):
         fade_days: float = 90.0,
     ) -> None:
         super().__init__(num_items, width=0)
-        if not l2 > 0.0:
-            raise ValueError(f"l2 must be above 0, got {l2}")
-        if not 0.0 <= dropout < 1.0:
-            raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
+        check_ridge(l2, dropout)
         self.l2, self.dropout, self.user_power = l2, dropout, user_power
         self.input_power, self.output_power = input_power, output_power
         self.history_weighting, self.fade_days = history_weighting, fade_days
@@ -109,15 +100,16 @@ class Ease(SolvedModel):
 
     def solve(self, users: Batch, done: int, draw: torch.Generator) -> Iterator[float]:
         """Counts pairs and inverts; see `Solvable.solve`."""
-        known = weighted_histories(users, self.num_items, self.history_weighting, self.fade_days)
-        matrix = as_matrix(known, self.num_items)
-        popularity_V = popularity_in(matrix)
-        scaled = scaled_by(matrix, self.user_power, popularity_V**-self.input_power)
+        scaled, popularity_V = scaled_histories(
+            users,
+            self.num_items,
+            self.history_weighting,
+            self.fade_days,
+            user_power=self.user_power,
+            item_power=self.input_power,
+        )
         gram_VV = gram(scaled)
-        own_V = gram_VV.diagonal().copy()
-        # users weigh less than 1 by user_power, and l2 is told in users
-        of_a_user = own_V.sum() / max(matrix.nnz, 1)
-        ridge_V = self.l2 * of_a_user + self.dropout / (1.0 - self.dropout) * own_V
+        ridge_V = ridge(gram_VV.diagonal(), scaled.nnz, self.l2, self.dropout)
         gram_VV[np.diag_indices(self.num_items)] += ridge_V
         with console.status("inverting the matrix of item pairs"):
             weights_VV = torch.from_numpy(inverse(gram_VV))

@@ -12,13 +12,7 @@ from deeprec.console import console
 from deeprec.model.history import HistoryWeighting, aggregate, history_weights
 from deeprec.model.item_to_item import FIT_BLOCK_PAIRS, strongest, taken_together
 from deeprec.model.neighbour_scores import NeighbourScores, on_the_product, with_own_items
-from deeprec.model.solved import (
-    SolvedModel,
-    as_matrix,
-    popularity_in,
-    scaled_by,
-    weighted_histories,
-)
+from deeprec.model.solved import SolvedModel, scaled_histories
 from deeprec.model.sparse_input import weighted_sum
 from deeprec.model.svd import SPARE_VECTORS, leading_vectors
 
@@ -107,10 +101,14 @@ class GraphFilter(SolvedModel):
 
     def solve(self, users: Batch, done: int, draw: torch.Generator) -> Iterator[float]:
         """Counts pairs and finds the directions; see `Solvable.solve`."""
-        known = weighted_histories(users, self.num_items, self.history_weighting, self.fade_days)
-        matrix = as_matrix(known, self.num_items)
-        popularity_V = popularity_in(matrix)
-        scaled = scaled_by(matrix, self.user_power, popularity_V**-self.item_power)
+        scaled, popularity_V = scaled_histories(
+            users,
+            self.num_items,
+            self.history_weighting,
+            self.fade_days,
+            user_power=self.user_power,
+            item_power=self.item_power,
+        )
         with console.status("counting pairs of items"):
             self.between_items.fill(with_own_items(_largest_products(scaled, self.neighbours)))
         with console.status(f"looking for {self.item_weight.shape[1]} directions"):

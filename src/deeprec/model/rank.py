@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from deeprec.batch import Batch
+from deeprec.batch import Batch, Encoded
 from deeprec.errors import NonFiniteError
 from deeprec.model.base import Recommender
 from deeprec.model.topk import BLOCK_ITEMS, top_k
@@ -28,10 +28,8 @@ def rank(
     Raises:
         NonFiniteError: a score is NaN.
     """
-    history = batch.history
-    attributes = {name: (rows.values, rows.offsets) for name, rows in batch.attributes.items()}
     with torch.no_grad():
-        encoded = model.encode(history.values, history.offsets, batch.known_ages, attributes)
+        encoded = encode(model, batch)
         seen = seen_if(exclude_seen, batch)
         try:
             return top_k(encoded, model.item_weight, model.item_bias, k, *seen, block_items)
@@ -42,6 +40,13 @@ def rank(
                 "the model scores an item NaN, which cannot be ranked; train it again with a lower "
                 "learning rate, or judge an earlier checkpoint"
             ) from error
+
+
+def encode(model: Recommender, batch: Batch) -> Encoded:
+    """What the model says of each user of a batch."""
+    history = batch.history
+    attributes = {name: (rows.values, rows.offsets) for name, rows in batch.attributes.items()}
+    return model.encode(history.values, history.offsets, batch.known_ages, attributes)
 
 
 def seen_if(exclude_seen: bool, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -65,17 +65,48 @@ def as_matrix(histories: Jagged, num_items: int) -> sparse.csr_array:
     return sparse.csr_array(rows, (len(rows[2]) - 1, num_items))
 
 
-def popularity_in(matrix: sparse.csr_array) -> npt.NDArray[np.float64]:
-    """float64 [V]: users who have each item, at least 1, so that a power of it is a number."""
-    counts_V = np.bincount(matrix.indices, minlength=matrix.shape[1])
-    return counts_V.clip(1).astype(np.float64)
+def scaled_histories(
+    users: Batch,
+    num_items: int,
+    weighting: HistoryWeighting,
+    fade_days: float,
+    *,
+    user_power: float,
+    item_power: float,
+) -> tuple[sparse.csr_array, npt.NDArray[np.float64]]:
+    """The histories, an event less where its user or its item has many; float64 [V] popularity.
 
-
-def scaled_by(
-    matrix: sparse.csr_array, user_power: float, item_scale_V: npt.NDArray[np.float64]
-) -> sparse.csr_array:
-    """The histories, each event times `items of its user ** -user_power` and its item's scale."""
+    An event weighs `items of its user ** -user_power * popularity ** -item_power`.
+    """
+    matrix = as_matrix(weighted_histories(users, num_items, weighting, fade_days), num_items)
+    # an item that nobody has counts as one that one user has, so that a power of it is a number
+    popularity_V = np.bincount(matrix.indices, minlength=num_items).clip(1).astype(np.float64)
     lengths = np.diff(matrix.indptr)
     of_users = np.repeat(lengths.clip(1).astype(np.float64) ** -user_power, lengths)
-    data = matrix.data * of_users * item_scale_V[matrix.indices]
-    return sparse.csr_array((data.astype(np.float32), matrix.indices, matrix.indptr), matrix.shape)
+    data = matrix.data * of_users * (popularity_V**-item_power)[matrix.indices]
+    rows = data.astype(np.float32), matrix.indices, matrix.indptr
+    return sparse.csr_array(rows, matrix.shape), popularity_V
+
+
+def check_ridge(l2: float, dropout: float) -> None:
+    """Raises ValueError if no ridge regression between items can have these."""
+    if not l2 > 0.0:
+        raise ValueError(f"l2 must be above 0, got {l2}")
+    if not 0.0 <= dropout < 1.0:
+        raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
+
+
+def ridge(
+    own_V: npt.NDArray[np.float32], num_events: int, l2: float, dropout: float
+) -> npt.NDArray[np.float32]:
+    """float32 [V]: what is added to the diagonal of the Gram matrix of scaled histories.
+
+    Args:
+        own_V: that diagonal.
+        num_events: distinct pairs of a user and an item.
+        l2: in users; they weigh less than 1 once histories are scaled.
+        dropout: chance that an item of a history is dropped.
+    """
+    of_a_user = own_V.sum() / max(num_events, 1)
+    added_V: npt.NDArray[np.float32] = l2 * of_a_user + dropout / (1.0 - dropout) * own_V
+    return added_V

@@ -14,13 +14,7 @@ from deeprec.errors import NonFiniteError
 from deeprec.model.ease import CANNOT_INVERT
 from deeprec.model.history import HistoryWeighting, aggregate, history_weights
 from deeprec.model.neighbour_scores import NeighbourScores, with_own_items
-from deeprec.model.solved import (
-    SolvedModel,
-    as_matrix,
-    popularity_in,
-    scaled_by,
-    weighted_histories,
-)
+from deeprec.model.solved import SolvedModel, check_ridge, ridge, scaled_histories
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -84,10 +78,7 @@ class SparseEase(SolvedModel):
         super().__init__(num_items, width=1)
         if neighbours < 1:
             raise ValueError(f"neighbours must be 1 or more, got {neighbours}")
-        if not l2 > 0.0:
-            raise ValueError(f"l2 must be above 0, got {l2}")
-        if not 0.0 <= dropout < 1.0:
-            raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
+        check_ridge(l2, dropout)
         self.neighbours, self.l2, self.dropout = neighbours, l2, dropout
         self.user_power = user_power
         self.input_power, self.output_power = input_power, output_power
@@ -110,15 +101,17 @@ class SparseEase(SolvedModel):
 
     def solve(self, users: Batch, done: int, draw: torch.Generator) -> Iterator[float]:
         """Counts pairs and solves a regression for each item; see `Solvable.solve`."""
-        known = weighted_histories(users, self.num_items, self.history_weighting, self.fade_days)
-        matrix = as_matrix(known, self.num_items)
-        popularity_V = popularity_in(matrix)
-        scaled = scaled_by(matrix, self.user_power, popularity_V**-self.input_power)
+        scaled, popularity_V = scaled_histories(
+            users,
+            self.num_items,
+            self.history_weighting,
+            self.fade_days,
+            user_power=self.user_power,
+            item_power=self.input_power,
+        )
         with console.status("counting pairs of items"):
             gram = (scaled.T.tocsr() @ scaled).tocsr()
-        own_V = gram.diagonal()
-        of_a_user = own_V.sum() / max(matrix.nnz, 1)
-        ridge_V = self.l2 * of_a_user + self.dropout / (1.0 - self.dropout) * own_V
+        ridge_V = ridge(gram.diagonal(), scaled.nnz, self.l2, self.dropout)
         with console.status("solving a regression for each item"):
             said = _regressions(gram, ridge_V.astype(np.float32), self.neighbours)
         in_V, out_V = popularity_V**-self.input_power, popularity_V**self.output_power

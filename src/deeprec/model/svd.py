@@ -12,13 +12,7 @@ from deeprec.batch import Batch, Encoded
 from deeprec.console import console
 from deeprec.model.history import HistoryWeighting, aggregate, history_weights
 from deeprec.model.repeat import without_repeat
-from deeprec.model.solved import (
-    SolvedModel,
-    as_matrix,
-    popularity_in,
-    scaled_by,
-    weighted_histories,
-)
+from deeprec.model.solved import SolvedModel, scaled_histories
 from deeprec.model.sparse_input import weighted_sum
 
 SPARE_VECTORS = 32  # searched beside those that are kept, so that the last of these settle too
@@ -103,10 +97,14 @@ class Svd(SolvedModel):
 
     def solve(self, users: Batch, done: int, draw: torch.Generator) -> Iterator[float]:
         """Finds the directions; see `Solvable.solve`."""
-        known = weighted_histories(users, self.num_items, self.history_weighting, self.fade_days)
-        matrix = as_matrix(known, self.num_items)
-        popularity_V = popularity_in(matrix)
-        scaled = scaled_by(matrix, self.user_power, popularity_V**-self.input_power)
+        scaled, popularity_V = scaled_histories(
+            users,
+            self.num_items,
+            self.history_weighting,
+            self.fade_days,
+            user_power=self.user_power,
+            item_power=self.input_power,
+        )
         with console.status(f"looking for {self.item_weight.shape[1]} directions"):
             vectors_VD = leading_vectors(scaled, self.item_weight.shape[1], draw)
         out_V = torch.from_numpy(popularity_V**self.output_power).float()

@@ -151,6 +151,20 @@ def ruled(scores_BC: Tensor, rules: Rules, block: int, start: int) -> Tensor:
     return scores_BC
 
 
+def with_repeats(scores_BR: Tensor, items_BR: Tensor, encoded: Encoded) -> Tensor:
+    """The scores, repeat scores in their place."""
+    if encoded.repeat_items_M.shape[0] == 0:
+        return scores_BR
+    users = torch.arange(items_BR.shape[0], device=items_BR.device)
+    owners_M = torch.repeat_interleave(users, encoded.repeat_offsets_B1.diff())
+    span = max(int(items_BR.max()), int(encoded.repeat_items_M.max())) + 1
+    pairs_M = owners_M * span + encoded.repeat_items_M  # ascending
+    pairs_BR = users.unsqueeze(1) * span + items_BR
+    place_BR = torch.searchsorted(pairs_M, pairs_BR).clamp(max=pairs_M.shape[0] - 1)
+    repeats_BR = encoded.repeat_scores_M.float()[place_BR]
+    return torch.where(pairs_M[place_BR] == pairs_BR, repeats_BR, scores_BR)
+
+
 def top_k_of_blocks(
     score_block: Callable[[int, int], Tensor],
     num_items: int,

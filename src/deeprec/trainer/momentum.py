@@ -6,8 +6,15 @@ import torch
 from torch import nn
 
 from deeprec import table as rules_of
+from deeprec.model.dropping import check_share
 from deeprec.table import TableRule
-from deeprec.trainer.optimizer import Limits, Scheduled, assemble, check_positive, kinds_of
+from deeprec.trainer.optimizer import (
+    Limits,
+    Scheduled,
+    assemble,
+    check_positive,
+    kinds_of,
+)
 
 
 class Momentum(Scheduled):
@@ -42,7 +49,7 @@ class Momentum(Scheduled):
     ) -> None:
         super().__init__(warmup_steps, decay)
         check_positive(lr=lr, table_lr=table_lr)
-        _check_share("momentum", momentum)
+        check_share("momentum", momentum)
         self.limits = Limits(weight_decay, table_weight_decay, clip_norm, table_clip_norm)
         self.lr, self.table_lr = lr, lr if table_lr is None else table_lr
         self.momentum, self.nesterov = momentum, nesterov and momentum > 0.0
@@ -94,7 +101,7 @@ class AdaDelta(Scheduled):
     ) -> None:
         super().__init__(warmup_steps, decay)
         check_positive(lr=lr, eps=eps)
-        _check_share("smoothing", smoothing)
+        check_share("smoothing", smoothing)
         self.limits = Limits(weight_decay, table_weight_decay, clip_norm, table_clip_norm)
         self.lr, self.smoothing, self.eps = lr, smoothing, eps
 
@@ -113,8 +120,3 @@ class AdaDelta(Scheduled):
 
     def state_floats(self, table_rows: int, width: int) -> int:
         return 2 * table_rows * width
-
-
-def _check_share(name: str, value: float) -> None:
-    if not 0.0 <= value < 1.0:
-        raise ValueError(f"{name} must be in [0, 1), got {value}")

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from deeprec import table as rules_of
 from deeprec.errors import ConfigError
+from deeprec.model.dropping import check_share
 from deeprec.model.sparse_input import SparseInput
 from deeprec.table import Rows, RowUpdate, TableRule, update_rows
 from deeprec.trainer.row_length import KeptLength
@@ -286,8 +287,7 @@ class RmsProp(Scheduled):
     ) -> None:
         super().__init__(warmup_steps, decay)
         check_positive(lr=lr, table_lr=table_lr, eps=eps)
-        if not 0.0 <= smoothing < 1.0:
-            raise ValueError(f"smoothing must be in [0, 1), got {smoothing}")
+        check_share("smoothing", smoothing)
         self.limits = Limits(weight_decay, table_weight_decay, clip_norm, table_clip_norm)
         self.lr, self.smoothing, self.eps = lr, smoothing, eps
         self.table_lr = lr if table_lr is None else table_lr
