@@ -9,20 +9,28 @@ import torch
 
 from deeprec import config as configs
 from deeprec import folder
+from deeprec.choosing import shape_of
 from deeprec.composition import Composer
 from deeprec.config import SweepConfig
 from deeprec.console import console
 from deeprec.data.store import Prepared
 from deeprec.errors import ConfigError, DataError, DeeprecError, Interrupted
+from deeprec.model.auto import Auto
 from deeprec.search.crew import Crew, visible_devices
 from deeprec.search.loop import Budget, Loop
 from deeprec.search.outcome import Commands, leave
 from deeprec.search.plan import Plan
+from deeprec.search.portfolio import Portfolio
+from deeprec.search.portfolio_plan import PortfolioPlan
 from deeprec.search.shelf import Shelf
 from deeprec.search.shown import Progress, show
+from deeprec.search.space import SPACE, Choices, setting_of
+from deeprec.search.space_plan import SpacePlan
 from deeprec.search.stopping import heard
 from deeprec.search.study import FILE, Study
 from deeprec.search.trial import best
+
+TOGETHER = 3  # models that are proposed for a blend
 
 
 def sweep(config: SweepConfig) -> Path:
@@ -46,7 +54,7 @@ def sweep(config: SweepConfig) -> Path:
     output = Path(config.output_dir or f"sweeps/{prepared.path.name}")
     further = Path(config.config_dir) if config.config_dir else None
     with configs.opened("train", further) as composer:
-        plan = Plan(config, composer)
+        plan = _plan(config, prepared, composer)
         plan.refuse_mistakes()
         _refuse_foreign_folder(output)
         output.mkdir(parents=True, exist_ok=True)
@@ -68,7 +76,8 @@ def _search(
     with folder.writing_file(output / "config.yaml") as draft:
         draft.write_text(configs.to_yaml(config))
     seconds = None if config.minutes is None else 60 * config.minutes
-    crew, shelf = Crew(config.workers, _devices(config)), Shelf(output, config.keep)
+    crew = Crew(config.workers, _devices(config))
+    shelf = Shelf(output, config.keep, plan.family)
     with heard() as asked:
         loop = Loop(plan, study, crew, shelf, Budget(seconds, config.trials), lambda: bool(asked))
         _introduce(config, prepared, output, loop)
@@ -78,7 +87,8 @@ def _search(
     if top is not None:
         show(loop.ended, plan.defaults())
         files = leave(config, prepared, output, plan, composer, loop.ended, top, loop.seconds)
-        _conclude(Commands(output, config.prepared), files)
+        members = [shelf.run(one.number) for one in shelf.best_of_each(loop.ended)[:TOGETHER]]
+        _conclude(Commands(output, config.prepared), files, members)
     if asked:
         raise Interrupted(
             f"stopped; {len(loop.ended)} trials are kept in {output}, and the same command goes on",
@@ -89,26 +99,43 @@ def _search(
     return shelf.run(top.number)
 
 
-def _conclude(commands: Commands, files: Sequence[Path]) -> None:
-    console.print(
-        f"best run: {commands.output / 'best'}\n"
-        f"its config: {files[0]}\n"
-        f"how it was found: {files[1]}\n"
-        f"next: {commands.evaluate}\n"
+def _plan(config: SweepConfig, prepared: Prepared, composer: Composer) -> Plan:
+    space = configs.instantiate(config.sweep)
+    if isinstance(space, Portfolio):
+        shape = shape_of(prepared)
+        return PortfolioPlan(config, space.suited(shape), Auto().choose(shape), composer)
+    return SpacePlan(config, space, composer)
+
+
+def _conclude(commands: Commands, files: Sequence[Path], members: Sequence[Path]) -> None:
+    lines = [
+        f"best run: {commands.output / 'best'}",
+        f"its config: {files[0]}",
+        f"how it was found: {files[1]}",
+        f"next: {commands.evaluate}",
         f"again: {commands.again}",
-        soft_wrap=True,
-    )
+    ]
+    if len(members) > 1:
+        lines.append(f"often better still, several together: {commands.blend(members)}")
+    console.print("\n".join(lines), soft_wrap=True, markup=False)
 
 
 def _introduce(config: SweepConfig, prepared: Prepared, output: Path, loop: Loop) -> None:
     users = len(prepared.judged_users("validation"))
     console.print(
-        f"searching {', '.join(loop.plan.ranges)}\n"
+        f"searching {_searched(loop.plan)}\n"
         f"on validation ndcg@100 of {users:,} users; the holdout is not read"
     )
     if loop.ended:
         used = f"{len(loop.ended)} trials, {loop.seconds / 60:.1f} minutes"
         console.print(f"going on with {output} after {used}", soft_wrap=True)
+
+
+def _searched(plan: Plan) -> str:
+    spaces = plan.ranges.get(SPACE)
+    if isinstance(spaces, Choices):
+        return f"the spaces {', '.join(spaces.labels)}; first as they come, in this order"
+    return ", ".join(map(setting_of, plan.ranges))
 
 
 def _about(config: SweepConfig, prepared: Prepared) -> dict[str, Any]:

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from deeprec import config
+from deeprec.composition import Composer
 from deeprec.config import SweepConfig
 from deeprec.errors import ConfigError
 from deeprec.search.importance import importances
-from deeprec.search.plan import Plan
 from deeprec.search.space import Interval
+from deeprec.search.space_plan import SpacePlan
 from deeprec.search.study import Study
 from deeprec.search.trial import Trial, best, counted, ranked
 
@@ -31,16 +32,21 @@ SPACE = {
 
 
 @pytest.fixture
-def plan() -> Iterator[Plan]:
+def plan() -> Iterator[SpacePlan]:
     with config.opened("train") as composer:
-        yield Plan(swept(), composer)
+        yield planned(composer)
 
 
 def swept(*words: str, space: dict[str, Any] = SPACE) -> SweepConfig:
     return SweepConfig(prepared="p", sweep=space, trials=3, train=list(words))
 
 
-def opened(folder: Path, plan: Plan, *, seed: int = 1, about: str = "this") -> Study:
+def planned(composer: Composer, *words: str, space: dict[str, Any] = SPACE) -> SpacePlan:
+    told = swept(*words, space=space)
+    return SpacePlan(told, config.instantiate(told.sweep), composer)
+
+
+def opened(folder: Path, plan: SpacePlan, *, seed: int = 1, about: str = "this") -> Study:
     return Study(folder, plan, {"data": about}, seed=seed, prune=True, workers=1)
 
 
@@ -66,7 +72,7 @@ def tried(study: Study, count: int) -> list[dict[str, Any]]:
 
 
 def test_the_defaults_come_first_without_what_the_ranges_do_not_hold(
-    plan: Plan, tmp_path: Path
+    plan: SpacePlan, tmp_path: Path
 ) -> None:
     (first,) = tried(opened(tmp_path, plan), 1)
     assert first == {"model.width": 256, "optimizer.lr": 0.003, "loss": "cosine"}  # no batch: 256
@@ -74,7 +80,7 @@ def test_the_defaults_come_first_without_what_the_ranges_do_not_hold(
     assert composed.trainer["batch_users"] == 256
 
 
-def test_values_keep_to_their_ranges_and_conditions(plan: Plan, tmp_path: Path) -> None:
+def test_values_keep_to_their_ranges_and_conditions(plan: SpacePlan, tmp_path: Path) -> None:
     for values in tried(opened(tmp_path, plan), 15):
         assert all(plan.ranges[key].holds(value) for key, value in values.items())
         assert ("loss.zero_scale" in values) == (values["loss"] == "squared")
@@ -82,7 +88,7 @@ def test_values_keep_to_their_ranges_and_conditions(plan: Plan, tmp_path: Path) 
 
 
 def test_a_sweep_that_goes_on_tries_what_one_never_stopped_tries(
-    plan: Plan, tmp_path: Path
+    plan: SpacePlan, tmp_path: Path
 ) -> None:
     for name in ("whole", "parts", "other"):
         (tmp_path / name).mkdir()
@@ -95,14 +101,14 @@ def test_a_sweep_that_goes_on_tries_what_one_never_stopped_tries(
 
 def test_it_learns_where_the_best_lie(tmp_path: Path) -> None:
     with config.opened("train") as composer:
-        plan = Plan(swept("loss=cosine", "trainer.batch_users=64"), composer)
+        plan = planned(composer, "loss=cosine", "trainer.batch_users=64")
         found = [score(values) for values in tried(opened(tmp_path, plan), 30)]
     drawn, modelled = found[1:10], found[20:]
     assert median(modelled) > median(drawn) / 3  # scores are below 0; some trials explore
 
 
 def test_what_was_at_work_when_a_sweep_was_killed_is_tried_again(
-    plan: Plan, tmp_path: Path
+    plan: SpacePlan, tmp_path: Path
 ) -> None:
     study = opened(tmp_path, plan)
     tried(study, 3)
@@ -115,21 +121,21 @@ def test_what_was_at_work_when_a_sweep_was_killed_is_tried_again(
     assert [one.number for one in counted(again.trials)] == [0, 1, 2, 4]
 
 
-def test_seconds_add_up_over_calls(plan: Plan, tmp_path: Path) -> None:
+def test_seconds_add_up_over_calls(plan: SpacePlan, tmp_path: Path) -> None:
     study = opened(tmp_path, plan)
     assert study.seconds == 0.0
     study.set_seconds(12.5)
     assert opened(tmp_path, plan).seconds == 12.5
 
 
-def test_another_sweep_is_refused_by_what_differs(plan: Plan, tmp_path: Path) -> None:
+def test_another_sweep_is_refused_by_what_differs(plan: SpacePlan, tmp_path: Path) -> None:
     opened(tmp_path, plan)
     with pytest.raises(ConfigError, match="holds a sweep with another data; give another"):
         opened(tmp_path, plan, about="that")
 
 
 def test_a_run_below_the_median_at_its_share_of_epochs_is_behind(
-    plan: Plan, tmp_path: Path
+    plan: SpacePlan, tmp_path: Path
 ) -> None:
     """Medians of .1 .2 .3 .4 .5 times the share done: .15 at half, .3 at the end."""
     study = opened(tmp_path, plan)
@@ -174,7 +180,7 @@ def refused(*words: str, fixed: tuple[str, ...] = (), **ranges: Any) -> str:
     renamed = {key.replace("__", "."): value for key, value in ranges.items()}
     space = {"_target_": "deeprec.search.space.Space", "ranges": renamed, "fixed": list(fixed)}
     with config.opened("train") as composer, pytest.raises(ConfigError) as refusal:
-        Plan(swept(*words, space=space), composer).refuse_mistakes()
+        planned(composer, *words, space=space).refuse_mistakes()
     return str(refusal.value)
 
 
@@ -205,7 +211,7 @@ def test_a_setting_of_one_choice_needs_a_condition() -> None:
 
 def test_a_word_wins_over_the_space() -> None:
     with config.opened("train") as composer:
-        fixed = Plan(swept("loss=squared", "trainer.batch_users=32"), composer)
+        fixed = planned(composer, "loss=squared", "trainer.batch_users=32")
         fixed.refuse_mistakes()
         assert list(fixed.ranges) == ["model.width", "optimizer.lr", "loss.zero_scale"]
         assert fixed.applies("loss.zero_scale", {"model.width": 8})
@@ -214,4 +220,4 @@ def test_a_word_wins_over_the_space() -> None:
         assert composed.trainer["batch_users"] == 32
         every = [f"{key}=8" for key in SPACE["ranges"] if key != "loss"]  # type: ignore[attr-defined]
         with pytest.raises(ConfigError, match="fixes every setting"):
-            Plan(swept("loss=squared", *every), composer)
+            planned(composer, "loss=squared", *every)

@@ -39,6 +39,11 @@ class Commands:
         """Judges the best run on the holdout."""
         return _typed("deeprec", "evaluate", f"run={self.output / 'best'}")
 
+    def blend(self, members: Sequence[Path]) -> str:
+        """Weighs the best run of each of several spaces."""
+        runs = f"runs=[{','.join(map(str, members))}]"
+        return _typed("deeprec", "blend", runs, "output_dir=runs/blend")
+
     @property
     def again(self) -> str:
         """Trains the best config anew."""
@@ -108,8 +113,8 @@ def _protocol(
         "chosen by": f"the best ndcg@100 among the validations of a run, on the validation part "
         f"({len(prepared.judged_users('validation')):,} users, of which a run judges at most its "
         "trainer.validation_users); the holdout was not read",
-        "search": f"TPE of Optuna {optuna_version}, seed {config.seed}; the defaults first, then "
-        f"{study.DRAWN_FIRST - 1} trials drawn at random",
+        "search": f"TPE of Optuna {optuna_version}, seed {config.seed}; defaults first, then drawn "
+        f"at random until {study.DRAWN_FIRST} trials have ended",
         "runs stopped": "where the best validation so far lies below the median of runs that went "
         f"to their end, at the same share of their epochs, from {first} % on"
         if config.prune

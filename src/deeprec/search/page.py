@@ -8,8 +8,8 @@ from typing import Any
 from deeprec.evaluation.page.piece import document, figure, table, terms
 from deeprec.search import drawing
 from deeprec.search.importance import BEST_SHARE, FEWEST, importances
-from deeprec.search.space import Range, label
-from deeprec.search.trial import Trial, best, counted, is_default, ranked
+from deeprec.search.space import SPACE, Range, label, of_space, setting_of
+from deeprec.search.trial import Trial, best, counted, differing, is_default, ranked
 
 STATES = {
     "whole": "",
@@ -79,12 +79,12 @@ def _summary(told: Told) -> str:
     )
 
 
-def _scored(told: Told) -> list[Trial]:
-    return [one for one in told.trials if one.score is not None]
+def _scored(trials: list[Trial]) -> list[Trial]:
+    return [one for one in trials if one.score is not None]
 
 
 def _history(told: Told) -> str:
-    scored = _scored(told)
+    scored = _scored(told.trials)
     finding = "; ".join(f"trial {one.number} {one.score:.4f}" for one in scored)
     note = (
         "● to its end, × stopped behind the median, ▲ cut short. The line is the best so far. What "
@@ -94,31 +94,70 @@ def _history(told: Told) -> str:
 
 
 def _importance(told: Told) -> str:
-    found = importances(told.trials, told.ranges)
+    space, trials, ranges = _of_the_best(told)
+    found = importances(trials, ranges)
+    where = f" of {space}" if space else ""
     if not found:
-        ended = sum(one.state in ("whole", "short") for one in told.trials)
+        ended = sum(one.state in ("whole", "short") for one in trials)
         return (
-            f'<p class="soft">Which settings matter is told from {FEWEST} trials on that were not '
-            f"stopped for being behind and did not fail; so far there are {ended}.</p>"
+            f'<p class="soft">Which settings matter is told from {FEWEST} trials{where} on that '
+            f"were not stopped for being behind and did not fail; so far there are {ended}.</p>"
         )
-    finding = ", ".join(f"{key} {100 * share:.0f} %" for key, share in found.items())
+    shares = {setting_of(key): share for key, share in found.items()}
+    finding = ", ".join(f"{key} {100 * share:.0f} %" for key, share in shares.items())
     note = (
-        f"How far the best {100 * BEST_SHARE:.0f} % of the trials keep to a part of a setting's "
-        "range, shared out over the settings (PED-ANOVA). From so few trials, a hint."
+        f"How far the best {100 * BEST_SHARE:.0f} % of the trials{where} keep to a part of a "
+        "setting's range, shared out over the settings (PED-ANOVA). From so few trials, a hint."
     )
-    return figure(drawing.shares(found), finding, note)
+    return figure(drawing.shares(shares), finding, note)
+
+
+def _of_the_best(told: Told) -> tuple[str | None, list[Trial], dict[str, Range]]:
+    """The space of the best trial, its trials and its ranges; all, where there is but one."""
+    top = best(told.trials)
+    assert top is not None
+    if SPACE not in told.ranges:
+        return None, told.trials, dict(told.ranges)
+    space = top.values[SPACE]
+    ranges = {
+        key: one for key, one in told.ranges.items() if key == of_space(space, setting_of(key))
+    }
+    return space, [one for one in told.trials if one.values.get(SPACE) == space], ranges
 
 
 def _settings(told: Told) -> str:
-    finding = f"ndcg@100 against {', '.join(told.ranges)}; the table has the numbers"
-    drawn = drawing.settings(_scored(told), told.ranges)
-    return figure(drawn, finding, "Validation ndcg@100 against each setting; marks as above.")
+    space, trials, ranges = _of_the_best(told)
+    scored = _scored(trials)
+    where = f" of {space}" if space else ""
+    finding = f"ndcg@100 against {', '.join(map(setting_of, ranges))}; the table has the numbers"
+    note = f"Validation ndcg@100 against each setting{where}; marks as above."
+    drawn = figure(drawing.settings(scored, ranges), finding, note)
+    if space is None:
+        return drawn
+    spaces = {SPACE: told.ranges[SPACE]}
+    finding = "; ".join(
+        f"{one.values[SPACE]} {one.score:.4f}" for one in ranked(_scored(told.trials))
+    )
+    note = "Validation ndcg@100 of the trials of each space; marks as above."
+    return figure(drawing.settings(_scored(told.trials), spaces), finding, note) + drawn
 
 
 def _trials(told: Told) -> str:
+    ordered = ranked(counted(told.trials))
+    if SPACE in told.ranges:
+        heads = ["trial", "ndcg@100", "epochs", "minutes", "what differs from the defaults", ""]
+        return table(
+            "The best first",
+            heads,
+            [(str(one.number), _row(one, [_words(one, told)])) for one in ordered],
+        )
     heads = ["trial", "ndcg@100", "epochs", "minutes", *map(escape, told.ranges), ""]
-    rows = [(str(one.number), _cells(one, told)) for one in ranked(counted(told.trials))]
+    rows = [(str(one.number), _row(one, _cells(one, told))) for one in ordered]
     return table("The best first. In bold what differs from the defaults", heads, rows)
+
+
+def _words(one: Trial, told: Told) -> str:
+    return f'<td class="words">{escape(differing(one, told.defaults))}</td>'
 
 
 def _cells(one: Trial, told: Told) -> list[str]:
@@ -128,6 +167,10 @@ def _cells(one: Trial, told: Told) -> list[str]:
         differs = key in one.values and label(tried) != label(told.defaults.get(key))
         shown = "" if tried is None and not differs else escape(label(tried))
         values.append(f'<td class="best">{shown}</td>' if differs else f"<td>{shown}</td>")
+    return values
+
+
+def _row(one: Trial, values: list[str]) -> list[str]:
     said = ": ".join(filter(None, [STATES[one.state], one.reason or ""]))
     return [
         "<td></td>" if one.score is None else f"<td>{one.score:.4f}</td>",

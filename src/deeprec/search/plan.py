@@ -1,50 +1,32 @@
-"""What each trial of a sweep is told: the words for all of them, and values from the space."""
+"""What each trial of a sweep is told: of one space, or of several that are searched together."""
 
-import os
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict
-from functools import cached_property
-from itertools import chain
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol
 
-from deeprec import config as configs
-from deeprec.composition import Composer
-from deeprec.config import SweepConfig, TrainConfig
-from deeprec.errors import ConfigError
-from deeprec.override import key_of, merged, word_of
-from deeprec.search.space import Interval, Range, Space, applies
+from deeprec.config import TrainConfig
+from deeprec.search.space import Interval, Range
 
 Values = dict[str, Any]  # setting -> what a trial tries of it
 
 
-class Plan:
-    """From values to the config of a run.
+class Plan(Protocol):
+    """From values of the searched settings to the config of a run."""
 
-    Args:
-        config: of the sweep.
-        composer: of `train`, open.
+    @property
+    def ranges(self) -> Mapping[str, Range]:
+        """What is searched."""
+        ...
 
-    Raises:
-        ConfigError: the command leaves nothing to search.
-    """
-
-    def __init__(self, config: SweepConfig, composer: Composer) -> None:
-        space = cast(Space, configs.instantiate(config.sweep))
-        self._config, self._composer = config, composer
-        self.words = merged(_beside_others(config.workers), space.fixed, config.train)
-        self._said = {key_of(word): word.partition("=")[2] for word in self.words}
-        asked = list(map(key_of, config.train))
-        self.ranges = {key: one for key, one in space.ranges.items() if key not in asked}
-        if not self.ranges:
-            raise ConfigError("sweep: the command fixes every setting that this space searches")
-        self._space_fixed = space.fixed
+    @property
+    def words(self) -> Sequence[str]:
+        """What every run is told."""
+        ...
 
     @property
     def shares_threads(self) -> bool:
         """Whether a trial's threads are its share of the machine, and nobody's wish."""
-        asked = [*self._space_fixed, *self._config.train]
-        return self._config.workers > 1 and "trainer.threads" not in map(key_of, asked)
+        ...
 
     def refuse_mistakes(self) -> None:
         """Composes configs in which every end of every range occurs.
@@ -52,23 +34,23 @@ class Plan:
         Raises:
             ConfigError: with every mistake in them.
         """
-        found = [self._mistakes(values) for values in self._probes()]
-        configs.refuse("sweep", list(chain(*found)))
+        ...
 
     def defaults(self) -> Values:
-        """What a run is told of the searched settings if it is told nothing."""
-        found = {key: self._value(self._untold, key) for key in self.ranges}
-        return {key: value for key, value in found.items() if self.applies(key, found)}
+        """What a run has of the searched settings if it is told nothing of them."""
+        ...
+
+    def first_tried(self) -> list[Values]:
+        """What is tried before anything is drawn, in this order."""
+        ...
+
+    def family(self, values: Mapping[str, object]) -> str:
+        """The name of the space that these values are of; of one space there is but one."""
+        ...
 
     def applies(self, key: str, values: Mapping[str, object]) -> bool:
         """Whether a setting is searched beside these values of those before it."""
-        one = self.ranges[key]
-        known = {
-            other: self._said.get(other) or self._value(self._untold, other)
-            for other in one.when
-            if other not in self.ranges
-        }
-        return applies(one, {**known, **values})
+        ...
 
     def config_of(self, values: Mapping[str, object], output_dir: Path) -> TrainConfig:
         """The whole config of a trial.
@@ -76,54 +58,7 @@ class Plan:
         Raises:
             ConfigError: these values cannot be together.
         """
-        composed, mistakes = self._composed(values, output_dir)
-        configs.refuse("train", mistakes)
-        assert composed is not None
-        return composed
-
-    @cached_property
-    def _untold(self) -> TrainConfig:
-        """The config of a run that is told nothing of what is searched."""
-        return self.config_of({}, Path("known"))
-
-    def _composed(
-        self, values: Mapping[str, object], output_dir: Path
-    ) -> tuple[TrainConfig | None, list[str]]:
-        own = {
-            "prepared": self._config.prepared,
-            "output_dir": str(output_dir),
-            "seed": self._config.seed,
-        }
-        told = [word_of(key, value) for key, value in {**values, **own}.items()]
-        words = merged(self.words, told)
-        overrides, mistakes = configs.translate(self._composer, words, multirun=False)
-        composed, more = configs.read(self._composer, overrides)
-        return cast(TrainConfig | None, composed), [*mistakes, *more]
-
-    def _mistakes(self, values: Mapping[str, object]) -> list[str]:
-        _, found = self._composed(values, Path("known"))
-        return found
-
-    def _probes(self) -> Iterator[Values]:
-        """Values such that every end of every range is in one of them."""
-        yield {}
-        free = {key: one for key, one in self.ranges.items() if not one.when}
-        for at in range(max((len(one.ends) for one in free.values()), default=0)):
-            yield {key: one.ends[min(at, len(one.ends) - 1)] for key, one in free.items()}
-        for key, one in self.ranges.items():
-            for end in one.ends if one.when else []:
-                beside = {other: wanted[0] for other, wanted in one.when.items()}
-                yield {**{k: v for k, v in beside.items() if k not in self._said}, key: end}
-
-    def _value(self, composed: TrainConfig, key: str) -> Any:
-        """What a config holds of a setting; of a group, the name of the choice."""
-        if key in self._composer.groups:
-            part = getattr(composed, key, None) or {}
-            return self._composer.choice_of(key, part.get("_target_"))
-        found: Any = asdict(composed)
-        for name in key.split("."):
-            found = found.get(name) if isinstance(found, Mapping) else None
-        return found
+        ...
 
 
 def rounded(value: Any, one: Range) -> Any:
@@ -131,10 +66,3 @@ def rounded(value: Any, one: Range) -> Any:
     if not isinstance(one, Interval) or one.whole:
         return value
     return min(max(float(f"{value:.4g}"), one.low), one.high)
-
-
-def _beside_others(workers: int) -> list[str]:
-    """What is said to a trial because it is one of many."""
-    threads = max(1, len(os.sched_getaffinity(0)) // workers)
-    share = [f"trainer.threads={threads}"] if workers > 1 else []
-    return ["logger.wandb=off", *share]

@@ -6,24 +6,30 @@ best             a link to the run folder of the best trial
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from deeprec.search.trial import Trial, best, name_of
+from deeprec.search.trial import Trial, best, name_of, ranked
 from deeprec.trainer.run import RunFolder
 
 
 class Shelf:
-    """Keeps the checkpoints of the best trial, or of all.
+    """Keeps the checkpoints of the best trial of each space, or of all.
 
     Args:
         folder: of the sweep.
         keep: whose checkpoints.
+        family: the space that values are of.
     """
 
-    def __init__(self, folder: Path, keep: Literal["best", "all"]) -> None:
-        self.folder, self.keep = folder, keep
+    def __init__(
+        self,
+        folder: Path,
+        keep: Literal["best", "all"],
+        family: Callable[[Mapping[str, Any]], str],
+    ) -> None:
+        self.folder, self.keep, self.family = folder, keep, family
         (folder / "trials").mkdir(exist_ok=True)
 
     def run(self, number: int) -> Path:
@@ -39,10 +45,19 @@ class Shelf:
         top = best(trials)
         if top is not None:
             self._link(top)
+        kept = self.best_of_each(trials)
         for one in trials if self.keep == "best" else []:
             run = RunFolder(self.run(one.number))
-            if one != top and run.has_checkpoint:
+            if one not in kept and run.has_checkpoint:
                 run.drop_checkpoints("a sweep keeps the checkpoints of its best trial alone")
+
+    def best_of_each(self, trials: Sequence[Trial]) -> list[Trial]:
+        """The best trial of each space, the best first."""
+        found: dict[str, Trial] = {}
+        for one in ranked(trials):
+            if one.score is not None:
+                found.setdefault(self.family(one.values), one)
+        return list(found.values())
 
     def _link(self, top: Trial) -> None:
         link, target = self.folder / "best", Path("trials", name_of(top.number))

@@ -1,6 +1,7 @@
 """What a sweep searches: settings of `deeprec train`, each with the values it may take."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,6 +9,8 @@ from deeprec.errors import did_you_mean
 from deeprec.override import word_of
 
 KEYS = ("low", "high", "log", "step", "choices", "when")
+SPACE = "sweep"  # where several spaces are searched together, the setting that says which
+OF = "/"  # there, ease/model.l2 is model.l2 of the space ease
 Condition = dict[str, list[object]]  # another setting, and the values with which this one matters
 
 
@@ -97,6 +100,27 @@ class Space:
         if wrong:
             raise ValueError("\n  - ".join(f"sweep.ranges: {one}" for one in wrong))
         self.ranges: dict[str, Range] = {key: _range(one) for key, one in ranges.items()}
+
+    def told(self, words: Sequence[str]) -> "Space":
+        """The same space, of runs that are told these words too."""
+        more = copy(self)
+        more.fixed = [*self.fixed, *words]
+        return more
+
+
+def of_space(name: str, setting: str) -> str:
+    """A setting of one of several spaces."""
+    return f"{name}{OF}{setting}"
+
+
+def setting_of(key: str) -> str:
+    """As `deeprec train` calls it.
+
+    Example:
+        >>> setting_of(of_space("ease", "model.l2")), setting_of("model.l2")
+        ('model.l2', 'model.l2')
+    """
+    return key.rpartition(OF)[2]
 
 
 def applies(one: Range, values: Mapping[str, object]) -> bool:

@@ -140,7 +140,8 @@ class Study:
         known, told = self._study.user_attrs.get("about"), json.loads(json.dumps(about))
         if known is None:
             self._study.set_user_attr("about", told)
-            self._try_next(self._plan.defaults())
+            for values in self._plan.first_tried():
+                self._try_next(values)
         elif known != told:
             differ = ", ".join(key for key in told if known.get(key) != told[key])
             raise ConfigError(
@@ -160,7 +161,7 @@ class Study:
             number=one.number,
             state="lost",
             score=None,
-            values=one.user_attrs.get("values", self._plan.defaults()),
+            values=one.user_attrs.get("values", self._plan.first_tried()[0]),
             epochs=0,
             seconds=0.0,
             ended=self.seconds,

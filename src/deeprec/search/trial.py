@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from deeprec.search.space import label
+from deeprec.search.space import label, setting_of
 
 # whole: to its end. behind: worse than the median of others half-way. short: time was up, or
 # somebody stopped the sweep; it counts as far as it got. lost: likewise, before its first
@@ -68,7 +68,8 @@ def best(trials: Iterable[Trial]) -> Trial | None:
 
 def differing(trial: Trial, defaults: Mapping[str, object]) -> str:
     """In what a trial differs from the defaults, as words of the command line."""
-    told = [f"{key}={label(trial.values[key])}" for key in _differing(trial, defaults)]
+    differ = _differing(trial, defaults)
+    told = [f"{setting_of(key)}={label(trial.values[key])}" for key in differ]
     return " ".join(told) or "the defaults"
 
 
