@@ -43,6 +43,9 @@ def blend(config: BlendConfig) -> Path:
                 "is blended"
             )
     prepared = _shared_folder(runs)
+    if config.weights is not None:
+        told = [(run, weight) for run, weight in zip(runs, config.weights, strict=True) if weight]
+        return _written(output, told, prepared, config.seed)
     together = Blend(
         prepared.num_items, members=[run.model for run in runs], weights=[1.0] * len(runs)
     )

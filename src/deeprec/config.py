@@ -23,6 +23,8 @@ from deeprec.part import instantiate as instantiate
 Part = dict[str, Any]  # `_target_` and its constructor's arguments
 OptionalPart = Part | None  # null where the model is solved, and knows no such part
 
+TrainOn = Literal["train", "validation", "everything"]  # the last part that is trained on
+
 
 @dataclass
 class PrepareConfig:
@@ -32,6 +34,7 @@ class PrepareConfig:
     split: Part = MISSING
     output_dir: str = MISSING  # the prepared folder, new or empty; a finished one is replaced
     seed: int = 0  # of every draw the split makes
+    train_on: TrainOn = "train"  # validation: that too, once settings are chosen; everything: all
 
     def mistakes(self) -> Iterator[str]:
         yield from _seed(self.seed)
@@ -74,12 +77,15 @@ class BlendConfig:
 
     runs: list[str] = MISSING  # run folders; they are not changed, and not needed afterwards
     output_dir: str = MISSING  # the run folder of the blend, new or empty
+    weights: list[float] | None = None  # of each run; null: those that are best on validation
     validation_users: int = 3000  # users on whom weights are chosen; the holdout is not read
     seed: int = 1  # of the run that is written
 
     def mistakes(self) -> Iterator[str]:
         if len(self.runs) < 2:
             yield f"runs: expected two or more, got {self.runs}"
+        if self.weights is not None:
+            yield from _weights(self.weights, len(self.runs))
         yield from _at_least(1, self, "validation_users")
         yield from _seed(self.seed)
 
@@ -499,6 +505,13 @@ def _seed(seed: int) -> Iterator[str]:
     """A seed goes to torch, numpy and a hash; they have these numbers in common."""
     if not 0 <= seed < 2**63:
         yield f"seed: expected a number from 0 to 2**63 - 1, got {seed}"
+
+
+def _weights(weights: list[float], count: int) -> Iterator[str]:
+    if len(weights) != count:
+        yield f"weights: expected {count}, one for each run, got {weights}"
+    elif min(weights) < 0 or not 0 < sum(weights) < float("inf"):
+        yield f"weights: expected numbers of 0 or more, one of them above, got {weights}"
 
 
 def _at_least(smallest: int, config: VerbConfig, *names: str) -> Iterator[str]:

@@ -31,7 +31,7 @@ from deeprec.data.filter import cap_histories, keep_core, keep_events
 from deeprec.data.log import EventLog
 from deeprec.data.part import Indexed, index, pieces, seen_again
 from deeprec.data.source import short_names
-from deeprec.data.split import Split
+from deeprec.data.split import Split, with_more_training
 from deeprec.data.store import PARTS, Events
 from deeprec.data.vocabulary import Stored
 from deeprec.data.workspace import Workspace, workspace
@@ -66,10 +66,10 @@ def prepare(config: PrepareConfig) -> Path:
     rule: Rule = instantiate(config.split)
     with workspace(beside=output.absolute().parent) as space:
         log, seen = _read(space, config.data)
-        split, indexed, lost = _divide(space, log, rule, config.seed)
+        split, indexed, lost = _divide(space, log, rule, config)
         known = _describe(space, log, indexed)
         counts = _counts(space, indexed)
-        left = contract.look_at_split(counts, repeats=log.repeats)
+        left = contract.look_at_split(counts, config.train_on, repeats=log.repeats)
         memory = contract.look_at_memory(counts["items"])
         files = contract.look_at_files(short_names(_files(log, split)))
         checks = [files, *seen, *split.checks, *lost, *known.checks, *left, memory]
@@ -97,11 +97,11 @@ def _read(space: Workspace, data: Part) -> tuple[EventLog, list[Check]]:
 
 
 def _divide(
-    space: Workspace, log: EventLog, rule: Rule, seed: int
+    space: Workspace, log: EventLog, rule: Rule, config: PrepareConfig
 ) -> tuple[Split, Indexed, list[Check]]:
     """The parts of the events, and then what must not know the holdout: the core and the cap."""
     with _stage("split the events"):
-        split = rule(space, log, seed)
+        split = with_more_training(rule(space, log, config.seed), config.train_on)
     with _stage("gave users and items their rows"):
         core, outside = keep_core(space, split.events, log.filters)
         capped, cut = cap_histories(space, core, log.filters.max_history)

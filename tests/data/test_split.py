@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from deeprec.config import TrainOn
 from deeprec.data.log import EventLog
 from deeprec.data.read import table
 from deeprec.data.split import (
@@ -18,6 +19,7 @@ from deeprec.data.split import (
     Split,
     TimeCut,
     UserHoldout,
+    with_more_training,
 )
 from deeprec.data.workspace import Workspace
 from deeprec.errors import ConfigError, DataError
@@ -55,6 +57,26 @@ def test_the_order_of_rows_and_nothing_else_leaves_the_split_as_it_is(
     assert {row[3] for row in first} == {0, 1, 2}  # every rule yields validation
     other = labelled(space, rule(space, log(TIMED, given), 8), TIMED)
     assert (other == first) == (not isinstance(rule, RandomFraction | UserHoldout))
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: type(rule).__name__)
+@pytest.mark.parametrize("train_on", ["validation", "everything"])
+def test_what_was_set_aside_is_trained_on_when_told_and_the_holdout_stays(
+    space: Workspace, log: MakeLog, rule: Any, train_on: TrainOn
+) -> None:
+    plain = rule(space, log(TIMED, drawn(800)), 7)
+    more = with_more_training(plain, train_on)
+    expected = Counter()
+    for *event, part, role in labelled(space, plain, TIMED):
+        left = {"validation": ("holdout",), "everything": ()}[train_on]
+        judged = part == 2 and "holdout" in left
+        kept = role in ("all", "train", *left)
+        expected[(*event, 2 if judged else 0, role if kept else "train")] += 1
+    assert Counter(labelled(space, more, TIMED)) == expected
+    assert more.instants["validation"] is None
+    assert more.instants["holdout"] == (
+        plain.instants["holdout"] if train_on == "validation" else None
+    )
 
 
 def test_a_time_cut_at_instants(space: Workspace, log: MakeLog) -> None:

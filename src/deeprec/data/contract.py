@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from rich.table import Table
 
+from deeprec.config import TrainOn
 from deeprec.data.column import iso
 from deeprec.data.workspace import Workspace
 from deeprec.errors import DataError
@@ -26,6 +27,11 @@ MANY_REPEATS = 0.2  # share of events, above which forbidding repeats hides what
 MANY_COLD = 0.3  # share of holdout events on items outside the catalog
 MANY_FILES = 5  # more are not all named
 EXAMPLE_WIDTH = 128  # units of the catalog table in the memory estimate
+TRAINED_TOO: dict[TrainOn, tuple[str, ...]] = {
+    "train": (),
+    "validation": ("validation",),
+    "everything": ("validation", "holdout"),
+}
 EARLY = 20 * 365 * 86_400  # seconds; times before 1990 are rarely meant
 
 
@@ -168,27 +174,34 @@ def look_at_catalog(popularity: pa.ChunkedArray) -> Check:
     return Check("catalog", "ok", says, facts={"items": count, "cold": cold})
 
 
-def look_at_split(counts: Mapping[str, Any], *, repeats: bool) -> list[Check]:
+def look_at_split(counts: Mapping[str, Any], train_on: TrainOn, *, repeats: bool) -> list[Check]:
     """What the split left for training and for judging.
 
     Args:
         counts: of the prepared folder; see `prepare`.
+        train_on: what it was told to train on.
     """
+    few = {
+        "train": "loosen data.filters",
+        "validation": "give the split a larger validation part; nothing may be chosen on the "
+        "holdout",
+        "holdout": "give the split a larger holdout",
+    }
+    names = {"train": "training"}
     checks = [
-        _enough("training", counts["train"], counts["train_users"], "loosen data.filters"),
-        _enough(
-            "validation",
-            counts["validation"],
-            counts["validation_users"],
-            "give the split a larger validation part; nothing may be chosen on the holdout",
-        ),
-        _enough(
-            "holdout", counts["holdout"], counts["holdout_users"], "give the split a larger holdout"
-        ),
+        _enough(names.get(name, name), counts[name], counts[f"{name}_users"], advice)
+        for name, advice in few.items()
+        if name == "train" or name not in TRAINED_TOO[train_on]
+    ]
+    checks += [_trained_too(name) for name in TRAINED_TOO[train_on]]
+    if "holdout" in TRAINED_TOO[train_on]:
+        return checks
+    return [
+        *checks,
         _cold_items(counts),
         _cold_users(counts),
+        *_seen_again(counts, repeats=repeats),
     ]
-    return [*checks, *_seen_again(counts, repeats=repeats)]
 
 
 def look_at_memory(num_items: int) -> Check:
@@ -321,6 +334,11 @@ def _enough(name: str, events: int, users: int, advice: str) -> Check:
     if users:
         return Check(name, "ok", says, facts=facts)
     return Check(name, "fail", says, advice, facts)
+
+
+def _trained_too(name: str) -> Check:
+    left = {"validation": "chosen", "holdout": "judged"}[name]
+    return Check(name, "ok", f"trained on as well: nothing can be {left} on it")
 
 
 def _cold_items(counts: Mapping[str, Any]) -> Check:

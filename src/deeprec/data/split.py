@@ -8,7 +8,7 @@ one user on one item stay together where there are no times.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,12 @@ import ibis
 import ibis.expr.types as ir
 import numpy as np
 
+from deeprec.config import TrainOn
 from deeprec.data.column import Instant, instant, iso
-from deeprec.data.contract import Check
+from deeprec.data.contract import TRAINED_TOO, Check
 from deeprec.data.filter import in_order, keep_events
 from deeprec.data.log import EventLog
+from deeprec.data.store import PARTS
 from deeprec.data.workspace import Workspace
 from deeprec.errors import ConfigError, DataError
 
@@ -47,6 +49,30 @@ class Split:
     )
     checks: tuple[Check, ...] = ()
     files: tuple[Path, ...] = ()
+
+
+def with_more_training(split: Split, train_on: TrainOn) -> Split:
+    """The same holdout, with events trained on that the rule set aside.
+
+    Settings are chosen on validation; once they are, what it held is worth more in training, and
+    for production so is the holdout.
+
+    Args:
+        train_on: the last part that is trained on; `everything`: nothing is left to judge on.
+    """
+    joined = TRAINED_TOO[train_on]
+    if not joined:
+        return split
+    events = split.events
+    moved = events.part.isin([PARTS.index(name) for name in joined])
+    part = moved.ifelse(TRAIN, events.part).cast("int8")
+    role = events.role.isin(joined).ifelse("train", events.role)
+    return replace(
+        split,
+        events=events.mutate(part=part, role=role),
+        settings={**split.settings, "train_on": train_on},
+        instants={name: None if name in joined else at for name, at in split.instants.items()},
+    )
 
 
 class Auto:

@@ -17,6 +17,7 @@ from deeprec.model.sparse_input import pair_products, weighted_sum
 
 GROUP_FLOATS = 2**22  # of the vectors solved at once: 16 MiB, and seven times that beside them
 ANSWER_TOLERANCE = 1e-5  # near what float32 can tell
+RIDGE_SHARE = 0.1  # of a mean history: what a user of one has on the diagonal of its equations
 MAX_STEPS = 100  # of conjugate gradients; some 4 are enough for a pass and 10 for an answer
 
 
@@ -44,7 +45,8 @@ class Ials(SolvedModel):
         num_items: V, known from the data.
         width: D, floats of an item's row.
         unobserved_weight: of a pair that was not observed, against 1 of one that was.
-        l2: how much long vectors cost.
+        l2: how much long vectors cost; None: as much as makes what is added to the diagonal of the
+            equations of a user of mean history a tenth of the length of that history.
         frequency_power: how much the more of those that occur more often; 0: all alike.
         history_weighting: w of an observed pair, as of `Autoencoder`.
         fade_days: days after which an event counts 1/e in `decayed`.
@@ -75,6 +77,7 @@ class Ials(SolvedModel):
 
     passes = None
     spectrum_D: Tensor  # of the items' Gram matrix, which is diagonal
+    l2: Tensor
 
     def __init__(
         self,
@@ -82,7 +85,7 @@ class Ials(SolvedModel):
         *,
         width: int = 128,
         unobserved_weight: float = 0.2,
-        l2: float = 0.01,
+        l2: float | None = None,
         frequency_power: float = 1.0,
         history_weighting: HistoryWeighting = "binary",
         fade_days: float = 90.0,
@@ -93,17 +96,18 @@ class Ials(SolvedModel):
         if width < 1:
             raise ValueError(f"width must be 1 or more, got {width}")
         for name, number in (("unobserved_weight", unobserved_weight), ("l2", l2)):
-            if not number > 0.0:
+            if number is not None and not number > 0.0:
                 raise ValueError(f"{name} must be above 0, got {number}")
         if not 0.0 < tolerance < 1.0:
             raise ValueError(f"tolerance must lie in (0, 1), got {tolerance}")
         self.width = width
-        self.unobserved_weight, self.l2 = unobserved_weight, l2
+        self.unobserved_weight, self._finds_l2 = unobserved_weight, l2 is None
         self.frequency_power = frequency_power
         self.history_weighting, self.fade_days = history_weighting, fade_days
         self.tolerance = tolerance
         self.item_weight.data.normal_().mul_(init_std / width**0.5)
         self.register_buffer("spectrum_D", torch.zeros(width))
+        self.register_buffer("l2", torch.tensor(0.01 if l2 is None else l2))
         self._take(self.item_weight.data)
 
     def forward(
@@ -144,6 +148,10 @@ class Ials(SolvedModel):
         )
         of_items = _turned(of_users, self.num_items)
         num_users = users.num_users
+        if self._finds_l2:
+            mean = max(1.0, len(known.values) / max(num_users, 1))
+            occurs = mean + self.unobserved_weight * self.num_items
+            self.l2.fill_(RIDGE_SHARE * mean / occurs**self.frequency_power)
         zeros = torch.zeros(num_users, self.width, device=device)
         while True:
             with console.status(f"pass {done + 1} over users and items"):

@@ -33,9 +33,11 @@ class ItemToItem(SolvedModel):
     Args:
         num_items: V, known from the data.
         similarity: cosine or jaccard.
-        neighbours: most similar items kept per item, besides itself. On a year of grocery
-            purchases of 2,469 households 20, 50, 200 and all reach ndcg@20 .155, .159, .161
-            and .163.
+        neighbours: most similar items kept per item, besides itself. Of 20, 50 and 200, 20 has the
+            highest validation ndcg@100 on MovieLens 1M (.247, .241, .214), on purchases of books
+            (.128, .127, .126) and of Online Retail's new items (.122, .115, .107); where people
+            take the same again, more are a little better (.155, .159 and .161 ndcg@20 on a year of
+            grocery purchases).
         history_weighting: weight of each distinct item of a history that is asked with, as of
             `Autoencoder`; `decayed` is decay by time.
         fade_days: days after which an event counts 1/e in `decayed`.
@@ -63,7 +65,7 @@ class ItemToItem(SolvedModel):
         num_items: int,
         *,
         similarity: Similarity = "cosine",
-        neighbours: int = 200,
+        neighbours: int = 20,
         history_weighting: HistoryWeighting = "binary",
         fade_days: float = 90.0,
     ) -> None:

@@ -1,0 +1,74 @@
+"""Once settings are chosen: the same split, trained on with validation, or with everything."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import deeprec
+from deeprec.blend import blend
+from deeprec.config import compose
+from deeprec.data.store import Prepared
+from deeprec.errors import DeeprecError
+from deeprec.evaluate import evaluate
+from deeprec.export import export
+from deeprec.prepare import prepare
+from deeprec.train import train
+from deeprec.trainer.run import open_run
+
+
+def told(verb: str, *words: str) -> Any:
+    return compose(verb, words)
+
+
+def prepared(output: Path, *words: str) -> Prepared:
+    return Prepared(prepare(told("prepare", "data=seeds", f"output_dir={output}", *words)))
+
+
+def trained(on: Prepared, output: Path, *words: str) -> Path:
+    place = (f"prepared={on.path}", f"output_dir={output}", "logger.wandb=off")
+    return train(told("train", *place, *words))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("final")
+
+
+@pytest.fixture(scope="module")
+def whole(folder: Path) -> Prepared:
+    return prepared(folder / "whole", "train_on=everything")
+
+
+def test_with_validation_the_same_holdout_is_judged(folder: Path) -> None:
+    plain = prepared(folder / "plain")
+    more = prepared(folder / "more", "train_on=validation")
+    count = {name: plain.parts[name].lengths.sum() for name in plain.parts}
+    assert more.parts["train"].lengths.sum() >= count["train"] + count["validation"]
+    assert more.parts["validation"].lengths.sum() == 0
+    assert more.instant("holdout") == plain.instant("holdout")
+    runs = [trained(more, folder / name, f"model={name}") for name in ("svd", "item_to_item")]
+    assert open_run(runs[0]).checkpoint.score is None  # there is nothing to choose on
+    names = ",".join(map(str, runs))
+    both = blend(told("blend", f"runs=[{names}]", f"output_dir={folder / 'b'}", "weights=[1,3]"))
+    assert open_run(both).config.model["weights"] == [1.0, 3.0]
+    report = evaluate(told("evaluate", f"run={both}", "baselines=[]", "examples=0"))
+    assert report["systems"][0]["metrics"]["recall@20"]["mean"] > 0.0
+    assert report["protocol"]["split"]["train_on"] == "validation"
+
+
+def test_with_everything_a_run_is_served_and_not_judged(whole: Prepared, folder: Path) -> None:
+    run = trained(whole, folder / "final", "model=svd")
+    export(told("export", f"run={run}", f"output_dir={folder / 'bundle'}"))
+    assert deeprec.load(folder / "bundle").recommend([[]], k=3)[0].item_ids
+    with pytest.raises(DeeprecError, match="holdout"):
+        evaluate(told("evaluate", f"run={run}"))
+
+
+def test_without_validation_weights_of_a_blend_are_given(whole: Prepared, folder: Path) -> None:
+    runs = [trained(whole, folder / f"of {name}", f"model={name}") for name in ("svd", "ease")]
+    given = [f'runs=["{runs[0]}","{runs[1]}"]', f"output_dir={folder / 'never'}"]
+    with pytest.raises(DeeprecError, match="weights"):
+        blend(told("blend", *given))
+    with pytest.raises(DeeprecError, match="weights: expected 2, one for each run"):
+        told("blend", *given, "weights=[1.0]")
