@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from deeprec.evaluation.page.drawing import COLOURS, INK, canvas, written
-from deeprec.search.space import Choices, Range, label
+from deeprec.search.space import SPACE, Choices, Range, label, setting_of
 from deeprec.search.trial import Trial
 
 COLUMNS = 3  # of plots of settings
@@ -49,6 +49,20 @@ def shares(found: Mapping[str, float]) -> str:
         return written(figure)
 
 
+def spaces(scored: Sequence[Trial], names: Sequence[str]) -> str:
+    """The scores of the trials of each space, a line for each."""
+    with canvas(0.6 + 0.24 * len(names)) as (figure, (axis,)):
+        for state, (mark, colour) in LOOKS.items():
+            those = [one for one in scored if one.state == state]
+            rows = [names.index(one.values[SPACE]) for one in those]
+            axis.plot([one.score or 0.0 for one in those], rows, mark, color=colour, markersize=3.5)
+        axis.set_yticks(range(len(names)), list(names))
+        axis.set_ylim(len(names) - 0.5, -0.5)
+        axis.set_xlabel("validation ndcg@100")
+        axis.grid(axis="both", linewidth=0.3)
+        return written(figure)
+
+
 def settings(scored: Sequence[Trial], ranges: Mapping[str, Range]) -> str:
     """The scores against each setting, a plot for each."""
     floor = lowest_shown([one.score or 0.0 for one in scored])
@@ -58,7 +72,7 @@ def settings(scored: Sequence[Trial], ranges: Mapping[str, Range]) -> str:
             tried = [trial for trial in scored if key in trial.values]
             _points(axis, _places(tried, key, one), tried, floor)
             _scale(axis, one)
-            axis.set_title(key, loc="left")
+            axis.set_title(setting_of(key), loc="left")
         for axis in axes[len(ranges) :]:
             axis.set_axis_off()
         return written(figure)

@@ -66,7 +66,8 @@ def _summary(told: Told) -> str:
         f"trials, that of trial {top.number} after {top.epochs} epochs."
     )
     if first is not None and first.score is not None and first != top:
-        lead += f" The defaults reach {first.score:.4f}."
+        defaults = "What experiment=auto takes" if SPACE in told.ranges else "The defaults"
+        lead += f" {defaults} reach{'es' * (SPACE in told.ranges)} {first.score:.4f}."
     counts = {state: sum(one.state == state for one in trials) for state in STATES}
     less = [
         f"{counts[state]} {words}" for state, words in STATES.items() if words and counts[state]
@@ -132,14 +133,14 @@ def _settings(told: Told) -> str:
     finding = f"ndcg@100 against {', '.join(map(setting_of, ranges))}; the table has the numbers"
     note = f"Validation ndcg@100 against each setting{where}; marks as above."
     drawn = figure(drawing.settings(scored, ranges), finding, note)
-    if space is None:
-        return drawn
-    spaces = {SPACE: told.ranges[SPACE]}
-    finding = "; ".join(
-        f"{one.values[SPACE]} {one.score:.4f}" for one in ranked(_scored(told.trials))
-    )
+    return drawn if space is None else _spaces(told) + (drawn if len(scored) > 1 else "")
+
+
+def _spaces(told: Told) -> str:
+    scored = ranked(_scored(told.trials))
+    finding = "; ".join(f"{one.values[SPACE]} {one.score:.4f}" for one in scored)
     note = "Validation ndcg@100 of the trials of each space; marks as above."
-    return figure(drawing.settings(_scored(told.trials), spaces), finding, note) + drawn
+    return figure(drawing.spaces(scored, told.ranges[SPACE].ends), finding, note)
 
 
 def _trials(told: Told) -> str:
