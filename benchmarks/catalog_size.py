@@ -6,9 +6,7 @@ Memory is the peak resident set over one step above what was resident before it,
 that has made a step already.
 """
 
-import os
 import statistics
-import subprocess
 import sys
 import time
 from collections import defaultdict
@@ -20,30 +18,38 @@ from typing import Any, NamedTuple
 
 import torch
 from generated import prepared_folder
-from page import show
+from memory import alone, grown
+from ours import work_of
+from page import Goal, Measured, show
+from sized import sized
 from torch import Tensor
 
-from deeprec.config import compose
-from deeprec.console import console
+from deeprec.batch import Arranged
 from deeprec.data.store import Prepared
+from deeprec.loss.auto import Auto
+from deeprec.model.sparse_input import HISTORY
 from deeprec.train import Work
 from deeprec.trainer.module import Loss, Training
 from deeprec.trainer.optimizer import state_tensors
 from deeprec.trainer.run import build_loss
 
-CATALOGS = (100_000, 10_000_000)
-USERS, EVENTS, WIDTH, ROUNDS = 512, 70, 64, 15
+CATALOGS = sized((100_000, 10_000_000), quick=(6_000,))
+USERS, EVENTS, WIDTH, ROUNDS = sized((512, 70, 64, 15), quick=(8, 10, 4, 2))
 LOSS, OPTIMIZER = "sampled_softmax", "rowwise_adagrad"
 
 
-class Alone(Training):
-    """A training module that needs no Trainer around it."""
+class Made(NamedTuple):
+    """What `deeprec train` puts together for a catalog."""
 
-    def manual_backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        loss.backward()
+    work: Work
+    training: Training
+
+    def batch(self, epoch: int, position: int) -> Arranged:
+        batch: Arranged = self.work.data.training.finished(epoch, position)
+        return batch
 
 
-def work(folder: Path, num_items: int) -> Work:
+def made(folder: Path, num_items: int) -> Made:
     path = prepared_folder(
         folder / str(num_items),
         num_users=4 * USERS,
@@ -51,8 +57,6 @@ def work(folder: Path, num_items: int) -> Work:
         events_per_user=EVENTS,
     )
     words = [
-        f"prepared={path}",
-        f"output_dir={folder / 'run'}",
         f"loss={LOSS}",
         f"optimizer={OPTIMIZER}",
         f"model.hidden_dims=[{WIDTH}]",
@@ -61,13 +65,10 @@ def work(folder: Path, num_items: int) -> Work:
         "trainer.threads=1",
         "trainer.prefetch_batches=0",
     ]
-    made = Work(compose("train", words), Prepared(path))  # type: ignore[arg-type]
-    made.training.__class__ = Alone
-    made.training.train()
-    return made
+    return Made(*work_of(Prepared(path), words))
 
 
-def step(made: Work, batch: Any) -> tuple[float, float]:
+def step(made: Made, batch: Arranged) -> tuple[float, float]:
     """CPU and wall milliseconds."""
     cpu, wall = time.process_time(), time.perf_counter()
     made.training.training_step(batch, 0)
@@ -76,29 +77,20 @@ def step(made: Work, batch: Any) -> tuple[float, float]:
 
 def peak(num_items: int) -> dict[str, float]:
     """MB over one step, in a process of its own."""
-    # freed memory goes back at once; else a step reuses what making the problem left behind
-    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
-    command = [sys.executable, __file__, str(num_items)]
-    run = subprocess.run(command, stdout=subprocess.PIPE, check=True, env=environment, text=True)
-    held, grown, process = map(float, run.stdout.split())
-    return {"held": held, "grown": grown, "process": process}
+    return dict(zip(("held", "grown", "process"), alone(__file__, str(num_items)), strict=True))
 
 
-def grown(num_items: int) -> str:
+def of_step(num_items: int) -> str:
     """MB of parameters, optimizer state and batch; MB above them in a step; MB of the process."""
-    console.quiet = True
     with TemporaryDirectory() as folder:
-        made = work(Path(folder), num_items)
-        batches = [made.data.training.finished(0, position) for position in range(2)]
-    step(made, batches[0])
-    tensors = [*made.training.model.state_dict().values()]
-    tensors += [*state_tensors(made.training.built).values(), *tensors_of(batches[1])]
+        one = made(Path(folder), num_items)
+        batches = [one.batch(0, position) for position in range(2)]
+    step(one, batches[0])
+    tensors = [*one.training.model.state_dict().values()]
+    tensors += [*state_tensors(one.training.built).values(), *tensors_of(batches[1])]
     held = sum(tensor.nbytes for tensor in tensors)
-    before = kilobytes("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
-    step(made, batches[1])
-    above, process = kilobytes("VmHWM") - before, kilobytes("VmHWM")
-    return f"{held / 1e6} {above * 1024 / 1e6} {process * 1024 / 1e6}"
+    above, process = grown(lambda: step(one, batches[1]))
+    return f"{held / 1e6} {above} {process}"
 
 
 def tensors_of(held: Any) -> Iterator[Tensor]:
@@ -114,26 +106,26 @@ def tensors_of(held: Any) -> Iterator[Tensor]:
         yield from found.values()
 
 
-def kilobytes(kind: str) -> int:
-    """Resident now (VmRSS) or at its peak (VmHWM)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(kind)).split()[1])
-
-
-def losses(made: Work) -> dict[str, Loss]:
+def losses(work: Work) -> dict[str, Loss]:
     """The loss with targets that are scored for all users of a batch, and for their own alone."""
-    popularity = torch.from_numpy(made.prepared.popularity.copy())
     return {
-        name: build_loss(
-            {**made.config.loss, "shared_targets": shared},
-            made.facts,
-            popularity,
-            width=WIDTH,
-            batch_users=USERS,
-            device="cpu",
-        )
+        name: loss_of(work, shared_targets=shared)
         for name, shared in (("for everybody", True), ("for their own users", False))
     }
+
+
+def loss_of(work: Work, *, shared_targets: bool) -> Loss:
+    assert work.config.loss is not None
+    loss = build_loss(
+        {**work.config.loss, "shared_targets": shared_targets},
+        work.facts,
+        torch.from_numpy(work.prepared.popularity.copy()),
+        width=WIDTH,
+        batch_users=USERS,
+        device="cpu",
+    )
+    assert not isinstance(loss, Auto)
+    return loss
 
 
 class Turns(NamedTuple):
@@ -144,28 +136,27 @@ class Turns(NamedTuple):
 
     def ratio(self, form: str) -> float:
         """CPU of the large catalog over that of the small one, median over rounds."""
-        large, small = (self.milliseconds[form, num_items] for num_items in reversed(CATALOGS))
+        large, small = (self.milliseconds[form, CATALOGS[place]] for place in (-1, 0))
         return statistics.median(a[0] / b[0] for a, b in zip(large, small, strict=True))
 
 
 def in_turns() -> Turns:
     turns = Turns(defaultdict(list), {})
     with TemporaryDirectory() as folder:
-        made = {num_items: work(Path(folder), num_items) for num_items in CATALOGS}
-        forms = {num_items: losses(one) for num_items, one in made.items()}
+        by_items = {num_items: made(Path(folder), num_items) for num_items in CATALOGS}
+        forms = {num_items: losses(one.work) for num_items, one in by_items.items()}
         for number in range(ROUNDS + 3):
             for form in forms[CATALOGS[0]]:
-                for num_items, one in made.items():
+                for num_items, one in by_items.items():
                     one.training.loss = forms[num_items][form]
-                    batch = one.data.training.finished(number // 4, number % 4)
-                    turns.touched[num_items] = len(batch.fields["history"].values.unique())
+                    batch = one.batch(number // 4, number % 4)
+                    turns.touched[num_items] = len(torch.unique(batch.fields[HISTORY].values))
                     found = step(one, batch)
                     turns.milliseconds[form, num_items] += [found] * (number >= 3)  # warm by then
     return turns
 
 
-def measure() -> dict[str, Any]:
-    console.quiet = True
+def measure() -> Measured:
     torch.set_num_threads(1)
     turns = in_turns()
     memory = {num_items: peak(num_items) for num_items in CATALOGS}
@@ -183,7 +174,7 @@ def measure() -> dict[str, Any]:
         for (form, num_items), taken in turns.milliseconds.items()
     ]
     large = memory[CATALOGS[-1]]
-    times = [
+    times: list[Goal] = [
         {
             "what": f"a step at 10,000,000 items over 100,000, targets scored {form}",
             "goal": 1.5,
@@ -222,17 +213,20 @@ def measure() -> dict[str, Any]:
                 "unit": "GB",
             },
         ],
-        "plot": {
-            "kind": "bar",
-            "x": "items",
-            "y": ["CPU ms a step"],
-            "split": "targets are scored",
-        },
+        "plots": [
+            {
+                "kind": "bar",
+                "x": "items",
+                "y": ["CPU ms a step"],
+                "split": "targets are scored",
+                "title": "A sampled step, CPU ms",
+            }
+        ],
     }
 
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        print(grown(int(sys.argv[1])))
+        print(of_step(int(sys.argv[1])))
     else:
         show(measure())

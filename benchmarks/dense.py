@@ -24,7 +24,8 @@ class Dense(nn.Module):
         hidden = F.dropout(F.normalize(rows_BV), self.dropout, self.training)
         for layer in self.layers[:-1]:
             hidden = torch.tanh(layer(hidden))
-        return self.layers[-1](hidden)
+        scores_BV: Tensor = self.layers[-1](hidden)
+        return scores_BV
 
 
 class DenseSteps:
@@ -60,7 +61,7 @@ class DenseSteps:
         rows_BV = self.next_rows()
         loss = -(F.log_softmax(self.model(rows_BV), 1) * rows_BV).sum(1).mean()
         self.optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it so
         self.optimizer.step()
         return loss.item()
 

@@ -81,8 +81,8 @@ def draw_bars(axes: Axes, plot: Plot, told: dict[str, list[tuple[object, float]]
 def draw_lines(axes: Axes, plot: Plot, told: dict[str, list[tuple[object, float]]]) -> None:
     for index, (label, points) in enumerate(told.items()):
         x, y = zip(*points, strict=True)
-        style = {"color": COLOURS[index], "marker": MARKERS[index], "markersize": 4}
-        axes.plot(x, y, label=label, linewidth=1.3, **style)
+        colour, marker = COLOURS[index], MARKERS[index]
+        axes.plot(x, y, label=label, linewidth=1.3, color=colour, marker=marker, markersize=4)
     axes.set_xlabel(plot["x"])
     axes.set_ylabel(", ".join(plot["y"]))
     if plot.get("log"):

@@ -20,14 +20,15 @@ import torch
 from histories import drawn, prepared
 from ours import COMMON, OurSteps
 from page import Measured, show
+from sized import sized
 from torch import Tensor, nn
 from torch.nn import functional as F
 from turns import Taken, here, in_turns, left_out, ratio, rounds, spelled
 
 from deeprec.data.store import Part
 
-ITEMS, USERS, BATCH_USERS, MEAN_DRAWS = 27_278, 4_000, 256, 290
-HIDDEN, LR, SMOOTHING = [1024, 1024, 1024], 0.001, 0.9
+ITEMS, USERS, BATCH_USERS, MEAN_DRAWS = sized((27_278, 4_000, 256, 290), quick=(500, 200, 64, 20))
+HIDDEN, LR, SMOOTHING = sized([1024, 1024, 1024], quick=[8, 8, 8]), 0.001, 0.9
 REAL_USERS = 138_493  # of MovieLens 20M
 OURS, PLAIN = "ours", "plain PyTorch, sparse input"
 H100_BYTES, H100_LAUNCH = 3.35e12, 4e-6  # a second; seconds a kernel
@@ -40,9 +41,9 @@ class Plain(nn.Module):
         super().__init__()
         self.table = nn.Parameter(start["layers.0.weight"].T.contiguous())
         self.bias = nn.Parameter(start["layers.0.bias"].clone())
-        dims = [*HIDDEN, ITEMS]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(dims))
-        for index, layer in enumerate(self.layers, start=1):
+        layers = [nn.Linear(a, b) for a, b in pairwise([*HIDDEN, ITEMS])]
+        self.layers = nn.ModuleList(layers)
+        for index, layer in enumerate(layers, start=1):
             layer.weight.data.copy_(start[f"layers.{index}.weight"])
             layer.bias.data.copy_(start[f"layers.{index}.bias"])
 
@@ -53,7 +54,8 @@ class Plain(nn.Module):
         hidden = torch.sigmoid(hidden + self.bias)
         for layer in self.layers[:-1]:
             hidden = torch.sigmoid(layer(hidden))
-        return self.layers[-1](hidden)
+        scores_BV: Tensor = self.layers[-1](hidden)
+        return scores_BV
 
 
 class PlainSteps:
@@ -77,7 +79,7 @@ class PlainSteps:
         loss = F.binary_cross_entropy_with_logits(scores_BV, target_BV, reduction="sum")
         loss = loss / len(users)
         self.optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it so
         self.optimizer.step()
         return loss.item()
 

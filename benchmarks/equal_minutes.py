@@ -15,16 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from generated import judged_folder
 from ours import OurSteps
 from page import Goal, Measured, show
+from sized import sized
 
-from deeprec.config import PrepareConfig, compose
-from deeprec.console import console
 from deeprec.data.store import Prepared
-from deeprec.prepare import prepare
 from deeprec.trainer.validation import validate
 
-SECONDS = (10.0, 20.0, 40.0, 60.0)
+SECONDS = sized((10.0, 20.0, 40.0, 60.0), quick=(0.1, 0.2, 0.3, 0.4))
+USERS, ITEMS, TASTES = sized((20_000, 20_000, 400), quick=(400, 5_000, 8))
 EXACT = "exact softmax"
 FORMS = {
     EXACT: ("loss=softmax",),
@@ -32,11 +32,10 @@ FORMS = {
     "sampled softmax, own targets": ("loss=sampled_softmax", "loss.shared_targets=false"),
 }
 DATA = (
-    "data=synthetic",
-    "data.num_users=20_000",
-    "data.num_items=20_000",
+    f"data.num_users={USERS}",
+    f"data.num_items={ITEMS}",
     "data.events_per_user=75",
-    "data.num_tastes=400",
+    f"data.num_tastes={TASTES}",
     "data.repeat_share=0",
     "split=random_fraction",
 )
@@ -48,13 +47,6 @@ TRAINING = (
     "trainer.prefetch_batches=0",
     "trainer.threads=1",
 )
-
-
-def generated(folder: Path) -> Prepared:
-    console.quiet = True
-    config = compose("prepare", [*DATA, f"output_dir={folder / 'prepared'}"])
-    assert isinstance(config, PrepareConfig)
-    return Prepared(prepare(config))
 
 
 def curve(prepared: Prepared, words: tuple[str, ...]) -> list[float]:
@@ -86,7 +78,7 @@ def judged(ours: OurSteps) -> float:
 
 def measure() -> Measured:
     with tempfile.TemporaryDirectory() as folder:
-        prepared = generated(Path(folder))
+        prepared = judged_folder(Path(folder) / "prepared", *DATA)
         curves = {name: curve(prepared, words) for name, words in FORMS.items()}
     rows: list[dict[str, Any]] = [
         {"loss": name, "CPU s of training": seconds, "ndcg@100": reached}
@@ -95,7 +87,13 @@ def measure() -> Measured:
     ]
     return {
         "claim": "The sampled softmax is ahead in the first seconds, the exact one ends better.",
-        "conditions": {"users": 20_000, "items": 20_000, "tastes": 400, "threads": 1, "width": 256},
+        "conditions": {
+            "users": USERS,
+            "items": ITEMS,
+            "tastes": TASTES,
+            "threads": 1,
+            "width": 256,
+        },
         "rows": rows,
         "goals": [goal(name, found[-1], curves[EXACT][-1]) for name, found in curves.items()][1:],
         "plots": [

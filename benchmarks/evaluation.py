@@ -19,22 +19,22 @@ from typing import Any
 
 import numpy as np
 import torch
+from generated import judged_folder
 from ours import OurSteps
 from page import Measured, show
+from sized import sized
 
 from deeprec.batch import Encoded, Jagged
-from deeprec.config import compose
-from deeprec.data.store import Prepared
 from deeprec.metric.hits import Hits
 from deeprec.metric.ranking import METRICS, ndcg, recall
 from deeprec.model.topk import top_k
-from deeprec.prepare import prepare
 from deeprec.trainer.validation import validate
 
 PYTHON = os.environ.get("EVALUATION_PYTHON")
-USERS, ITEMS, LENGTH = 20_000, 20_000, 100
-ROUNDS = 5
-BATCH = 1000  # users ranked at once
+USERS, ITEMS, LENGTH = sized((20_000, 20_000, 100), quick=(200, 400, 100))
+ROUNDS = sized(5, quick=1)
+BATCH = sized(1000, quick=20)  # users ranked at once
+CATALOGS = sized((30_000, 1_000_000), quick=(300, 500))
 NONE = torch.zeros(0, dtype=torch.int64)
 Row = dict[str, Any]
 
@@ -179,7 +179,7 @@ def drawn_lists() -> dict[str, Any]:
 def ranking() -> tuple[list[Row], list[Any]]:
     """Top 100 of the whole catalog without what users had, beside the product alone."""
     rows, goals = [], []
-    for num_items, width, rounds in ((30_000, 256, ROUNDS), (1_000_000, 64, 3)):
+    for num_items, width, rounds in ((CATALOGS[0], 256, ROUNDS), (CATALOGS[1], 64, 3)):
         case = factors(num_items, width)
         what = f"top {LENGTH} of {num_items:,} items, D = {width}, {BATCH:,} users"
         product, ours = in_turns(case, rounds)
@@ -187,7 +187,7 @@ def ranking() -> tuple[list[Row], list[Any]]:
             row(what, "the product alone", product),
             row(what, "ours", ours, f"{product / ours:.0%} of the product's rate"),
         ]
-        if num_items == 30_000:
+        if num_items == CATALOGS[0]:
             theirs = implicit(case) if PYTHON else None
             if theirs is not None:
                 rows.append(row(what, "implicit, recommend", theirs))
@@ -253,15 +253,13 @@ def validation() -> tuple[list[Row], list[Any]]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "prepared"
         shape = [f"data.num_users={USERS}", f"data.num_items={ITEMS}", "data.events_per_user=75"]
-        prepare(compose("prepare", ["data=synthetic", *shape, f"output_dir={path}"]))
-        ours = OurSteps(Prepared(path), ["loss=softmax"])
+        ours = OurSteps(judged_folder(path, *shape), ["loss=softmax"])
     ours.step()
     steps = [cpu(ours.step) for _ in range(10)]
     data = ours.work.data
     epoch = statistics.median(steps) * len(data.training)
     ours.training.eval()
-    one = {"exclude_seen": data.validation.exclude_seen, "device": torch.device("cpu")}
-    judged = cpu(lambda: validate(ours.training.recommender, data.validation, **one))
+    judged = cpu(lambda: validated(ours))
     what = f"an epoch of {USERS:,} users x {ITEMS:,} items"
     users = sum(batch.num_users for batch in data.validation)
     return [
@@ -276,6 +274,13 @@ def validation() -> tuple[list[Row], list[Any]]:
             "unit": "",
         }
     ]
+
+
+def validated(ours: OurSteps) -> float | None:
+    batches, device = ours.work.data.validation, torch.device("cpu")
+    return validate(
+        ours.training.recommender, batches, exclude_seen=batches.exclude_seen, device=device
+    )
 
 
 if __name__ == "__main__":

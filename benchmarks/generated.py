@@ -5,11 +5,22 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from deeprec.config import PrepareConfig, compose
+from deeprec.console import console
 from deeprec.data import store
-from deeprec.data.store import SECONDS_PER_DAY, Events
+from deeprec.data.store import SECONDS_PER_DAY, Events, Prepared
+from deeprec.prepare import prepare
 
 DAYS = 365
 MINIMUM_EVENTS = 5
+
+
+def judged_folder(path: Path, *words: str) -> Prepared:
+    """What `deeprec prepare data=synthetic` makes of these overrides."""
+    console.quiet = True
+    config = compose("prepare", ["data=synthetic", *words, f"output_dir={path}"])
+    assert isinstance(config, PrepareConfig)
+    return Prepared(prepare(config))
 
 
 def prepared_folder(path: Path, *, num_users: int, num_items: int, events_per_user: int) -> Path:

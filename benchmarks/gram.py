@@ -28,11 +28,13 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from generated import judged_folder
 from page import Goal, Measured, show
 from scipy import linalg, sparse
+from sized import sized
 
 from deeprec.batch import Batch
-from deeprec.config import PrepareConfig, TrainConfig, compose
+from deeprec.config import TrainConfig, compose
 from deeprec.console import console
 from deeprec.data.dataset import drawn_users
 from deeprec.data.judge import judged_batch, without_seen
@@ -40,13 +42,16 @@ from deeprec.data.store import PartName, Prepared
 from deeprec.metric.hits import Hits
 from deeprec.metric.ranking import FloatArray, ndcg, recall
 from deeprec.model.rank import rank
-from deeprec.prepare import prepare
 from deeprec.train import train
 from deeprec.trainer.run import open_run
 
 CUTOFF, CHUNK, MOST_USERS = 100, 256, 10_000
 ALS = Path(__file__).parent / "peers" / "als.py"
-SYNTHETIC = "num_users=20_000", "num_items=20_000", "events_per_user=75", "num_tastes=64"
+SYNTHETIC = (
+    *sized(("num_users=20_000", "num_items=20_000"), quick=("num_users=300", "num_items=400")),
+    "events_per_user=75",
+    "num_tastes=64",
+)
 
 Settings = dict[str, Any]
 Lists = Callable[[Batch], torch.Tensor]  # int64 [B, 100]
@@ -113,7 +118,8 @@ def als(prepared: Prepared, part: PartName, *, system: str, **settings: float) -
         train_users = prepared.training_users()
         sparse.save_npz(folder / "train.npz", matrix(prepared, train_users, "validation"))
         sparse.save_npz(folder / "shown.npz", matrix(prepared, users, part))
-        command = [os.environ["IRSPACK_PYTHON"], ALS, system, folder, json.dumps(settings)]
+        told = system, str(folder), json.dumps(settings)
+        command = [os.environ["IRSPACK_PYTHON"], str(ALS), *told]
         one = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
         subprocess.run(command, stdout=subprocess.DEVNULL, check=True, env=os.environ | one)
         with np.load(folder / "factors.npz") as factors:
@@ -261,11 +267,8 @@ def folders(place: Path) -> Iterator[tuple[str, Prepared]]:
     """What is measured on: generated events, and real ones where they are given."""
     if given := os.environ.get("PREPARED_ML1M"):
         yield "ml1m", Prepared(Path(given))
-    words = ["data=synthetic", f"output_dir={place / 'p'}", *(f"data.{word}" for word in SYNTHETIC)]
-    yield (
-        "synthetic, 20,000 items",
-        Prepared(prepare(cast(PrepareConfig, compose("prepare", words)))),
-    )
+    words = [f"data.{word}" for word in SYNTHETIC]
+    yield "synthetic, 20,000 items", judged_folder(place / "prepared", *words)
 
 
 def known_systems() -> list[str]:
@@ -324,7 +327,7 @@ def told(found: list[dict[str, Any]], left_out: list[str]) -> Measured:
 
 def goals(data: str, rows: list[dict[str, Any]]) -> list[Goal]:
     """Of one set of data: the quality of EASE, in the time of the better iALS."""
-    best = {}
+    best: dict[str, dict[str, Any]] = {}
     for row in (row for row in rows if row["data"] == data):
         if row["ndcg@100"] > best.get(row["system"], {"ndcg@100": 0.0})["ndcg@100"]:
             best[row["system"]] = row

@@ -18,15 +18,18 @@ from typing import Any
 import numpy as np
 import torch
 from page import Goal, Measured, show
+from sized import sized
 from torch import Tensor, nn
 
 from deeprec.batch import Jagged, with_transposition
 from deeprec.model.sparse_input import Backend, SparseInput
 from deeprec.table import LazyAdam, RowwiseAdagrad, TableRule
 
-USERS, EVENTS, ZIPF, ROUNDS = 512, 71, 1.0, 7
-SIZES = ((30_000, 256), (1_000_000, 256), (10_000_000, 64))  # rows, width
-MOST_DENSE, MOST_BESIDE = 100_000, 1_000_000  # rows; above, ours alone
+USERS, EVENTS, ZIPF, ROUNDS = sized((512, 71, 1.0, 7), quick=(8, 5, 1.0, 1))
+SIZES = sized(  # rows, width
+    ((30_000, 256), (1_000_000, 256), (10_000_000, 64)), quick=((300, 8), (400, 8), (500, 4))
+)
+MOST_DENSE, MOST_BESIDE = sized((100_000, 1_000_000), quick=(300, 400))  # rows; above, ours alone
 FIELD = "history"
 # what a bare function of 15 lines took at 1 M rows on one thread of a Zen 4 core with AVX-512
 BARE_MS = 15.0
@@ -54,7 +57,9 @@ def ours(table: nn.Parameter, rule: TableRule, backend: Backend) -> Callable[...
 
 
 def torchs(table: nn.Parameter, *, sparse: bool) -> Callable[..., None]:
-    bag = nn.EmbeddingBag(*table.shape, mode="sum", sparse=sparse, include_last_offset=True)
+    bag = nn.EmbeddingBag(
+        len(table), table.shape[1], mode="sum", sparse=sparse, include_last_offset=True
+    )
     bag.weight.data = table.data.clone()
     optimizer = torch.optim.Adagrad(bag.parameters(), lr=0.05)
 

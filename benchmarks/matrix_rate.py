@@ -11,11 +11,13 @@ one thread, CPU seconds.
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
-from catalog_loss import TARGETS, narrow, ours, problem
+from catalog_loss import TARGETS, USERS, gradients, narrow, ours, problem
 from page import Goal, Measured, show
+from sized import sized
 from torch import Tensor
 from turns import left_out, multiplies_bfloat16
 
@@ -26,10 +28,10 @@ from deeprec.loss.marginal import Marginal
 from deeprec.loss.softmax import Softmax
 from deeprec.loss.squared import Squared
 
-USERS, ITEMS, ROUNDS = 512, 27_278, 5
-WIDTHS = (256, 600)
+ITEMS, ROUNDS = sized((27_278, 5), quick=(200, 1))
+WIDTHS = sized((256, 600), quick=(8, 16))
 GOALS = {torch.float32: 0.80, torch.bfloat16: 0.65}
-LOSSES = {
+LOSSES: dict[str, tuple[Callable[[], Callable[..., Tensor]], str]] = {
     "softmax": (Softmax, "3"),
     "marginal": (Marginal, "3"),
     "hinge": (Hinge, "3"),
@@ -49,7 +51,9 @@ def products(
 
     def run() -> None:
         of_hidden_BD = torch.zeros_like(hidden_BD)
-        blocks = zip(*(each.split(BLOCK_ITEMS) for each in (weight_VD, of_weight_VD, bias_V)))
+        blocks = zip(
+            *(torch.split(each, BLOCK_ITEMS) for each in (weight_VD, of_weight_VD, bias_V))
+        )
         for weight_CD, into_CD, bias_C in blocks:
             scores_BC = torch.addmm(bias_C, hidden_BD, weight_CD.T)
             of_hidden_BD.addmm_(scores_BC, weight_CD)
@@ -63,7 +67,9 @@ def rates(width: int, dtype: torch.dtype) -> list[dict[str, Any]]:
     losses = {name: ours(build()) for name, (build, _) in LOSSES.items()}
     if dtype == torch.bfloat16:
         losses = {name: narrow(loss) for name, loss in losses.items()}
-    forms = {name: gradients(loss, made) for name, loss in losses.items()}
+    forms: dict[str, Callable[[], object]] = {
+        name: partial(gradients, loss, made) for name, loss in losses.items()
+    }
     forms["three products alone"] = products(*made[:3], dtype)
     taken: dict[str, list[float]] = {name: [] for name in forms}
     for _ in range(ROUNDS):
@@ -85,15 +91,6 @@ def rates(width: int, dtype: torch.dtype) -> list[dict[str, Any]]:
         }
         for name, seconds in taken.items()
     ]
-
-
-def gradients(loss: Callable[..., Tensor], made: tuple) -> Callable[[], object]:
-    def run() -> None:
-        for leaf in made[:3]:
-            leaf.grad = None
-        loss(*made).backward()
-
-    return run
 
 
 def measure() -> Measured:

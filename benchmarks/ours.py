@@ -1,17 +1,19 @@
 """Our step: what `deeprec train` puts together, stepped through by hand instead of by Lightning."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from deeprec.batch import Batch
+from deeprec.batch import Arranged
 from deeprec.config import TrainConfig, compose
 from deeprec.console import console
 from deeprec.data.store import Prepared
 from deeprec.model.autoencoder import Autoencoder
 from deeprec.model.sparse_input import HISTORY
 from deeprec.train import Work
+from deeprec.trainer.module import Training
 
 COMMON = (  # as the dense form and RecBole do it
     "model.history_weighting=binary",
@@ -20,6 +22,24 @@ COMMON = (  # as the dense form and RecBole do it
     "optimizer.decay=0",
     "trainer.prefetch_batches=0",  # made in the step and counted in it
 )
+
+
+class Alone(Training):
+    """A training module that needs no Trainer around it."""
+
+    def manual_backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it so
+
+
+def work_of(prepared: Prepared, words: Sequence[str]) -> tuple[Work, Training]:
+    """What `deeprec train` puts together for these overrides, and of it what is stepped through."""
+    config = compose("train", [f"prepared={prepared.path}", "output_dir=unused", *words])
+    assert isinstance(config, TrainConfig)
+    console.quiet = True  # no memory plan between the lines of a table
+    work = Work(config, prepared)
+    assert isinstance(work.learner, Training)
+    work.learner.__class__ = Alone
+    return work, work.learner
 
 
 class OurSteps:
@@ -32,16 +52,11 @@ class OurSteps:
     """
 
     def __init__(self, prepared: Prepared, words: Sequence[str], *, narrow: bool = False) -> None:
-        config = compose("train", [f"prepared={prepared.path}", "output_dir=unused", *words])
-        assert isinstance(config, TrainConfig)
-        console.quiet = True  # no memory plan between the lines of a table
-        self.work, self.narrow = Work(config, prepared), narrow
-        self.training = self.work.training
-        # Lightning's is its trainer's, and there is none here
-        self.training.manual_backward = lambda loss: loss.backward()
+        self.work, self.training = work_of(prepared, words)
+        self.narrow = narrow
         self.batches = self.endless()
 
-    def endless(self) -> Iterator[Batch]:
+    def endless(self) -> Iterator[Arranged]:
         while True:
             yield from self.work.data.training
 
@@ -54,7 +69,7 @@ class OurSteps:
 
     def start(self) -> dict[str, Tensor]:
         """Copies of the weights, named as by `Dense`."""
-        model = self.work.training.model
+        model = self.training.model
         assert isinstance(model, Autoencoder)
         pairs = [(model.sparse_input.tables[HISTORY].T, model.layers.bias)]
         hidden = [layer for layer in model.layers.layers if isinstance(layer, nn.Linear)]

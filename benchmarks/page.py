@@ -28,6 +28,10 @@ TITLE = """# Benchmarks
 Made by `python benchmarks/run.py` from `results/`; do not edit. A script measures side by side, in
 turns: read the ratios, for other programs may have run beside it, and each section says how much of
 the machine they took. CPU seconds are those of the process, all threads together.
+
+What each system reaches on a prepared folder of yours, after equally many trials, is a command of
+its own: `python benchmarks/tuned.py --help`. `python benchmarks/run.py --quick` runs every script
+in small, to see that it runs.
 """
 Row = Mapping[str, Any]
 

@@ -9,20 +9,22 @@ text file in its own format; set RECBOLE_PYTHON to a Python that has RecBole 1.2
 import json
 import os
 import subprocess
+import sys
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.csv as csv
 import pyarrow.parquet as pq
-from page import show
+from page import Measured, show
+from sized import sized
 
 from deeprec.data.synthetic import Synthetic
 
-USERS, ITEMS, EVENTS = 280_000, 100_000, 71.5
-FEW = 1_000_000
+USERS, ITEMS, EVENTS = sized((280_000, 100_000, 71.5), quick=(300, 200, 20.0))
+FEW = sized(1_000_000, quick=2_000)
 PEERS = Path(__file__).parent / "peers"
 
 
@@ -53,7 +55,8 @@ def generated(folder: Path) -> tuple[Path, Path]:
 
 def prepared(events: Path, output: Path) -> Taken:
     words = ["data=table", f"data.events={events}", "data.user=user", "data.item=item"]
-    command = ["deeprec", "prepare", *words, "data.time=time", f"output_dir={output}"]
+    words += ["data.time=time", f"output_dir={output}"]
+    command = [sys.executable, "-m", "deeprec", "prepare", *words]
     started = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     _, status, used = os.wait4(process.pid, 0)
@@ -75,7 +78,7 @@ def by_recbole(python: str, events: Path, folder: Path) -> Taken:
     return Taken(*json.loads(run.stdout.splitlines()[-1]).values())
 
 
-def measure() -> dict[str, Any]:
+def measure() -> Measured:
     python = os.environ.get("RECBOLE_PYTHON")
     conditions = {"users": f"{USERS:,}", "items": f"{ITEMS:,}", "columns": "user, item, time"}
     with TemporaryDirectory() as name:
@@ -130,7 +133,15 @@ def measure() -> dict[str, Any]:
                 "unit": "times",
             },
         ],
-        "plot": {"kind": "bar", "x": "events", "y": ["CPU s"], "split": "form"},
+        "plots": [
+            {
+                "kind": "bar",
+                "x": "events",
+                "y": ["CPU s"],
+                "split": "form",
+                "title": "From events to a prepared folder, CPU seconds",
+            }
+        ],
     }
 
 

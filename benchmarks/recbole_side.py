@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from turns import Taken
 
 from deeprec.data.store import Events
 
+Settings = Mapping[str, int | float | list[int]]
 SCRIPT = Path(__file__).parent / "peers" / "recbole_steps.py"
 
 
@@ -29,7 +30,7 @@ class RecBoleSteps:
         *,
         events: Events,
         start: Mapping[str, Tensor],
-        settings: Mapping[str, Any],
+        settings: Settings,
     ) -> None:
         folder.mkdir()
         self.folder = folder
@@ -61,7 +62,8 @@ class RecBoleSteps:
         assert self.process.stdout is not None
         print("lists", file=self.process.stdin, flush=True)
         self.process.stdout.readline()
-        return np.load(self.folder / "lists.npy")
+        lists: npt.NDArray[np.int32] = np.load(self.folder / "lists.npy")
+        return lists
 
     def __enter__(self) -> Self:
         return self
@@ -77,7 +79,7 @@ class RecBoleSteps:
         self.process.wait()
 
 
-def settings(hidden_dims: list[int], *, batch_users: int, lr: float, dropout: float) -> dict:
+def settings(hidden_dims: list[int], *, batch_users: int, lr: float, dropout: float) -> Settings:
     return {
         "hidden_dims": hidden_dims,
         "batch_users": batch_users,

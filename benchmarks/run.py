@@ -3,6 +3,7 @@
     python benchmarks/run.py                 # every script, each in a fresh process; then the page
     python benchmarks/run.py step dsstne     # these
     python benchmarks/run.py --page          # only the page, from what is stored
+    python benchmarks/run.py --quick         # every script on hardly anything: whether they run
 
 Other libraries live in environments of their own; what is not given is left out, and said so:
 
@@ -23,10 +24,10 @@ import time
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from draw import draw_all
 from page import FOLDER, page, results
+from sized import VARIABLE
 
 GIVEN = {
     "recbole": "RECBOLE_PYTHON",
@@ -34,6 +35,7 @@ GIVEN = {
     "evaluation": "EVALUATION_PYTHON",
     "ml1m": "PREPARED_ML1M",
 }
+NEEDS = {"time_to_ndcg": "ml1m"}
 ALONE = 0.05  # of the machine: what others may take of an idle one
 MEASURE = """
 import importlib, json, pathlib, sys
@@ -49,8 +51,17 @@ def main() -> None:
         for name, variable in GIVEN.items()
         if (value := getattr(arguments, name)) is not None
     }
-    for name in [] if arguments.page else arguments.names or scripts():
-        store(name, environment, given(arguments))
+    environment.pop(VARIABLE, None)
+    names = arguments.names or scripts()
+    if arguments.quick:
+        command = [sys.executable, "quick.py", *names]
+        sys.exit(subprocess.call(command, cwd=FOLDER, env=environment | {VARIABLE: "1"}))
+    for name in [] if arguments.page else names:
+        needed = NEEDS.get(name)
+        if needed and GIVEN[needed] not in environment:
+            print(f"{name} is left out: it needs --{needed}")
+        else:
+            store(name, environment, given(arguments))
     make_page(FOLDER)
 
 
@@ -58,6 +69,7 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("names", nargs="*", choices=[[], *scripts()], metavar="NAME")
     parser.add_argument("--page", action="store_true", help="only make the page")
+    parser.add_argument("--quick", action="store_true", help="only see that scripts run")
     for name, variable in GIVEN.items():
         parser.add_argument(f"--{name}", default=os.environ.get(variable))
     return parser.parse_args()
@@ -116,7 +128,7 @@ def busy_seconds() -> float:
 
 
 def processor() -> str:
-    lines: Any = Path("/proc/cpuinfo").read_text().splitlines()
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
     return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
 
 

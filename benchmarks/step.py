@@ -23,12 +23,13 @@ from histories import drawn, prepared
 from ours import COMMON, OurSteps
 from page import Goal, Measured, Plot, show
 from recbole_side import RecBoleSteps, settings
+from sized import sized
 from turns import Taken, here, in_turns, left_out, multiplies_bfloat16, ratio, rounds, spelled
 
-ITEMS, USERS, BATCH_USERS, MEAN_DRAWS = 27_278, 8_000, 512, 115
-NETWORKS = ([600, 200, 600], [256])
+ITEMS, USERS, BATCH_USERS, MEAN_DRAWS = sized((27_278, 8_000, 512, 115), quick=(500, 200, 64, 20))
+NETWORKS = sized(([600, 200, 600], [256]), quick=([8],))
 LR, DROPOUT = 0.001, 0.5
-CURVE_STEPS = 15
+CURVE_STEPS = sized(15, quick=2)
 DENSE, RECBOLE, EXACT, SAMPLED, OWN, FLOOR = (
     "dense PyTorch",
     "RecBole MultiDAE",
@@ -55,11 +56,13 @@ def systems(hidden_dims: list[int], num_items: int) -> Iterator[tuple[Steps, flo
         ]
         exact = OurSteps(folder, words)
         start = exact.start()
-        of_adam = {"batch_users": BATCH_USERS, "lr": LR, "dropout": DROPOUT}
         dims = [num_items, *hidden_dims, num_items]
-        found: Steps = {DENSE: here(DenseSteps(folder.parts["train"], dims, start, **of_adam))}
+        dense = DenseSteps(
+            folder.parts["train"], dims, start, batch_users=BATCH_USERS, lr=LR, dropout=DROPOUT
+        )
+        found: Steps = {DENSE: here(dense)}
         if python := os.environ.get("RECBOLE_PYTHON"):
-            told = settings(hidden_dims, **of_adam)
+            told = settings(hidden_dims, batch_users=BATCH_USERS, lr=LR, dropout=DROPOUT)
             recbole = RecBoleSteps(
                 python, Path(made) / "recbole", events=events, start=start, settings=told
             )
@@ -82,7 +85,7 @@ def three_products(num_items: int, width: int) -> Callable[[int], Taken]:
         torch.set_num_threads(threads)
         wall, cpu = time.perf_counter(), time.process_time()
         of_hidden_BD, of_weight_CD = torch.zeros_like(hidden_BD), torch.empty(2_048, width)
-        for weight_CD in weight_VD.split(2_048):
+        for weight_CD in torch.split(weight_VD, 2_048):
             scores_BC = hidden_BD @ weight_CD.T
             of_hidden_BD.addmm_(scores_BC, weight_CD)
             torch.mm(scores_BC.T, hidden_BD, out=of_weight_CD[: len(weight_CD)])

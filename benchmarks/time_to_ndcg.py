@@ -26,6 +26,7 @@ import torch
 from ours import OurSteps
 from page import Goal, Measured, show
 from recbole_side import RecBoleSteps, settings
+from sized import sized
 
 from deeprec.batch import Jagged
 from deeprec.data.store import Events, Prepared
@@ -52,7 +53,8 @@ PEERS = {
     "implicit ALS 64": "implicit_als",
     "EASE": "ease",
 }
-RECBOLE, RECBOLE_EPOCHS, RECBOLE_HIDDEN = "RecBole MultiDAE 600-128", 40, [600, 128, 600]
+RECBOLE, RECBOLE_EPOCHS = "RecBole MultiDAE 600-128", sized(40, quick=2)
+RECBOLE_HIDDEN = [600, 128, 600]
 CURVES = Path(__file__).parent / "peers" / "curves.py"
 
 
@@ -75,10 +77,7 @@ def of_ours(prepared: Prepared, words: tuple[str, ...]) -> list[Point]:
         taken += time.process_time() - started
         training.eval()
         reached = validate(
-            ours.work.training.recommender,
-            data.validation,
-            exclude_seen=True,
-            device=torch.device("cpu"),
+            training.recommender, data.validation, exclude_seen=True, device=torch.device("cpu")
         )
         assert reached is not None
         found.append(Point(taken, reached))

@@ -14,23 +14,27 @@ from typing import Any
 
 import torch
 from page import Measured, show
+from sized import sized
 from torch import Tensor
 
 from deeprec.batch import Encoded
 from deeprec.model.topk import top_k
 
-USERS, WIDTH, SEEN, ROUNDS = 256, 128, 70, 7
+USERS, WIDTH, SEEN, ROUNDS = sized((256, 128, 70, 7), quick=(8, 8, 5, 1))
+CATALOGS = sized((20_000, 100_000), quick=(300, 500))
 NONE = torch.zeros(0, dtype=torch.int64), torch.zeros(USERS + 1, dtype=torch.int64)
 
 
 def problem(num_items: int, ties: bool) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     draw = torch.Generator().manual_seed(0)
-    scored = [torch.randn(n, WIDTH, generator=draw) for n in (USERS, num_items)]
-    scored.append(torch.randn(num_items, generator=draw))
-    if ties:  # whole scores
-        scored = [numbers.round() for numbers in scored]
+
+    def drawn(*shape: int) -> Tensor:
+        numbers = torch.randn(shape, generator=draw)
+        return numbers.round() if ties else numbers  # whole scores
+
+    hidden, weight, bias = drawn(USERS, WIDTH), drawn(num_items, WIDTH), drawn(num_items)
     seen = [torch.randperm(num_items, generator=draw)[:SEEN] for _ in range(USERS)]
-    return *scored, torch.cat(seen), torch.arange(USERS + 1) * SEEN
+    return hidden, weight, bias, torch.cat(seen), torch.arange(USERS + 1) * SEEN
 
 
 def product(hidden: Tensor, weight: Tensor, bias: Tensor, *_: object) -> None:
@@ -70,7 +74,7 @@ def measure() -> Measured:
     torch.set_num_threads(1)
     rows = [
         row(num_items, k, ties)
-        for num_items in (20_000, 100_000)
+        for num_items in CATALOGS
         for k in (20, 100)
         for ties in (False, True)
     ]

@@ -3,6 +3,9 @@
 import ast
 import importlib
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -47,14 +50,27 @@ def test_a_result_has_a_script_that_measures_it_without_arguments(stored: Path) 
 
 
 @pytest.mark.parametrize("stored", STORED, ids=lambda path: path.stem)
-def test_a_result_says_how_it_came_about_and_not_where(stored: Path) -> None:
+def test_a_result_says_how_it_came_about_and_not_where(page: ModuleType, stored: Path) -> None:
     result = json.loads(stored.read_text())
+    assert set(result["found"]) <= set(page.Measured.__annotations__)
     assert result["name"] == stored.stem
     assert result["ran"]["command"].startswith("python benchmarks/run.py")
     assert set(result["ran"]) == {"command", "date", "machine", "versions", "others"}
     assert "/tmp" not in stored.read_text()
     columns = [list(row) for row in result["found"]["rows"]]
     assert columns == columns[:1] * len(columns)
+
+
+@pytest.mark.slow
+def test_every_script_runs_whole_and_stores_nothing() -> None:
+    before = {path: path.read_bytes() for path in (BENCHMARKS / "results").iterdir()}
+    environment = os.environ | {"PYTHONPATH": str(BENCHMARKS.parent / "src")}
+    command = [sys.executable, str(BENCHMARKS / "run.py"), "--quick"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    ran = [line.split()[0] for line in done.stdout.splitlines() if " runs, " in line]
+    assert ran == [path.stem for path in STORED]
+    assert before == {path: path.read_bytes() for path in (BENCHMARKS / "results").iterdir()}
 
 
 def test_a_missed_goal_has_its_reason_beside_the_script(page: ModuleType) -> None:

@@ -89,6 +89,7 @@ def test_the_wheel_brings_the_code_the_configs_and_the_seeds(tmp_path):
     ).stdout.split()  # fmt: skip
     wanted = {path.removeprefix("src/deeprec/") for path in tracked}
     assert {f"deeprec/{path}" for path in wanted} <= names
+    assert "deeprec/py.typed" in names  # else a user's type checker takes all of it for Any
     entry = zipfile.ZipFile(wheel).read(next(n for n in names if n.endswith("entry_points.txt")))
     assert b"deeprec = deeprec.cli:main" in entry
 

@@ -84,7 +84,35 @@ def _part_of(block: slice, part: slice) -> slice:
     return slice(block.start + part.start, block.start + part.stop)
 
 
-class Sgd:
+class RowRule:
+    """What rules have in common: rows first lose a share of their value, then move.
+
+    Args:
+        lr: learning rate.
+        weight_decay: as of `Sgd`.
+        clip_norm: as of `Sgd`.
+    """
+
+    def __init__(self, lr: float, weight_decay: float, clip_norm: float | None) -> None:
+        self.lr, self.weight_decay, self.clip_norm = lr, weight_decay, clip_norm
+
+    def new_state(self, table: Tensor) -> State:
+        return {}
+
+    def update(self, table: Tensor, state: State, rows: Rows, gradient: Tensor) -> None:
+        change = self.change(state, rows, _clipped(gradient, self.clip_norm))
+        _decay(table, rows, self.lr * self.weight_decay)
+        _add(table, rows, change)
+
+    def change(self, state: State, rows: Rows, gradient: Tensor) -> Tensor:
+        """What is added to the rows; changes their state, and may overwrite the gradient."""
+        raise NotImplementedError
+
+    def finish_step(self, state: State) -> None:
+        pass
+
+
+class Sgd(RowRule):
     """Plain gradient descent.
 
     Args:
@@ -96,21 +124,13 @@ class Sgd:
     def __init__(
         self, lr: float, *, weight_decay: float = 0.0, clip_norm: float | None = None
     ) -> None:
-        self.lr, self.weight_decay, self.clip_norm = lr, weight_decay, clip_norm
+        super().__init__(lr, weight_decay, clip_norm)
 
-    def new_state(self, table: Tensor) -> State:
-        return {}
-
-    def update(self, table: Tensor, state: State, rows: Rows, gradient: Tensor) -> None:
-        gradient = _clipped(gradient, self.clip_norm)
-        _decay(table, rows, self.lr * self.weight_decay)
-        _add(table, rows, gradient.mul_(-self.lr))
-
-    def finish_step(self, state: State) -> None:
-        pass
+    def change(self, state: State, rows: Rows, gradient: Tensor) -> Tensor:
+        return gradient.mul_(-self.lr)
 
 
-class Adagrad:
+class Adagrad(RowRule):
     """Adagrad on the rows it is handed: `torch.optim.Adagrad` for sparse gradients.
 
     Args:
@@ -128,24 +148,19 @@ class Adagrad:
         weight_decay: float = 0.0,
         clip_norm: float | None = None,
     ) -> None:
-        self.lr, self.eps = lr, eps
-        self.weight_decay, self.clip_norm = weight_decay, clip_norm
+        super().__init__(lr, weight_decay, clip_norm)
+        self.eps = eps
 
     def new_state(self, table: Tensor) -> State:
         return {"sum": torch.zeros_like(table)}
 
-    def update(self, table: Tensor, state: State, rows: Rows, gradient: Tensor) -> None:
-        gradient = _clipped(gradient, self.clip_norm)
+    def change(self, state: State, rows: Rows, gradient: Tensor) -> Tensor:
         sums = _take(state["sum"], rows).addcmul_(gradient, gradient)
         _put(state["sum"], rows, sums)
-        _decay(table, rows, self.lr * self.weight_decay)
-        _add(table, rows, gradient.div_(sums.sqrt().add_(self.eps)).mul_(-self.lr))
-
-    def finish_step(self, state: State) -> None:
-        pass
+        return gradient.div_(sums.sqrt().add_(self.eps)).mul_(-self.lr)
 
 
-class RowwiseAdagrad:
+class RowwiseAdagrad(RowRule):
     """Adagrad with one number a row: the sum over steps of the row's mean squared gradient.
 
     Args:
@@ -165,26 +180,22 @@ class RowwiseAdagrad:
         weight_decay: float = 0.0,
         clip_norm: float | None = None,
     ) -> None:
-        self.lr, self.eps = lr, eps
-        self.weight_decay, self.clip_norm = weight_decay, clip_norm
+        super().__init__(lr, weight_decay, clip_norm)
+        self.eps = eps
 
     def new_state(self, table: Tensor) -> State:
         return {"sum": table.new_zeros(table.shape[0])}
 
-    def update(self, table: Tensor, state: State, rows: Rows, gradient: Tensor) -> None:
-        gradient_RD = _clipped(gradient, self.clip_norm).view(len(gradient), -1)
+    def change(self, state: State, rows: Rows, gradient: Tensor) -> Tensor:
+        gradient_RD = gradient.view(len(gradient), -1)
         square_R = torch.linalg.vector_norm(gradient_RD, dim=1).square_()
         sum_R = _take(state["sum"], rows) + square_R.div_(gradient_RD.shape[1])
         _put(state["sum"], rows, sum_R)
         step_R = sum_R.sqrt_().add_(self.eps).reciprocal_().mul_(-self.lr)
-        _decay(table, rows, self.lr * self.weight_decay)
-        _add(table, rows, gradient_RD.mul_(step_R[:, None]).view(gradient.shape))
-
-    def finish_step(self, state: State) -> None:
-        pass
+        return gradient_RD.mul_(step_R[:, None]).view(gradient.shape)
 
 
-class RmsProp:
+class RmsProp(RowRule):
     """`torch.optim.RMSprop` on the rows it is handed; the squares of the others wait.
 
     Args:
@@ -204,25 +215,20 @@ class RmsProp:
         weight_decay: float = 0.0,
         clip_norm: float | None = None,
     ) -> None:
-        self.lr, self.smoothing, self.eps = lr, smoothing, eps
-        self.weight_decay, self.clip_norm = weight_decay, clip_norm
+        super().__init__(lr, weight_decay, clip_norm)
+        self.smoothing, self.eps = smoothing, eps
 
     def new_state(self, table: Tensor) -> State:
         return {"square_avg": torch.zeros_like(table)}
 
-    def update(self, table: Tensor, state: State, rows: Rows, gradient: Tensor) -> None:
-        gradient = _clipped(gradient, self.clip_norm)
+    def change(self, state: State, rows: Rows, gradient: Tensor) -> Tensor:
         squares = _take(state["square_avg"], rows).mul_(self.smoothing)
         squares.addcmul_(gradient, gradient, value=1.0 - self.smoothing)
         _put(state["square_avg"], rows, squares)
-        _decay(table, rows, self.lr * self.weight_decay)
-        _add(table, rows, gradient.div_(squares.sqrt().add_(self.eps)).mul_(-self.lr))
-
-    def finish_step(self, state: State) -> None:
-        pass
+        return gradient.div_(squares.sqrt().add_(self.eps)).mul_(-self.lr)
 
 
-class Momentum:
+class Momentum(RowRule):
     """`torch.optim.SGD` with momentum on the rows it is handed; the velocities of others wait.
 
     Args:
@@ -242,25 +248,20 @@ class Momentum:
         weight_decay: float = 0.0,
         clip_norm: float | None = None,
     ) -> None:
-        self.lr, self.momentum, self.nesterov = lr, momentum, nesterov
-        self.weight_decay, self.clip_norm = weight_decay, clip_norm
+        super().__init__(lr, weight_decay, clip_norm)
+        self.momentum, self.nesterov = momentum, nesterov
 
     def new_state(self, table: Tensor) -> State:
         return {"momentum_buffer": torch.zeros_like(table)}
 
-    def update(self, table: Tensor, state: State, rows: Rows, gradient: Tensor) -> None:
-        gradient = _clipped(gradient, self.clip_norm)
+    def change(self, state: State, rows: Rows, gradient: Tensor) -> Tensor:
         velocity = _take(state["momentum_buffer"], rows).mul_(self.momentum).add_(gradient)
         _put(state["momentum_buffer"], rows, velocity)
-        _decay(table, rows, self.lr * self.weight_decay)
         step = gradient.add_(velocity, alpha=self.momentum) if self.nesterov else velocity
-        _add(table, rows, step * -self.lr)
-
-    def finish_step(self, state: State) -> None:
-        pass
+        return step * -self.lr
 
 
-class AdaDelta:
+class AdaDelta(RowRule):
     """`torch.optim.Adadelta` on the rows it is handed; the means of the others wait.
 
     Args:
@@ -280,14 +281,13 @@ class AdaDelta:
         weight_decay: float = 0.0,
         clip_norm: float | None = None,
     ) -> None:
-        self.lr, self.smoothing, self.eps = lr, smoothing, eps
-        self.weight_decay, self.clip_norm = weight_decay, clip_norm
+        super().__init__(lr, weight_decay, clip_norm)
+        self.smoothing, self.eps = smoothing, eps
 
     def new_state(self, table: Tensor) -> State:
         return {"square_avg": torch.zeros_like(table), "acc_delta": torch.zeros_like(table)}
 
-    def update(self, table: Tensor, state: State, rows: Rows, gradient: Tensor) -> None:
-        gradient = _clipped(gradient, self.clip_norm)
+    def change(self, state: State, rows: Rows, gradient: Tensor) -> Tensor:
         rest = 1.0 - self.smoothing
         squares = _take(state["square_avg"], rows).mul_(self.smoothing)
         squares.addcmul_(gradient, gradient, value=rest)
@@ -296,11 +296,7 @@ class AdaDelta:
         steps.mul_(self.smoothing).addcmul_(step, step, value=rest)
         _put(state["square_avg"], rows, squares)
         _put(state["acc_delta"], rows, steps)
-        _decay(table, rows, self.lr * self.weight_decay)
-        _add(table, rows, step.mul_(-self.lr))
-
-    def finish_step(self, state: State) -> None:
-        pass
+        return step.mul_(-self.lr)
 
 
 class LazyAdam:

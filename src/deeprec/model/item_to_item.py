@@ -7,18 +7,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from scipy import sparse
-from torch import Tensor
 
-from deeprec.batch import Batch, Encoded
-from deeprec.model.history import HistoryWeighting, aggregate, history_weights
-from deeprec.model.neighbour_scores import NeighbourScores
-from deeprec.model.solved import SolvedModel, as_matrix, weighted_histories
+from deeprec.batch import Batch
+from deeprec.model.history import HistoryWeighting
+from deeprec.model.neighbour_scores import NeighbourModel
+from deeprec.model.solved import as_matrix, weighted_histories
 
 FIT_BLOCK_PAIRS = 2**24  # pairs (an item, one more of a user) counted at once: 128 MiB at most
 Similarity = Literal["cosine", "jaccard"]
 
 
-class ItemToItem(SolvedModel):
+class ItemToItem(NeighbourModel):
     """Recommends what is similar to the items of the history.
 
     Of items i and j, with n the users who took one or both, however often:
@@ -69,26 +68,13 @@ class ItemToItem(SolvedModel):
         history_weighting: HistoryWeighting = "binary",
         fade_days: float = 90.0,
     ) -> None:
-        super().__init__(num_items, width=1)
-        if neighbours < 1:
-            raise ValueError(f"neighbours must be 1 or more, got {neighbours}")
-        self.similarity, self.neighbours = similarity, neighbours
-        self.history_weighting, self.fade_days = history_weighting, fade_days
-        self.between_items = NeighbourScores(num_items)
-
-    def forward(
-        self,
-        items_N: Tensor,
-        offsets_B1: Tensor,
-        ages_N: Tensor,
-        attribute_values: list[Tensor],
-        attribute_offsets: list[Tensor],
-    ) -> Encoded:
-        """What lies near a history; see `Recommender.serving_encoder`."""
-        history = aggregate(items_N, offsets_B1, ages_N, self.num_items, self.fade_days)
-        weights_M = history_weights(history, self.history_weighting)
-        encoded: Encoded = self.between_items(history, weights_M)
-        return encoded
+        super().__init__(
+            num_items,
+            neighbours=neighbours,
+            history_weighting=history_weighting,
+            fade_days=fade_days,
+        )
+        self.similarity = similarity
 
     def solve(self, users: Batch, done: int, draw: torch.Generator) -> Iterator[float]:
         """Counts who took what with what, in blocks; see `Solvable.solve`."""

@@ -10,7 +10,8 @@ from scipy import sparse
 from torch import Tensor, nn
 
 from deeprec.batch import Encoded
-from deeprec.model.history import History
+from deeprec.model.history import History, HistoryWeighting, aggregate, history_weights
+from deeprec.model.solved import SolvedModel
 from deeprec.model.sparse_input import pair_products
 
 MEET_WEIGHTS, MEET_SCORES = 2**18, 2**22  # weights met and scores held at once: 16 MiB
@@ -109,6 +110,46 @@ class NeighbourScores(nn.Module):
         there[keys_Y] = True
         keys_S = torch.nonzero(there)[:, 0]
         return keys_S, sums[keys_S]
+
+
+class NeighbourModel(SolvedModel):
+    """A solved model that scores what the items of a history say of their neighbours, and no more.
+
+    Args:
+        num_items: V.
+        neighbours: how many an item has at most.
+        history_weighting: as of `Autoencoder`.
+        fade_days: as of `Autoencoder`.
+    """
+
+    def __init__(
+        self,
+        num_items: int,
+        *,
+        neighbours: int,
+        history_weighting: HistoryWeighting,
+        fade_days: float,
+    ) -> None:
+        super().__init__(num_items, width=1)
+        if neighbours < 1:
+            raise ValueError(f"neighbours must be 1 or more, got {neighbours}")
+        self.neighbours = neighbours
+        self.history_weighting, self.fade_days = history_weighting, fade_days
+        self.between_items = NeighbourScores(num_items)
+
+    def forward(
+        self,
+        items_N: Tensor,
+        offsets_B1: Tensor,
+        ages_N: Tensor,
+        attribute_values: list[Tensor],
+        attribute_offsets: list[Tensor],
+    ) -> Encoded:
+        """What lies near a history; see `Recommender.serving_encoder`."""
+        history = aggregate(items_N, offsets_B1, ages_N, self.num_items, self.fade_days)
+        weights_M = history_weights(history, self.history_weighting)
+        encoded: Encoded = self.between_items(history, weights_M)
+        return encoded
 
 
 def with_own_items(weights: sparse.csr_array) -> sparse.csr_array:

@@ -6,20 +6,19 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from scipy import linalg, sparse
-from torch import Tensor
 
-from deeprec.batch import Batch, Encoded
+from deeprec.batch import Batch
 from deeprec.console import console
 from deeprec.errors import NonFiniteError
 from deeprec.model.ease import CANNOT_INVERT
-from deeprec.model.history import HistoryWeighting, aggregate, history_weights
-from deeprec.model.neighbour_scores import NeighbourScores, with_own_items
-from deeprec.model.solved import SolvedModel, check_ridge, ridge, scaled_histories
+from deeprec.model.history import HistoryWeighting
+from deeprec.model.neighbour_scores import NeighbourModel, with_own_items
+from deeprec.model.solved import check_ridge, ridge, scaled_histories
 
 Float32Array = npt.NDArray[np.float32]
 
 
-class SparseEase(SolvedModel):
+class SparseEase(NeighbourModel):
     """Scores are a history times a sparse [V, V] matrix of weights between items.
 
     With X the histories and G = X'X, item j is predicted by those K others, of all that somebody
@@ -75,29 +74,15 @@ class SparseEase(SolvedModel):
         history_weighting: HistoryWeighting = "binary",
         fade_days: float = 90.0,
     ) -> None:
-        super().__init__(num_items, width=1)
-        if neighbours < 1:
-            raise ValueError(f"neighbours must be 1 or more, got {neighbours}")
+        super().__init__(
+            num_items,
+            neighbours=neighbours,
+            history_weighting=history_weighting,
+            fade_days=fade_days,
+        )
         check_ridge(l2, dropout)
-        self.neighbours, self.l2, self.dropout = neighbours, l2, dropout
-        self.user_power = user_power
+        self.l2, self.dropout, self.user_power = l2, dropout, user_power
         self.input_power, self.output_power = input_power, output_power
-        self.history_weighting, self.fade_days = history_weighting, fade_days
-        self.between_items = NeighbourScores(num_items)
-
-    def forward(
-        self,
-        items_N: Tensor,
-        offsets_B1: Tensor,
-        ages_N: Tensor,
-        attribute_values: list[Tensor],
-        attribute_offsets: list[Tensor],
-    ) -> Encoded:
-        """What the items of a history predict; see `Recommender.serving_encoder`."""
-        history = aggregate(items_N, offsets_B1, ages_N, self.num_items, self.fade_days)
-        weights_M = history_weights(history, self.history_weighting)
-        encoded: Encoded = self.between_items(history, weights_M)
-        return encoded
 
     def solve(self, users: Batch, done: int, draw: torch.Generator) -> Iterator[float]:
         """Counts pairs and solves a regression for each item; see `Solvable.solve`."""

@@ -352,6 +352,21 @@ def _joined(fields: Sequence[Jagged]) -> Jagged:
     )
 
 
+def bag_configs(tables: Mapping[str, Tensor], fields_of: FieldsOfTables) -> list[Any]:
+    """What TorchRec must know of these tables."""
+    from torchrec.modules.embedding_configs import EmbeddingBagConfig
+
+    return [
+        EmbeddingBagConfig(
+            name=name,
+            num_embeddings=table.shape[0],
+            embedding_dim=table.shape[1],
+            feature_names=list(fields_of[name]),
+        )
+        for name, table in tables.items()
+    ]
+
+
 class _TorchRecTables:
     """The same tables held by TorchRec's FusedEmbeddingBagCollection.
 
@@ -364,20 +379,11 @@ class _TorchRecTables:
     def __init__(
         self, tables: Mapping[str, nn.Parameter], fields_of: FieldsOfTables, rule: TableRule
     ) -> None:
-        from torchrec.modules.embedding_configs import EmbeddingBagConfig
         from torchrec.modules.fused_embedding_modules import (
             FusedEmbeddingBagCollection,
         )
 
-        configs = [
-            EmbeddingBagConfig(
-                name=name,
-                num_embeddings=table.shape[0],
-                embedding_dim=table.shape[1],
-                feature_names=list(fields_of[name]),
-            )
-            for name, table in tables.items()
-        ]
+        configs = bag_configs(tables, fields_of)
         self._fields = [field for name in tables for field in fields_of[name]]
         self._collection = FusedEmbeddingBagCollection(
             configs,

@@ -19,7 +19,13 @@ import torch
 from torch import Tensor, distributed
 
 from deeprec.errors import ConfigError
-from deeprec.model.sparse_input import FieldsOfTables, SparseInput, fused_optimizer, keyed
+from deeprec.model.sparse_input import (
+    FieldsOfTables,
+    SparseInput,
+    bag_configs,
+    fused_optimizer,
+    keyed,
+)
 from deeprec.table import RowwiseAdagrad, State, TableRule
 
 Plan = Literal["row_wise", "table_wise", "column_wise"]
@@ -159,21 +165,13 @@ def _parallel(
     from torch.distributed.optim import (  # type: ignore[attr-defined]
         _apply_optimizer_in_backward,
     )
-    from torchrec import EmbeddingBagCollection, EmbeddingBagConfig
+    from torchrec import EmbeddingBagCollection
     from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
     from torchrec.distributed.model_parallel import DistributedModelParallel
     from torchrec.distributed.sharding_plan import construct_module_sharding_plan
     from torchrec.distributed.types import ShardingEnv, ShardingPlan
 
-    configs = [
-        EmbeddingBagConfig(
-            name=name,
-            num_embeddings=table.shape[0],
-            embedding_dim=table.shape[1],
-            feature_names=list(fields_of[name]),
-        )
-        for name, table in tables.items()
-    ]
+    configs = bag_configs(tables, fields_of)
     collection = EmbeddingBagCollection(configs, is_weighted=True, device=torch.device("meta"))
     optimizer, settings = fused_optimizer(rule)
     _apply_optimizer_in_backward(optimizer, collection.parameters(), settings)
