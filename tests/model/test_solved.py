@@ -283,12 +283,17 @@ def test_ials_comes_as_far_where_a_pass_leaves_some_of_what_is_wrong(taken: np.n
     assert losses[1] == pytest.approx(losses[0], rel=1e-2)
 
 
-def test_ials_costs_length_by_the_length_of_histories(taken: np.ndarray) -> None:
-    model = Ials(V, width=5, frequency_power=0.8)
+@pytest.mark.parametrize(("frequency_power", "expected"), [(1.0, None), (0.1, 0.01)])
+def test_ials_costs_length_less_where_histories_are_short(
+    taken: np.ndarray, frequency_power: float, expected: float | None
+) -> None:
+    model = Ials(V, width=5, frequency_power=frequency_power, unobserved_weight=50.0)
     solved(model, users_of(taken))
     mean = taken.sum() / U
-    ridge = model.ridge(torch.tensor([mean]), V)
-    assert float(ridge) == pytest.approx(0.1 * mean, rel=1e-5)
+    if expected is not None:
+        assert float(model.l2) == pytest.approx(expected)
+    else:
+        assert float(model.ridge(torch.tensor([mean]), V)) == pytest.approx(0.14 * mean, rel=1e-5)
 
 
 def test_the_items_of_ials_stand_along_their_principal_axes(taken: np.ndarray) -> None:

@@ -17,7 +17,8 @@ from deeprec.model.sparse_input import pair_products, weighted_sum
 
 GROUP_FLOATS = 2**22  # of the vectors solved at once: 16 MiB, and seven times that beside them
 ANSWER_TOLERANCE = 1e-5  # near what float32 can tell
-RIDGE_SHARE = 0.1  # of a mean history: what a user of one has on the diagonal of its equations
+MOST_L2 = 0.01  # that is taken without being told
+MOST_RIDGE = 0.14  # of a mean history, likewise: what its user has on the diagonal of its equations
 MAX_STEPS = 100  # of conjugate gradients; some 4 are enough for a pass and 10 for an answer
 
 
@@ -45,8 +46,8 @@ class Ials(SolvedModel):
         num_items: V, known from the data.
         width: D, floats of an item's row.
         unobserved_weight: of a pair that was not observed, against 1 of one that was.
-        l2: how much long vectors cost; None: as much as makes what is added to the diagonal of the
-            equations of a user of mean history a tenth of the length of that history.
+        l2: how much long vectors cost; None: 0.01, or so much less that what it adds to the
+            diagonal of the equations of a user of mean history is 0.14 of that history's length.
         frequency_power: how much the more of those that occur more often; 0: all alike.
         history_weighting: w of an observed pair, as of `Autoencoder`.
         fade_days: days after which an event counts 1/e in `decayed`.
@@ -107,7 +108,7 @@ class Ials(SolvedModel):
         self.tolerance = tolerance
         self.item_weight.data.normal_().mul_(init_std / width**0.5)
         self.register_buffer("spectrum_D", torch.zeros(width))
-        self.register_buffer("l2", torch.tensor(0.01 if l2 is None else l2))
+        self.register_buffer("l2", torch.tensor(MOST_L2 if l2 is None else l2))
         self._take(self.item_weight.data)
 
     def forward(
@@ -151,7 +152,7 @@ class Ials(SolvedModel):
         if self._finds_l2:
             mean = max(1.0, len(known.values) / max(num_users, 1))
             occurs = mean + self.unobserved_weight * self.num_items
-            self.l2.fill_(RIDGE_SHARE * mean / occurs**self.frequency_power)
+            self.l2.fill_(min(MOST_L2, MOST_RIDGE * mean / occurs**self.frequency_power))
         zeros = torch.zeros(num_users, self.width, device=device)
         while True:
             with console.status(f"pass {done + 1} over users and items"):
