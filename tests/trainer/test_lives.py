@@ -190,3 +190,27 @@ def test_the_same_command_goes_on_and_another_one_is_refused(
     must = [one.replace("auto", "must") for one in command(tmp_path / "nothing")]
     assert live(must).code == 2
     assert live(must, fault=None).said.count("there is no run here") == 1
+
+
+def test_a_process_that_a_launcher_started_again_goes_on(
+    live: Live, whole: Path, tmp_path: Path
+) -> None:
+    words = [one for one in command(tmp_path / "run") if not one.startswith("resume")]
+    first = {"TORCHELASTIC_RESTART_COUNT": "0", "WORLD_SIZE": "1"}
+    assert live(words, {**first, folder.CRASH: "verified:6"}).code == -9
+    assert "holds a run" in live(words, first).said
+    again = live(words, {"TORCHELASTIC_RESTART_COUNT": "1", "WORLD_SIZE": "1"})
+    assert (again.code, again.began) == (0, 6)
+    assert content(tmp_path / "run") == content(whole)
+    finished = live(words, {"SLURM_RESTART_COUNT": "2"})
+    assert (finished.code, finished.steps) == (0, [])
+
+
+@pytest.mark.parametrize("name", ["WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"])
+def test_one_of_several_processes_is_refused_and_writes_nothing(
+    live: Live, tmp_path: Path, name: str
+) -> None:
+    life = live(command(tmp_path / "run"), {name: "2"})
+    assert life.code == 2
+    assert f"{name}=2 says that this is one of several" in life.said
+    assert not any(tmp_path.iterdir())

@@ -37,7 +37,7 @@ from deeprec import config as configs
 from deeprec.config import TrainConfig
 from deeprec.console import console
 from deeprec.data.store import Prepared
-from deeprec.errors import ConfigError, IntegrityError
+from deeprec.errors import ConfigError, IntegrityError, ResourceError
 from deeprec.loss.auto import Auto
 from deeprec.model.base import Recommender
 from deeprec.part import find, instantiate_with
@@ -85,6 +85,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.checkpoints = path / "checkpoints"
+        self._held: tuple[int, int] | None = None  # device and inode, while it is locked
 
     @classmethod
     @contextmanager
@@ -147,9 +148,10 @@ class RunFolder:
         """Whether there is something to go on with."""
         return any(self.checkpoints.glob("step-*"))
 
-    def remove(self) -> None:
-        """Takes the folder away."""
-        folder.remove(self.path)
+    def remove_if_empty(self) -> None:
+        """Takes the folder away if there is nothing to go on with, so that its place is free."""
+        if self._found() == self._held and not self.has_checkpoint:
+            folder.remove(self.path)
 
     def set_status(self, state: str, **more: Any) -> None:
         """Says how the run stands, for people and for whoever restarts it."""
@@ -177,7 +179,28 @@ class RunFolder:
             ConfigError: another process does; it is named.
         """
         with folder.locked(self.path, self.held):
+            self._held = self._found()
             yield
+
+    def _found(self) -> tuple[int, int] | None:
+        """Which folder is at the place of this one."""
+        try:
+            here = self.path.stat()
+        except OSError:
+            return None
+        return here.st_dev, here.st_ino
+
+    def refuse_moved(self) -> None:
+        """Nothing may be written where this run is no more: somebody else may be there.
+
+        Raises:
+            ResourceError: the folder that this process holds is not at its place.
+        """
+        if self._held is None or self._found() != self._held:
+            raise ResourceError(
+                f"{self.path} is not there any more: it was moved or removed while it trained. If "
+                "it is elsewhere, go on with `deeprec train resume=` and its new place"
+            )
 
     def held(self) -> str:
         """What to say to whoever wants it while another process writes to it."""
