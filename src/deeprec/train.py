@@ -198,7 +198,7 @@ class Work:
         run.set_status("running", reason=None)
         self._introduce()
         try:
-            with disk.written(run.path):
+            with disk.written(run.path), memory.told():
                 if not self._is_over(progress):
                     self._fit(Keeper(run, self.data, self.schedule, sinks, watch))
                 run.finish()  # before the sinks, which may take their time

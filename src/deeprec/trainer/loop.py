@@ -79,7 +79,9 @@ class Loop:
         if save_every_minutes is not None and not save_every_minutes >= 0:
             raise ValueError(f"save_every_minutes must be 0 or more, got {save_every_minutes}")
         if save_timeout_minutes is not None and not save_timeout_minutes > 0:
-            raise ValueError(f"save_timeout_minutes must be more than 0, got {save_timeout_minutes}")
+            raise ValueError(
+                f"save_timeout_minutes must be more than 0, got {save_timeout_minutes}"
+            )
         by_users = batch_users if batch_interactions is None else None
         self.grouping = Grouping(by_users, batch_interactions, bucket_lengths)
         self.prefetch_batches, self.device, self.precision = prefetch_batches, device, precision

@@ -1,5 +1,7 @@
 """What a run will hold in memory, said and checked before its first step."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ FEWER = "data.filters with fewer items"
 BLOCK, NEGATIVES = "a smaller loss.block_items", "fewer loss.negatives"
 STATE = "optimizer=rowwise_adagrad"
 NO_COPY = "trainer.save_in_background=false"
+NONE_LEFT = "can't allocate memory"  # what torch says of a CPU's
 BLOCKS = 3  # blocks of scores a loss holds at once: scores, their gradient, one between
 
 
@@ -158,6 +161,25 @@ def check(lines: list[Line], available: int) -> None:
             f"most goes to {largest.name} ({_megabytes(largest.bytes)} MB): use "
             f"{_way_out(lines, available)}"
         )
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Makes an error for a person of what is said where memory does not suffice after all.
+
+    Raises:
+        ResourceError: it does not.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is one of the latter
+        if NONE_LEFT in str(error) or isinstance(error, MemoryError | torch.OutOfMemoryError):
+            said = str(error).partition("\n")[0]
+            raise ResourceError(
+                f"memory does not suffice, whatever the plan said ({said}). What is saved is "
+                "whole: leave more memory to the run and go on, or begin one with what the plan names"
+            ) from error
+        raise
 
 
 def available_bytes(device: torch.device) -> int:

@@ -145,8 +145,11 @@ class RunFolder:
 
     @property
     def has_checkpoint(self) -> bool:
-        """Whether there is something to go on with."""
-        return any(self.checkpoints.glob("step-*"))
+        """Whether there is something to go on with, or that cannot be told."""
+        try:
+            return any(self.checkpoints.glob("step-*"))
+        except OSError:  # no file can be opened any more, for one
+            return True
 
     def remove_if_empty(self) -> None:
         """Takes the folder away if there is nothing to go on with, so that its place is free."""
