@@ -61,9 +61,9 @@ def train(config: TrainConfig, *, watch: Watch | None = None) -> Path:
     A new run that ends before its first checkpoint leaves no folder behind, so that the corrected
     command can be given again. With `resume=RUN` the run goes on under the config that it has;
     nothing else of `config` counts. `resume=auto` goes on with the run in output_dir where there is
-    one, and `resume=must` wants one; then `config` must ask for that run. A process that torchrun or
-    SLURM started in place of one that ended is as one with `resume=auto`. With `replay` the step at
-    which a loss stopped being finite is looked into again.
+    one, and `resume=must` wants one; then `config` must ask for that run. A process that torchrun
+    or SLURM started in place of one that ended is as one with `resume=auto`. With `replay` the step
+    at which a loss stopped being finite is looked into again.
 
     Args:
         watch: is told of each validation of a new run, and may stop it.

@@ -177,7 +177,7 @@ def told() -> Iterator[None]:
             said = str(error).partition("\n")[0]
             raise ResourceError(
                 f"memory does not suffice, whatever the plan said ({said}). What is saved is "
-                "whole: leave more memory to the run and go on, or begin one with what the plan names"
+                "whole: leave the run more memory and go on, or begin one with what the plan names"
             ) from error
         raise
 
