@@ -83,6 +83,7 @@ def server(prepared: Path) -> Iterator[Live]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **SERVED},
+        cwd=prepared.parent,
         text=True,
     )
     assert process.stdin is not None
@@ -241,6 +242,20 @@ def starved() -> None:
     import torch
 
     _at_step(9, lambda: torch.empty(2**60))
+
+
+def tracker_killed() -> None:
+    """The process of the tracker dies in the sixth step."""
+    from deeprec.trainer.logger import Tracker
+
+    begun, processes = Tracker.__init__, []
+
+    def watched(self: Tracker, *arguments: Any) -> None:
+        begun(self, *arguments)
+        processes.append(self._process)
+
+    Tracker.__init__ = watched  # type: ignore[method-assign]
+    _at_step(6, lambda: [one.kill() for one in processes if one is not None])
 
 
 def hung_up() -> None:

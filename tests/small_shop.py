@@ -66,6 +66,17 @@ def make(
     return path
 
 
+def events_csv(path: Path) -> Path:
+    """The training events of the shop as text: user, item, time."""
+    part = _part(0, DAYS, 10, 0)
+    users = np.repeat(np.arange(NUM_USERS), part.lengths)
+    assert part.times is not None
+    rows = zip(users, part.items, part.times, strict=True)
+    lines = [f"u{user:02},i{item:02},{1_600_000_000 + time}" for user, item, time in rows]
+    path.write_text("\n".join(["user,item,time", *lines]) + "\n")
+    return path
+
+
 def of_tastes(path: Path) -> Path:
     """Generated events of people of four tastes, enough of them to stand out from popularity."""
     shop = "num_users=300", "num_items=80", "num_tastes=4", "events_per_user=10", "zipf=0.3"
