@@ -34,10 +34,11 @@ from deeprec.model.autoencoder import Autoencoder
 from deeprec.train import Work, train
 from deeprec.trainer import checkpoint, memory
 from deeprec.trainer.callback import Keeper
+from deeprec.trainer.facts import trained_model
 from deeprec.trainer.logger import MetricsFile, read_metrics
 from deeprec.trainer.module import Training
 from deeprec.trainer.optimizer import Adam, RowwiseAdagrad
-from deeprec.trainer.run import RunFolder, open_run, trained_model
+from deeprec.trainer.run import RunFolder, open_run
 
 
 @pytest.fixture(scope="module")

@@ -35,20 +35,18 @@ from deeprec.trainer import checkpoint, launcher, memory, replay
 from deeprec.trainer.asked_again import refuse_another
 from deeprec.trainer.callback import Keeper, Schedule, Watch
 from deeprec.trainer.device import choose_device, precision_note
+from deeprec.trainer.environment import other_versions
+from deeprec.trainer.facts import (
+    build_loss,
+    build_model,
+    facts_of,
+    learns_next,
+    reads_log_odds,
+)
 from deeprec.trainer.loop import Loop
 from deeprec.trainer.module import Loss, Progress, Training, begin_biases
 from deeprec.trainer.optimizer import kinds_of
-from deeprec.trainer.run import (
-    Facts,
-    RunFolder,
-    build_loss,
-    build_model,
-    learns_next,
-    other_versions,
-    reads_log_odds,
-    refuse_foreign,
-    refuse_to_overwrite,
-)
+from deeprec.trainer.run import RunFolder, refuse_foreign, refuse_to_overwrite
 from deeprec.trainer.solving import Solving
 
 GOING_ON = ("auto", "must")  # with the run in output_dir, if there is one, or in any case
@@ -180,7 +178,7 @@ class Work:
             target = instantiate(config.target)
         self.data = _data(config, prepared, target, self.loop)
         self.learns_next = learns_next(config.model)
-        self.facts = _facts(prepared, self.data.training, self.learns_next)
+        self.facts = facts_of(prepared, self.data.training, self.learns_next)
         self.learner: Training | Solving
         if self.solved:
             self.learner = self._new_solving()
@@ -444,26 +442,6 @@ class Work:
             progress.validations_since_best >= schedule.patience
         )
         return enough or progress.epoch >= schedule.max_epochs
-
-
-def _facts(prepared: Prepared, training: Batches, learns_next: bool) -> Facts:
-    return Facts(
-        num_items=prepared.num_items,
-        num_users=len(training.users),
-        fields={name: len(prepared.vocabulary(name)) for name in prepared.vocabularies},
-        target_share=_target_share(prepared, training),
-        repeats=prepared.repeats and (learns_next or not training.target.shows_target),
-    )
-
-
-def _target_share(prepared: Prepared, training: Batches) -> float:
-    """Items in a target over distinct items of a user, from the first batch; 1 if it has none."""
-    batch = training.batch(0, 0)
-    assert batch.target is not None
-    owned = prepared.popularity.sum() / len(training.users)
-    if batch.num_users == 0:
-        return 1.0
-    return float(len(batch.target.values) / batch.num_users / owned)
 
 
 def _data(config: TrainConfig, prepared: Prepared, target: Target, loop: Loop) -> DataModule:
