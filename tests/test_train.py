@@ -513,6 +513,7 @@ def test_weights_that_are_not_finite_are_refused_however_well_they_are_sealed(
     state = checkpoint.state_of(learner, 1.0)
     next(iter(state.weights.values())).view(-1)[3] = math.nan
     shutil.rmtree(run / "checkpoints")
+    (run / "checkpoints").mkdir()
     checkpoint.write(run / "checkpoints", state, RunFolder(run).made_from())
     with pytest.raises(IntegrityError, match="not finite, which deeprec never saves"):
         open_run(run)

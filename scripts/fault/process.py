@@ -82,7 +82,8 @@ def terminate(ground: Ground) -> Count:
             life = ground.live(ground.command(run), kill_after=moment, signal_number=15)
             lost = life.code not in (0, 143, -15)
             again = ground.live(ground.command(run))
-            lost |= again.code != 0 or (life.code == 143 and done(life) != (again.began or 0))
+            went_on = again.began is None or again.began == done(life)  # None: nothing was left
+            lost |= again.code != 0 or (life.code == 143 and not went_on)
             silent = not lost and not ground.same(run)
             count.take(lost=lost, silent=silent, why=f"{life.code}, {again.code}: {life.said}")
     return count
