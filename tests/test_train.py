@@ -720,3 +720,13 @@ def test_a_checkpoint_of_another_run_is_refused(
     with pytest.raises(IntegrityError, match="made with another config"):
         open_run(other)
     assert RunFolder(other).config.seed == 1
+
+
+@pytest.mark.parametrize(("judged", "told"), [(0, "export"), (9, "evaluate")])
+def test_what_is_named_next_can_be_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], judged: int, told: str
+) -> None:
+    prepared = small_shop.make(tmp_path / "prepared", counts={"holdout_users": judged})
+    train(small_shop.composed(prepared, tmp_path / "run", "model=popularity", "logger.wandb=off"))
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert f"deeprec {told} run={tmp_path / 'run'}" in last
