@@ -96,6 +96,7 @@ def test_every_flipped_bit_of_a_file_is_found_and_named(tmp_path: Path) -> None:
         (lambda out: (out / "manifest.json").unlink(), "manifest.json"),
         (lambda out: (out / "manifest.json").write_text("{"), "manifest.json"),
         (lambda out: (out / "manifest.json").write_text("[]"), "manifest.json"),
+        (lambda out: (out / "manifest.json").write_text("[" * 9999), "manifest.json"),
         (lambda out: (out / "extra").write_text("x"), "extra"),
     ],
 )

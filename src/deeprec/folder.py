@@ -382,7 +382,7 @@ def _parse(folder: Path) -> dict[str, Any]:
 def _read(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise IntegrityError(
             f"{folder / MANIFEST}: not readable as JSON ({error}); make {folder} again"
         ) from error

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from deeprec import disk, folder
 from deeprec.batch import Arranged, Batch
 from deeprec.choosing import chosen
-from deeprec.config import Part, TrainConfig, is_solved, refuse, to_dict
+from deeprec.config import TrainConfig, is_solved, refuse, to_dict
 from deeprec.console import console
 from deeprec.data.datamodule import DataModule, pinned
 from deeprec.data.dataset import Batches, JudgedBatches
@@ -31,6 +31,7 @@ from deeprec.model.base import PerUser
 from deeprec.model.blend import Blend
 from deeprec.model.sparse_input import SparseInput
 from deeprec.part import instantiate
+from deeprec.schema import Part
 from deeprec.trainer import checkpoint, launcher, memory, replay
 from deeprec.trainer.asked_again import refuse_another
 from deeprec.trainer.callback import Keeper, Schedule, Watch

@@ -321,7 +321,7 @@ def _write_json(path: Path, value: Mapping[str, Any]) -> None:
 def _read_json(path: Path, keys: Iterable[str]) -> dict[str, Any]:
     try:
         value: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise IntegrityError(f"{path}: not readable as JSON ({error})") from error
     missing = [key for key in keys if not isinstance(value, dict) or key not in value]
     if missing:
@@ -332,7 +332,7 @@ def _read_json(path: Path, keys: Iterable[str]) -> dict[str, Any]:
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         values = OmegaConf.to_container(OmegaConf.load(path))
-    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
+    except (OSError, ValueError, RecursionError, YAMLError, OmegaConfBaseException) as error:
         where = " ".join(str(error).split())
         raise IntegrityError(f"{path}: not readable as YAML ({where})") from error
     if not isinstance(values, dict):
