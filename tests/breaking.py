@@ -12,6 +12,32 @@ from deeprec.errors import ConfigError
 
 VALUES = ("three", "-1", "0", "null", "[]", "{a: 1}", "1e9", "true", "0.5", "nan", "[1,x]", "''")
 LETTERS = "abcdefghijklmnopqrstuvwxyz_"
+PIECES = (
+    *(
+        b"null",
+        b"{}",
+        b"[]",
+        b"-1",
+        b"NaN",
+        b"1e999",
+        b"true",
+        b'""',
+        b'"',
+        b"{",
+        b"]",
+        b"\0",
+        b"\n",
+    ),
+    *(
+        b"\xff\xfe",
+        b"!!python/object/apply:os.system [id]",
+        b"${oc.env:HOME}",
+        b"&a [*a]",
+        b": ",
+        b",",
+    ),
+    *(b"9" * 400, b"[" * 5000, "\u2028".encode(), b"../../x", b"%n%s"),
+)
 PLACES = ("prepared=known", "output_dir=known")
 
 
@@ -89,3 +115,21 @@ def _misspelt(path: str, draw: random.Random) -> str:
         path.replace(".", "_"),
     )
     return draw.choice(changes) or "x"
+
+
+def garbled(sound: bytes, draw: random.Random) -> bytes:
+    """Bytes as a bad editor, a bad disk or somebody with bad intent leaves them."""
+    place = draw.randrange(len(sound) + 1)
+    other = draw.randrange(len(sound) + 1)
+    some = draw.choice(PIECES)
+    changes = (
+        sound[:place],
+        sound[:place] + draw.randbytes(draw.randint(1, 8)) + sound[place:],
+        sound[:place] + draw.randbytes(1) + sound[place + 1 :],
+        sound[:place] + some + sound[place:],
+        sound[:place] + some + sound[place + len(some) :],
+        sound[: min(place, other)] + sound[max(place, other) :],
+        sound[:place] + sound[min(place, other) : max(place, other)] + sound[place:],
+        b"",
+    )
+    return draw.choices(changes, (2, 2, 3, 3, 3, 2, 2, 0.2))[0]

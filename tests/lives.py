@@ -2,14 +2,16 @@
 
     lives.py PREPARED < lines of JSON > lines of JSON
 
-A line asks for one life: {"words": [...], "environment": {...}, "kill_after": seconds or null,
-"signal": number, "fault": name of a function below or null}. The answer: how it ended, as
-`subprocess` says it, the steps it did, the step it began after, and what it printed.
+A line asks for one life or several at once: {"words": [...], "environment": {...}, "number": 1,
+"kill_after": seconds or null, "signal": number, "fault": name of a function below or null}. The
+answer, of each: how it ended, as `subprocess` says it, the steps it did, the step it began after,
+and what it printed.
 """
 
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 SMALL = (
     *("model.hidden_dims=[8]", "target=after_cut", "target.window_days=20", "optimizer.lr=0.02"),
@@ -26,6 +28,7 @@ SMALL = (
 )
 
 
+_run = Path()  # of a life
 SERVED = {"OMP_NUM_THREADS": "1", "COLUMNS": "1000"}  # a pool of threads would not live on
 
 
@@ -39,42 +42,58 @@ class Life:
     said: str
 
 
-Live = Callable[..., Life]
+class Live:
+    """Lives lives, one after the other or many at once.
 
+    Args:
+        to: takes what is asked of the process that forks them.
+        of: gives its answers.
+    """
 
-@contextmanager
-def server(prepared: Path) -> Iterator[Live]:
-    """Gives a function that lives a life."""
-    process = subprocess.Popen(
-        [sys.executable, __file__, str(prepared)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **SERVED},
-        text=True,
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    to, of = process.stdin, process.stdout
+    def __init__(self, to: TextIO, of: TextIO) -> None:
+        self._to, self._of = to, of
 
-    def live(
+    def __call__(
+        self,
         words: Sequence[str],
         environment: Mapping[str, str] | None = None,
         kill_after: float | None = None,
         fault: str | None = None,
         signal_number: int = signal.SIGKILL,
     ) -> Life:
-        asked = {"words": [*words], "environment": {**(environment or {})}, "fault": fault}
-        end = {"kill_after": kill_after, "signal": int(signal_number)}
-        to.write(json.dumps({**asked, **end}) + "\n")
-        to.flush()
-        return Life(**json.loads(of.readline()))
+        end = {"kill_after": kill_after, "signal": int(signal_number), "fault": fault}
+        return self._asked({"words": [*words], "environment": {**(environment or {})}, **end})[0]
 
+    def together(self, words: Sequence[str], number: int) -> list[Life]:
+        """So many processes with the same command, begun in the same moment."""
+        end = {"kill_after": None, "signal": 0, "fault": None}
+        return self._asked({"words": [*words], "environment": {}, "number": number, **end})
+
+    def _asked(self, asked: Mapping[str, Any]) -> list[Life]:
+        self._to.write(json.dumps(asked) + "\n")
+        self._to.flush()
+        return [Life(**one) for one in json.loads(self._of.readline())]
+
+
+@contextmanager
+def server(prepared: Path) -> Iterator[Live]:
+    """A process that has imported everything, to live lives with."""
+    process = subprocess.Popen(
+        [sys.executable, __file__, str(prepared)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **SERVED},
+        cwd=prepared.parent,
+        text=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
     try:
-        yield live
+        yield Live(process.stdin, process.stdout)
     finally:
-        to.close()
+        process.stdin.close()
         process.wait(30)
-        of.close()
+        process.stdout.close()
 
 
 def full_disk() -> None:
@@ -172,7 +191,6 @@ def _at_step(step: int, do: Callable[[], object]) -> None:
 
 def _hang() -> None:
     """Waits for a lock of the C library, which no handler of Python interrupts."""
-    import ctypes
     import threading
 
     def send() -> None:
@@ -181,12 +199,91 @@ def _hang() -> None:
             os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=send, daemon=True).start()
+    _wait_for_ever()
+
+
+def _wait_for_ever() -> None:
+    import ctypes
+
     mutex = ctypes.create_string_buffer(128)
     for _ in range(2):
         ctypes.CDLL(None).pthread_mutex_lock(mutex)
 
 
-def _live(asked: dict[str, Any], prepared: str) -> dict[str, Any]:
+def few_files() -> None:
+    """From the ninth step on no file may be opened."""
+    _at_step(9, lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (3, 1024)))
+
+
+def hanging_disk() -> None:
+    """From the ninth step on nothing that is to be flushed ever is."""
+    from deeprec import folder
+
+    _at_step(9, lambda: setattr(folder, "_flush", lambda path: _wait_for_ever()))
+
+
+def moved() -> None:
+    """After the ninth step the run is elsewhere."""
+    _at_step(9, lambda: _run.rename(_run.with_name("elsewhere")))
+
+
+def replaced() -> None:
+    """After the ninth step the run is elsewhere, and another folder in its place."""
+    _at_step(9, lambda: (_run.rename(_run.with_name("elsewhere")), _run.mkdir()))
+
+
+def removed() -> None:
+    """After the ninth step the run is no more."""
+    _at_step(9, lambda: shutil.rmtree(_run))
+
+
+def starved() -> None:
+    """The ninth step wants more memory than there can be."""
+    import torch
+
+    _at_step(9, lambda: torch.empty(2**60))
+
+
+def tracker_killed() -> None:
+    """The process of the tracker dies in the sixth step."""
+    from deeprec.trainer.logger import Tracker
+
+    begun, processes = Tracker.__init__, []
+
+    def watched(self: Tracker, *arguments: Any) -> None:
+        begun(self, *arguments)
+        processes.append(self._process)
+
+    Tracker.__init__ = watched  # type: ignore[method-assign]
+    _at_step(6, lambda: [one.kill() for one in processes if one is not None])
+
+
+def hung_up() -> None:
+    """The terminal is closed in the sixth step."""
+    unread()
+    _at_step(6, lambda: signal.raise_signal(signal.SIGHUP))
+
+
+def hung_up_under_nohup() -> None:
+    """The same, begun by `nohup`."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    hung_up()
+
+
+def unread() -> None:
+    """Nobody reads what it prints, and its input is closed."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    os.dup2(writing, 1)
+    os.close(0)
+
+
+def _live(asked: dict[str, Any], prepared: str) -> list[dict[str, Any]]:
+    begun = [_begin(asked, prepared) for _ in range(asked.get("number", 1))]
+    return [_end(asked, *one) for one in begun]
+
+
+def _begin(asked: dict[str, Any], prepared: str) -> tuple[int, int, int]:
     reading, writing = os.pipe()
     printed, printing = os.pipe()
     child = os.fork()
@@ -198,6 +295,10 @@ def _live(asked: dict[str, Any], prepared: str) -> dict[str, Any]:
         os._exit(_train(asked, prepared, writing))
     os.close(writing)
     os.close(printing)
+    return child, reading, printed
+
+
+def _end(asked: dict[str, Any], child: int, reading: int, printed: int) -> dict[str, Any]:
     if asked["kill_after"] is not None:
         _end_after(child, asked["kill_after"], asked["signal"])
     told = _all_of(reading).split()
@@ -237,6 +338,8 @@ def _train(asked: dict[str, Any], prepared: str, telling: int) -> int:
     if asked["fault"]:
         globals()[asked["fault"]]()
     words = [one.replace("PREPARED", prepared) for one in asked["words"]]
+    global _run
+    _run = Path(next((one[11:] for one in words if one.startswith("output_dir=")), "."))
     code = cli.main(["train", *words])
     sys.stdout.flush()
     sys.stderr.flush()

@@ -1,5 +1,6 @@
 """A prepared folder small enough to train on in a second, and configs that train on it."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
@@ -27,7 +28,12 @@ def _part(first_day: int, days: int, events_a_user: int, seed: int) -> Events:
 
 
 def make(
-    path: Path, *, repeats: bool = True, validated: bool = True, attributes: bool = True
+    path: Path,
+    *,
+    repeats: bool = True,
+    validated: bool = True,
+    attributes: bool = True,
+    counts: Mapping[str, int] | None = None,
 ) -> Path:
     train = _part(0, DAYS, 40, 0)
     owned = [np.unique(train.items[a:b]) for a, b in zip(train.offsets, train.offsets[1:])]
@@ -56,6 +62,7 @@ def make(
         contract={},
         manifest={
             "repeats": repeats,
+            "counts": counts or {},
             "instants": {
                 "train": None,
                 "validation": DAYS * SECONDS_PER_DAY,
@@ -63,6 +70,17 @@ def make(
             },
         },
     )
+    return path
+
+
+def events_csv(path: Path) -> Path:
+    """The training events of the shop as text: user, item, time."""
+    part = _part(0, DAYS, 10, 0)
+    users = np.repeat(np.arange(NUM_USERS), part.lengths)
+    assert part.times is not None
+    rows = zip(users, part.items, part.times, strict=True)
+    lines = [f"u{user:02},i{item:02},{1_600_000_000 + time}" for user, item, time in rows]
+    path.write_text("\n".join(["user,item,time", *lines]) + "\n")
     return path
 
 

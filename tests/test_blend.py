@@ -92,6 +92,15 @@ def test_it_is_exported_and_evaluated_without_its_members(blended: Path, tmp_pat
     assert len(answer.item_ids) == 3
 
 
+def test_it_does_not_say_that_it_is_solved(
+    members: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    blend(told(tmp_path / "all", *members))
+    said = capsys.readouterr().out
+    assert "its members are trained: it has no use for loss" in " ".join(said.split())
+    assert "this model is solved" not in said
+
+
 def test_runs_of_different_folders_are_refused(members: list[Path], tmp_path: Path) -> None:
     other = small_shop.make(tmp_path / "other", validated=False)
     foreign = trained(other, tmp_path / "foreign", "model=popularity")

@@ -1,6 +1,7 @@
 """A short form of what scripts/faults does a thousand times."""
 
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -19,9 +20,13 @@ def test_no_key_of_a_mutated_config_is_dropped() -> None:
     assert [told for word in words if (told := breaking.dropped_key(word))] == []
 
 
-def test_a_name_inside_a_list_is_a_mistake_like_any_other() -> None:
-    with pytest.raises(ConfigError, match=r"model\.hidden_dims\.lr=3: a list has no keys by name"):
-        config.compose("train", [*breaking.PLACES, "++model.hidden_dims.lr=3"])
+@pytest.mark.parametrize(
+    "word", ["++model.hidden_dims.lr=3", "model.hidden_dims.extra.lr=3", "~model.hidden_dims.0"]
+)
+def test_a_name_inside_a_list_is_a_mistake_like_any_other(word: str) -> None:
+    told = re.escape(word.lstrip("+"))
+    with pytest.raises(ConfigError, match=f"{told}: a list has no keys by name"):
+        config.compose("train", [*breaking.PLACES, word])
 
 
 def test_a_dropped_key_would_be_noticed() -> None:

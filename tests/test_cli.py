@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import shop
-from deeprec import cli, config, manual
+from deeprec import cli, config, manual, schema
 from deeprec.cli import main
 from deeprec.config import VERBS, VerbConfig
 from deeprec.errors import (
@@ -69,7 +69,7 @@ def test_the_help_of_a_verb_tells_every_field_choice_and_default(
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_field_has_a_meaning(verb: str) -> None:
     comments = manual.field_comments(VERBS[verb])
-    assert all(comments[name] for name in config.plain_fields(VERBS[verb]))
+    assert all(comments[name] for name in schema.plain_fields(VERBS[verb]))
 
 
 @pytest.mark.parametrize("words", [["evaluate", "--help"], ["help", "evaluate"]])

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import traced
 from deeprec import folder
 from deeprec.errors import ConfigError, IntegrityError, ResourceError
 
@@ -95,6 +96,7 @@ def test_every_flipped_bit_of_a_file_is_found_and_named(tmp_path: Path) -> None:
         (lambda out: (out / "manifest.json").unlink(), "manifest.json"),
         (lambda out: (out / "manifest.json").write_text("{"), "manifest.json"),
         (lambda out: (out / "manifest.json").write_text("[]"), "manifest.json"),
+        (lambda out: (out / "manifest.json").write_text("[" * 9999), "manifest.json"),
         (lambda out: (out / "extra").write_text("x"), "extra"),
     ],
 )
@@ -176,6 +178,7 @@ def test_a_folder_is_not_replaced_by_a_file(tmp_path: Path) -> None:
 WRITER = """
 import sys
 from pathlib import Path
+import traced
 from deeprec import folder
 with folder.writing(Path(sys.argv[1]), "prepared", {"seed": 3}) as draft:
     (draft / "a.txt").write_text("new")
@@ -197,6 +200,21 @@ def test_killed_at_any_point_a_writer_leaves_the_old_folder_or_the_new_one(
     assert len(leftovers(tmp_path)) == 2  # one draft, or the old one under the draft's name
     make(tmp_path / "out", "newer")
     assert leftovers(tmp_path) == ["out"]
+
+
+@pytest.mark.skipif(not traced.works(), reason="needs strace")
+def test_what_is_named_was_flushed_before_and_its_name_afterwards(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WRITER, str(tmp_path / "out")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    for _ in range(2):  # the second time in place of another
+        assert traced.disorder(command, tmp_path, tmp_path / "trace", env=environment) == []
+    careless = WRITER + "Path(sys.argv[1], 'late').write_text('x')\n"
+    careless += "Path(sys.argv[1]).rename(sys.argv[1] + '-again')\n"
+    command = [sys.executable, "-c", careless, str(tmp_path / "out")]
+    found = traced.disorder(command, tmp_path, tmp_path / "trace", env=environment)
+    assert len(found) == 2
+    assert "out-again was named before" in found[0]
+    assert "was not flushed after" in found[1]
 
 
 def test_a_draft_that_is_being_written_is_let_be(tmp_path: Path) -> None:

@@ -34,10 +34,11 @@ from deeprec.model.autoencoder import Autoencoder
 from deeprec.train import Work, train
 from deeprec.trainer import checkpoint, memory
 from deeprec.trainer.callback import Keeper
+from deeprec.trainer.facts import trained_model
 from deeprec.trainer.logger import MetricsFile, read_metrics
 from deeprec.trainer.module import Training
 from deeprec.trainer.optimizer import Adam, RowwiseAdagrad
-from deeprec.trainer.run import RunFolder, open_run, trained_model
+from deeprec.trainer.run import RunFolder, open_run
 
 
 @pytest.fixture(scope="module")
@@ -512,6 +513,7 @@ def test_weights_that_are_not_finite_are_refused_however_well_they_are_sealed(
     state = checkpoint.state_of(learner, 1.0)
     next(iter(state.weights.values())).view(-1)[3] = math.nan
     shutil.rmtree(run / "checkpoints")
+    (run / "checkpoints").mkdir()
     checkpoint.write(run / "checkpoints", state, RunFolder(run).made_from())
     with pytest.raises(IntegrityError, match="not finite, which deeprec never saves"):
         open_run(run)
@@ -718,3 +720,13 @@ def test_a_checkpoint_of_another_run_is_refused(
     with pytest.raises(IntegrityError, match="made with another config"):
         open_run(other)
     assert RunFolder(other).config.seed == 1
+
+
+@pytest.mark.parametrize(("judged", "told"), [(0, "export"), (9, "evaluate")])
+def test_what_is_named_next_can_be_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], judged: int, told: str
+) -> None:
+    prepared = small_shop.make(tmp_path / "prepared", counts={"holdout_users": judged})
+    train(small_shop.composed(prepared, tmp_path / "run", "model=popularity", "logger.wandb=off"))
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert f"deeprec {told} run={tmp_path / 'run'}" in last

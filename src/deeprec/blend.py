@@ -13,7 +13,7 @@ import numpy as np
 from rich.table import Table
 from torch import nn
 
-from deeprec import part
+from deeprec import folder, part
 from deeprec.config import BlendConfig, TrainConfig
 from deeprec.console import console
 from deeprec.data.store import Prepared
@@ -125,7 +125,7 @@ def _written(
         try:
             work.finish(run)
         except BaseException:
-            run.remove()
+            folder.remove(run.path)
             raise
     return output
 

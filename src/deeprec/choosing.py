@@ -3,11 +3,12 @@
 from dataclasses import replace
 from typing import Any
 
-from deeprec.config import Part, TrainConfig, check, compose, to_dict
+from deeprec.config import TrainConfig, check, compose, to_dict
 from deeprec.console import console
 from deeprec.data.store import SECONDS_PER_DAY, Prepared
 from deeprec.model.auto import Auto, Shape
 from deeprec.part import find, instantiate
+from deeprec.schema import Part
 
 PARTS = ("loss", "optimizer", "target", "trainer")
 

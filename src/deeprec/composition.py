@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from deeprec.errors import ConfigError
 
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError)
-NO_KEY = ValueError  # what OmegaConf raises of a name where a list has numbers
+NO_KEY = (ValueError, TypeError)  # what they raise of a name where a list has numbers
 
 Values = dict[str, Any]
 
@@ -51,7 +51,7 @@ class Composer:
         """
         try:
             return plain(hydra.compose(self.name, [*self.base, *overrides]))
-        except (*COMPOSITION_ERRORS, NO_KEY) as error:
+        except (*COMPOSITION_ERRORS, *NO_KEY) as error:
             failures = {} if self._failure() else {one: self._failure(one) for one in overrides}
             failures = {one: failure for one, failure in failures.items() if failure}
             if not failures:
@@ -72,7 +72,7 @@ class Composer:
         """What is wrong with an override even if it is the only one, or with none at all."""
         try:
             hydra.compose(self.name, [*self.base, *override])
-        except (*COMPOSITION_ERRORS, NO_KEY) as error:
+        except (*COMPOSITION_ERRORS, *NO_KEY) as error:
             return reason(error)
         return None
 
@@ -160,7 +160,7 @@ def reason(error: BaseException) -> str:
     """What an error of Hydra or OmegaConf says, on one line."""
     if not str(error) and error.__cause__ is not None:
         return reason(error.__cause__)
-    if type(error) is NO_KEY:
+    if type(error) in NO_KEY:
         return "a list has no keys by name; give it whole, as [64, 32]"
     said = str(error).partition("full_key:")[0].partition("Config search path")[0]
     return " ".join(said.split())

@@ -7,8 +7,7 @@ the comment beside a field is what `deeprec <verb> --help` says of it.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import MISSING as FACTORY_MISSING
-from dataclasses import Field, asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
@@ -19,9 +18,14 @@ from deeprec.annotation import accepts
 from deeprec.composition import Composer
 from deeprec.errors import ConfigError, did_you_mean
 from deeprec.part import instantiate as instantiate
-
-Part = dict[str, Any]  # `_target_` and its constructor's arguments
-OptionalPart = Part | None  # null where the model is solved, and knows no such part
+from deeprec.schema import (
+    OptionalPart,
+    Part,
+    field_mistakes,
+    plain_defaults,
+    plain_fields,
+    unknown_key,
+)
 
 TrainOn = Literal["train", "validation", "everything"]  # the last part that is trained on
 
@@ -360,10 +364,10 @@ def find_mistakes(config: Mapping[str, Any], verb: str) -> list[str]:
     """What `check` refuses: unknown keys, wrong or missing values, what does not fit together."""
     schema = VERBS[verb]
     names = [one.name for one in fields(schema)]
-    mistakes = [_unknown_key(key, names) for key in config if key not in names]
+    mistakes = [unknown_key(key, names) for key in config if key not in names]
     wrong = []
     for one in fields(schema):
-        if found := _field_mistakes(one, get_type_hints(schema)[one.name], config):
+        if found := field_mistakes(one, get_type_hints(schema)[one.name], config):
             wrong.append(one.name)
             mistakes += found
     right = {key: value for key, value in config.items() if key in names and key not in wrong}
@@ -398,7 +402,7 @@ def opened(verb: str, config_dir: Path | None = None) -> Iterator[Composer]:
     """Hydra at work on the configs of a verb."""
     if verb not in VERBS:
         raise ConfigError(f"there is no verb {verb!r}; {did_you_mean(verb, VERBS)}")
-    defaults = {schema.__name__: _plain_defaults(schema) for schema in VERBS.values()}
+    defaults = {schema.__name__: plain_defaults(schema) for schema in VERBS.values()}
     with composition.opened(verb, configs_dir(), defaults, config_dir) as composer:
         yield composer
 
@@ -449,49 +453,6 @@ def of_composed(verb: str, composed: DictConfig) -> VerbConfig:
 def group_defaults(verb: str) -> dict[str, str | None]:
     """The groups of a verb and the choice made where none is named."""
     return composition.group_defaults(configs_dir() / f"{verb}.yaml")
-
-
-def plain_fields(schema: type[VerbConfig]) -> dict[str, Any]:
-    """The annotations of the fields that are no parts."""
-    return {name: hint for name, hint in get_type_hints(schema).items() if not _is_part(hint)}
-
-
-def default_of(one: Field[Any]) -> Any:
-    """The value of a field that is not given; `???` where it must be."""
-    return one.default if one.default_factory is FACTORY_MISSING else one.default_factory()
-
-
-def _plain_defaults(schema: type[VerbConfig]) -> dict[str, Any]:
-    plain = plain_fields(schema)
-    return {one.name: default_of(one) for one in fields(schema) if one.name in plain}
-
-
-def _unknown_key(key: str, names: Sequence[str]) -> str:
-    if key == "experiment":
-        return (
-            "experiment: its file must begin with the line '# @package _global_', "
-            "so that its keys are those of the whole config"
-        )
-    return f"{key}: unknown key; {did_you_mean(key, names)}"
-
-
-def _field_mistakes(one: Field[Any], annotation: Any, config: Mapping[str, Any]) -> list[str]:
-    name, value = one.name, config.get(one.name, default_of(one))
-    if _is_part(annotation):
-        if value is None and annotation == OptionalPart:
-            return []
-        if value is None or value == MISSING:
-            return [f"{name}: missing; choose it with {name}=CHOICE"]
-        return part.mistakes(name, value)
-    if value == MISSING or (value == "" and default_of(one) == MISSING):
-        return [f"{name}: missing; give it as {name}=..."]
-    if not accepts(value, annotation):
-        return [f"{name}: {part.mismatch(value, annotation)}"]
-    return []
-
-
-def _is_part(annotation: Any) -> bool:
-    return annotation in (Part, OptionalPart)
 
 
 def is_solved(model: object) -> bool:

@@ -1,8 +1,12 @@
 """What a person sees: one console, one style of progress with rate and time left."""
 
+import io
+import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TextIO, cast
 
 from rich.console import Console
 from rich.progress import (
@@ -17,8 +21,50 @@ from rich.progress import (
 )
 from rich.text import Text
 
-console = Console(highlight=False)
 SECONDS_A_LINE = 60.0  # of a log, while work goes on
+
+
+class Output(io.TextIOBase):
+    """Standard output for as long as somebody reads it: work does not end where its reader does.
+
+    A terminal that is closed or a pipe into `head` costs what would be shown, and nothing else.
+    """
+
+    @property
+    def _stream(self) -> TextIO:
+        # Rich puts a proxy there while a bar is shown, which would write to this again
+        stream: TextIO = getattr(sys.stdout, "rich_proxied_file", sys.stdout)
+        return stream
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]  # asked for, and never set
+        return self._stream.encoding or "utf-8"
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError:
+            self._read_no_more()
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError:
+            self._read_no_more()
+
+    def _read_no_more(self) -> None:
+        """What is buffered still, and what comes, goes nowhere."""
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+
+
+console = Console(file=cast(TextIO, Output()), highlight=False)
 
 
 class RateColumn(ProgressColumn):

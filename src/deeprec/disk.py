@@ -1,8 +1,9 @@
 """What a disk has room for, and what it says where something cannot be written."""
 
 import errno
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,15 +11,24 @@ from deeprec.errors import ResourceError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE)
+ANY = (*errno.errorcode,)
+
+
+class DiskHangsError(ResourceError):
+    """What was to be written is neither written nor refused; nothing more is asked of that disk."""
 
 
 @contextmanager
-def written(path: Path, needed: int | None = None) -> Iterator[None]:
+def written(
+    path: Path, needed: int | None = None, *, refused: Collection[int] = REFUSED
+) -> Iterator[None]:
     """Makes an error for a person of what the system says while something is written to a place.
 
     Args:
         path: the place; it need not be there yet.
         needed: bytes that are about to be written; None: few.
+        refused: numbers of what the system says that are told besides a full disk; `ANY` where the
+            block only makes a place to write to.
 
     Raises:
         ResourceError: it is full, read-only, not ours or broken; what is free is told.
@@ -29,23 +39,9 @@ def written(path: Path, needed: int | None = None) -> Iterator[None]:
         with with_room(path, needed):
             yield
     except OSError as error:
-        if error.errno in REFUSED:
+        if error.errno in refused:
             raise ResourceError(f"{path} cannot be written: {error}") from error
         raise
-
-
-@contextmanager
-def begun(path: Path) -> Iterator[None]:
-    """As `written`, for a block that only makes a place to write to: whatever fails is told.
-
-    Raises:
-        ResourceError: the place cannot be made.
-    """
-    try:
-        with with_room(path):
-            yield
-    except OSError as error:
-        raise ResourceError(f"{path} cannot be written: {error}") from error
 
 
 @contextmanager
@@ -65,13 +61,20 @@ def with_room(path: Path, needed: int | None = None) -> Iterator[None]:
 
 def free_bytes(path: Path) -> int:
     """Bytes that may still be written where this path is or will be."""
+    return shutil.disk_usage(_existing(path)).free
+
+
+def _existing(path: Path) -> Path:
     place = path.absolute()
     while not place.exists():
         place = place.parent
-    return shutil.disk_usage(place).free
+    return place
 
 
 def _full(path: Path, needed: int | None) -> str:
+    files = os.statvfs(_existing(path))
+    if files.f_files and not files.f_favail:
+        return f"{path}: no room on this disk for one more file (no inode is free). Remove some"
     asked = "" if needed is None else f"{needed:,} bytes are needed, "
     return (
         f"{path}: no room on this disk; {asked}{free_bytes(path):,} are free. Make room, or move "

@@ -55,13 +55,19 @@ def sha256(path: Path) -> str:
 
 @contextmanager
 def writing(
-    folder: Path, kind: str, manifest: dict[str, Any], *, needed: int | None = None
+    folder: Path,
+    kind: str,
+    manifest: dict[str, Any],
+    *,
+    needed: int | None = None,
+    parents: bool = True,
 ) -> Iterator[Path]:
     """Yields an empty folder to fill; on success it becomes `folder`, on failure it vanishes.
 
     `manifest` may be filled while the folder is; it is written after the block, with the hash of
     every file. A finished folder of the same kind at that place is replaced; anything else is kept.
-    `needed` bytes are told of where the disk is full.
+    `needed` bytes are told of where the disk is full. Without `parents` the folder around it must
+    be there.
 
     Raises:
         ConfigError: something that is not a finished folder of this kind is in the way.
@@ -69,7 +75,7 @@ def writing(
     """
     folder = folder.absolute()
     refuse_to_replace(folder, kind)
-    with disk.with_room(folder, needed), drafting(folder) as draft:
+    with disk.with_room(folder, needed), drafting(folder, parents=parents) as draft:
         yield draft
         passing("filled")
         seal(draft, kind, manifest)
@@ -78,14 +84,15 @@ def writing(
 
 
 @contextmanager
-def drafting(folder: Path) -> Iterator[Path]:
+def drafting(folder: Path, *, parents: bool = True) -> Iterator[Path]:
     """Yields an empty folder beside `folder`; if it is there still afterwards, it vanishes.
 
     Drafts of the same folder whose writers have died are taken away first.
     """
     draft = _draft_of(folder)
-    with disk.begun(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
+    with disk.written(folder, refused=disk.ANY):
+        if parents:
+            folder.parent.mkdir(parents=True, exist_ok=True)
         _clear_abandoned(folder)
         draft.mkdir()
     with locked(draft, lambda: f"{draft} is another's"):
@@ -294,7 +301,7 @@ def writing_file(path: Path) -> Iterator[Path]:
     """
     path = path.absolute()
     draft = _draft_of(path)
-    with disk.begun(path):
+    with disk.written(path, refused=disk.ANY):
         if path.is_dir():
             raise ConfigError(f"{path} is a folder; expected a file, or a place where none is yet")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -375,7 +382,7 @@ def _parse(folder: Path) -> dict[str, Any]:
 def _read(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise IntegrityError(
             f"{folder / MANIFEST}: not readable as JSON ({error}); make {folder} again"
         ) from error

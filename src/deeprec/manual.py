@@ -15,7 +15,8 @@ from typing import Any, Literal, get_args, get_origin
 
 from deeprec import __version__, composition, config
 from deeprec.annotation import describe
-from deeprec.config import VERBS, VerbConfig, configs_dir, default_of, plain_fields
+from deeprec.config import VERBS, VerbConfig, configs_dir
+from deeprec.schema import default_of, plain_fields
 
 WIDTH = 100  # columns
 INDENT = 26

@@ -81,7 +81,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
         manifest = json.loads(text)
     except OSError as error:
         raise BundleError(f"{place}: cannot be read ({error}); is this a bundle?") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BundleError(f"{place}: is not JSON ({error}); copy the bundle again") from error
     if not isinstance(manifest, dict):
         raise BundleError(f"{place}: must hold a JSON object; copy the bundle again")

@@ -29,6 +29,7 @@ from deeprec.search.space_plan import SpacePlan
 from deeprec.search.stopping import heard
 from deeprec.search.study import FILE, Study
 from deeprec.search.trial import best
+from deeprec.trainer import launcher
 
 TOGETHER = 3  # models that are proposed for a blend
 
@@ -43,11 +44,13 @@ def sweep(config: SweepConfig) -> Path:
         The run folder of the best trial.
 
     Raises:
-        ConfigError: a word or the space is wrong, or the folder holds something else.
+        ConfigError: a word or the space is wrong, the folder holds something else, or this process
+            is one of several.
         DataError: the prepared folder has no validation users.
         Interrupted: a signal stopped it; what it found is kept and shown.
         DeeprecError: no trial succeeded.
     """
+    launcher.refuse_several("sweep")
     configs.check(configs.to_dict(config), "sweep")
     prepared = Prepared(Path(config.prepared), parts=("train", "validation"))
     _refuse_without_validation(prepared)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from deeprec import disk, folder
 from deeprec.batch import Arranged, Batch
 from deeprec.choosing import chosen
-from deeprec.config import Part, TrainConfig, is_solved, refuse, to_dict
+from deeprec.config import TrainConfig, is_solved, refuse, to_dict
 from deeprec.console import console
 from deeprec.data.datamodule import DataModule, pinned
 from deeprec.data.dataset import Batches, JudgedBatches
@@ -28,26 +28,26 @@ from deeprec.loss.fit import Trained, unfit_weights
 from deeprec.loss.inverse_propensity import InversePropensity
 from deeprec.loss.negatives import Negatives
 from deeprec.model.base import PerUser
+from deeprec.model.blend import Blend
 from deeprec.model.sparse_input import SparseInput
 from deeprec.part import instantiate
-from deeprec.trainer import checkpoint, memory, replay
+from deeprec.schema import Part
+from deeprec.trainer import checkpoint, launcher, memory, replay
 from deeprec.trainer.asked_again import refuse_another
 from deeprec.trainer.callback import Keeper, Schedule, Watch
 from deeprec.trainer.device import choose_device, precision_note
+from deeprec.trainer.environment import other_versions
+from deeprec.trainer.facts import (
+    build_loss,
+    build_model,
+    facts_of,
+    learns_next,
+    reads_log_odds,
+)
 from deeprec.trainer.loop import Loop
 from deeprec.trainer.module import Loss, Progress, Training, begin_biases
 from deeprec.trainer.optimizer import kinds_of
-from deeprec.trainer.run import (
-    Facts,
-    RunFolder,
-    build_loss,
-    build_model,
-    learns_next,
-    other_versions,
-    reads_log_odds,
-    refuse_foreign,
-    refuse_to_overwrite,
-)
+from deeprec.trainer.run import RunFolder, refuse_foreign, refuse_to_overwrite
 from deeprec.trainer.solving import Solving
 
 GOING_ON = ("auto", "must")  # with the run in output_dir, if there is one, or in any case
@@ -60,28 +60,32 @@ def train(config: TrainConfig, *, watch: Watch | None = None) -> Path:
     A new run that ends before its first checkpoint leaves no folder behind, so that the corrected
     command can be given again. With `resume=RUN` the run goes on under the config that it has;
     nothing else of `config` counts. `resume=auto` goes on with the run in output_dir where there is
-    one, and `resume=must` wants one; then `config` must ask for that run. With `replay` the step at
-    which a loss stopped being finite is looked into again.
+    one, and `resume=must` wants one; then `config` must ask for that run. A process that torchrun
+    or SLURM started in place of one that ended is as one with `resume=auto`. With `replay` the step
+    at which a loss stopped being finite is looked into again.
 
     Args:
         watch: is told of each validation of a new run, and may stop it.
 
     Raises:
-        ConfigError: output_dir holds something, or another process trains this run.
+        ConfigError: output_dir holds something, another process trains this run, or this process
+            is one of several.
         DataError: there is nothing to train on.
         IntegrityError: no checkpoint of the run is whole.
         ResourceError: it would not fit into memory or onto the disk.
         NonFiniteError: the loss became infinite or NaN.
         Interrupted: a signal stopped it; what it did is saved.
     """
+    launcher.refuse_several("train")
     if config.replay is not None:
         return _replay(Path(config.replay))
-    if config.resume is not None and config.resume not in GOING_ON:
-        return _resume(RunFolder(Path(config.resume)))
+    resume = config.resume or ("auto" if launcher.restarted() else None)
+    if resume is not None and resume not in GOING_ON:
+        return _resume(RunFolder(Path(resume)))
     assert config.prepared is not None
     assert config.output_dir is not None
     output = Path(config.output_dir)
-    if config.resume is not None and (config.resume == "must" or _holds_something(output)):
+    if resume is not None and (resume == "must" or _holds_something(output)):
         return _resume(RunFolder(output), config)
     with disk.written(output):
         refuse_to_overwrite(output)
@@ -90,9 +94,10 @@ def train(config: TrainConfig, *, watch: Watch | None = None) -> Path:
     with RunFolder.begun(output, work.config, work.prepared, work.facts) as run:
         try:
             work.finish(run, watch)
+        except disk.DiskHangsError:
+            raise
         except BaseException:
-            if not run.has_checkpoint:  # nothing to go on with, so nothing is in the way of a rerun
-                run.remove()
+            run.remove_if_empty()
             raise
     return output
 
@@ -174,7 +179,7 @@ class Work:
             target = instantiate(config.target)
         self.data = _data(config, prepared, target, self.loop)
         self.learns_next = learns_next(config.model)
-        self.facts = _facts(prepared, self.data.training, self.learns_next)
+        self.facts = facts_of(prepared, self.data.training, self.learns_next)
         self.learner: Training | Solving
         if self.solved:
             self.learner = self._new_solving()
@@ -192,10 +197,14 @@ class Work:
         run.set_status("running", reason=None)
         self._introduce()
         try:
-            with disk.written(run.path):
+            with disk.written(run.path), memory.told():
                 if not self._is_over(progress):
                     self._fit(Keeper(run, self.data, self.schedule, sinks, watch))
                 run.finish()  # before the sinks, which may take their time
+        except disk.DiskHangsError:
+            for sink in sinks:
+                sink.abandon()
+            raise
         except BaseException as error:
             self._tell_failure(run, error)
             for sink in sinks:
@@ -223,7 +232,8 @@ class Work:
             self._keep_for_replay(run, self.learner, error)
         told_why = str(error) if isinstance(error, DeeprecError) else type(error).__name__
         interrupted = getattr(error, "exit_code", 1) > 128
-        with suppress(OSError):  # the disk may be what failed
+        with suppress(OSError, DeeprecError):  # the disk may be what failed
+            run.refuse_moved()
             run.set_status("interrupted" if interrupted else "failed", reason=told_why)
 
     def _keep_for_replay(self, run: RunFolder, training: Training, error: NonFiniteError) -> None:
@@ -236,6 +246,7 @@ class Work:
 
     def _conclude(self, run: RunFolder) -> None:
         progress, schedule = self.learner.progress, self.schedule
+        judged = self.prepared.has_holdout
         early = progress.epoch < schedule.max_epochs and self._is_over(progress)
         why = f", {schedule.patience} validations without a better one" if early else ""
         console.print(f"finished after epoch {progress.epoch}{why}")
@@ -244,9 +255,11 @@ class Work:
             best_epoch = progress.best_step // steps
             console.print(
                 f"best: epoch {best_epoch}, validation ndcg@100 {progress.best_score:.4f}; "
-                "evaluate and export take it"
+                f"{'evaluate and export take' if judged else 'export takes'} it"
             )
-        console.print(f"run: {run.path}\nnext: deeprec evaluate run={run.path}", soft_wrap=True)
+        evaluated, exported = "deeprec evaluate run=", "no holdout to judge on; deeprec export run="
+        further = f"{evaluated if judged else exported}{run.path}"
+        console.print(f"run: {run.path}\nnext: {further}", soft_wrap=True)
 
     def _arranged(self, batch: Batch, draw: torch.Generator) -> Arranged:
         """What a step reads, ready to be moved to the device."""
@@ -406,7 +419,9 @@ class Work:
             f"items, {weights:,} weights"
         )
         if isinstance(self.learner, Solving):
-            console.print("this model is solved: it has no use for loss, optimizer and target")
+            blended = isinstance(self.learner.model, Blend)
+            why = "its members are trained" if blended else "this model is solved"
+            console.print(f"{why}: it has no use for loss, optimizer and target")
             return
         if self.why_loss is not None:
             console.print(f"loss=auto: {self.why_loss}", soft_wrap=True)
@@ -428,26 +443,6 @@ class Work:
             progress.validations_since_best >= schedule.patience
         )
         return enough or progress.epoch >= schedule.max_epochs
-
-
-def _facts(prepared: Prepared, training: Batches, learns_next: bool) -> Facts:
-    return Facts(
-        num_items=prepared.num_items,
-        num_users=len(training.users),
-        fields={name: len(prepared.vocabulary(name)) for name in prepared.vocabularies},
-        target_share=_target_share(prepared, training),
-        repeats=prepared.repeats and (learns_next or not training.target.shows_target),
-    )
-
-
-def _target_share(prepared: Prepared, training: Batches) -> float:
-    """Items in a target over distinct items of a user, from the first batch; 1 if it has none."""
-    batch = training.batch(0, 0)
-    assert batch.target is not None
-    owned = prepared.popularity.sum() / len(training.users)
-    if batch.num_users == 0:
-        return 1.0
-    return float(len(batch.target.values) / batch.num_users / owned)
 
 
 def _data(config: TrainConfig, prepared: Prepared, target: Target, loop: Loop) -> DataModule:

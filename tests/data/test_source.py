@@ -99,6 +99,8 @@ def test_a_folder_and_a_glob_are_all_their_files(space: Workspace, tmp_path: Pat
         ('user_id,item_id\na,"b\n', "unterminated"),
         ("user_id,user_id\na,b\n", "a name of its own"),
         ("user_id,\na,b\n", "a name of its own"),
+        ("x" * 2_000_000, "characters or more; it must name the columns"),
+        ("x" * 200_000 + "\na\n", "names no columns"),
     ],
 )
 def test_a_text_file_that_does_not_fit_its_header_is_refused(

@@ -3,6 +3,7 @@
 import itertools
 import json
 import random
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -111,6 +112,7 @@ def test_a_run_killed_while_it_is_begun_or_sealed_is_begun_or_sealed_again(
         ("stuck", 143, 6),
         ("terminated_while_saving", 143, 3),
         ("terminated_while_validating", 143, 8),  # the resume validates first
+        ("hung_up", 129, 7),
     ],
 )
 def test_signals_end_a_run_in_good_order(
@@ -190,3 +192,104 @@ def test_the_same_command_goes_on_and_another_one_is_refused(
     must = [one.replace("auto", "must") for one in command(tmp_path / "nothing")]
     assert live(must).code == 2
     assert live(must, fault=None).said.count("there is no run here") == 1
+
+
+def test_a_process_that_a_launcher_started_again_goes_on(
+    live: Live, whole: Path, tmp_path: Path
+) -> None:
+    words = [one for one in command(tmp_path / "run") if not one.startswith("resume")]
+    first = {"TORCHELASTIC_RESTART_COUNT": "0", "WORLD_SIZE": "1"}
+    assert live(words, {**first, folder.CRASH: "verified:6"}).code == -9
+    assert "holds a run" in live(words, first).said
+    again = live(words, {"TORCHELASTIC_RESTART_COUNT": "1", "WORLD_SIZE": "1"})
+    assert (again.code, again.began) == (0, 6)
+    assert content(tmp_path / "run") == content(whole)
+    finished = live(words, {"SLURM_RESTART_COUNT": "2"})
+    assert (finished.code, finished.steps) == (0, [])
+
+
+@pytest.mark.parametrize("name", ["WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"])
+def test_one_of_several_processes_is_refused_and_writes_nothing(
+    live: Live, tmp_path: Path, name: str
+) -> None:
+    life = live(command(tmp_path / "run"), {name: "2"})
+    assert life.code == 2
+    assert f"{name}=2 says that this is one of several" in life.said
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("fault", ["unread", "hung_up_under_nohup"])
+def test_a_run_does_not_end_where_its_reader_does(
+    live: Live, whole: Path, tmp_path: Path, fault: str
+) -> None:
+    assert live(command(tmp_path / "run"), fault=fault).code == 0
+    assert content(tmp_path / "run") == content(whole)
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [("few_files", "Too many open files"), ("starved", "memory does not suffice")],
+)
+def test_what_the_machine_denies_ends_a_run_with_its_reason(
+    live: Live, whole: Path, tmp_path: Path, fault: str, told: str
+) -> None:
+    life = live(command(tmp_path / "run"), fault=fault)
+    assert (life.code, told in life.said) == (5, True), life.said
+    after = live(command(tmp_path / "run"))
+    assert (after.code, lost(life, after)) == (0, 1 if fault == "few_files" else 0)
+    assert content(tmp_path / "run") == content(whole)
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_a_disk_that_hangs_is_waited_for_no_longer_than_was_said(
+    live: Live, whole: Path, tmp_path: Path, background: bool
+) -> None:
+    words = [f"trainer.save_in_background={str(background).lower()}"]
+    short = "trainer.save_timeout_minutes=0.005"
+    life = live(command(tmp_path / "run", *words, short), fault="hanging_disk")
+    assert life.code == 5
+    assert "too slow or hangs" in life.said
+    assert live([f"resume={tmp_path / 'run'}"]).code == 0
+    assert content(tmp_path / "run") == content(whole)
+    assert not leftovers(tmp_path / "run")
+
+
+@pytest.mark.parametrize("fault", ["moved", "removed", "replaced"])
+def test_a_run_that_is_moved_away_ends_and_leaves_nothing_in_its_old_place(
+    live: Live, whole: Path, tmp_path: Path, fault: str
+) -> None:
+    life = live(command(tmp_path / "run"), fault=fault)
+    assert life.code == 5
+    assert "it was moved or removed while it trained" in life.said
+    assert life.steps[-1] <= 10  # an error within one save
+    left = {"moved": ["elsewhere"], "removed": [], "replaced": ["elsewhere", "run"]}
+    assert sorted(path.name for path in tmp_path.iterdir()) == left[fault]
+    if fault == "replaced":
+        assert not any((tmp_path / "run").iterdir())
+    if fault != "removed":
+        assert live([f"resume={tmp_path / 'elsewhere'}"]).code == 0
+        assert content(tmp_path / "elsewhere") == content(whole)
+
+
+def test_of_many_processes_on_one_run_one_trains_it_and_each_other_is_told(
+    live: Live, whole: Path, tmp_path: Path
+) -> None:
+    begun = live.together(command(tmp_path / "run"), 4)
+    assert sum(bool(life.steps) for life in begun) == 1
+    assert {life.code for life in begun} == {0, 2}
+    refused = [life.said for life in begun if life.code == 2]
+    assert all(re.search("written by process|taken by another", said) for said in refused)
+    assert content(tmp_path / "run") == content(whole)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
+
+
+def test_many_processes_that_resume_one_run_do_not_meet(
+    live: Live, whole: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    assert live(command(run), {folder.CRASH: "verified:9"}).code == -9
+    resumed = live.together([f"resume={run}"], 4)
+    assert sum(bool(life.steps) for life in resumed) == 1
+    assert all("written by process" in life.said for life in resumed if life.code == 2)
+    assert {life.code for life in resumed} <= {0, 2}
+    assert content(run) == content(whole)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from deeprec.trainer.logger import Tracker
+from deeprec.errors import IntegrityError
+from deeprec.trainer.logger import MetricsFile, Tracker, read_metrics
 
 SLEEPER = [sys.executable, "-c", "import time; time.sleep(20)"]
 
@@ -74,3 +75,25 @@ def test_a_row_is_not_waited_for(caplog: pytest.LogCaptureFixture) -> None:
         tracker.write({"text": "x" * 50_000})  # a pipe holds 64 KiB
     assert "it reads too slowly" in caplog.text or "unavailable" in caplog.text
     assert tracker._process is None
+
+
+ROWS = (
+    "epoch,step,loss,val/ndcg@100,users_per_second,seconds,memory_bytes,weight_norm,gradient_norm"
+)
+
+
+def test_a_row_that_was_torn_by_a_full_disk_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    path.write_text(f"{ROWS}\n1,4,.5,.1,9,9,9,9,9\n2,128,.5,.1,9,9,9,9,9\n3,1")
+    MetricsFile(path, 100)
+    assert [row["step"] for row in read_metrics(path)] == ["4"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\xff", ROWS.encode() + b"\n1\n2,8,.5,.1,9,9,9,9,9\n", b"a,b\n1,2\n", b"\0" * 9],
+)
+def test_damaged_metrics_are_told_of_by_name(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "metrics.csv").write_bytes(content)
+    with pytest.raises(IntegrityError, match=r"metrics\.csv: is damaged"):
+        MetricsFile(tmp_path / "metrics.csv", 8)

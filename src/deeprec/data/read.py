@@ -4,7 +4,6 @@ Every reader takes a workspace and gives an `EventLog`. What a reader drops, it 
 """
 
 import importlib.util
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,8 @@ import ibis.expr.types as ir
 import pyarrow.parquet as pq
 
 from deeprec.data.attribute import AttributeFiles, read_attributes
-from deeprec.data.column import Instant, TimeFormat, as_id, as_number, as_seconds, as_text
+from deeprec.data.canonical import canonical_log, without
+from deeprec.data.column import Instant, TimeFormat, as_id, as_number, as_text
 from deeprec.data.contract import Check
 from deeprec.data.filter import Filters
 from deeprec.data.log import EventLog
@@ -33,7 +33,6 @@ from deeprec.data.workspace import Workspace
 from deeprec.errors import ConfigError, DataError
 
 KEEP_ALL = Filters()
-FILL = {"kind": "unknown", "value": 1.0, "price": 0.0}  # of an event that leaves the field empty
 RETAIL_COLUMNS = {  # in the first and in the second release
     "invoice": ("InvoiceNo", "Invoice"),
     "item": ("StockCode",),
@@ -88,7 +87,7 @@ def table(
     }  # fmt: skip
 
     def read(location: str) -> EventLog:
-        log = _log(workspace, opening(location), mapping, repeats, filters, time_format)
+        log = canonical_log(workspace, opening(location), mapping, repeats, filters, time_format)
         return replace(log, more=read)
 
     log = read(events)
@@ -134,7 +133,7 @@ def complete_journey(
         "value": "quantity", "price": "sales_value",
     }  # fmt: skip
     source = Source(transactions, files[:1], columnar=True)
-    log = _log(workspace, source, mapping, repeats, filters)
+    log = canonical_log(workspace, source, mapping, repeats, filters)
     known = households.mutate(user=households.household_id.cast("string")).drop("household_id")
     return replace(
         log,
@@ -172,7 +171,7 @@ def online_retail(
         source = open_files(workspace, location, encoding=encoding)
         lines, dropped = _retail_lines(workspace, source)
         mapping = {name: name for name in ("user", "item", "time", "value", "price")}
-        log = _log(workspace, Source(lines, source.files), mapping, repeats, filters)
+        log = canonical_log(workspace, Source(lines, source.files), mapping, repeats, filters)
         return replace(
             log,
             checks=(*dropped, *log.checks),
@@ -242,7 +241,7 @@ def dsstne_text(
     def read(location: str) -> EventLog:
         files = find(location)
         samples, checks = _dsstne_samples(workspace, files)
-        log = _log(workspace, Source(samples, files), mapping, repeats, filters)
+        log = canonical_log(workspace, Source(samples, files), mapping, repeats, filters)
         return replace(log, checks=(*checks, *log.checks), more=read)
 
     return read(path)
@@ -286,7 +285,7 @@ def synthetic(
     }
     names = ("user", "item", "time", "kind", "value", "price")
     source = Source(opened["events"], (Path("synthetic"),), columnar=True)
-    log = _log(workspace, source, {name: name for name in names}, repeats, filters)
+    log = canonical_log(workspace, source, {name: name for name in names}, repeats, filters)
     return replace(
         log,
         files=(),
@@ -305,99 +304,6 @@ def seeds(workspace: Workspace, *, repeats: bool = True, filters: Filters = KEEP
         item_attributes={"file": str(folder / "items.csv"), "key": "item"},
         repeats=repeats, filters=filters,
     )  # fmt: skip
-
-
-def _log(
-    workspace: Workspace,
-    source: Source,
-    mapping: Mapping[str, str | None],
-    repeats: bool,
-    filters: Filters,
-    time_format: str | None = None,
-) -> EventLog:
-    """The mapped columns under their canonical names and types."""
-    uses = ("user", "item", "time", "kind", "value", "price")
-    named = {use: column for use in uses if (column := mapping.get(use)) is not None}
-    columns = {use: source.column(column, use) for use, column in named.items()}
-    raw = source.table.select(**columns)
-    if not source.columnar:
-        raw = workspace.keep("raw", raw)
-    if not workspace.one(raw, count=raw.count())["count"]:
-        raise DataError(f"{source.files[0]}: holds no events")
-    converted, notes = {}, []
-    for use, column in named.items():
-        shown = f"{source.files[0]}: {column}"
-        converted[use], note = _convert(workspace, raw, use, shown, time_format)
-        notes.extend([note] if note else [])
-    canonical = workspace.keep("canonical", raw.select(**converted))
-    events, dropped = _without(workspace, canonical, _missing(canonical), str(source.files[0]))
-    filled, unknown = _filled(workspace, events)
-    return EventLog(filled, repeats, filters, source.files, (*notes, *dropped, *unknown))
-
-
-def _convert(
-    workspace: Workspace, raw: ir.Table, use: str, shown: str, time_format: str | None
-) -> tuple[ir.Column, Check | None]:
-    if use in ("user", "item"):
-        ids, said = as_id(workspace, raw, use, shown)
-        return ids, Check(f"{use} ids", "ok", said) if said else None
-    if use == "time":
-        seconds, unit = as_seconds(workspace, raw, use, shown, time_format)
-        return seconds, Check(
-            "time unit", "ok", f"{unit}, read as int64 seconds", facts={"unit": unit}
-        )
-    if use == "kind":
-        return as_text(raw, use), None
-    return as_number(workspace, raw, use, shown), None
-
-
-def _missing(events: ir.Table) -> dict[str, ir.BooleanValue]:
-    needed = [name for name in ("user", "item", "time") if name in events.columns]
-    return {f"no {name}": events[name].isnull() for name in needed}
-
-
-def _without(
-    workspace: Workspace, lines: ir.Table, reasons: Mapping[str, ir.BooleanValue], source: str
-) -> tuple[ir.Table, list[Check]]:
-    """The lines that no reason drops; each dropped line counts for the first reason that does.
-
-    Raises:
-        DataError: nothing is left.
-    """
-    marked = lines.mutate(_dropped=ibis.cases(*[(why, name) for name, why in reasons.items()]))
-    by_reason = workspace.fetch(marked.group_by("_dropped").aggregate(count=ibis._.count()))
-    counts = dict(zip(*by_reason.to_pydict().values(), strict=True))
-    total = sum(counts.values())
-    checks = [
-        Check(
-            f"dropped: {name}",
-            "warn" if counts[name] > 0.5 * total else "ok",
-            f"{counts[name]:,} of {total:,} lines ({counts[name] / total:.1%})",
-            facts={"events": counts[name]},
-        )
-        for name in reasons
-        if name in counts
-    ]
-    if None not in counts:
-        said = ", ".join(f"{count:,} {name}" for name, count in counts.items())
-        raise DataError(f"{source}: no event is left of {total:,} lines ({said})")
-    kept = marked.filter(marked["_dropped"].isnull()).drop("_dropped")
-    return (kept if checks else lines), checks
-
-
-def _filled(workspace: Workspace, events: ir.Table) -> tuple[ir.Table, list[Check]]:
-    """Empty kinds, values and prices get what FILL says, counted."""
-    names = [name for name in FILL if name in events.columns]
-    if not names:
-        return events, []
-    counts = workspace.one(events, **{name: events[name].isnull().sum() for name in names})
-    filled = events.mutate(**{name: events[name].fill_null(FILL[name]) for name in names})
-    checks = [
-        Check(f"no {name}", "warn", f"{counts[name]:,} events; taken as {FILL[name]!r}",
-              facts={"events": counts[name]})
-        for name in names if counts[name]
-    ]  # fmt: skip
-    return filled, checks
 
 
 def _package_data(package: str) -> Path:
@@ -446,7 +352,7 @@ def _retail_lines(workspace: Workspace, source: Source) -> tuple[ir.Table, list[
         "quantity not positive": lines.value <= 0,
         "price not positive": lines.unit_price <= 0,
     }
-    return _without(workspace, lines, reasons, shown)
+    return without(workspace, lines, reasons, shown)
 
 
 def _retail_time(workspace: Workspace, raw: ir.Table) -> ir.Column:
@@ -497,7 +403,7 @@ def _movielens_1m(workspace: Workspace, folder: Path, repeats: bool, filters: Fi
     }
     mapping = {name: name for name in headers["ratings"]}
     source = Source(opened["ratings"], (files["ratings"],))
-    log = _log(workspace, source, mapping, repeats, filters)
+    log = canonical_log(workspace, source, mapping, repeats, filters)
     return replace(
         log,
         files=tuple(files.values()),
@@ -519,7 +425,7 @@ def _dsstne_samples(workspace: Workspace, files: tuple[Path, ...]) -> tuple[ir.T
         "no tab in the line": ~last.line.contains("\t"),
         "replaced by a later line": last.number < last["last"],
     }
-    kept, checks = _without(workspace, last, reasons, str(files[0]))
+    kept, checks = without(workspace, last, reasons, str(files[0]))
     each = kept.select("user", feature=kept.data.split(":").unnest())
     parts = each.filter(each.feature != "").mutate(parts=ibis._.feature.split(","))
     return parts.select("user", item=parts.parts[0], value=parts.parts[1]), checks

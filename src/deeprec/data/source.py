@@ -8,7 +8,7 @@ import csv
 import glob
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -33,6 +33,7 @@ Delimiter = Annotated[
     ),
 ]
 LONGEST_LINE = 2**26  # bytes; a text line of one user may hold a million items
+LONGEST_HEADER = 2**20  # characters
 
 
 @dataclass(frozen=True)
@@ -195,9 +196,12 @@ def _first_record(file: Path, delimiter: str, encoding: str) -> list[str]:
         with pa.input_stream(str(file), compression="detect") as stream:
             decoded = "utf-8-sig" if encoding.lower() == "utf-8" else encoding
             text = io.TextIOWrapper(stream, decoded, newline="")
+            lines = _header_lines(file, text)
             if len(delimiter) > 1:  # which csv.reader refuses
-                return text.readline().rstrip("\r\n").split(delimiter)
-            header = next(csv.reader(text, delimiter=delimiter), None)
+                return next(lines, "").rstrip("\r\n").split(delimiter)
+            header = next(csv.reader(lines, delimiter=delimiter), None)
+    except csv.Error as error:
+        raise DataError(f"{file}: its first line names no columns ({error})") from error
     except (UnicodeError, LookupError) as error:
         raise DataError(
             f"{file}: not readable as {encoding} ({error}); set data.encoding=latin-1"
@@ -207,6 +211,17 @@ def _first_record(file: Path, delimiter: str, encoding: str) -> list[str]:
     if not header:
         raise DataError(f"{file}: the file is empty; its first line must name the columns")
     return header
+
+
+def _header_lines(file: Path, text: io.TextIOWrapper) -> Iterator[str]:
+    """Lines in bounded memory: a file may be one line of gigabytes."""
+    while line := text.readline(LONGEST_HEADER):
+        if len(line) == LONGEST_HEADER:
+            raise DataError(
+                f"{file}: its first line has {LONGEST_HEADER:,} characters or more; it must name "
+                "the columns"
+            )
+        yield line
 
 
 def _refuse_cut_off(file: Path) -> None:

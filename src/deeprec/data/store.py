@@ -232,6 +232,11 @@ class Prepared:
         return bool(self.manifest["repeats"])
 
     @property
+    def has_holdout(self) -> bool:
+        """Whether there is anybody to judge in the end; of the holdout nothing is read for it."""
+        return bool(self.manifest.get("counts", {}).get("holdout_users", True))
+
+    @property
     def identity(self) -> str:
         """SHA-256 over the folder's content."""
         return folder.identity(self.manifest)

@@ -97,7 +97,7 @@ def read(path: Path) -> Report:
     try:
         content = json.loads((path / "report.json").read_text(encoding="utf-8"))
         sha256 = folder.sha256(path / "report.parquet")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise IntegrityError(
             f"{path}: its report cannot be read ({error}); evaluate again"
         ) from error

@@ -100,7 +100,7 @@ class RowGroups:
     def forget_others(self) -> None:
         """Makes the folder, without what another question left there."""
         shutil.rmtree(self.path, ignore_errors=True)
-        with disk.begun(self._output):
+        with disk.written(self._output, refused=disk.ANY):
             self.path.mkdir(parents=True)
         with folder.writing_file(self.path / ASKED) as draft:
             draft.write_text(self._asked, encoding="utf-8")

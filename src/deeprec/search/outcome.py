@@ -19,7 +19,8 @@ from deeprec.search.page import Told, page
 from deeprec.search.plan import Plan
 from deeprec.search.space import Choices, Range
 from deeprec.search.trial import Trial
-from deeprec.trainer.run import RunFolder, environment
+from deeprec.trainer.environment import environment
+from deeprec.trainer.run import RunFolder
 
 
 @dataclass(frozen=True)

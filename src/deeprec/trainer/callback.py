@@ -43,6 +43,7 @@ class Schedule:
     patience: int | None  # validations without a better score after which it stops
     save_every_minutes: float | None = None  # within epochs; 0: after every batch
     save_in_background: bool = False
+    save_timeout_minutes: float | None = None
     on_disk_full: OnDiskFull = "stop"
 
 
@@ -74,6 +75,7 @@ class Keeper(Callback):
             lambda now: run.set_status("running", epoch=now.epoch, step=now.step),
             schedule.save_in_background,
             schedule.on_disk_full,
+            schedule.save_timeout_minutes,
         )
         self._started, self._users = 0.0, 0
         self._saved = time.monotonic()
@@ -159,6 +161,7 @@ class Keeper(Callback):
         return not self.watch(epoch, score)
 
     def _save(self, learner: Learner, score: float | None, *, last: bool = False) -> None:
+        self.run.refuse_moved()
         self.saver.save(learner, score, last=last)
         self._saved = time.monotonic()
 
@@ -191,6 +194,7 @@ class Keeper(Callback):
         return patience is not None and learner.progress.validations_since_best >= patience
 
     def _record(self, learner: Learner, score: float | None, seconds: float) -> None:
+        self.run.refuse_moved()
         progress, loss = learner.progress, learner.mean_loss()
         rate, memory = self._users / max(seconds, 1e-9), memory_bytes()
         row: dict[str, float] = {

@@ -120,7 +120,7 @@ def write(checkpoints: Path, state: State, made_from: Mapping[str, Any]) -> Path
     """Writes a state as a new checkpoint, reads it back, and only then drops old ones."""
     path = checkpoints / _name(state.progress.step)
     manifest = {"step": state.progress.step, "score": state.score, **made_from}
-    with folder.writing(path, KIND, manifest, needed=state.num_bytes) as draft:
+    with folder.writing(path, KIND, manifest, needed=state.num_bytes, parents=False) as draft:
         write_tensors(draft / "weights.safetensors", state.weights)
         folder.passing("weights written")
         write_tensors(draft / "optimizer.safetensors", state.optimizer)

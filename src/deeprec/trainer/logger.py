@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from deeprec.errors import IntegrityError
 from deeprec.folder import writing_file
 
 log = logging.getLogger(__name__)
@@ -58,6 +59,8 @@ class MetricsFile:
     def write(self, row: Mapping[str, float]) -> None:
         with self.path.open("a", newline="") as file:
             csv.DictWriter(file, COLUMNS).writerow(row)
+            file.flush()
+            os.fsync(file.fileno())  # the checkpoint that comes next rests on it
 
     def close(self) -> None:
         pass
@@ -67,9 +70,30 @@ class MetricsFile:
 
 
 def read_metrics(path: Path) -> list[dict[str, str]]:
-    """The rows of a metrics.csv, as text."""
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+    """The rows of a metrics.csv, as text; a last one that was not written to its end is left out.
+
+    Raises:
+        IntegrityError: it is no such file, or another row is not whole.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            names, rows = tuple(reader.fieldnames or ()), list(reader)
+    except (ValueError, csv.Error) as error:
+        raise IntegrityError(f"{path}: is damaged ({error}); put a copy of it back") from error
+    if names != COLUMNS:
+        raise IntegrityError(f"{path}: is damaged, its first line is not {','.join(COLUMNS)}")
+    if rows and not _is_whole(rows[-1]):  # the disk was full, and no checkpoint came after it
+        rows.pop()
+    for number, row in enumerate(rows, 2):
+        if not _is_whole(row):
+            raise IntegrityError(f"{path}: is damaged in line {number}; put a copy of it back")
+    return rows
+
+
+def _is_whole(row: Mapping[str, str]) -> bool:
+    given = len(row) == len(COLUMNS) and all(value is not None for value in row.values())
+    return given and row["step"].isdecimal()
 
 
 class Tracker:

@@ -35,6 +35,8 @@ class Loop:
         save_every_minutes: minutes between checkpoints within an epoch; 0: after every batch; None:
             between epochs only.
         save_in_background: a copy of the state is written while training goes on.
+        save_timeout_minutes: minutes that a checkpoint is waited for before the run ends; None: as
+            long as it takes.
         on_disk_full: `continue` trains on without the checkpoints that find no room; the last one
             must.
         deterministic: operations that could answer otherwise the next time are refused, and on
@@ -58,6 +60,7 @@ class Loop:
         save_every_epochs: int = 1,
         save_every_minutes: float | None = 10.0,
         save_in_background: bool = False,
+        save_timeout_minutes: float | None = 30.0,
         on_disk_full: OnDiskFull = "stop",
         deterministic: bool = False,
     ) -> None:
@@ -75,6 +78,10 @@ class Loop:
             raise ValueError(f"prefetch_batches must be 0 or more, got {prefetch_batches}")
         if save_every_minutes is not None and not save_every_minutes >= 0:
             raise ValueError(f"save_every_minutes must be 0 or more, got {save_every_minutes}")
+        if save_timeout_minutes is not None and not save_timeout_minutes > 0:
+            raise ValueError(
+                f"save_timeout_minutes must be more than 0, got {save_timeout_minutes}"
+            )
         by_users = batch_users if batch_interactions is None else None
         self.grouping = Grouping(by_users, batch_interactions, bucket_lengths)
         self.prefetch_batches, self.device, self.precision = prefetch_batches, device, precision
@@ -87,6 +94,7 @@ class Loop:
             early_stopping_patience,
             save_every_minutes,
             save_in_background,
+            save_timeout_minutes,
             on_disk_full,
         )
 

@@ -1,5 +1,7 @@
 """What a run will hold in memory, said and checked before its first step."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +15,14 @@ from deeprec.model.base import PerUser
 from deeprec.trainer.optimizer import Optimizer
 
 FLOAT = 4  # bytes
+LARGE = 100_000  # numbers of a table that has lines of its own
 EVENT = 150  # bytes an event of a batch costs on its way: keys, order, ages, features, gradients
 SOLVED_EVENT = 100  # bytes an event costs where all are held at once: keys, order, ages, weights
 FEWER = "data.filters with fewer items"
 BLOCK, NEGATIVES = "a smaller loss.block_items", "fewer loss.negatives"
 STATE = "optimizer=rowwise_adagrad"
 NO_COPY = "trainer.save_in_background=false"
+NONE_LEFT = "can't allocate memory"  # what torch says of a CPU's
 BLOCKS = 3  # blocks of scores a loss holds at once: scores, their gradient, one between
 
 
@@ -70,34 +74,17 @@ def plan(
         ways: what to advise.
         copied: whether checkpoints are written from a copy.
     """
-    lines = []
-    for name, parameter in model.named_parameters():
-        if parameter.dim() == 2 and parameter.numel() > 100_000:
-            lines += _table_lines(name, parameter, optimizer, dense_gradient, ways)
-    if copied:
-        size = sum(line.bytes for line in lines if not line.name.endswith("gradient"))
-        lines.append(Line("a copy of these to save", size, (ways.width, NO_COPY)))
-    small = sum(p.numel() for p in model.parameters()) - sum(
-        p.numel() for p in model.parameters() if p.dim() == 2 and p.numel() > 100_000
-    )
     catalog = model.item_weight
     assert isinstance(catalog, nn.Parameter)
     width = catalog.shape[1]
     hidden, floats = per_user or PerUser(1.0, 8.0 * width)
     asked = round(batch_users * hidden)
     who = f"{asked:,} users" if per_user is None else f"{asked:,} positions"
-    lines += [
-        Line("everything else that is learned", 4 * small * FLOAT, (ways.width,)),
-        Line(
-            f"a batch of {batch_events:,} events",
-            batch_events * EVENT,
-            (ways.batch,),
-        ),
-        Line(
-            f"what the layers say of {who}",
-            round(batch_users * floats) * FLOAT,
-            (ways.width, ways.batch),
-        ),
+    said = f"what the layers say of {who}"
+    lines = [
+        *_learned_lines(model, optimizer, dense_gradient, copied, ways),
+        Line(f"a batch of {batch_events:,} events", batch_events * EVENT, (ways.batch,)),
+        Line(said, round(batch_users * floats) * FLOAT, (ways.width, ways.batch)),
         _score_lines(asked, who, block_items, drawn_items if draws_at_once else 0, ways),
     ]
     if drawn_items:
@@ -160,6 +147,25 @@ def check(lines: list[Line], available: int) -> None:
         )
 
 
+@contextmanager
+def told() -> Iterator[None]:
+    """Makes an error for a person of what is said where memory does not suffice after all.
+
+    Raises:
+        ResourceError: it does not.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is one of the latter
+        if NONE_LEFT in str(error) or isinstance(error, MemoryError | torch.OutOfMemoryError):
+            said = str(error).partition("\n")[0]
+            raise ResourceError(
+                f"memory does not suffice, whatever the plan said ({said}). What is saved is "
+                "whole: leave the run more memory and go on, or begin one with what the plan names"
+            ) from error
+        raise
+
+
 def available_bytes(device: torch.device) -> int:
     """What this process may still take on the device."""
     if device.type == "cuda":
@@ -183,6 +189,22 @@ def _way_out(lines: list[Line], available: int) -> str:
 def _without(lines: list[Line], settings: list[str]) -> int:
     """Bytes of what none of these settings makes smaller."""
     return sum(line.bytes for line in lines if not {*settings} & {*line.settings})
+
+
+def _learned_lines(
+    model: nn.Module, optimizer: Optimizer, dense_gradient: bool, copied: bool, ways: Ways
+) -> list[Line]:
+    """What parameters, their gradients and their optimizers take, large tables one by one."""
+    lines, small = [], 0
+    for name, parameter in model.named_parameters():
+        if parameter.dim() == 2 and parameter.numel() > LARGE:
+            lines += _table_lines(name, parameter, optimizer, dense_gradient, ways)
+        else:
+            small += parameter.numel()
+    if copied:
+        size = sum(line.bytes for line in lines if not line.name.endswith("gradient"))
+        lines.append(Line("a copy of these to save", size, (ways.width, NO_COPY)))
+    return [*lines, Line("everything else that is learned", 4 * small * FLOAT, (ways.width,))]
 
 
 def _score_lines(asked: int, who: str, block_items: int, draws: int, ways: Ways) -> Line:

@@ -15,7 +15,7 @@ from deeprec.errors import ConfigError
 from deeprec.model.base import Recommender
 from deeprec.trainer import checkpoint
 from deeprec.trainer.checkpoint import Checkpoint
-from deeprec.trainer.run import Facts, trained_model
+from deeprec.trainer.facts import Facts, trained_model
 
 
 def architecture(part: Mapping[str, Any], facts: Facts) -> dict[str, Any]:

@@ -83,6 +83,7 @@ def look_into(training: Training, batch: Arranged) -> None:
         NonFiniteError: the loss or a gradient is not finite again.
     """
     bad_weights = [name for name, one in _floats(training.model.state_dict()) if not _finite(one)]
+    largest = _largest(training.model)  # before the step: a table is updated in backward
     with _watched(training.model) as bad_outputs:
         loss = training.loss_of(batch)
     loss.backward()  # type: ignore[no-untyped-call]
@@ -96,7 +97,7 @@ def look_into(training: Training, batch: Arranged) -> None:
     table.add_row("layers whose output is not finite", ", ".join(bad_outputs) or "none")
     table.add_row("loss", f"{loss.item()}")
     table.add_row("gradients not finite", ", ".join(bad_grads) or "none")
-    table.add_row("largest weight", f"{_largest(training.model):.4g}")
+    table.add_row("largest weight before it", f"{largest:.4g}")
     console.print(table)
     if bad_weights or bad_grads or not math.isfinite(loss.item()):
         first = [*bad_weights, *bad_outputs, *bad_grads, "the loss"][0]

@@ -15,21 +15,17 @@ While a run trains it holds a lock on its folder, which the system drops if the 
 
 import json
 import os
-import platform
 import secrets
 import shutil
 import socket
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import torch
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from torch import Tensor
 from yaml import YAMLError  # type: ignore[import-untyped]  # no stubs; OmegaConf brings it
 
 from deeprec import __version__, disk, folder
@@ -37,28 +33,15 @@ from deeprec import config as configs
 from deeprec.config import TrainConfig
 from deeprec.console import console
 from deeprec.data.store import Prepared
-from deeprec.errors import ConfigError, IntegrityError
-from deeprec.loss.auto import Auto
+from deeprec.errors import ConfigError, IntegrityError, ResourceError
 from deeprec.model.base import Recommender
-from deeprec.part import find, instantiate_with
 from deeprec.trainer import checkpoint
 from deeprec.trainer.checkpoint import Checkpoint
-from deeprec.trainer.module import Loss
+from deeprec.trainer.environment import environment, versions
+from deeprec.trainer.facts import Facts, trained_model
 
 KIND = "run"
 SEALED = ("config.yaml", "environment.json", "prepared.json", "metrics.csv", "status.json")
-PACKAGES = ("torch", "torchrec", "fbgemm-gpu", "fbgemm-gpu-cpu", "lightning", "numpy", "pyarrow")
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What a model is built with besides its config."""
-
-    num_items: int
-    num_users: int  # trained on
-    fields: dict[str, int]  # user attribute -> size of its vocabulary
-    target_share: float  # items in a target over items in a history
-    repeats: bool  # whether a target may hold items of the history that is shown
 
 
 @dataclass
@@ -85,6 +68,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.checkpoints = path / "checkpoints"
+        self._held: tuple[int, int] | None = None  # device and inode, while it is locked
 
     @classmethod
     @contextmanager
@@ -144,12 +128,16 @@ class RunFolder:
 
     @property
     def has_checkpoint(self) -> bool:
-        """Whether there is something to go on with."""
-        return any(self.checkpoints.glob("step-*"))
+        """Whether there is something to go on with, or that cannot be told."""
+        try:
+            return any(self.checkpoints.glob("step-*"))
+        except OSError:  # no file can be opened any more, for one
+            return True
 
-    def remove(self) -> None:
-        """Takes the folder away."""
-        folder.remove(self.path)
+    def remove_if_empty(self) -> None:
+        """Takes the folder away if there is nothing to go on with, so that its place is free."""
+        if self._found() == self._held and not self.has_checkpoint:
+            folder.remove(self.path)
 
     def set_status(self, state: str, **more: Any) -> None:
         """Says how the run stands, for people and for whoever restarts it."""
@@ -166,7 +154,7 @@ class RunFolder:
         return {
             "config": folder.sha256(self.path / "config.yaml"),
             "prepared": self.origin["identity"],
-            "versions": _versions(),
+            "versions": versions(),
         }
 
     @contextmanager
@@ -177,7 +165,28 @@ class RunFolder:
             ConfigError: another process does; it is named.
         """
         with folder.locked(self.path, self.held):
+            self._held = self._found()
             yield
+
+    def _found(self) -> tuple[int, int] | None:
+        """Which folder is at the place of this one."""
+        try:
+            here = self.path.stat()
+        except OSError:
+            return None
+        return here.st_dev, here.st_ino
+
+    def refuse_moved(self) -> None:
+        """Nothing may be written where this run is no more: somebody else may be there.
+
+        Raises:
+            ResourceError: the folder that this process holds is not at its place.
+        """
+        if self._held is None or self._found() != self._held:
+            raise ResourceError(
+                f"{self.path} is not there any more: it was moved or removed while it trained. If "
+                "it is elsewhere, go on with `deeprec train resume=` and its new place"
+            )
 
     def held(self) -> str:
         """What to say to whoever wants it while another process writes to it."""
@@ -270,87 +279,6 @@ def _open(path: Path, which: Literal["best", "last"]) -> Run:
     )
 
 
-def build_model(
-    part: Mapping[str, Any], facts: Facts, popularity: Tensor | None, *, log_odds: bool = True
-) -> torch.nn.Module:
-    """The model of a config, new, told what it asks for of the data and the loss."""
-    model = instantiate_with(
-        part,
-        num_items=facts.num_items,
-        num_users=facts.num_users,
-        fields=facts.fields,
-        target_share=facts.target_share,
-        repeats=facts.repeats,
-        popularity=popularity,
-        log_odds=log_odds,
-    )
-    assert isinstance(model, torch.nn.Module)
-    return model
-
-
-def trained_model(part: Mapping[str, Any], facts: Facts, found: Checkpoint) -> torch.nn.Module:
-    """The model of a config with the weights of a checkpoint, which stay in its file."""
-    with torch.device("meta"):  # to draw weights that are not used takes long
-        model = build_model(part, facts, None)
-    checkpoint.map_weights(found, model)
-    if _has_holes(model):
-        model = build_model(part, facts, None)
-        checkpoint.map_weights(found, model)
-    return model
-
-
-def _has_holes(model: torch.nn.Module) -> bool:
-    """Whether anything besides the weights was left without values on the meta device."""
-    holders = [
-        held
-        for module in model.modules()
-        for held in (module._parameters, module._buffers, vars(module))
-    ]
-    return any(
-        isinstance(value, Tensor) and value.is_meta for held in holders for value in held.values()
-    )
-
-
-def build_loss(
-    part: Mapping[str, Any],
-    facts: Facts,
-    popularity: Tensor | None,
-    *,
-    width: int,
-    batch_users: int,
-    device: str,
-    row_length: Tensor | None = None,
-    hidden_bias: Tensor | None = None,
-    linear: bool = False,
-    hidden_per_user: float = 1.0,
-) -> Loss | Auto:
-    """The loss of a config, told what it asks for of data, model, trainer and machine."""
-    loss: Loss | Auto = instantiate_with(
-        part,
-        num_items=facts.num_items,
-        num_users=facts.num_users,
-        popularity=popularity,
-        width=width,
-        batch_users=batch_users,
-        device=device,
-        row_length=row_length,
-        hidden_bias=hidden_bias,
-        linear=linear,
-        hidden_per_user=hidden_per_user,
-    )
-    return loss
-
-
-def reads_log_odds(loss: Mapping[str, Any]) -> bool:
-    """Whether the loss of a config reads scores as log odds: all do that do not say otherwise."""
-    return bool(getattr(find(loss["_target_"]), "log_odds", True))
-
-
-def learns_next(model: Mapping[str, Any]) -> bool:
-    """Whether the model of a config learns what comes next in the histories that it is shown."""
-    return bool(getattr(find(model["_target_"]), "learns_next", False))
-
-
 def refuse_to_overwrite(path: Path) -> None:
     """A new run needs a new or empty folder.
 
@@ -371,17 +299,6 @@ def refuse_to_overwrite(path: Path) -> None:
     raise ConfigError(f"{path} is in the way; output_dir must be new or empty")
 
 
-def other_versions(found: Checkpoint) -> str | None:
-    """What to say of a checkpoint that was made with other software than this; None: it was not."""
-    made, here = found.manifest.get("versions", {}), _versions()
-    told = [
-        f"{name} {made.get(name)}, now {here[name]}"
-        for name in here
-        if made.get(name) != here[name]
-    ]
-    return f"{found.path.name} was made with {'; '.join(told)}" if told else None
-
-
 def refuse_foreign(found: Checkpoint, run: RunFolder) -> None:
     """A checkpoint of another config or other data is not one of this run.
 
@@ -396,37 +313,6 @@ def refuse_foreign(found: Checkpoint, run: RunFolder) -> None:
             )
 
 
-def _versions() -> dict[str, str]:
-    return {"deeprec": __version__, "torch": torch.__version__}
-
-
-def environment() -> dict[str, Any]:
-    """Software and hardware that a figure depends on."""
-    return {
-        "deeprec": __version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "processor": _processor(),
-        "threads": torch.get_num_threads(),
-        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "packages": {name: _version(name) for name in PACKAGES},
-    }
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
     with folder.writing_file(path) as draft:
         draft.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
@@ -435,7 +321,7 @@ def _write_json(path: Path, value: Mapping[str, Any]) -> None:
 def _read_json(path: Path, keys: Iterable[str]) -> dict[str, Any]:
     try:
         value: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise IntegrityError(f"{path}: not readable as JSON ({error})") from error
     missing = [key for key in keys if not isinstance(value, dict) or key not in value]
     if missing:
@@ -446,7 +332,7 @@ def _read_json(path: Path, keys: Iterable[str]) -> dict[str, Any]:
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         values = OmegaConf.to_container(OmegaConf.load(path))
-    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
+    except (OSError, ValueError, RecursionError, YAMLError, OmegaConfBaseException) as error:
         where = " ".join(str(error).split())
         raise IntegrityError(f"{path}: not readable as YAML ({where})") from error
     if not isinstance(values, dict):

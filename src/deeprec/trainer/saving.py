@@ -18,14 +18,15 @@ OnDiskFull = Literal["stop", "continue"]
 
 @dataclass
 class Saver:
-    """Saves a run; at most one checkpoint is on its way to the disk.
+    """Saves a run; at most one checkpoint is on its way to the disk, written by a thread.
 
     Args:
         checkpoints: the folder of them.
         made_from: what each says of its origin.
         saved: is told the progress of each checkpoint that counts.
-        in_background: a copy of the state is written by a thread while training goes on.
+        in_background: a copy of the state is written while training goes on.
         on_disk_full: whether a checkpoint that finds no room ends the run.
+        timeout_minutes: how long a checkpoint is waited for; None: as long as it takes.
     """
 
     checkpoints: Path
@@ -33,6 +34,7 @@ class Saver:
     saved: Callable[[Progress], None]
     in_background: bool = False
     on_disk_full: OnDiskFull = "stop"
+    timeout_minutes: float | None = None
     _thread: threading.Thread | None = field(default=None, init=False)
     _failed: Exception | None = field(default=None, init=False)
 
@@ -50,11 +52,11 @@ class Saver:
         """
         self.wait()
         state = checkpoint.state_of(learner, score, copied=self.in_background and not last)
-        if not self.in_background or last:
-            self._commit(state, must=last)
-            return
-        self._thread = threading.Thread(target=self._commit_meanwhile, args=(state,))
+        # a daemon: a disk that hangs must not keep the process
+        self._thread = threading.Thread(target=self._commit_apart, args=(state, last), daemon=True)
         self._thread.start()
+        if not self.in_background or last:
+            self.wait()
 
     def refuse_without_room(self, learner: Learner) -> None:
         """Before the first step: one checkpoint, at least, must find room.
@@ -69,18 +71,25 @@ class Saver:
         """Until nothing is on its way to the disk.
 
         Raises:
-            ResourceError: what was could not be written.
+            ResourceError: what was could not be written, or is not written in time.
         """
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            minutes = self.timeout_minutes
+            thread.join(None if minutes is None else 60 * minutes)
+            if thread.is_alive():
+                raise disk.DiskHangsError(
+                    f"{self.checkpoints}: a checkpoint is not written after "
+                    f"trainer.save_timeout_minutes={minutes}, so this disk is too slow or hangs; "
+                    "those before it are whole"
+                )
         failed, self._failed = self._failed, None
         if failed is not None:
             raise failed
 
-    def _commit_meanwhile(self, state: State) -> None:
+    def _commit_apart(self, state: State, must: bool) -> None:
         try:
-            self._commit(state, must=False)
+            self._commit(state, must=must)
         except Exception as error:  # told to the thread that trains, by `wait`
             self._failed = error
 

@@ -8,11 +8,11 @@ from typing import Any
 
 from deeprec.console import console
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stopping:
-    """Takes the first SIGINT or SIGTERM as a request; the second one ends the process at once.
+    """Takes the first signal as a request; the second one ends the process at once.
 
     Python handles a signal between two of its own instructions only, and a step may spend minutes
     in one. So a thread of its own counts what the system hands over, and ends the process.
@@ -28,7 +28,10 @@ class Stopping:
         if threading.current_thread() is not threading.main_thread():  # elsewhere Python forbids it
             return
         for number in SIGNALS:
-            self._handlers.setdefault(number, signal.getsignal(number))
+            before = signal.getsignal(number)
+            if number == signal.SIGHUP and before == signal.SIG_IGN:
+                continue  # nohup
+            self._handlers.setdefault(number, before)
             signal.signal(number, self._on_signal)
         if self._pipe is not None:
             return
