@@ -12,8 +12,8 @@ from deeprec.console import console
 from deeprec.data.store import Prepared
 from deeprec.model.autoencoder import Autoencoder
 from deeprec.model.sparse_input import HISTORY
-from deeprec.train import Work
 from deeprec.trainer.module import Training
+from deeprec.work import Work
 
 COMMON = (  # as the dense form and RecBole do it
     "model.history_weighting=binary",

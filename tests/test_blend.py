@@ -22,7 +22,7 @@ from deeprec.trainer.validation import validate
 
 MEMBERS = {
     "own": ("model=own_frequency",),
-    "near": ("model=item_to_item",),
+    "near": ("model=item_to_item", "model.neighbours=200"),
     "neural": (
         "target=after_cut",
         "target.window_days=20",

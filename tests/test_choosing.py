@@ -1,15 +1,17 @@
 """`experiment=auto`: what it chooses for which data, and that what was said besides it holds."""
 
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 import small_shop
 from deeprec.choosing import chosen, shape_of
-from deeprec.config import TrainConfig, compose
+from deeprec.config import PrepareConfig, TrainConfig, compose
 from deeprec.data.store import Prepared
-from deeprec.errors import ConfigError
+from deeprec.errors import ConfigError, Interrupted
 from deeprec.model.auto import Auto, Shape
+from deeprec.prepare import prepare
 from deeprec.train import train
 from deeprec.trainer.run import open_run
 
@@ -59,10 +61,60 @@ def test_few_users_an_item_call_for_regressions(
     assert Auto().choose(Shape(users, items, pairs, False, None, None)).words[0] == model
 
 
+@pytest.mark.parametrize(
+    ("items", "pairs", "models"),
+    [
+        (
+            3_000,
+            700_000,
+            ["experiment=linear", "model=ease", "experiment=ials", "model=variational"],
+        ),
+        (
+            3_000,
+            200_000,
+            ["model=ease", "experiment=linear", "experiment=ials", "model=variational"],
+        ),
+        (90_000, 900_000, ["model=sparse_ease", "experiment=linear", "experiment=ials"]),
+        (900_000, 9_000_000, ["experiment=linear"]),  # neighbours and factors are too much
+    ],
+)
+def test_models_that_err_differently_stand_beside_each_other(
+    items: int, pairs: int, models: list[str]
+) -> None:
+    choice = Auto().choose(Shape(6_000, items, pairs, False, None, None))
+    assert [words[0] for words in (choice.words, *choice.beside)] == models
+
+
+def test_several_are_trained_and_blended_and_an_interrupted_command_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["data=seeds", "data.repeats=false", f"output_dir={tmp_path / 'prepared'}"]
+    new = prepare(cast(PrepareConfig, compose("prepare", words)))
+    told = config(new, tmp_path / "run", "trainer.max_epochs=2")
+
+    def broken(*_: object) -> None:
+        raise Interrupted("SIGTERM", 15)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("deeprec.train.weighed", broken)
+        with pytest.raises(Interrupted):
+            train(told)
+    assert not (tmp_path / "run").exists()
+    before = {path.name for path in (tmp_path / "run.members").iterdir()}
+    assert before == {"linear_autoencoder", "ease", "ials", "variational"}
+    capsys.readouterr()
+    run = open_run(train(told))
+    assert capsys.readouterr().out.count("there is nothing to go on with") == 4
+    assert not (tmp_path / "run.members").exists()
+    if run.config.model["_target_"] == "deeprec.model.blend.Blend":
+        assert len(run.config.model["members"]) > 1
+    assert run.checkpoint.score is not None
+
+
 def test_what_is_said_besides_auto_holds(prepared: Path, tmp_path: Path) -> None:
     opened = Prepared(prepared)
     given = config(prepared, tmp_path, "optimizer.lr=0.07", "trainer.max_epochs=2", "seed=5")
-    picked = chosen(given, opened)
+    (picked,) = chosen(given, opened)
     words = Auto().choose(shape_of(opened)).words
     reference = compose("train", [f"prepared={prepared}", "output_dir=x", *words])
     assert isinstance(reference, TrainConfig)
@@ -74,7 +126,7 @@ def test_what_is_said_besides_auto_holds(prepared: Path, tmp_path: Path) -> None
     assert picked.seed == 5
     named = compose("train", [f"prepared={prepared}", "output_dir=x"])
     assert isinstance(named, TrainConfig)
-    assert chosen(named, opened) is named
+    assert chosen(named, opened) == [named]
 
 
 def test_the_run_holds_what_was_chosen(prepared: Path, tmp_path: Path) -> None:

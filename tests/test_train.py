@@ -31,7 +31,7 @@ from deeprec.errors import (
     ResourceError,
 )
 from deeprec.model.autoencoder import Autoencoder
-from deeprec.train import Work, train
+from deeprec.train import train
 from deeprec.trainer import checkpoint, memory
 from deeprec.trainer.callback import Keeper
 from deeprec.trainer.facts import trained_model
@@ -39,6 +39,7 @@ from deeprec.trainer.logger import MetricsFile, read_metrics
 from deeprec.trainer.module import Training
 from deeprec.trainer.optimizer import Adam, RowwiseAdagrad
 from deeprec.trainer.run import RunFolder, open_run
+from deeprec.work import Work
 
 
 @pytest.fixture(scope="module")
@@ -269,7 +270,8 @@ import os, signal, sys
 from pathlib import Path
 import small_shop
 from deeprec.model.autoencoder import Autoencoder
-from deeprec.train import Work, train
+from deeprec.train import train
+from deeprec.work import Work
 from deeprec.trainer.callback import Keeper
 class Die(Keeper):
     def on_train_batch_end(self, trainer, module, *rest):

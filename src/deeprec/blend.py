@@ -19,10 +19,11 @@ from deeprec.console import console
 from deeprec.data.store import Prepared
 from deeprec.errors import ConfigError
 from deeprec.model.blend import Blend
-from deeprec.train import READ, Work
+from deeprec.trainer.callback import Watch
 from deeprec.trainer.run import Run, RunFolder, open_run, refuse_to_overwrite
 from deeprec.trainer.validation import CUTOFF
 from deeprec.trainer.weighing import Weights, climbed, tried
+from deeprec.work import READ, Work
 
 
 def blend(config: BlendConfig) -> Path:
@@ -44,23 +45,43 @@ def blend(config: BlendConfig) -> Path:
             )
     prepared = _shared_folder(runs)
     if config.weights is not None:
-        told = [(run, weight) for run, weight in zip(runs, config.weights, strict=True) if weight]
-        return _written(output, told, prepared, config.seed)
+        return written(output, runs, config.weights, prepared, config.seed)
+    weights = weighed(runs, prepared, config.validation_users)
+    if (best := the_only(weights)) is not None:
+        raise ConfigError(
+            f"{runs[best].path} alone is as good on validation as any blend of these; use it"
+        )
+    return written(output, runs, weights, prepared, config.seed)
+
+
+def weighed(runs: Sequence[Run], prepared: Prepared, validation_users: int) -> Weights:
+    """The weights that are best on validation; of one run alone, where that is as good.
+
+    Raises:
+        DataError: nobody is left to validate on.
+    """
     together = Blend(
         prepared.num_items, members=[run.model for run in runs], weights=[1.0] * len(runs)
     )
     together.join()
-    score = cache(tried(together, prepared, config.validation_users))
+    score = cache(tried(together, prepared, validation_users))
     weights = climbed(score, len(runs))
     alone = [score(_only(index, len(runs))) for index in range(len(runs))]
     _show(runs, weights, alone, score(weights))
     if max(alone) >= score(weights):
-        best = runs[int(np.argmax(alone))]
-        raise ConfigError(
-            f"{best.path} alone is as good on validation as any blend of these; use it"
-        )
-    kept = [(run, weight) for run, weight in zip(runs, weights, strict=True) if weight > 0.0]
-    return _written(output, kept, prepared, config.seed)
+        return _only(int(np.argmax(alone)), len(runs))
+    return weights
+
+
+def the_only(weights: Sequence[float]) -> int | None:
+    """The place of the only weight above 0; None: there are several.
+
+    Example:
+        >>> the_only([0.0, 1.0]), the_only([0.5, 0.5])
+        (1, None)
+    """
+    places = [place for place, weight in enumerate(weights) if weight > 0.0]
+    return places[0] if len(places) == 1 else None
 
 
 def _shared_folder(runs: Sequence[Run]) -> Prepared:
@@ -94,10 +115,20 @@ def _show(runs: Sequence[Run], weights: Weights, alone: Sequence[float], togethe
     console.print(table)
 
 
-def _written(
-    output: Path, kept: Sequence[tuple[Run, float]], prepared: Prepared, seed: int
+def written(
+    output: Path,
+    runs: Sequence[Run],
+    weights: Sequence[float],
+    prepared: Prepared,
+    seed: int,
+    watch: Watch | None = None,
 ) -> Path:
-    """A run folder; the members are in it whole."""
+    """Writes the run folder of a blend; those of the runs that weigh anything are in it whole.
+
+    Args:
+        watch: is told of its validation.
+    """
+    kept = [(run, weight) for run, weight in zip(runs, weights, strict=True) if weight > 0.0]
     first = kept[0][0].config
     config = TrainConfig(
         prepared=str(prepared.path),
@@ -123,7 +154,7 @@ def _written(
     )
     with RunFolder.begun(output, work.config, prepared, work.facts) as run:
         try:
-            work.finish(run)
+            work.finish(run, watch)
         except BaseException:
             folder.remove(run.path)
             raise

@@ -1,5 +1,6 @@
 """`model=auto`: the config of a run whose model is chosen by the data."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,26 +14,33 @@ from deeprec.schema import Part
 PARTS = ("loss", "optimizer", "target", "trainer")
 
 
-def chosen(config: TrainConfig, prepared: Prepared) -> TrainConfig:
-    """The same config where it names its model; else that which the prepared folder calls for.
+def chosen(config: TrainConfig, prepared: Prepared) -> list[TrainConfig]:
+    """The same config where it names its model; else those that the prepared folder calls for.
 
-    Whatever the config says otherwise than the defaults do is kept.
+    Whatever the config says otherwise than the defaults do is kept. Several are meant to be
+    trained one after the other and blended.
 
     Raises:
         ConfigError: what is kept does not fit what was chosen.
     """
     if find(config.model["_target_"]) is not Auto:
-        return config
+        return [config]
     choice = instantiate(config.model).choose(shape_of(prepared))
+    console.print(f"experiment=auto: {choice.why}", soft_wrap=True)
+    models = [choice.words, *choice.beside]
+    for words in models:
+        console.print(f"as by {' '.join(words)}", soft_wrap=True)
+    return [_picked(config, prepared, words) for words in models]
+
+
+def _picked(config: TrainConfig, prepared: Prepared, words: Sequence[str]) -> TrainConfig:
     place = [f"prepared={prepared.path}", "output_dir=unused"]
-    defaults, picked = compose("train", place), compose("train", [*place, *choice.words])
+    defaults, picked = compose("train", place), compose("train", [*place, *words])
     assert isinstance(picked, TrainConfig)
     merged: dict[str, Any] = {
         name: _merged(getattr(config, name), getattr(defaults, name), getattr(picked, name))
         for name in PARTS
     }
-    console.print(f"experiment=auto: {choice.why}", soft_wrap=True)
-    console.print(f"as by {' '.join(choice.words)}", soft_wrap=True)
     config = replace(config, model=picked.model, **merged)
     check(to_dict(config), "train")
     return config

@@ -1,57 +1,30 @@
 """Prepared folder -> run folder: trains a model, or goes on with a run."""
 
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-import torch
 from lightning.fabric.utilities.apply_func import move_data_to_device
-from torch import Tensor, nn
 
 from deeprec import disk, folder
-from deeprec.batch import Arranged, Batch
+from deeprec.blend import the_only, weighed, written
 from deeprec.choosing import chosen
-from deeprec.config import TrainConfig, is_solved, refuse, to_dict
+from deeprec.config import TrainConfig
 from deeprec.console import console
-from deeprec.data.datamodule import DataModule, pinned
-from deeprec.data.dataset import Batches, JudgedBatches
-from deeprec.data.judge import known_users
-from deeprec.data.store import PartName, Prepared
-from deeprec.data.target import Reconstruct, Target
-from deeprec.errors import ConfigError, DataError, DeeprecError, IntegrityError, NonFiniteError
-from deeprec.loss.auto import Auto
-from deeprec.loss.fit import Trained, unfit_weights
-from deeprec.loss.inverse_propensity import InversePropensity
-from deeprec.loss.negatives import Negatives
-from deeprec.model.base import PerUser
-from deeprec.model.blend import Blend
-from deeprec.model.sparse_input import SparseInput
+from deeprec.data.store import Prepared
+from deeprec.errors import ConfigError, IntegrityError
 from deeprec.part import instantiate
-from deeprec.schema import Part
-from deeprec.trainer import checkpoint, launcher, memory, replay
+from deeprec.trainer import checkpoint, launcher, replay
 from deeprec.trainer.asked_again import refuse_another
-from deeprec.trainer.callback import Keeper, Schedule, Watch
-from deeprec.trainer.device import choose_device, precision_note
+from deeprec.trainer.callback import Watch
 from deeprec.trainer.environment import other_versions
-from deeprec.trainer.facts import (
-    build_loss,
-    build_model,
-    facts_of,
-    learns_next,
-    reads_log_odds,
-)
 from deeprec.trainer.loop import Loop
-from deeprec.trainer.module import Loss, Progress, Training, begin_biases
-from deeprec.trainer.optimizer import kinds_of
-from deeprec.trainer.run import RunFolder, refuse_foreign, refuse_to_overwrite
+from deeprec.trainer.module import Training
+from deeprec.trainer.run import RunFolder, open_run, refuse_foreign, refuse_to_overwrite
 from deeprec.trainer.solving import Solving
+from deeprec.work import READ, Work
 
 GOING_ON = ("auto", "must")  # with the run in output_dir, if there is one, or in any case
-READ: tuple[PartName, ...] = ("train", "validation")  # never the holdout
 
 
 def train(config: TrainConfig, *, watch: Watch | None = None) -> Path:
@@ -90,7 +63,10 @@ def train(config: TrainConfig, *, watch: Watch | None = None) -> Path:
     with disk.written(output):
         refuse_to_overwrite(output)
     prepared = Prepared(Path(config.prepared), parts=READ)
-    work = Work(chosen(replace(config, resume=None), prepared), prepared)
+    config, *beside = chosen(replace(config, resume=None), prepared)
+    if beside:
+        return _together([config, *beside], prepared, output, watch)
+    work = Work(config, prepared)
     with RunFolder.begun(output, work.config, work.prepared, work.facts) as run:
         try:
             work.finish(run, watch)
@@ -99,6 +75,35 @@ def train(config: TrainConfig, *, watch: Watch | None = None) -> Path:
         except BaseException:
             run.remove_if_empty()
             raise
+    return output
+
+
+def _together(
+    configs: Sequence[TrainConfig], prepared: Prepared, output: Path, watch: Watch | None
+) -> Path:
+    """Trains each model into a folder beside the run, and makes one run of them.
+
+    What is there of a command that was interrupted is gone on with.
+    """
+    place = output.with_name(f"{output.name}.members")
+    runs = []
+    for number, config in enumerate(configs, 1):
+        name = config.model["_target_"].split(".")[-2]
+        console.print(f"\n{number} of {len(configs)} that are blended: {name}")
+        path = train(replace(config, output_dir=str(place / name), resume="auto"))
+        runs.append(open_run(path))
+    console.print(f"\nthe {len(runs)} together")
+    weights: Sequence[float] = [1.0 / len(runs)] * len(runs)
+    loop: Loop = instantiate(configs[0].trainer)
+    if len(prepared.judged_users("validation")):
+        weights = weighed(runs, prepared, loop.validation_users or prepared.num_users)
+    if (best := the_only(weights)) is not None:
+        console.print(f"{runs[best].path.name} alone is as good as any blend of these")
+        runs[best].path.rename(output)
+        console.print(f"run: {output}\nnext: deeprec evaluate run={output}", soft_wrap=True)
+    else:
+        written(output, runs, weights, prepared, configs[0].seed, watch)
+    folder.remove(place)
     return output
 
 
@@ -153,316 +158,6 @@ def _replay(place: Path) -> Path:
     replay.look_into(work.learner, move_data_to_device(batch, work.device.torch))
     console.print(f"step {progress.step} is finite here; what failed was a step before it")
     return place
-
-
-class Work:
-    """The parts of one run, put together; nothing is written yet.
-
-    Args:
-        config: of the run.
-        prepared: what it trains on.
-    """
-
-    def __init__(self, config: TrainConfig, prepared: Prepared) -> None:
-        self.why_loss: str | None = None
-        self.solved = is_solved(config.model)
-        if self.solved:
-            config = replace(config, loss=None, optimizer=None, target=None)
-        self.config, self.prepared = config, prepared
-        self.loop: Loop = instantiate(config.trainer)
-        self.schedule: Schedule = self.loop.schedule
-        if self.loop.threads is not None:
-            torch.set_num_threads(self.loop.threads)
-        self.device = choose_device(self.loop.device)
-        target: Target = Reconstruct()
-        if config.target is not None:
-            target = instantiate(config.target)
-        self.data = _data(config, prepared, target, self.loop)
-        self.learns_next = learns_next(config.model)
-        self.facts = facts_of(prepared, self.data.training, self.learns_next)
-        self.learner: Training | Solving
-        if self.solved:
-            self.learner = self._new_solving()
-        else:
-            self._fit_to_machine()
-            self.learner = self._new_training()
-            self.data.training.finish = self._arranged
-
-    def finish(self, run: RunFolder, watch: Watch | None = None) -> None:
-        """Trains to the end, keeping the run folder true, and seals it."""
-        logger = instantiate(self.config.logger)
-        progress = self.learner.progress
-        told = to_dict(self.config)
-        sinks = logger.open(run.path / "metrics.csv", progress.step, run.status["id"], told)
-        run.set_status("running", reason=None)
-        self._introduce()
-        try:
-            with disk.written(run.path), memory.told():
-                if not self._is_over(progress):
-                    self._fit(Keeper(run, self.data, self.schedule, sinks, watch))
-                run.finish()  # before the sinks, which may take their time
-        except disk.DiskHangsError:
-            for sink in sinks:
-                sink.abandon()
-            raise
-        except BaseException as error:
-            self._tell_failure(run, error)
-            for sink in sinks:
-                if run.has_checkpoint:
-                    sink.close()
-                else:
-                    sink.abandon()
-            raise
-        self._conclude(run)
-        for sink in sinks:
-            sink.close()
-
-    def _fit(self, keeper: Keeper) -> None:
-        keeper.saver.refuse_without_room(self.learner)
-        with keeper.listening():
-            if isinstance(self.learner, Training):
-                self.loop.fit(self.learner, self.data, keeper)
-            else:
-                self.learner.fit(known_users(self.prepared, "validation"), keeper)
-
-    def _tell_failure(self, run: RunFolder, error: BaseException) -> None:
-        if run.finished:  # stopped just after it was sealed
-            return
-        if isinstance(error, NonFiniteError) and isinstance(self.learner, Training):
-            self._keep_for_replay(run, self.learner, error)
-        told_why = str(error) if isinstance(error, DeeprecError) else type(error).__name__
-        interrupted = getattr(error, "exit_code", 1) > 128
-        with suppress(OSError, DeeprecError):  # the disk may be what failed
-            run.refuse_moved()
-            run.set_status("interrupted" if interrupted else "failed", reason=told_why)
-
-    def _keep_for_replay(self, run: RunFolder, training: Training, error: NonFiniteError) -> None:
-        try:
-            place = replay.keep(run, training, self.data.training, str(error))
-        except DeeprecError as further:
-            error.add_note(f"the step could not be kept for a replay: {further}")
-            return
-        error.add_note(f"look into it with `deeprec train replay={place}`")
-
-    def _conclude(self, run: RunFolder) -> None:
-        progress, schedule = self.learner.progress, self.schedule
-        judged = self.prepared.has_holdout
-        early = progress.epoch < schedule.max_epochs and self._is_over(progress)
-        why = f", {schedule.patience} validations without a better one" if early else ""
-        console.print(f"finished after epoch {progress.epoch}{why}")
-        if progress.best_score is not None and progress.best_step is not None:
-            steps = 1 if self.solved else max(1, len(self.data.training))
-            best_epoch = progress.best_step // steps
-            console.print(
-                f"best: epoch {best_epoch}, validation ndcg@100 {progress.best_score:.4f}; "
-                f"{'evaluate and export take' if judged else 'export takes'} it"
-            )
-        evaluated, exported = "deeprec evaluate run=", "no holdout to judge on; deeprec export run="
-        further = f"{evaluated if judged else exported}{run.path}"
-        console.print(f"run: {run.path}\nnext: {further}", soft_wrap=True)
-
-    def _arranged(self, batch: Batch, draw: torch.Generator) -> Arranged:
-        """What a step reads, ready to be moved to the device."""
-        assert isinstance(self.learner, Training)
-        arranged = self.learner.arrange(batch, draw)
-        return pinned(arranged) if self.device.name == "cuda" else arranged
-
-    def _new_solving(self) -> Solving:
-        """A model that needs neither loss nor optimizer; refused where it would not fit."""
-        with torch.device("meta"):
-            model: Any = build_model(self.config.model, self.facts, None)
-        users, events = len(self.data.training.users), int(self.data.training.lengths.sum())
-        available = memory.available_bytes(torch.device("cpu"))
-        lines = memory.solving_plan(model, users, events, self._ways())
-        console.print(memory.show(lines, available))
-        memory.check(lines, available)
-        if model.passes is not None:
-            self.schedule = replace(self.schedule, max_epochs=model.passes)
-        torch.manual_seed(self.config.seed)
-        popularity = torch.from_numpy(self.prepared.popularity.copy())
-        model = build_model(self.config.model, self.facts, popularity).to(self.device.torch)
-        return Solving(model, seed=self.config.seed, progress=Progress())
-
-    def _new_training(self) -> Training:
-        config = self.config
-        assert config.loss is not None
-        assert config.optimizer is not None
-        torch.manual_seed(config.seed)
-        popularity = torch.from_numpy(self.prepared.popularity.copy())
-        model = build_model(
-            config.model, self.facts, popularity, log_odds=reads_log_odds(config.loss)
-        ).to(self.device.torch)
-        loss = self._new_loss(config.loss, model, popularity)
-        weighting: InversePropensity | None = None
-        if config.weighting is not None:
-            weighting = instantiate(config.weighting, popularity=popularity)
-        changes = [weighting, getattr(loss, "adjustment", None)]
-        begin_biases(model, [one.begun for one in changes if one is not None])
-        return Training(
-            model,  # type: ignore[arg-type]  # a Module that keeps the contract of Recommender
-            loss,
-            instantiate(config.optimizer),
-            seed=config.seed,
-            total_steps=self.schedule.max_epochs * len(self.data.training),
-            progress=Progress(),
-            weighting=weighting,
-        )
-
-    def _fit_to_machine(self) -> None:
-        """On shapes alone: chooses the loss, and refuses what would not fit before it is made."""
-        with torch.device("meta"):
-            model = build_model(self.config.model, self.facts, None)
-        available = memory.available_bytes(self.device.torch)
-        popularity = torch.from_numpy(self.prepared.popularity.copy())
-        assert self.config.loss is not None
-        auto = self._built_loss(self.config.loss, model, popularity)
-        if isinstance(auto, Auto):
-            choice = auto.choose(lambda loss: memory.total(self._plan(model, loss)), available)
-            self.config = replace(self.config, loss=dict(choice.loss))
-            self.why_loss = choice.why
-        assert self.config.loss is not None
-        self._refuse_unfit(model, self.config.loss)
-        lines = self._plan(model, self.config.loss)
-        console.print(memory.show(lines, available))
-        memory.check(lines, available)
-
-    def _refuse_unfit(self, model: nn.Module, part: Part) -> None:
-        loss = self._new_loss(part, model, None)
-        linear = getattr(model, "linear", False)
-        trained = Trained(
-            num_items=self.facts.num_items,
-            linear=linear,
-            unit_rows=getattr(model, "unit_vectors", False),
-            changed_by_input=kinds_of(model).tied
-            and (self.learns_next or not self.data.training.target.shows_target)
-            and getattr(model, "repeat", None) is None,
-            num_tasks=2 if getattr(model, "reconstruction", 0.0) > 0.0 else 1,
-            weighted=self.config.weighting is not None,
-        )
-        found = loss.unfit(trained) if hasattr(loss, "unfit") else []
-        refuse("train", [*found, *unfit_weights(loss, trained)])
-
-    def _plan(self, model: nn.Module, part: Mapping[str, Any]) -> list[memory.Line]:
-        """What training with this loss takes."""
-        assert self.config.optimizer is not None
-        loss = self._new_loss(part, model, None)
-        users = self.data.training.users_of_batch
-        negatives: Negatives | None = getattr(loss, "negatives", None)
-        return memory.plan(
-            model,
-            instantiate(self.config.optimizer),
-            batch_users=users,
-            batch_events=int(users * self.data.training.lengths.mean()),
-            block_items=min(getattr(loss, "block_items", 8192), self.facts.num_items),
-            drawn_items=0 if negatives is None else negatives.count,
-            draws_at_once=negatives is not None and not negatives.shared_targets,
-            dense_gradient=getattr(loss, "dense_gradient", False)
-            or (kinds_of(model).tied and negatives is None),
-            per_user=self._per_user(model),
-            ways=self._ways(hasattr(loss, "gram_items")),
-            copied=self.schedule.save_in_background,
-        )
-
-    def _ways(self, has_gram_items: bool = False) -> memory.Ways:
-        """Settings that this model, loss and trainer have."""
-        names = ("width", "hidden_units", "layers", "hidden_dims")
-        width = next((name for name in names if name in self.config.model), None)
-        grouped = self.config.trainer.get("batch_interactions") is not None
-        return memory.Ways(
-            width=f"a smaller model.{width}" if width else memory.FEWER,
-            batch=f"a smaller trainer.{'batch_interactions' if grouped else 'batch_users'}",
-            no_dense_gradient="loss.gram_items=4096" if has_gram_items else "loss=sampled_softmax",
-        )
-
-    def _new_loss(
-        self, part: Mapping[str, Any], model: nn.Module, popularity: Tensor | None
-    ) -> Loss:
-        loss = self._built_loss(part, model, popularity)
-        assert not isinstance(loss, Auto), "chosen before"
-        return loss
-
-    def _built_loss(
-        self, part: Mapping[str, Any], model: nn.Module, popularity: Tensor | None
-    ) -> Loss | Auto:
-        item_weight = model.item_weight
-        assert isinstance(item_weight, Tensor)
-        return build_loss(
-            part,
-            self.facts,
-            popularity,
-            width=item_weight.shape[1],
-            batch_users=self.data.training.users_of_batch,
-            device=self.device.name,
-            row_length=getattr(model, "row_length_V", None),
-            hidden_bias=getattr(model, "hidden_bias", None),
-            linear=getattr(model, "linear", False),
-            hidden_per_user=1.0 if (per_user := self._per_user(model)) is None else per_user.hidden,
-        )
-
-    def _per_user(self, model: nn.Module) -> PerUser | None:
-        """What a user takes in a step; None: what it takes of most models."""
-        per_user: Callable[[npt.NDArray[np.int64]], PerUser] | None
-        per_user = getattr(model, "per_user", None)
-        return None if per_user is None else per_user(self.data.training.lengths)
-
-    def _introduce(self) -> None:
-        users, judged = len(self.data.training.users), len(self.data.validation.users)
-        weights = sum(parameter.numel() for parameter in self.learner.model.parameters())
-        console.print(f"device: {self.device.description}, {self.loop.precision}")
-        if note := precision_note(self.device, self.loop.precision):
-            console.print(f"[yellow]note[/yellow] {note}")
-        for module in self.learner.model.modules():
-            if isinstance(module, SparseInput):
-                console.print(f"input tables: {module.backend_in_use} ({module.reason})")
-        console.print(
-            f"{users:,} users to train on, {judged:,} to validate on, {self.facts.num_items:,} "
-            f"items, {weights:,} weights"
-        )
-        if isinstance(self.learner, Solving):
-            blended = isinstance(self.learner.model, Blend)
-            why = "its members are trained" if blended else "this model is solved"
-            console.print(f"{why}: it has no use for loss, optimizer and target")
-            return
-        if self.why_loss is not None:
-            console.print(f"loss=auto: {self.why_loss}", soft_wrap=True)
-        for part in (self.learner.model, self.learner.loss):
-            if note := getattr(part, "note", None):
-                console.print(f"[yellow]note[/yellow] {note}")
-        shows_target = self.data.training.target.shows_target and not self.learns_next
-        if self.prepared.repeats and shows_target:
-            console.print(
-                "[yellow]note[/yellow] in this data items may be recommended again. When that is, "
-                "is not learned from a history that is its own target; target=after_cut teaches it "
-                "(configs/experiment/complete_journey.yaml)"
-            )
-
-    def _is_over(self, progress: Progress) -> bool:
-        """Whether a run that stopped while it was being sealed has nothing left to train."""
-        schedule = self.schedule
-        enough = schedule.patience is not None and (
-            progress.validations_since_best >= schedule.patience
-        )
-        return enough or progress.epoch >= schedule.max_epochs
-
-
-def _data(config: TrainConfig, prepared: Prepared, target: Target, loop: Loop) -> DataModule:
-    training = Batches(
-        prepared,
-        target,
-        grouping=loop.grouping,
-        seed=config.seed,
-        prefetch=loop.prefetch_batches,
-    )
-    if not len(training.users):
-        raise DataError(f"{prepared.path}: no user has training events; prepare other data")
-    validation = JudgedBatches(
-        prepared,
-        "validation",
-        batch_users=training.users_of_batch,
-        max_users=loop.validation_users,
-        exclude_seen=not prepared.repeats,
-    )
-    return DataModule(training, validation)
 
 
 def _same_prepared(run: RunFolder, path: Path) -> Prepared:

@@ -16,7 +16,7 @@ from deeprec.data.store import Prepared
 from deeprec.loss.sampled_softmax import SampledSoftmax
 from deeprec.loss.softmax import Softmax
 from deeprec.table import NO_UPDATES, Updates
-from deeprec.train import Work
+from deeprec.work import Work
 
 POPULARITY = [40, 1, 0, 9, 25, 10, 7, 3, 6, 2, 2]
 USERS, ITEMS, WIDTH = 4, len(POPULARITY), 3

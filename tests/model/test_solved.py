@@ -283,6 +283,17 @@ def test_ials_comes_as_far_where_a_pass_leaves_some_of_what_is_wrong(taken: np.n
     assert losses[1] == pytest.approx(losses[0], rel=1e-2)
 
 
+def test_ials_weighs_what_was_not_observed_less_where_histories_are_short() -> None:
+    one_each = np.eye(500)[:40]
+    model, other = Ials(500, width=5), Ials(500, width=5, unobserved_weight=0.3)
+    for one in (model, other):
+        solved(one, users_of(one_each))
+    assert float(model.unobserved_weight) * 500 == pytest.approx(70.0)
+    assert float(other.unobserved_weight) == pytest.approx(0.3)
+    solved(few := Ials(V, width=5), users_of(np.ones((3, V))))
+    assert float(few.unobserved_weight) == pytest.approx(0.2)
+
+
 @pytest.mark.parametrize(("frequency_power", "expected"), [(1.0, None), (0.1, 0.01)])
 def test_ials_costs_length_less_where_histories_are_short(
     taken: np.ndarray, frequency_power: float, expected: float | None

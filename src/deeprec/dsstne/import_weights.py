@@ -15,9 +15,9 @@ from deeprec.dsstne.remark import show
 from deeprec.dsstne.text import read_index
 from deeprec.dsstne.weights import model_part, put, rows_by_label
 from deeprec.errors import ConfigError
-from deeprec.train import READ, Work
 from deeprec.trainer import checkpoint
 from deeprec.trainer.run import RunFolder, refuse_to_overwrite
+from deeprec.work import READ, Work
 
 
 def import_weights(

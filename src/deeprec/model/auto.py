@@ -8,6 +8,8 @@ SPARSE = 100  # training users of an item, on average, below which EASE is ahead
 FEW_USERS = 2_000  # below which its regularisation, told in users, would have to be searched
 SQUARE = 10_000  # items whose [V, V] is no matter: 400 MB
 NEAREST = 200_000  # items each of which may still be predicted by its nearest
+PAIRS = 10**8  # of a user and an item, all of which a variational autoencoder scores in minutes
+BESIDE = "; models that err differently are trained beside it, for several are better than any"
 LARGE_CATALOG = 500_000  # items from which the Gram matrix of a linear model is kept, not made anew
 STEPS = 120  # of a linear model, at least
 
@@ -25,10 +27,11 @@ class Shape:
 
 
 class Choice(NamedTuple):
-    """Words of `deeprec train`, and why these."""
+    """Words of `deeprec train`, why these, and those of further models to blend with it."""
 
     words: Sequence[str]
     why: str
+    beside: Sequence[Sequence[str]] = ()
 
 
 class Auto:
@@ -39,7 +42,9 @@ class Auto:
     Elsewhere likeness to the history counts. Where items have few users each, regressions between
     items (EASE, up to some ten thousand items, then its sparse form) say more of it than a table
     that is trained; with many, the linear autoencoder does, its width and number of epochs by
-    catalog and users. docs/models.md has the figures that this rests on.
+    catalog and users. In catalogs of up to some 200,000 items both are trained, and implicit ALS,
+    where users and items are few also a variational autoencoder, and blended by weights that are
+    chosen on validation. docs/models.md has the figures that this rests on.
 
     Example:
         >>> small = Shape(900, 500, 20_000, False, None, None)
@@ -61,16 +66,22 @@ class Auto:
         return Choice(words, f"{why}; windows of {days:.3g} days, as long as it is validated on")
 
     def _new(self, shape: Shape) -> Choice:
+        linear = self._linear(shape)
+        if shape.num_items > NEAREST:
+            return linear
+        regression = ["model=ease" if shape.num_items <= SQUARE else "model=sparse_ease"]
+        others = [["experiment=ials"]]
+        if shape.num_users * shape.num_items <= PAIRS:
+            others.append(["model=variational", "loss=softmax"])
         users_an_item = shape.num_pairs / max(shape.num_items, 1)
-        enough, fits = shape.num_users >= FEW_USERS, shape.num_items <= NEAREST
-        if users_an_item < SPARSE and enough and fits:
-            name = "ease" if shape.num_items <= SQUARE else "sparse_ease"
+        if users_an_item < SPARSE and shape.num_users >= FEW_USERS:
             return Choice(
-                [f"model={name}"],
+                regression,
                 f"items are not taken again and have {users_an_item:.3g} users each, so few that "
-                "what they say of each other is best regressed at once",
+                f"what they say of each other is best regressed at once{BESIDE}",
+                [linear.words, *others],
             )
-        return self._linear(shape)
+        return Choice(linear.words, f"{linear.why}{BESIDE}", [regression, *others])
 
     def _linear(self, shape: Shape) -> Choice:
         batch = max(32, min(512, shape.num_users // 12))

@@ -17,7 +17,9 @@ from deeprec.model.sparse_input import pair_products, weighted_sum
 
 GROUP_FLOATS = 2**22  # of the vectors solved at once: 16 MiB, and seven times that beside them
 ANSWER_TOLERANCE = 1e-5  # near what float32 can tell
-MOST_L2 = 0.01  # that is taken without being told
+MOST_UNOBSERVED = 0.2  # that is taken without being told
+MOST_TIMES = 70.0  # what a user did, that all it did not do may weigh together, likewise
+MOST_L2 = 0.01  # likewise
 MOST_RIDGE = 0.14  # of a mean history, likewise: what its user has on the diagonal of its equations
 MAX_STEPS = 100  # of conjugate gradients; some 4 are enough for a pass and 10 for an answer
 
@@ -45,7 +47,8 @@ class Ials(SolvedModel):
     Args:
         num_items: V, known from the data.
         width: D, floats of an item's row.
-        unobserved_weight: of a pair that was not observed, against 1 of one that was.
+        unobserved_weight: of a pair that was not observed, against 1 of one that was; None: 0.2, or
+            so much less that all V of a user together weigh 70 times its history, on average.
         l2: how much long vectors cost; None: 0.01, or so much less that what it adds to the
             diagonal of the equations of a user of mean history is 0.14 of that history's length.
         frequency_power: how much the more of those that occur more often; 0: all alike.
@@ -78,6 +81,7 @@ class Ials(SolvedModel):
 
     passes = None
     spectrum_D: Tensor  # of the items' Gram matrix, which is diagonal
+    unobserved_weight: Tensor
     l2: Tensor
 
     def __init__(
@@ -85,7 +89,7 @@ class Ials(SolvedModel):
         num_items: int,
         *,
         width: int = 128,
-        unobserved_weight: float = 0.2,
+        unobserved_weight: float | None = None,
         l2: float | None = None,
         frequency_power: float = 1.0,
         history_weighting: HistoryWeighting = "binary",
@@ -102,13 +106,16 @@ class Ials(SolvedModel):
         if not 0.0 < tolerance < 1.0:
             raise ValueError(f"tolerance must lie in (0, 1), got {tolerance}")
         self.width = width
-        self.unobserved_weight, self._finds_l2 = unobserved_weight, l2 is None
+        self._told = unobserved_weight, l2
         self.frequency_power = frequency_power
         self.history_weighting, self.fade_days = history_weighting, fade_days
         self.tolerance = tolerance
         self.item_weight.data.normal_().mul_(init_std / width**0.5)
         self.register_buffer("spectrum_D", torch.zeros(width))
-        self.register_buffer("l2", torch.tensor(MOST_L2 if l2 is None else l2))
+        self.register_buffer(
+            "unobserved_weight", torch.tensor(unobserved_weight or MOST_UNOBSERVED)
+        )
+        self.register_buffer("l2", torch.tensor(l2 or MOST_L2))
         self._take(self.item_weight.data)
 
     def forward(
@@ -149,10 +156,7 @@ class Ials(SolvedModel):
         )
         of_items = _turned(of_users, self.num_items)
         num_users = users.num_users
-        if self._finds_l2:
-            mean = max(1.0, len(known.values) / max(num_users, 1))
-            occurs = mean + self.unobserved_weight * self.num_items
-            self.l2.fill_(min(MOST_L2, MOST_RIDGE * mean / occurs**self.frequency_power))
+        self._fit_to(max(1.0, len(known.values) / max(num_users, 1)))
         zeros = torch.zeros(num_users, self.width, device=device)
         while True:
             with console.status(f"pass {done + 1} over users and items"):
@@ -165,6 +169,17 @@ class Ials(SolvedModel):
                 self._take(rows_VD)
             done += 1
             yield loss / max(num_users, 1)
+
+    def _fit_to(self, mean_history: float) -> None:
+        """What nobody told of weights and costs, for histories of this length."""
+        unobserved_weight, l2 = self._told
+        if unobserved_weight is None:
+            most = MOST_TIMES * mean_history / self.num_items
+            self.unobserved_weight.fill_(min(MOST_UNOBSERVED, most))
+        if l2 is None:
+            occurs = mean_history + float(self.unobserved_weight) * self.num_items
+            most = MOST_RIDGE * mean_history / occurs**self.frequency_power
+            self.l2.fill_(min(MOST_L2, most))
 
     def solving_bytes(self, num_users: int, num_events: int) -> int:
         """The users' vectors twice and zeros, histories by user and by item, and one group."""
@@ -201,7 +216,7 @@ class Ials(SolvedModel):
         length = self.ridge(lengths, self.num_items) @ user_weight.square().sum(1)
         of_items_V = self.ridge(of_items.offsets.diff(), len(user_weight))
         length = length + of_items_V @ rows_VD.square().sum(1)
-        return observed + self.unobserved_weight * all_pairs + float(length)
+        return observed + float(self.unobserved_weight) * all_pairs + float(length)
 
 
 def principal_axes(rows_VD: Tensor) -> tuple[Tensor, Tensor]:
