@@ -117,6 +117,13 @@ def test_a_reader_that_leaves_is_no_error() -> None:
     assert done.stdout.strip() in ("0", "141")  # 0 if all was written before the reader left
 
 
+def test_a_closed_output_is_no_error() -> None:
+    env = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])}
+    for closed in (">&-", ">&- 2>&-"):
+        words = ["sh", "-c", f"exec {sys.executable} -m deeprec --version {closed}"]
+        assert subprocess.run(words, env=env, check=False).returncode == 0
+
+
 # calling
 
 

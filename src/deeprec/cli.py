@@ -25,6 +25,7 @@ INTERRUPTED, BROKEN_PIPE = 130, 141  # 128 + the signal, as a shell says it
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code, after one message if a person can mend it."""
+    _open_what_is_closed()
     try:
         code = _command(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()
@@ -38,6 +39,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has gone: | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
+
+
+def _open_what_is_closed() -> None:
+    """A process started without an output (`>&-`) would take the next file it opens for one."""
+    while (nowhere := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(nowhere)
+    if sys.stdout is None:
+        sys.stdout = open(1, "w")  # noqa: SIM115  # as long as the process lives
+    if sys.stderr is None:
+        sys.stderr = open(2, "w")  # noqa: SIM115  # likewise
 
 
 def _command(arguments: list[str]) -> int:
