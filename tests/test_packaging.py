@@ -13,16 +13,26 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-LOCKS = ["cpu", "cuda", "demo", "dev"]
+LOCKS = ["torch", "cpu", "cuda", "demo", "dev"]
 
 
 def lock(name):
     return (ROOT / f"requirements/{name}.lock").read_text()
 
 
-def locked(name):
+def versions(name):
     """Package -> version of a lock file."""
     return dict(re.findall(r"^([a-z0-9][a-z0-9._-]*)==(\S+)", lock(name), re.MULTILINE))
+
+
+def locked(name):
+    """Package -> version of what an installation holds; for a CPU torch has a file of its own."""
+    return versions("torch") | versions("cpu") if name == "cpu" else versions(name)
+
+
+def test_torch_for_a_cpu_is_that_for_cuda_and_nothing_else_goes_without_a_hash():
+    assert versions("torch") == {"torch": versions("cuda")["torch"]}
+    assert "torch" not in versions("cpu")
 
 
 def pinned(requirements):
@@ -65,10 +75,10 @@ def test_a_lock_names_no_place(name):
     )
 
 
-@pytest.mark.parametrize("name", ["cuda", "demo", "dev"])
+@pytest.mark.parametrize("name", ["cpu", "cuda", "demo", "dev"])
 def test_every_package_of_a_hashed_lock_has_a_hash(name):
     blocks = re.split(r"\n(?=[a-z0-9])", lock(name))[1:]
-    assert len(blocks) == len(locked(name))
+    assert len(blocks) == len(versions(name))
     assert all("--hash=sha256:" in block for block in blocks)
 
 
@@ -166,7 +176,10 @@ def run_setup(environment, *arguments):
 
 def test_a_second_call_installs_nothing_and_says_so(prepared_environment):
     _, first = run_setup(prepared_environment, "--cpu")
-    assert "pip -m pip install --no-deps -r requirements/cpu.lock" in first
+    torch, others = (
+        f"pip -m pip install --no-deps -r requirements/{name}.lock" for name in ("torch", "cpu")
+    )
+    assert first.index(torch) + 1 == first.index(others)
     assert "pip -m pip install --no-deps -r requirements/dev.lock" in first
     printed, second = run_setup(prepared_environment, "--cpu", "-k", "name")
     assert second == []
@@ -191,4 +204,5 @@ def test_an_interrupted_installation_is_taken_up_again(prepared_environment):
 def test_a_note_is_a_hash_of_the_lock(prepared_environment):
     run_setup(prepared_environment, "--cpu")
     note = (prepared_environment / "env/.deeprec/base").read_text().split()
-    assert note == ["cpu", hashlib.sha256(lock("cpu").encode()).hexdigest()]
+    locks = lock("torch") + lock("cpu")
+    assert note == ["cpu", hashlib.sha256(locks.encode()).hexdigest()]
