@@ -58,6 +58,7 @@ class TrainConfig:
     optimizer: OptionalPart = MISSING
     target: OptionalPart = MISSING
     weighting: OptionalPart = None
+    user_weights: bool = True  # count users in the loss as the prepared folder weighs them, if so
     trainer: Part = MISSING
     logger: Part = MISSING
 

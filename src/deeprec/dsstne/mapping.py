@@ -18,6 +18,7 @@ from deeprec.dsstne.network import (
     Network,
     Pooling,
 )
+from deeprec.dsstne.output import OUTPUTS, output_of
 from deeprec.dsstne.remark import Outcome, Remark
 
 INPUT = "input"
@@ -27,16 +28,15 @@ ACTIVATIONS = {
     Activation.ELU: "elu", Activation.SELU: "selu", Activation.SOFT_PLUS: "softplus",
     Activation.SOFT_SIGN: "softsign",
 }  # fmt: skip
-OUTPUTS = {
-    Activation.SIGMOID: "sigmoid", Activation.TANH: "tanh", Activation.LINEAR: "identity",
-    Activation.RECTIFIED_LINEAR: "relu",
-}  # fmt: skip
 INITS = {
     Init.XAVIER: "xavier", Init.CAFFE_XAVIER: "caffe_xavier", Init.GAUSSIAN: "gaussian",
     Init.UNIFORM: "uniform", Init.UNIT_BALL: "unit_ball", Init.CONSTANT: "constant",
     Init.SELU: "selu",
 }  # fmt: skip
-ERRORS = {Error.L1: "absolute", Error.L2: "squared", Error.L2_HINGE: "squared_hinge"}
+ERRORS = {
+    Error.L1: "absolute", Error.L2: "squared", Error.L2_HINGE: "squared_hinge",
+    Error.HINGE: "hinge",
+}  # fmt: skip
 NOT_RECOMMENDING = {
     LayerType.CONVOLUTIONAL: "convolutions are no part of recommending",
     LayerType.POOLING: "pooling layers are no part of this model; for DotProduct and Cosine there "
@@ -236,32 +236,22 @@ def _map_sharing(to: Mapped, network: Network, output: Layer) -> None:
 def _map_loss(to: Mapped, network: Network, output: Layer) -> None:
     error, activation = network.error, output.activation
     name = f"{error.name} on {activation.name}"
-    one, zero = network.boost if _boosts(error, activation) else (1.0, 1.0)
-    probable = activation in (Activation.SIGMOID, Activation.SOFT_MAX)
+    probable = activation == Activation.SIGMOID
     if error in ERRORS and activation in OUTPUTS:
-        to.choices["loss"] = "regression"
-        to.loss = {"error": ERRORS[error], "output": OUTPUTS[activation]}
-        to.loss |= {"one_scale": one, "zero_scale": zero}
-    elif error == Error.HINGE:
-        to.choices["loss"] = "hinge"
-        to.loss = {"zero_scale": 0.0}
-        to.say("ErrorFunction", "differs", "targets alone have a margin; DSSTNE has another slope")
-    elif error not in ERRORS and activation == Activation.SOFT_MAX:
+        _map_regression(to, network, output)
+    elif error in (Error.CROSS_ENTROPY, Error.SCALED_MARGINAL) and (
+        activation == Activation.SOFT_MAX
+    ):
         to.choices["loss"] = "softmax"
         to.loss = {"normalise_targets": True}
-        if error == Error.SCALED_MARGINAL:
-            to.loss["one_target"] = network.one_target
+        to.loss |= _margins(network) if error == Error.SCALED_MARGINAL else {}
     elif error == Error.CROSS_ENTROPY and probable:
         to.choices["loss"] = "marginal"
+        one, zero = network.boost
         to.loss = {"one_target": 1.0, "zero_target": 0.0, "one_scale": one, "zero_scale": zero}
     elif error not in ERRORS and probable:
         to.choices["loss"] = "marginal"
-        to.loss = {
-            "one_target": network.one_target,
-            "zero_target": network.zero_target,
-            "one_scale": network.one_scale,
-            "zero_scale": network.zero_scale,
-        }
+        to.loss = _margins(network)
     else:
         says = f"{name} has no gradient in DSSTNE and is not built"
         to.say("ErrorFunction", "refused", says)
@@ -270,7 +260,29 @@ def _map_loss(to: Mapped, network: Network, output: Layer) -> None:
     _map_loss_details(to, network, activation)
 
 
-def _boosts(error: Error, activation: Activation) -> bool:
+def _map_regression(to: Mapped, network: Network, output: Layer) -> None:
+    one, zero = network.boost if boosts(network.error, output.activation) else (1.0, 1.0)
+    to.choices["loss"] = "regression"
+    to.loss = {"error": ERRORS[network.error], **output_of(output)}
+    to.loss |= {"one_scale": one, "zero_scale": zero}
+    if network.error == Error.HINGE:
+        says = "its slope is that of max(0, 1 - t a); DSSTNE has -t where a is below 0"
+        to.say("ErrorFunction", "differs", says)
+    if output.activation in (Activation.SOFT_PLUS, Activation.SOFT_SIGN):
+        says = "DSSTNE reads it and computes the identity; here it is computed"
+        to.say(f"{output.name}.Activation", "differs", says)
+
+
+def _margins(network: Network) -> dict[str, float]:
+    return {
+        "one_target": network.one_target,
+        "zero_target": network.zero_target,
+        "one_scale": network.one_scale,
+        "zero_scale": network.zero_scale,
+    }
+
+
+def boosts(error: Error, activation: Activation) -> bool:
     """Whether DSSTNE reads DeltaBoost, of indicators."""
     if error == Error.L1:
         return True
@@ -281,7 +293,7 @@ def _boosts(error: Error, activation: Activation) -> bool:
 def _map_loss_details(to: Mapped, network: Network, activation: Activation) -> None:
     error = network.error
     if network.boost != (1.0, 1.0):
-        if _boosts(error, activation):
+        if boosts(error, activation):
             to.say("DeltaBoost", "mapped", "one_scale and zero_scale, in the loss as in its slope")
         else:
             says = "indicators of this error and activation do not read it"
@@ -289,16 +301,20 @@ def _map_loss_details(to: Mapped, network: Network, activation: Activation) -> N
     if error == Error.DATA_SCALED_MARGINAL:
         says = "values weigh targets in `deeprec dsstne train` and with target.weigh=true, not else"
         to.say("ErrorFunction", "differs", says)
-    margins = (network.one_target, network.zero_target)
-    if error == Error.SCALED_MARGINAL and activation == Activation.SOFT_MAX:
-        if network.one_scale != 1.0 or network.zero_scale != 1.0 or margins[1] > 0.0:
-            to.say(
-                "ScaledMarginalCrossEntropy",
-                "not carried",
-                "zeroTarget, oneScale and zeroScale of a softmax have no loss to be the slope of",
-            )
-    elif error == Error.SCALED_MARGINAL:
+    elif error in ERRORS:
+        says = (
+            "values of an analog output are read in `deeprec dsstne train`, and with "
+            "loss.values=true target.weigh=true; else a target should be 1"
+        )
+        to.say("ErrorFunction", "mapped", says)
+    if error == Error.SCALED_MARGINAL:
         to.say("ScaledMarginalCrossEntropy", "mapped", "one_target, zero_target and scales")
+        if activation == Activation.SOFT_MAX and to.loss["zero_target"] > 0.0:
+            says = (
+                "an output below zeroTarget leaves the sum that others are compared with; in DSSTNE"
+                " its slope alone is 0, so that slopes are those of no loss"
+            )
+            to.say("ScaledMarginalCrossEntropy", "differs", says)
 
 
 def _map_rest(to: Mapped, network: Network, hidden: list[Layer]) -> None:

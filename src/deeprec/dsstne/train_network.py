@@ -7,12 +7,13 @@ from typing import Any, Literal, cast, get_args
 from deeprec import config
 from deeprec.config import TrainConfig
 from deeprec.console import console
-from deeprec.dsstne.data_set import Attribute, DataSet
+from deeprec.dsstne.data_set import DataSet
 from deeprec.dsstne.definition import read_definition
 from deeprec.dsstne.mapping import Mapped, mapped
-from deeprec.dsstne.network import Error, Layer, LayerKind, Network
+from deeprec.dsstne.network import Layer, LayerKind, Network
 from deeprec.dsstne.network_file import write_network
 from deeprec.dsstne.remark import refuse, show
+from deeprec.dsstne.target_values import read_values
 from deeprec.dsstne.train_data import data_set_of, prepare_data
 from deeprec.dsstne.weights import all_columns, take
 from deeprec.errors import ConfigError
@@ -83,11 +84,8 @@ def train_network(
     ]
     for layer, one in zip(layers, data, strict=True):
         _fit(layer, one)
-    if Attribute.SPARSE_IGNORE_ZERO in data[1].attributes:
-        _ignore_zeros(to)
     prepared = network_file.with_suffix(".prepared")
-    # the one error that reads the values of targets
-    weigh = network.error == Error.DATA_SCALED_MARGINAL
+    weigh = read_values(to, network, layers[1], data[1])
     target = [f"target={prepare_data(prepared, data[0], data[1], weigh=weigh)}"]
     target += ["target.weigh=true"] if weigh else []
     run = train(_config(to, steps, target, prepared, network_file.with_suffix(".run")))
@@ -112,20 +110,6 @@ def _fit(layer: Layer, data_set: DataSet) -> None:
             f"{data_set.width} wide; say N: auto"
         )
     layer.extents = data_set.extents
-
-
-def _ignore_zeros(to: Mapped) -> None:
-    """Leaves columns that an example does not have out of the loss.
-
-    Raises:
-        ConfigError: the loss compares them.
-    """
-    if to.choices["loss"] == "softmax":
-        raise ConfigError(
-            "the output data set has SparseIgnoreZero, and in a softmax every column competes; "
-            "take a sigmoid output"
-        )
-    to.loss["zero_scale"] = 0.0
 
 
 def _config(to: Mapped, steps: Steps, target: list[str], prepared: Path, run: Path) -> TrainConfig:

@@ -39,6 +39,8 @@ class Asymmetric(nn.Module):
         Lin et al., Focal Loss for Dense Object Detection, ICCV 2017.
     """
 
+    weighs_users = True
+
     def __init__(
         self,
         *,

@@ -96,6 +96,8 @@ class Blocks:
         if weights_P is None:
             weights_P = self.hidden_BD.new_ones(asked.target.values.shape)
         self.weights_P = weights_P.to(self.hidden_BD.dtype)[self.target.order_P]
+        weights_B = asked.user_weights
+        self.user_weights_B = None if weights_B is None else weights_B.to(self.hidden_BD.dtype)
         self._narrowed: tuple[slice, Tensor] | None = None
 
     def __len__(self) -> int:
@@ -119,6 +121,12 @@ class Blocks:
         if block.repeats.stop > block.repeats.start:
             scores_BC[block.repeat_places] = self.repeat_scores_M[block.repeats].to(scores_BC.dtype)
         return scores_BC
+
+    def summed(self, values_BC: Tensor) -> Tensor:
+        """Float []: the sum of these, each user's times its weight."""
+        if self.user_weights_B is None:
+            return values_BC.sum()
+        return values_BC.sum(1) @ self.user_weights_B
 
     def weight(self, items: slice) -> Tensor:
         """[C, D] rows of the catalog table in the product dtype; the last ones are remembered."""
@@ -250,11 +258,14 @@ class Cost(NamedTuple):
         return self.both(scores)
 
 
-def separable(target: Cost, other: Cost, item_scale_V: Tensor | None = None) -> Walk:
-    """A loss that is a sum over items; the cost of a target is multiplied by its weight.
+def separable(
+    target: Cost | Callable[[slice], Cost], other: Cost, item_scale_V: Tensor | None = None
+) -> Walk:
+    """A loss that is a sum over items; a target's cost is multiplied by its weight, a user's too.
 
     Args:
-        target: cost of an item that is a target.
+        target: cost of an item that is a target; or, by their places among the targets of the
+            batch in the order of items, of some.
         other: cost of any other item.
         item_scale_V: float [V], what the cost of each item that is no target is multiplied with;
             None: nothing.
@@ -267,14 +278,17 @@ def separable(target: Cost, other: Cost, item_scale_V: Tensor | None = None) -> 
             scale_C = None if item_scale_V is None else item_scale_V[block.items]
             cell = block.places, blocks.weights_P[block.targets], scale_C
             of_target = scores_BC[block.places]
+            wanted = target if isinstance(target, Cost) else target(block.targets)
             if gradient is None:
-                total += _of_each(other.value(scores_BC), target.value(of_target), *cell).sum()
+                values_BC = _of_each(other.value(scores_BC), wanted.value(of_target), *cell)
+                total += blocks.summed(values_BC)
                 continue
             values_BC, slopes_BC = other.value_and_slope(scores_BC)
-            values_P, slopes_P = target.value_and_slope(of_target)
-            total += _of_each(values_BC, values_P, *cell).sum()
+            values_P, slopes_P = wanted.value_and_slope(of_target)
+            total += blocks.summed(_of_each(values_BC, values_P, *cell))
             del values_BC
-            gradient.add(block, _of_each(slopes_BC, slopes_P, *cell))
+            slopes_BC = _of_each(slopes_BC, slopes_P, *cell)
+            gradient.add(block, slopes_BC, blocks.user_weights_B)
         return total
 
     return walk

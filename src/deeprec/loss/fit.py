@@ -17,6 +17,9 @@ class Trained:
     changed_by_input: bool  # also rows of the catalog table that are asked of nobody in the batch
     num_tasks: int  # of a step
     weighted: bool  # whether targets are weighed by what items they are
+    valued: bool = False  # whether they weigh as the values of their events
+    weighted_users: bool = False  # whether users are
+    learns_next: bool = False  # whether it is asked at positions of a history
 
 
 def unfit_draws(gram_items: int | None, trained: Trained) -> list[str]:
@@ -44,11 +47,36 @@ def unfit_draws(gram_items: int | None, trained: Trained) -> list[str]:
 
 def unfit_weights(loss: object, trained: Trained) -> list[str]:
     """What keeps targets from being weighed; a loss that cannot says `weighs_targets = False`."""
-    if not trained.weighted:
+    found = []
+    values = bool(getattr(loss, "values", False))  # which such a loss reads as what targets are
+    for key, told, way in (
+        ("weighting", trained.weighted, "leave it out"),
+        ("target.weigh", trained.valued and not values, "set it to false"),
+    ):
+        if told and trained.linear:
+            says = "the target of a linear model is its history as it is"
+            found.append(f"{key}: {says}; {way}")
+        elif told and not getattr(loss, "weighs_targets", True):
+            name = type(loss).__name__
+            found.append(
+                f"{key}: {name} does not multiply costs of targets; use loss=softmax, or {way}"
+            )
+    return found
+
+
+def unfit_user_weights(loss: object, trained: Trained) -> list[str]:
+    """What keeps users from being weighed; a loss that can says `weighs_users = True`."""
+    if not trained.weighted_users:
         return []
-    if trained.linear:
-        return ["weighting: the target of a linear model is its history as it is; leave it out"]
-    if not getattr(loss, "weighs_targets", True):
+    if trained.learns_next:
+        return [
+            "user_weights: a model that learns what comes next is asked at positions, which have "
+            "no weights; use another model, or user_weights=false"
+        ]
+    if not getattr(loss, "weighs_users", False):
         name = type(loss).__name__
-        return [f"weighting: {name} does not multiply costs of targets; use loss=softmax"]
+        return [
+            f"user_weights: {name} does not multiply the costs of users; use loss=softmax or "
+            "loss=marginal, or user_weights=false"
+        ]
     return []

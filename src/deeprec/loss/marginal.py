@@ -33,6 +33,8 @@ class Marginal(nn.Module):
             or block_items is below 1.
     """
 
+    weighs_users = True
+
     def __init__(
         self,
         *,

@@ -25,7 +25,8 @@ class Loss(Protocol):
 
     A loss that does not score every item has `negatives`, which draw those it does. One whose
     scores should be the targets themselves, and not their log odds, says `log_odds = False`, and
-    one for which a target's weight does not multiply its cost `weighs_targets = False`.
+    one for which a target's weight does not multiply its cost `weighs_targets = False`. One that
+    multiplies the cost of a user by its weight says `weighs_users = True`.
     """
 
     def __call__(
@@ -101,6 +102,7 @@ class Training(LightningModule):
         total_steps: steps of the whole run, for the learning rates.
         progress: where training begins; steps advance it.
         weighting: gives targets weights, on the host; None: all weigh alike.
+        weighs_users: whether the loss of a user counts what its batch says.
     """
 
     def __init__(
@@ -113,6 +115,7 @@ class Training(LightningModule):
         total_steps: int,
         progress: Progress,
         weighting: Callable[[Jagged], Jagged] | None = None,
+        weighs_users: bool = False,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -120,7 +123,7 @@ class Training(LightningModule):
         self.model: nn.Module = model
         self.loss = loss
         self.optimizer, self.seed, self.total_steps = optimizer, seed, total_steps
-        self.progress, self.weighting = progress, weighting
+        self.progress, self.weighting, self.weighs_users = progress, weighting, weighs_users
         self.built: list[torch.optim.Optimizer] = optimizer.build(model)
         begin_state(self.built)
         self._row_updates = row_updates(self.built)
@@ -147,6 +150,8 @@ class Training(LightningModule):
             check(asked, len(self.recommender.item_bias))
             if self.weighting is not None:
                 asked.target = self.weighting(asked.target)
+            if self.weighs_users:
+                asked.user_weights = batch.user_weights
             if negatives is not None:
                 asked.sample = negatives.sample(asked, draw)
         return arranged
