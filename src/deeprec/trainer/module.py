@@ -15,7 +15,8 @@ from deeprec.loss.asked import Target, check
 from deeprec.loss.negatives import Negatives
 from deeprec.model.base import Recommender, Trainable
 from deeprec.table import RowUpdate, Updates
-from deeprec.trainer.optimizer import Optimizer, begin_state, row_updates, set_rates
+from deeprec.trainer.built import begin_state, row_updates, set_rates
+from deeprec.trainer.optimizer import Optimizer
 
 CHECK_STEPS = 50  # on CUDA a look at the loss waits for the device, so it is not taken at each step
 

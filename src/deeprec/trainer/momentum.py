@@ -8,13 +8,10 @@ from torch import nn
 from deeprec import table as rules_of
 from deeprec.model.dropping import check_share
 from deeprec.table import TableRule
-from deeprec.trainer.optimizer import (
-    Limits,
-    Scheduled,
-    assemble,
-    check_positive,
-    kinds_of,
-)
+from deeprec.trainer.built import assemble
+from deeprec.trainer.kinds import kinds_of
+from deeprec.trainer.limits import Limits, check_positive
+from deeprec.trainer.optimizer import Scheduled
 
 
 class Momentum(Scheduled):
