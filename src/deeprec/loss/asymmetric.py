@@ -39,7 +39,7 @@ class Asymmetric(nn.Module):
         Lin et al., Focal Loss for Dense Object Detection, ICCV 2017.
     """
 
-    weighs_users = True
+    on_engine = True
 
     def __init__(
         self,

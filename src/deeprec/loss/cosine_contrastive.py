@@ -37,7 +37,7 @@ class CosineContrastive(nn.Module):
         equation 1, there over drawn negatives. Differs: over all items, and divided by V.
     """
 
-    weighs_users = True
+    on_engine = True
 
     def __init__(
         self,

@@ -19,6 +19,7 @@ class Trained:
     weighted: bool  # whether targets are weighed by what items they are
     valued: bool = False  # whether they weigh as the values of their events
     weighted_users: bool = False  # whether users are
+    clipped_slopes: bool = False  # whether a user's slopes over the catalog have a longest length
     learns_next: bool = False  # whether it is asked at positions of a history
 
 
@@ -64,19 +65,26 @@ def unfit_weights(loss: object, trained: Trained) -> list[str]:
     return found
 
 
-def unfit_user_weights(loss: object, trained: Trained) -> list[str]:
-    """What keeps users from being weighed; a loss that can says `weighs_users = True`."""
-    if not trained.weighted_users:
-        return []
-    if trained.learns_next:
-        return [
+def unfit_engine(loss: object, trained: Trained) -> list[str]:
+    """What keeps users from being weighed and slopes from being limited.
+
+    A loss that goes over the whole catalog by the engine, which does both, says `on_engine = True`.
+    """
+    found, name = [], type(loss).__name__
+    on_engine = getattr(loss, "on_engine", False)
+    if trained.weighted_users and trained.learns_next:
+        found.append(
             "user_weights: a model that learns what comes next is asked at positions, which have "
             "no weights; use another model, or user_weights=false"
-        ]
-    if not getattr(loss, "weighs_users", False):
-        name = type(loss).__name__
-        return [
+        )
+    elif trained.weighted_users and not on_engine:
+        found.append(
             f"user_weights: {name} does not multiply the costs of users; use loss=softmax or "
             "loss=marginal, or user_weights=false"
-        ]
-    return []
+        )
+    if trained.clipped_slopes and not on_engine:
+        found.append(
+            f"optimizer.constraints.score_slope_norm: must be null with {name}, which does not make"
+            " the slopes of a user over the whole catalog; or use loss=softmax or loss=marginal"
+        )
+    return found

@@ -28,7 +28,7 @@ class Hinge(nn.Module):
         ValueError: margin is not above 0, or block_items is below 1.
     """
 
-    weighs_users = True
+    on_engine = True
 
     def __init__(
         self,

@@ -33,7 +33,7 @@ class Marginal(nn.Module):
             or block_items is below 1.
     """
 
-    weighs_users = True
+    on_engine = True
 
     def __init__(
         self,

@@ -14,6 +14,7 @@ from deeprec.loss.catalog_blocks import (
     Blocks,
     Cost,
     Gradient,
+    Lengths,
     Walk,
     catalog_loss,
     check_block_items,
@@ -59,7 +60,7 @@ class Regression(nn.Module):
     """
 
     log_odds = False  # scores are, activated, the targets themselves
-    weighs_users = True
+    on_engine = True
 
     def __init__(
         self,
@@ -137,7 +138,7 @@ class Regression(nn.Module):
         if not self.values:
             return separable(self._cost(1.0, self.one_scale), other)
 
-        def walk(blocks: Blocks, gradient: Gradient | None) -> Tensor:
+        def walk(blocks: Blocks, gradient: Gradient | Lengths | None) -> Tensor:
             wanted_P, blocks.weights_P = blocks.weights_P, torch.ones_like(blocks.weights_P)
             return separable(partial(self._of_values, wanted_P), other)(blocks, gradient)
 

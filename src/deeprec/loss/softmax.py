@@ -16,6 +16,7 @@ from deeprec.loss.catalog_blocks import (
     Block,
     Blocks,
     Gradient,
+    Lengths,
     catalog_loss,
     check_block_items,
 )
@@ -53,7 +54,7 @@ class Softmax(nn.Module):
         loss: here an item past its margin leaves the sum that the others are compared with.
     """
 
-    weighs_users = True
+    on_engine = True
 
     def __init__(
         self,
@@ -192,7 +193,7 @@ class _Exponentials(NamedTuple):
         return self.highest_B + self.sum_B.log()
 
 
-def _walk(margins: Margins, blocks: Blocks, gradient: Gradient | None) -> Tensor:
+def _walk(margins: Margins, blocks: Blocks, gradient: Gradient | Lengths | None) -> Tensor:
     room = 0 if gradient is None else KEPT_BYTES
     scores_P = torch.empty_like(blocks.weights_P)
     found = []
@@ -266,7 +267,7 @@ def _exponentials(scores_BC: Tensor, dtype: torch.dtype, room: int) -> _Exponent
 
 def _hand_gradients(
     blocks: Blocks,
-    gradient: Gradient,
+    gradient: Gradient | Lengths,
     found: list[_Exponentials],
     normaliser_B: Tensor,
     competes: Callable[[Block, Tensor, Tensor], None] | None,

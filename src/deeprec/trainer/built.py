@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from deeprec.errors import ConfigError
 from deeprec.table import RowUpdate, TableRule
-from deeprec.trainer.kinds import Kinds
+from deeprec.trainer.constraints import Constraints
+from deeprec.trainer.kinds import Kinds, kinds_of
 from deeprec.trainer.limits import Limits
 from deeprec.trainer.row_length import KeptLength
 from deeprec.trainer.row_optimizer import InBackward, InLoss
@@ -22,23 +23,33 @@ LATE_STATE: dict[type[torch.optim.Optimizer], tuple[str, ...]] = {
 
 
 def assemble(
-    kinds: Kinds,
+    model: nn.Module,
     layers: Callable[[list[nn.Parameter]], torch.optim.Optimizer],
     of_table: Callable[[], TableRule],
     of_numbers: Callable[[], TableRule],
     limits: Limits,
+    constraints: Constraints,
 ) -> list[torch.optim.Optimizer]:
     """One optimizer a kind; each table has a rule of its own, because rules hold learning rates."""
+    kinds = kinds_of(model)
     _refuse_limits(kinds, limits)
-    tables = [*kinds.catalog, *kinds.per_item]
+    constraints.refuse(model, kinds)
     length_V = kinds.row_length_V
-    of_catalog = (lambda: KeptLength(of_table(), length_V)) if length_V is not None else of_table
+
+    def of_catalog() -> TableRule:
+        rule = of_table()
+        return constraints.of_catalog(rule if length_V is None else KeptLength(rule, length_V))
+
     rules = [*(of_catalog() for _ in kinds.catalog), *(of_numbers() for _ in kinds.per_item)]
-    return [
+    built = [
         *([limits.hold(layers(kinds.layers))] if kinds.layers else []),
-        InLoss(tables, rules, at_step=kinds.catalog if kinds.tied else []),
-        *(InBackward(inputs, of_table()) for inputs in kinds.inputs),
+        InLoss(
+            [*kinds.catalog, *kinds.per_item], rules, at_step=kinds.catalog if kinds.tied else []
+        ),
+        *(InBackward(inputs, constraints.of_inputs(of_table())) for inputs in kinds.inputs),
     ]
+    constraints.hold(model, kinds, built)
+    return built
 
 
 def _refuse_limits(kinds: Kinds, limits: Limits) -> None:

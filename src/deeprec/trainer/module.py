@@ -27,7 +27,7 @@ class Loss(Protocol):
     A loss that does not score every item has `negatives`, which draw those it does. One whose
     scores should be the targets themselves, and not their log odds, says `log_odds = False`, and
     one for which a target's weight does not multiply its cost `weighs_targets = False`. One that
-    multiplies the cost of a user by its weight says `weighs_users = True`.
+    goes over the whole catalog by the engine says `on_engine = True`.
     """
 
     def __call__(
@@ -235,6 +235,7 @@ class Training(LightningModule):
             update(task.item_weight_VD, [each.item_weight_VD for each in tasks]),
             update(task.item_bias_V, [each.item_bias_V for each in tasks]),
             task.weight,
+            self.optimizer.constraints.score_slope_norm,
         )
 
     def _step(self, loss: Tensor) -> None:

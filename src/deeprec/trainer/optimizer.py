@@ -14,7 +14,7 @@ from deeprec import table as rules_of
 from deeprec.model.dropping import check_share
 from deeprec.table import TableRule
 from deeprec.trainer.built import assemble
-from deeprec.trainer.kinds import kinds_of
+from deeprec.trainer.constraints import NO_CONSTRAINTS, Constraints
 from deeprec.trainer.limits import Limits, check_positive
 
 BETAS = (0.9, 0.999)
@@ -22,6 +22,8 @@ BETAS = (0.9, 0.999)
 
 class Optimizer(Protocol):
     """The contract of a config part in the group `optimizer`."""
+
+    constraints: Constraints
 
     def build(self, model: nn.Module) -> list[torch.optim.Optimizer]:
         """Optimizers that together train the model; fuses the updates of its input tables."""
@@ -39,16 +41,20 @@ class Optimizer(Protocol):
 class Scheduled:
     """A learning rate that rises over the first steps and falls to the end of the run.
 
+    Every optimizer here is one, and holds weights to `constraints`.
+
     Args:
         warmup_steps: steps over which the learning rates rise from 0.
         decay: they fall with (1 - step / total_steps) ** decay; 0: they stay.
+        constraints: see `Constraints`; None: none.
     """
 
-    def __init__(self, warmup_steps: int, decay: float) -> None:
+    def __init__(self, warmup_steps: int, decay: float, constraints: Constraints | None) -> None:
         for name, value in (("warmup_steps", warmup_steps), ("decay", decay)):
             if not value >= 0:
                 raise ValueError(f"{name} must be 0 or more, got {value}")
         self.warmup_steps, self.decay = warmup_steps, decay
+        self.constraints = NO_CONSTRAINTS if constraints is None else constraints
 
     def rate(self, step: int, total_steps: int) -> float:
         rising = min(1.0, (step + 1) / (self.warmup_steps + 1))
@@ -69,6 +75,7 @@ class Adam(Scheduled):
         table_weight_decay: the same of a table's row whenever it changes.
         clip_norm: longest gradient of all layers together; None: any.
         table_clip_norm: longest gradient of a table's row; None: any.
+        constraints: see `Constraints`; None: none.
         warmup_steps: see `Scheduled`.
         decay: see `Scheduled`.
     """
@@ -85,10 +92,11 @@ class Adam(Scheduled):
         table_weight_decay: float = 0.0,
         clip_norm: float | None = None,
         table_clip_norm: float | None = None,
+        constraints: Constraints | None = None,
         warmup_steps: int = 0,
         decay: float = 0.0,
     ) -> None:
-        super().__init__(warmup_steps, decay)
+        super().__init__(warmup_steps, decay, constraints)
         check_positive(lr=lr, table_lr=table_lr, item_lr=item_lr, eps=eps)
         if not all(0.0 <= beta < 1.0 for beta in betas):
             raise ValueError(f"betas must be two numbers in [0, 1), got {list(betas)}")
@@ -102,11 +110,12 @@ class Adam(Scheduled):
             return rules_of.LazyAdam(lr, self.betas, self.eps, **self.limits.of_tables())
 
         return assemble(
-            kinds_of(model),
+            model,
             partial(_adam, lr=self.lr, betas=self.betas, eps=self.eps),
             lambda: rule(self.table_lr),
             lambda: rule(self.item_lr),
             self.limits,
+            self.constraints,
         )
 
     def state_floats(self, table_rows: int, width: int) -> int:
@@ -124,6 +133,7 @@ class RowwiseAdagrad(Scheduled):
         table_weight_decay: as of `Adam`.
         clip_norm: as of `Adam`.
         table_clip_norm: as of `Adam`.
+        constraints: see `Constraints`; None: none.
         warmup_steps: see `Scheduled`.
         decay: see `Scheduled`.
     """
@@ -138,21 +148,23 @@ class RowwiseAdagrad(Scheduled):
         table_weight_decay: float = 0.0,
         clip_norm: float | None = None,
         table_clip_norm: float | None = None,
+        constraints: Constraints | None = None,
         warmup_steps: int = 0,
         decay: float = 0.0,
     ) -> None:
-        super().__init__(warmup_steps, decay)
+        super().__init__(warmup_steps, decay, constraints)
         check_positive(table_lr=table_lr, lr=lr, eps=eps)
         self.limits = Limits(weight_decay, table_weight_decay, clip_norm, table_clip_norm)
         self.table_lr, self.lr, self.eps = table_lr, lr, eps
 
     def build(self, model: nn.Module) -> list[torch.optim.Optimizer]:
         return assemble(
-            kinds_of(model),
+            model,
             partial(_adam, lr=self.lr, betas=BETAS, eps=1e-8),
             lambda: rules_of.RowwiseAdagrad(self.table_lr, self.eps, **self.limits.of_tables()),
             lambda: rules_of.LazyAdam(self.lr, **self.limits.of_tables()),
             self.limits,
+            self.constraints,
         )
 
     def state_floats(self, table_rows: int, width: int) -> int:
@@ -170,6 +182,7 @@ class Adagrad(Scheduled):
         table_weight_decay: as of `Adam`.
         clip_norm: as of `Adam`.
         table_clip_norm: as of `Adam`.
+        constraints: see `Constraints`; None: none.
         warmup_steps: see `Scheduled`.
         decay: see `Scheduled`.
     """
@@ -184,10 +197,11 @@ class Adagrad(Scheduled):
         table_weight_decay: float = 0.0,
         clip_norm: float | None = None,
         table_clip_norm: float | None = None,
+        constraints: Constraints | None = None,
         warmup_steps: int = 0,
         decay: float = 0.0,
     ) -> None:
-        super().__init__(warmup_steps, decay)
+        super().__init__(warmup_steps, decay, constraints)
         check_positive(lr=lr, table_lr=table_lr, eps=eps)
         self.limits = Limits(weight_decay, table_weight_decay, clip_norm, table_clip_norm)
         self.lr, self.eps = lr, eps
@@ -198,11 +212,12 @@ class Adagrad(Scheduled):
             return rules_of.Adagrad(lr, self.eps, **self.limits.of_tables())
 
         return assemble(
-            kinds_of(model),
+            model,
             partial(torch.optim.Adagrad, lr=self.lr, eps=self.eps),
             lambda: rule(self.table_lr),
             lambda: rule(self.lr),
             self.limits,
+            self.constraints,
         )
 
     def state_floats(self, table_rows: int, width: int) -> int:
@@ -221,6 +236,7 @@ class RmsProp(Scheduled):
         table_weight_decay: as of `Adam`.
         clip_norm: as of `Adam`.
         table_clip_norm: as of `Adam`.
+        constraints: see `Constraints`; None: none.
         warmup_steps: see `Scheduled`.
         decay: see `Scheduled`.
     """
@@ -236,10 +252,11 @@ class RmsProp(Scheduled):
         table_weight_decay: float = 0.0,
         clip_norm: float | None = None,
         table_clip_norm: float | None = None,
+        constraints: Constraints | None = None,
         warmup_steps: int = 0,
         decay: float = 0.0,
     ) -> None:
-        super().__init__(warmup_steps, decay)
+        super().__init__(warmup_steps, decay, constraints)
         check_positive(lr=lr, table_lr=table_lr, eps=eps)
         check_share("smoothing", smoothing)
         self.limits = Limits(weight_decay, table_weight_decay, clip_norm, table_clip_norm)
@@ -251,11 +268,12 @@ class RmsProp(Scheduled):
             return rules_of.RmsProp(lr, self.smoothing, self.eps, **self.limits.of_tables())
 
         return assemble(
-            kinds_of(model),
+            model,
             partial(torch.optim.RMSprop, lr=self.lr, alpha=self.smoothing, eps=self.eps),
             lambda: rule(self.table_lr),
             lambda: rule(self.lr),
             self.limits,
+            self.constraints,
         )
 
     def state_floats(self, table_rows: int, width: int) -> int:
@@ -272,6 +290,7 @@ class Sgd(Scheduled):
         table_weight_decay: as of `Adam`.
         clip_norm: as of `Adam`.
         table_clip_norm: as of `Adam`.
+        constraints: see `Constraints`; None: none.
         warmup_steps: see `Scheduled`.
         decay: see `Scheduled`.
     """
@@ -285,21 +304,23 @@ class Sgd(Scheduled):
         table_weight_decay: float = 0.0,
         clip_norm: float | None = None,
         table_clip_norm: float | None = None,
+        constraints: Constraints | None = None,
         warmup_steps: int = 0,
         decay: float = 0.0,
     ) -> None:
-        super().__init__(warmup_steps, decay)
+        super().__init__(warmup_steps, decay, constraints)
         check_positive(lr=lr, table_lr=table_lr)
         self.limits = Limits(weight_decay, table_weight_decay, clip_norm, table_clip_norm)
         self.lr, self.table_lr = lr, lr if table_lr is None else table_lr
 
     def build(self, model: nn.Module) -> list[torch.optim.Optimizer]:
         return assemble(
-            kinds_of(model),
+            model,
             partial(torch.optim.SGD, lr=self.lr),
             lambda: rules_of.Sgd(self.table_lr, **self.limits.of_tables()),
             lambda: rules_of.Sgd(self.lr, **self.limits.of_tables()),
             self.limits,
+            self.constraints,
         )
 
     def state_floats(self, table_rows: int, width: int) -> int:
