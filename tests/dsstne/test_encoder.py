@@ -32,10 +32,11 @@ def told(path: Path, **values: Any) -> str:
 
 
 def test_defaults_and_keys_in_any_case(tmp_path: Path) -> None:
-    steps = {"EPOCHS": 3, "Lambda": 0.5, "CheckpointInterval": 1}
+    steps = {"EPOCHS": 3, "Lambda": 0.5, "CheckpointInterval": 1, "AlphaInterval": 20}
     path = told(tmp_path / "c.cdl", Version=0.8, NETWORK="n.json", data="d.nc", Command="Train",
                 TrainingParameters=steps)  # fmt: skip
     found = read_told(Path(path))
+    assert (found.interval, found.multiplier) == (20, 0.5)
     assert (found.command, found.network, found.data) == ("train", "n.json", "d.nc")
     assert (found.epochs, found.alpha, found.mu, found.decay) == (3, 0.1, 0.9, 0.5)
     assert [one.outcome for one in found.remarks] == ["not carried"]

@@ -33,13 +33,13 @@ def new_model(*, tied: bool = False) -> Layered:
     return Layered(ITEMS, layers=layers, tied=tied)
 
 
-def step(model: Layered, built: list[torch.optim.Optimizer], updates: Updates = Updates()) -> None:
+def step(model: Layered, built: list[torch.optim.Optimizer]) -> None:
     items = Jagged(torch.tensor([1, 4, 2, 7]), torch.tensor([0, 2, 3, 4]))
     batch = Batch(torch.arange(USERS), items, None, {}, items)
     [task] = model.tasks(model.arrange(batch, torch.Generator()))
     for one in built:
         one.zero_grad()
-    Softmax(block_items=6)(*task[1:], updates).backward()  # type: ignore[misc]
+    Softmax(block_items=6)(*task[1:]).backward()  # type: ignore[misc]
     for one in built:
         one.step()
 
@@ -155,6 +155,19 @@ def test_the_slope_of_hidden_units_is_clipped_for_each_user() -> None:
     step(model, [])
     [slopes] = seen
     torch.testing.assert_close(slopes.norm(dim=1) * USERS, torch.full([USERS], 1e-3))
+
+
+def test_a_layer_may_have_lengths_of_its_own() -> None:
+    torch.manual_seed(0)
+    layers = [Hidden(name="a", units=4, unit_norm=0.1), Hidden(name="b", units=4, slope_norm=1e-3)]
+    model = Layered(ITEMS, layers=layers)
+    built = Sgd(lr=0.5, constraints=Constraints(unit_norm=0.3)).build(model)
+    step(model, built)
+    inputs, between, _ = tables(model)
+    torch.testing.assert_close(inputs.norm(dim=0).max(), torch.tensor(0.1))
+    torch.testing.assert_close(between.norm(dim=1).max(), torch.tensor(0.3))
+    with pytest.raises(ValueError, match="slope_norm must be above 0, got -1"):
+        Hidden(name="a", units=4, slope_norm=-1.0)
 
 
 @pytest.mark.parametrize(

@@ -164,11 +164,23 @@ def _train_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-e", type=int, default=own.epochs, help="epochs")
     parser.add_argument("-alpha", type=float, default=own.alpha, help="learning rate")
     parser.add_argument("-lambda", type=float, default=own.decay, help="weight decay (L2)")
-    parser.add_argument("-lambda1", type=float, default=0.0, help="L1 decay; there is none here")
+    parser.add_argument("-lambda1", type=float, default=own.l1_decay, help="L1 decay")
     parser.add_argument("-mu", type=float, default=own.mu, help="momentum, or smoothing")
     parser.add_argument("-mu1", type=float, default=own.mu1, help="second beta of Adam")
     parser.add_argument(
         "--optimizer", choices=OPTIMIZERS, default=own.optimizer, help="DSSTNE's train knows sgd"
+    )
+    parser.add_argument(
+        "--alpha-interval",
+        type=int,
+        default=own.interval,
+        help="epochs after which alpha changes, encoder's AlphaInterval; 0: it stays",
+    )
+    parser.add_argument(
+        "--alpha-multiplier",
+        type=float,
+        default=own.multiplier,
+        help="what alpha is multiplied with then, encoder's AlphaMultiplier",
     )
     parser.add_argument("--seed", type=int, default=own.seed, help="of weights, order and dropout")
 
@@ -176,8 +188,6 @@ def _train_flags(parser: argparse.ArgumentParser) -> None:
 def _train(told: argparse.Namespace) -> None:
     from deeprec.dsstne.train_network import Steps, train_network
 
-    if told.lambda1:
-        raise ConfigError("-lambda1 must be 0: there is no L1 decay here; -lambda is L2")
     train_network(
         definition=told.c,
         inputs=told.i,
@@ -188,6 +198,9 @@ def _train(told: argparse.Namespace) -> None:
             batch=told.b,
             alpha=told.alpha,
             decay=vars(told)["lambda"],
+            l1_decay=told.lambda1,
+            interval=told.alpha_interval,
+            multiplier=told.alpha_multiplier,
             mu=told.mu,
             mu1=told.mu1,
             optimizer=told.optimizer,

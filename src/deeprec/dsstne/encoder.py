@@ -33,8 +33,6 @@ SAYS = {
 OURS = {
     "checkpointinterval": "the run keeps its newest and its best checkpoint",
     "checkpointname": "the run keeps its newest and its best checkpoint",
-    "alphainterval": "the rate stays; optimizer.decay of `deeprec train` lets it fall",
-    "alphamultiplier": "see AlphaInterval",
 }
 
 
@@ -50,6 +48,8 @@ class Told:
     alpha: float = 0.1
     mu: float = 0.9
     decay: float = 0.001
+    interval: int = 0
+    multiplier: float = 0.5
     optimizer: str = "sgd"
     results: str = "network.nc"
     remarks: list[Remark] = field(default_factory=list)
@@ -80,6 +80,8 @@ def encoder(path: Path) -> None:
                 epochs=told.epochs,
                 alpha=told.alpha,
                 decay=told.decay,
+                interval=told.interval,
+                multiplier=told.multiplier,
                 mu=told.mu,
                 optimizer="nesterov" if told.optimizer == "nesterov" else "sgd",
                 seed=told.seed,
@@ -108,6 +110,7 @@ def read_told(path: Path) -> Told:
                        "data": "data", "version": ""})  # fmt: skip
     _take(told, {str(key).lower(): value for key, value in steps.items()},
           {"epochs": "epochs", "alpha": "alpha", "mu": "mu", "lambda": "decay",
+           "alphainterval": "interval", "alphamultiplier": "multiplier",
            "optimizer": "optimizer", "results": "results"})  # fmt: skip
     told.command, told.optimizer = told.command.lower(), told.optimizer.lower()
     _check(told)

@@ -4,9 +4,9 @@ The layers become those of `model=layered`. Where DSSTNE's convention is another
 its Xavier, the sign of its Constant) the value is changed so that the weights start the same.
 """
 
-from dataclasses import dataclass, field
 from typing import Any
 
+from deeprec.dsstne.mapped import Mapped
 from deeprec.dsstne.network import (
     Activation,
     Error,
@@ -19,7 +19,6 @@ from deeprec.dsstne.network import (
     Pooling,
 )
 from deeprec.dsstne.output import OUTPUTS, output_of
-from deeprec.dsstne.remark import Outcome, Remark
 
 INPUT = "input"
 ACTIVATIONS = {
@@ -44,19 +43,6 @@ NOT_RECOMMENDING = {
 }
 
 
-@dataclass
-class Mapped:
-    """The parts, by group, and the remarks."""
-
-    choices: dict[str, str] = field(default_factory=dict)  # group -> choice
-    model: dict[str, Any] = field(default_factory=dict)
-    loss: dict[str, Any] = field(default_factory=dict)
-    remarks: list[Remark] = field(default_factory=list)
-
-    def say(self, where: str, outcome: Outcome, says: str) -> None:
-        self.remarks.append(Remark(where, outcome, says))
-
-
 def mapped(network: Network) -> Mapped:
     """Model and loss of a network; check `remarks` for what was refused."""
     to = Mapped()
@@ -75,6 +61,7 @@ def mapped(network: Network) -> Mapped:
     _map_sharing(to, network, output)
     _map_loss(to, network, output)
     _map_rest(to, network, hidden)
+    _map_norms(to, output)
     return to
 
 
@@ -121,6 +108,16 @@ def _hidden(to: Mapped, network: Network, layer: Layer) -> dict[str, Any]:
     if layer.skips:
         part["skips"] = [_plain(name) for name in layer.skips]
     _map_activation(to, layer, part)
+    for key, name, norm in (
+        ("WeightNorm", "unit_norm", layer.weight_norm),
+        ("DeltaNorm", "slope_norm", layer.delta_norm),
+    ):
+        if norm > 0.0:
+            part[name] = norm
+            to.say(f"{layer.name}.{key}", "mapped", f"{name}={norm:g} of the layer")
+    if layer.weight_norm > 0.0 and len(set(layer.sources) - inputs) > 1:
+        says = "it holds for the weights from all hidden sources together, not from each"
+        to.say(f"{layer.name}.WeightNorm", "differs", says)
     if layer.dropout:
         part["dropout"] = layer.dropout
         to.say(
@@ -213,6 +210,20 @@ def _map_output(to: Mapped, network: Network, output: Layer, hidden: set[str]) -
             "it has to go (model.output_bias=0 for DSSTNE's)",
         )
     to.say(output.name, "mapped", f"data set {output.data_set!r} is what is learned to predict")
+
+
+def _map_norms(to: Mapped, output: Layer) -> None:
+    for key, name, norm in (
+        ("WeightNorm", "item_norm", output.weight_norm),
+        ("DeltaNorm", "score_slope_norm", output.delta_norm),
+    ):
+        if norm > 0.0:
+            to.constraints[name] = norm
+            says = f"optimizer.constraints.{name}={norm:g}"
+            to.say(f"{output.name}.{key}", "mapped", says)
+    if output.weight_norm > 0.0 and len(output.sources) > 1:
+        says = "it holds for the weights from all its sources together, not from each"
+        to.say(f"{output.name}.WeightNorm", "differs", says)
 
 
 def _map_sharing(to: Mapped, network: Network, output: Layer) -> None:
@@ -319,12 +330,6 @@ def _map_loss_details(to: Mapped, network: Network, activation: Activation) -> N
 
 def _map_rest(to: Mapped, network: Network, hidden: list[Layer]) -> None:
     for layer in (*hidden, *network.of_kind(LayerKind.OUTPUT)):
-        if layer.weight_norm:
-            says = "rows are not held below a length; optimizer.table_weight_decay shortens them"
-            to.say(f"{layer.name}.WeightNorm", "not carried", says)
-        if layer.delta_norm:
-            says = "optimizer.clip_norm and table_clip_norm limit gradients"
-            to.say(f"{layer.name}.DeltaNorm", "not carried", says)
         if layer.init == Init.SELU:
             says = "standard deviation 1 / sqrt(units read), as published; DSSTNE has 1 / units"
             to.say(f"{layer.name}.WeightInit", "differs", says)
@@ -332,7 +337,8 @@ def _map_rest(to: Mapped, network: Network, hidden: list[Layer]) -> None:
             says = "half of Xavier's range, as DSSTNE draws it (init_scale=1 for the whole)"
             to.say(f"{layer.name}.WeightInit", "mapped", says)
     if network.decay:
-        to.say("decay", "not carried", "optimizer.decay falls to the end of the run instead")
+        to.choices["rate"], to.rate = "inverse", {"decay": network.decay}
+        to.say("decay", "mapped", f"rate=inverse rate.decay={network.decay:g}")
     if not network.shuffle:
         to.say("ShuffleIndices", "not carried", "users come in an order drawn for each epoch")
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from deeprec.dsstne.data_set import Attribute, DataSet
-from deeprec.dsstne.mapping import Mapped
+from deeprec.dsstne.mapped import Mapped
 from deeprec.dsstne.network import Activation, Error, Layer, Network
 from deeprec.errors import ConfigError, DataError
 

@@ -13,7 +13,8 @@ from deeprec.batch import Arranged, Batch, Jagged, Penalty
 from deeprec.console import console
 from deeprec.dsstne.data_set import DataSet
 from deeprec.dsstne.definition import read_definition
-from deeprec.dsstne.mapping import Mapped, mapped
+from deeprec.dsstne.mapped import Mapped
+from deeprec.dsstne.mapping import mapped
 from deeprec.dsstne.network import LayerKind
 from deeprec.dsstne.remark import refuse
 from deeprec.dsstne.target_values import read_values

@@ -40,6 +40,10 @@ class Hidden:
         init: where its weights start, see `deeprec.model.initial.fill`.
         init_scale: of that.
         init_bias: where its bias starts.
+        unit_norm: longest weights into one of its units in training, as of `Constraints`, from the
+            layers that it reads together and from each table of the input; None: as the optimizer
+            says.
+        slope_norm: longest slope of one user's loss in what its units read, likewise.
 
     Raises:
         ValueError: a value is not what it must be.
@@ -63,6 +67,8 @@ class Hidden:
         init: Init = "xavier",
         init_scale: float = 1.0,
         init_bias: float = 0.0,
+        unit_norm: float | None = None,
+        slope_norm: float | None = None,
     ) -> None:
         if units < 1:
             raise ValueError(f"units must be 1 or more, got {units}")
@@ -73,7 +79,11 @@ class Hidden:
         check_init("init", init)
         if sparseness_weight and not (sparseness and activation == "sigmoid"):
             raise ValueError("sparseness_weight needs sparseness above 0 and activation=sigmoid")
+        for what, norm in (("unit_norm", unit_norm), ("slope_norm", slope_norm)):
+            if norm is not None and not norm > 0.0:
+                raise ValueError(f"{what} must be above 0, got {norm}")
         self.name, self.units = name, units
+        self.unit_norm, self.slope_norm = unit_norm, slope_norm
         self.sources = None if sources is None else tuple(sources)
         self.skips, self.activation = tuple(skips), activation
         self.slope, self.alpha, self.scale = slope, alpha, scale

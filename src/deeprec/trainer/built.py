@@ -40,15 +40,16 @@ def assemble(
         rule = of_table()
         return constraints.of_catalog(rule if length_V is None else KeptLength(rule, length_V))
 
+    units = constraints.units(model, kinds)
     rules = [*(of_catalog() for _ in kinds.catalog), *(of_numbers() for _ in kinds.per_item)]
     built = [
         *([limits.hold(layers(kinds.layers))] if kinds.layers else []),
         InLoss(
             [*kinds.catalog, *kinds.per_item], rules, at_step=kinds.catalog if kinds.tied else []
         ),
-        *(InBackward(inputs, constraints.of_inputs(of_table())) for inputs in kinds.inputs),
+        *(InBackward(inputs, constraints.of_inputs(of_table(), units)) for inputs in kinds.inputs),
     ]
-    constraints.hold(model, kinds, built)
+    constraints.hold(model, built, units)
     return built
 
 

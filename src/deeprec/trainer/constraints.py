@@ -3,20 +3,29 @@
 Shapes as in deeprec/batch.py, and H, the units of a layer.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from deeprec.errors import ConfigError
 from deeprec.model.hidden import HiddenLayer
+from deeprec.model.layered import Layered
 from deeprec.model.layers import ACTIVATIONS, Layers
+from deeprec.model.sparse_input import SparseInput
 from deeprec.table import Rows, State, TableRule
 from deeprec.trainer.kinds import Kinds
 from deeprec.trainer.limits import check_positive
+
+
+class Units(NamedTuple):
+    """Weights into hidden units, and how long they may be; None: any."""
+
+    weights: Tensor
+    dim: int  # along which those of a unit lie
+    norm: float | None
 
 
 @dataclass(frozen=True)
@@ -63,11 +72,44 @@ class Constraints:
         """The rule of the catalog table, held to these."""
         return self._of(rule, self.item_norm)
 
-    def of_inputs(self, rule: TableRule) -> TableRule:
+    def of_inputs(self, rule: TableRule, units: Sequence[Units]) -> TableRule:
         """The rule of an input table, held to these."""
         held = self._of(rule, None)
         # by plain torch, whose tables a step can shorten
-        return held if self.unit_norm is None or held is not rule else Constrained(rule)
+        return Constrained(rule) if units and held is rule else held
+
+    def units(self, model: nn.Module, kinds: Kinds) -> list[Units]:
+        """Weights into hidden units that are to stay short."""
+        if isinstance(model, Layered):
+            found = list(self._of_layers(model))
+        else:
+            tables = [table for inputs in kinds.inputs for table in inputs.tables.values()]
+            by_column = [*tables, *(kinds.catalog if kinds.tied else [])]
+            found = [Units(table, 0, self.unit_norm) for table in by_column]
+            found += [Units(linear.weight, 1, self.unit_norm) for linear in _linears(model)]
+        return [one for one in found if one.norm is not None]
+
+    def _of_layers(self, model: Layered) -> Iterator[Units]:
+        for part, held in zip(model.parts, model.layers, strict=True):
+            assert isinstance(held, HiddenLayer)
+            norm = self.unit_norm if part.unit_norm is None else part.unit_norm
+            if isinstance(held.from_layers, nn.Linear):
+                yield Units(held.from_layers.weight, 1, norm)
+            if held.reads >= 0:
+                inputs = model.inputs[held.reads]
+                assert isinstance(inputs, SparseInput)
+                tables = [*inputs.tables.values(), *([model.item_weight] if model.tied else [])]
+                yield from (Units(table, 0, norm) for table in tables)
+
+    def slopes(self, model: nn.Module) -> list[tuple[nn.Module, float]]:
+        """Activations of hidden layers, and how long the slopes of what they read may be."""
+        if isinstance(model, Layered):
+            own = [part.slope_norm for part in model.parts]
+        else:
+            own = [None] * len(list(activations_of(model)))
+        norms = [self.unit_slope_norm if norm is None else norm for norm in own]
+        found = zip(activations_of(model), norms, strict=True)
+        return [(activation, norm) for activation, norm in found if norm is not None]
 
     def _of(self, rule: TableRule, row_norm: float | None) -> TableRule:
         if not self.table_l1_decay and row_norm is None:
@@ -76,7 +118,7 @@ class Constraints:
 
     def refuse(self, model: nn.Module, kinds: Kinds) -> None:
         """Raises ConfigError for what would be without effect on this model, or wrong."""
-        units = bool(kinds.inputs) or kinds.tied or any(_linears(model))
+        has_units = bool(kinds.inputs) or kinds.tied or any(_linears(model))
         if kinds.row_length_V is not None:
             for name in ("table_l1_decay", "item_norm", "unit_norm"):
                 if getattr(self, name):
@@ -86,7 +128,7 @@ class Constraints:
                     )
         for name, there, what in (
             ("l1_decay", any(one.dim() > 1 for one in kinds.layers), "weights of layers"),
-            ("unit_norm", units, "hidden units"),
+            ("unit_norm", has_units, "hidden units"),
             ("unit_slope_norm", any(activations_of(model)), "hidden layers"),
         ):
             if getattr(self, name) and not there:
@@ -95,19 +137,16 @@ class Constraints:
                     f"{getattr(self, name)}; leave it at its default"
                 )
 
-    def hold(self, model: nn.Module, kinds: Kinds, built: list[torch.optim.Optimizer]) -> None:
+    def hold(
+        self, model: nn.Module, built: list[torch.optim.Optimizer], units: list[Units]
+    ) -> None:
         """Has the optimizers keep them at every step, and the layers in backward."""
         if self.l1_decay:
             built[0].register_step_pre_hook(lambda layers, *_: self._shrink(layers))
-        if self.unit_norm is not None:
-            tables = [table for inputs in kinds.inputs for table in inputs.tables.values()]
-            by_column = [*tables, *(kinds.catalog if kinds.tied else [])]
-            by_row = [linear.weight for linear in _linears(model)]
-            shorten = partial(_shorten_all, by_row, by_column, self.unit_norm)
-            built[-1].register_step_post_hook(lambda *_: shorten())
-        if self.unit_slope_norm is not None:
-            for activation in activations_of(model):
-                activation.register_full_backward_hook(_clipping(self.unit_slope_norm))
+        if units:
+            built[-1].register_step_post_hook(lambda *_: _shorten_all(units))
+        for activation, norm in self.slopes(model):
+            activation.register_full_backward_hook(_clipping(norm))
 
     @torch.no_grad()
     def _shrink(self, layers: torch.optim.Optimizer) -> None:
@@ -181,13 +220,12 @@ def _shortened(weights: Tensor, norm: float, dim: int) -> Tensor:
 
 
 @torch.no_grad()
-def _shorten_all(by_row: list[Tensor], by_column: list[Tensor], norm: float) -> None:
-    for weight in by_row:
-        weight.copy_(_shortened(weight, norm, dim=1))
-    for table in by_column:
-        lengths_H = torch.linalg.vector_norm(table, dim=0)
-        if table.device.type != "cpu" or bool((lengths_H > norm).any()):
-            table.mul_(norm / lengths_H.clamp_(min=norm))
+def _shorten_all(units: Sequence[Units]) -> None:
+    for weights, dim, norm in units:
+        assert norm is not None
+        lengths = torch.linalg.vector_norm(weights, dim=dim, keepdim=True)
+        if weights.device.type != "cpu" or bool((lengths > norm).any()):
+            weights.mul_(norm / lengths.clamp_(min=norm))
 
 
 def _clipping(norm: float) -> Callable[..., Any]:

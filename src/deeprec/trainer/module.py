@@ -15,6 +15,7 @@ from deeprec.loss.asked import Target, check
 from deeprec.loss.negatives import Negatives
 from deeprec.model.base import Recommender, Trainable
 from deeprec.table import RowUpdate, Updates
+from deeprec.trainer.brake import RELEASED, Brake, Braking
 from deeprec.trainer.built import begin_state, row_updates, set_rates
 from deeprec.trainer.optimizer import Optimizer
 
@@ -61,6 +62,7 @@ class Progress:
     best_step: int | None = None
     validations_since_best: int = 0
     gradient_norm: float = 0.0  # of what the optimizers are given, at the last step looked at
+    braking: Braking = RELEASED
 
 
 class Learner(Protocol):
@@ -104,6 +106,8 @@ class Training(LightningModule):
         progress: where training begins; steps advance it.
         weighting: gives targets weights, on the host; None: all weigh alike.
         weighs_users: whether the loss of a user counts what its batch says.
+        rate: what the learning rates of a step are multiplied with besides; None: nothing.
+        brake: on losses that leap; None: none.
     """
 
     def __init__(
@@ -117,6 +121,8 @@ class Training(LightningModule):
         progress: Progress,
         weighting: Callable[[Jagged], Jagged] | None = None,
         weighs_users: bool = False,
+        rate: Callable[[int], float] | None = None,
+        brake: Brake | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -125,6 +131,7 @@ class Training(LightningModule):
         self.loss = loss
         self.optimizer, self.seed, self.total_steps = optimizer, seed, total_steps
         self.progress, self.weighting, self.weighs_users = progress, weighting, weighs_users
+        self.rate, self.brake = rate, brake
         self.built: list[torch.optim.Optimizer] = optimizer.build(model)
         begin_state(self.built)
         self._row_updates = row_updates(self.built)
@@ -160,12 +167,22 @@ class Training(LightningModule):
     def training_step(self, batch: Arranged, batch_index: int) -> None:
         progress = self.progress
         if batch.num_users > 0:  # everybody of it may lack a history or a target
-            set_rates(self.built, self.optimizer.rate(progress.step, self.total_steps))
+            rate = self._rate(progress.step)
+            set_rates(self.built, rate)
             loss = self.loss_of(batch)
             self.count_loss(loss, batch.num_users)
-            self._step(loss)
+            held = 1.0
+            if self.brake is not None:
+                held, progress.braking = self.brake.held(loss, progress.braking, progress.batch)
+                set_rates(self.built, rate * held)
+            if held:
+                self._step(loss)
         progress.step += 1
         progress.batch += 1
+
+    def _rate(self, step: int) -> float:
+        own = self.optimizer.rate(step, self.total_steps)
+        return own if self.rate is None else own * self.rate(step)
 
     def loss_of(self, batch: Arranged) -> Tensor:
         """What the step at hand makes smaller; the same whenever it is asked for."""
@@ -206,7 +223,7 @@ class Training(LightningModule):
     def go_on_from(self, told: Mapping[str, Any]) -> None:
         """Takes over the progress that another life of the run told."""
         for name, value in told.items():
-            setattr(self.progress, name, value)
+            setattr(self.progress, name, Braking(**value) if name == "braking" else value)
         self.loss_sum = torch.tensor(
             self.progress.loss_sum, dtype=torch.float64, device=self.device
         )
@@ -227,6 +244,8 @@ class Training(LightningModule):
         """Who changes the rows that this task trains, where no other task reads them afterwards."""
 
         def update(table: Tensor, tables: list[Tensor]) -> RowUpdate | None:
+            if self.brake is not None:  # nothing may change before the loss is known
+                return None
             readers = [other for other in tables if other.data_ptr() == table.data_ptr()]
             alone = sum(other.requires_grad for other in readers) == 1
             return self._row_updates.get(table) if alone and readers[-1] is table else None
