@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,6 +20,7 @@ from deeprec.dsstne.weights import new_model, rows_by_label
 from deeprec.errors import ConfigError, DataError
 from deeprec.model.layered import Layered
 from deeprec.model.topk import BLOCK_ITEMS, top_k_of_blocks
+from deeprec.serve import jagged
 
 FilterMode = Literal["exclude", "multiply"]
 LOOKS_LIKE_TIME = 1e8  # seconds since 1970 are above it from 1973 on
@@ -191,19 +191,13 @@ def _batches(answers: Answers, asked: Samples, told: Samples, batch: int) -> Ite
             }
             filtered.append(list(known))
             factors.extend(known.values())
-        yield Some(some, *_jagged(having), *_jagged(filtered), torch.tensor(factors))
+        yield Some(some, *jagged(having), *jagged(filtered), torch.tensor(factors))
 
 
 def _indices(
     features: Sequence[str], known: Mapping[str, int], inputs: Mapping[str, int]
 ) -> list[int]:
     return [known[feature] for feature in features if feature in inputs]
-
-
-def _jagged(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    values = torch.tensor([value for row in rows for value in row], dtype=torch.int64)
-    ends = np.cumsum([0, *(len(row) for row in rows)])
-    return values, torch.from_numpy(ends)
 
 
 def _lines(
