@@ -60,6 +60,7 @@ class TrainConfig:
     brake: OptionalPart = None
     target: OptionalPart = MISSING
     weighting: OptionalPart = None
+    compatibility: Literal["none", "dsstne"] = "none"  # dsstne: its conventions, of model=layered
     user_weights: bool = True  # count users in the loss as the prepared folder weighs them, if so
     trainer: Part = MISSING
     logger: Part = MISSING

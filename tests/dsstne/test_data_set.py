@@ -66,7 +66,7 @@ def test_a_failed_generate_changes_no_file(tmp_path: Path) -> None:
     del before[tmp_path / "samples"]
     assert all(path.read_bytes() == held for path, held in before.items())
     assert {path.name for path in tmp_path.iterdir()} == {
-        *"d.nc features samples samples.txt".split()
+        *["d.nc", "features", "samples", "samples.txt"]
     }
 
 

@@ -149,6 +149,12 @@ def test_figures_are_those_of_the_ranking_by_score(
     assert float(told_at_5[1]) == pytest.approx(np.mean([sum(h) / 5 for h in hits]), abs=5e-5)
     recalls = [sum(h) / len(having) for h, having in zip(hits, wanted)]
     assert float(told_at_5[2]) == pytest.approx(np.mean(recalls), abs=5e-5)
+    gains = [sum(hit / np.log2(place + 2) for place, hit in enumerate(row)) for row in hits]
+    for flags, most in ((["--compatibility", "none"], 5), (["--compatibility", "dsstne"], 99)):
+        command.run(["encoder", path, *flags])
+        found = float(capsys.readouterr().out.splitlines()[5].split(",")[3])
+        ideals = [sum(1 / np.log2(i + 2) for i in range(min(len(w), most))) for w in wanted]
+        assert found == pytest.approx(np.mean(np.divide(gains, ideals)), abs=5e-5)
 
 
 @pytest.mark.parametrize("name", ["movielens", "wide", "tied", "marginal", "analog"])

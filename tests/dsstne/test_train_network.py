@@ -157,6 +157,24 @@ def test_flags_and_definition_reach_the_run(tmp_path: Path) -> None:
         trained(folder, *flags.split())
 
 
+def test_its_conventions_are_one_flag(tmp_path: Path) -> None:
+    folder = shop(tmp_path)
+    (folder / "filter").write_text("u0\ti1,0:i2,100\n")
+    trained(folder, "-e", "1", "--compatibility", "dsstne")
+    config = open_run(folder / "gl.run").config
+    assert config.compatibility == "dsstne"
+    assert config.brake is not None
+    told, flags = {}, ["-f", str(folder / "filter"), "-k", "20"]
+    for name, more in {
+        "exclude": [],
+        "dsstne": ["--compatibility", "dsstne"],
+        "multiply": ["--filter-mode", "multiply"],
+    }.items():
+        told[name] = lists(folder, *flags, *more)["u0"]
+    assert told["dsstne"] == told["multiply"] != told["exclude"]
+    assert told["dsstne"][0][0] == "i2"  # times 100
+
+
 def test_flags_default_to_those_of_dsstne() -> None:
     sgd = Sgd(**Steps().part())
     assert (sgd.lr, sgd.table_lr, sgd.limits.weight_decay) == (0.025, 0.025, 0.0001)

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 
 import reference
+from deeprec.activated import OUTPUTS
 from deeprec.batch import Asked, Encoded, Jagged, with_transposition
 from deeprec.loss import softmax
 from deeprec.loss.asymmetric import Asymmetric
 from deeprec.loss.hinge import Hinge
 from deeprec.loss.marginal import Marginal
-from deeprec.loss.output import OUTPUTS
 from deeprec.loss.regression import Regression
 from deeprec.loss.softmax import Softmax
 

@@ -75,12 +75,13 @@ def _generate(told: argparse.Namespace) -> None:
 
 def _encoder_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, help="what encoder is told: JSON with Command, ...")
+    _compatibility(parser, "as of train; and the ideal of ndcg is a list of all outputs")
 
 
 def _encoder(told: argparse.Namespace) -> None:
     from deeprec.dsstne.encoder import encoder
 
-    encoder(told.file)
+    encoder(told.file, as_dsstne=told.compatibility == "dsstne")
 
 
 def _validate_flags(parser: argparse.ArgumentParser) -> None:
@@ -182,6 +183,7 @@ def _train_flags(parser: argparse.ArgumentParser) -> None:
         default=own.multiplier,
         help="what alpha is multiplied with then, encoder's AlphaMultiplier",
     )
+    _compatibility(parser, "train with its conventions where ours are others")
     parser.add_argument("--seed", type=int, default=own.seed, help="of weights, order and dropout")
 
 
@@ -201,6 +203,7 @@ def _train(told: argparse.Namespace) -> None:
             l1_decay=told.lambda1,
             interval=told.alpha_interval,
             multiplier=told.alpha_multiplier,
+            as_dsstne=told.compatibility == "dsstne",
             mu=told.mu,
             mu1=told.mu1,
             optimizer=told.optimizer,
@@ -223,9 +226,10 @@ def _predict_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--filter-mode",
         choices=["exclude", "multiply"],
-        default="exclude",
-        help="leave out what the filter names, or multiply scores by its values, as DSSTNE does",
+        help="leave out what the filter names, or multiply scores by its values, as DSSTNE does; "
+        "default: exclude",
     )
+    _compatibility(parser, "multiply is the default of --filter-mode")
     parser.add_argument("-b", type=int, default=1024, help="samples answered at once")
     parser.add_argument("-k", type=int, default=100, help="features a list; there is no ceiling")
     parser.add_argument("-p", default="4.3f", help="format of scores")
@@ -243,11 +247,18 @@ def _predict(told: argparse.Namespace) -> None:
         samples=told.r,
         output=told.s,
         filters=told.f,
-        filter_mode=told.filter_mode,
+        filter_mode=told.filter_mode
+        or ("multiply" if told.compatibility == "dsstne" else "exclude"),
         batch=told.b,
         k=told.k,
         score_format=told.p,
         layer=told.l,
+    )
+
+
+def _compatibility(parser: argparse.ArgumentParser, meaning: str) -> None:
+    parser.add_argument(
+        "--compatibility", choices=["none", "dsstne"], default="none", help=f"dsstne: {meaning}"
     )
 
 

@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from deeprec.activated import Activated, Output
 from deeprec.dsstne.network import Activation, Layer
-from deeprec.loss.output import Activated, Output
 
 OUTPUTS: dict[Activation, Output] = {
     Activation.SIGMOID: "sigmoid", Activation.TANH: "tanh", Activation.LINEAR: "identity",

@@ -45,6 +45,7 @@ class Steps:
     mu1: float = 0.0  # second beta of Adam
     optimizer: OptimizerName = "sgd"
     seed: int = 12134
+    as_dsstne: bool = False  # with its conventions, where ours are others
 
     def part(
         self, of_network: Mapping[str, float] = MappingProxyType({}), *, between: bool = True
@@ -168,6 +169,7 @@ def _config(to: Mapped, steps: Steps, target: list[str], prepared: Path, run: Pa
     words += [f"prepared={prepared}", f"output_dir={run}", "logger.wandb=off"]
     words += [f"trainer.max_epochs={steps.epochs}", f"trainer.batch_users={steps.batch}"]
     words += ["trainer.save_every_epochs=10", f"seed={steps.seed}"]
+    words += ["compatibility=dsstne", "brake=leaps"] if steps.as_dsstne else []
     told = cast(TrainConfig, config.compose("train", words))
     assert told.loss is not None
     assert told.optimizer is not None

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from deeprec.activated import Activated, Output
 from deeprec.batch import Encoded
 from deeprec.loss.asked import Target
 from deeprec.loss.catalog_blocks import (
@@ -21,7 +22,6 @@ from deeprec.loss.catalog_blocks import (
     separable,
 )
 from deeprec.loss.fit import Trained
-from deeprec.loss.output import Activated, Output
 from deeprec.table import NO_UPDATES, Updates
 
 Error = Literal["absolute", "squared", "squared_hinge", "hinge", "cross_entropy"]

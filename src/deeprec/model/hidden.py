@@ -164,7 +164,9 @@ class HiddenLayer(nn.Module):
         self.norm: nn.Module = OverUsers(hidden.units) if hidden.batch_norm else nn.Identity()
         self.activation = hidden.new_activation()
         keeps_variance = hidden.activation == "selu"
-        self.dropout = (nn.AlphaDropout if keeps_variance else nn.Dropout)(hidden.dropout)
+        self.dropout: nn.Module = (nn.AlphaDropout if keeps_variance else nn.Dropout)(
+            hidden.dropout
+        )
 
     def forward(self, sums: list[Tensor], outputs: list[Tensor]) -> Tensor:
         """float32 [B, H].

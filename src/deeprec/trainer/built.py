@@ -113,6 +113,12 @@ def begin_state(optimizers: Iterable[torch.optim.Optimizer]) -> None:
                 }
 
 
+def begin_again(optimizers: Iterable[torch.optim.Optimizer], *, step: int) -> None:
+    """Forgets what the optimizers remember, and has them count steps from `step` on."""
+    for name, value in state_tensors(optimizers).items():
+        value.fill_(step if name.endswith("/step") else 0)
+
+
 def _late_state(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> tuple[str, ...]:
     if isinstance(optimizer, torch.optim.SGD):
         return ("momentum_buffer",) if group["momentum"] else ()

@@ -16,7 +16,7 @@ from deeprec.loss.negatives import Negatives
 from deeprec.model.base import Recommender, Trainable
 from deeprec.table import RowUpdate, Updates
 from deeprec.trainer.brake import RELEASED, Brake, Braking
-from deeprec.trainer.built import begin_state, row_updates, set_rates
+from deeprec.trainer.built import begin_again, begin_state, row_updates, set_rates
 from deeprec.trainer.optimizer import Optimizer
 
 CHECK_STEPS = 50  # on CUDA a look at the loss waits for the device, so it is not taken at each step
@@ -106,6 +106,7 @@ class Training(LightningModule):
         progress: where training begins; steps advance it.
         weighting: gives targets weights, on the host; None: all weigh alike.
         weighs_users: whether the loss of a user counts what its batch says.
+        as_dsstne: forget velocities and means at every epoch and begin Adam at its second step.
         rate: what the learning rates of a step are multiplied with besides; None: nothing.
         brake: on losses that leap; None: none.
     """
@@ -121,6 +122,7 @@ class Training(LightningModule):
         progress: Progress,
         weighting: Callable[[Jagged], Jagged] | None = None,
         weighs_users: bool = False,
+        as_dsstne: bool = False,
         rate: Callable[[int], float] | None = None,
         brake: Brake | None = None,
     ) -> None:
@@ -131,7 +133,7 @@ class Training(LightningModule):
         self.loss = loss
         self.optimizer, self.seed, self.total_steps = optimizer, seed, total_steps
         self.progress, self.weighting, self.weighs_users = progress, weighting, weighs_users
-        self.rate, self.brake = rate, brake
+        self.rate, self.brake, self.as_dsstne = rate, brake, as_dsstne
         self.built: list[torch.optim.Optimizer] = optimizer.build(model)
         begin_state(self.built)
         self._row_updates = row_updates(self.built)
@@ -166,6 +168,8 @@ class Training(LightningModule):
 
     def training_step(self, batch: Arranged, batch_index: int) -> None:
         progress = self.progress
+        if self.as_dsstne and progress.batch == 0:
+            begin_again(self.built, step=1)
         if batch.num_users > 0:  # everybody of it may lack a history or a target
             rate = self._rate(progress.step)
             set_rates(self.built, rate)

@@ -68,7 +68,7 @@ class Activated:
             return 1.0 - activated * activated
         if self.output in ("relu", "leaky_relu"):
             below = self.slope if self.output == "leaky_relu" else 0.0
-            return torch.where(activated > 0, 1.0, below).to(activated.dtype)
+            return torch.where(activated > 0, torch.ones_like(activated), below)
         if self.output in ("elu", "selu"):
             of_below = activated + self.scale * self.alpha
             return torch.where(activated > 0, self.scale, of_below)
