@@ -13,7 +13,15 @@ from deeprec.dsstne.export_network import export_network, network_of
 from deeprec.dsstne.from_autoencoder import layered, obstacles
 from deeprec.dsstne.import_weights import import_weights
 from deeprec.dsstne.learned import Learned, learned_by
-from deeprec.dsstne.network import Activation, Error, LayerKind, Network
+from deeprec.dsstne.network import (
+    Activation,
+    Error,
+    Layer,
+    LayerKind,
+    LayerType,
+    Network,
+    Pooling,
+)
 from deeprec.dsstne.network_file import read_network, write_network
 from deeprec.dsstne.text import read_index, write_index
 from deeprec.dsstne.weights import Rows, all_columns, new_model, rows_by_label
@@ -45,6 +53,29 @@ def test_an_imported_network_answers_as_its_formulas_say() -> None:
     expected = forward(network, HAVING)
     found = 1 / (1 + np.exp(-scores(model, HAVING)))
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("pooling", [Pooling.MAXOUT, Pooling.DOT_PRODUCT, Pooling.COSINE])
+def test_pooled_layers_answer_as_their_formulas_say(pooling: Pooling, tmp_path: Path) -> None:
+    """A, B and what they are together are read by C; the file keeps it, and the way back too."""
+    network = drawn((128, 256))
+    units = 6 if pooling == Pooling.MAXOUT else 2
+    sources = ["A", "B", "A"]
+    layer = Layer("P", LayerKind.HIDDEN, type=LayerType.POOLING, pooling=pooling,
+                  extents=(units,), sources=sources)  # fmt: skip
+    network.layers.insert(3, layer)
+    network.layer("C").sources = ["P", "A"]
+    draw = np.random.default_rng(1)
+    [old] = [weight for weight in network.weights if (weight.source, weight.target) == ("B", "C")]
+    old.source, old.values = "P", draw.normal(size=(units, 4)).astype(np.float32)
+    write_network(tmp_path / "n.nc", network)
+    read = read_network(tmp_path / "n.nc")
+    model = new_model(read, all_columns(read), "pooled")
+    found = 1 / (1 + np.exp(-scores(model, HAVING)))
+    np.testing.assert_allclose(found, forward(network, HAVING), atol=1e-5)
+    back = network_of(model, Learned(), "gl")
+    assert (back.layers[3].type, back.layers[3].pooling) == (LayerType.POOLING, pooling)
+    np.testing.assert_allclose(forward(back, HAVING)[:, :256], found, atol=1e-5)
 
 
 def test_items_find_their_columns_by_label() -> None:

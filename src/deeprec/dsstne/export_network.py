@@ -11,12 +11,14 @@ from deeprec.data.store import Prepared
 from deeprec.dsstne.data_set import aligned
 from deeprec.dsstne.from_autoencoder import layered, obstacles
 from deeprec.dsstne.learned import Learned, learned_by
+from deeprec.dsstne.mapping import POOLINGS
 from deeprec.dsstne.network import (
     NO_FLAGS,
     Activation,
     Layer,
     LayerFlag,
     LayerKind,
+    LayerType,
     Network,
 )
 from deeprec.dsstne.network_file import write_network
@@ -116,6 +118,16 @@ def _sources(layers: list[Hidden], i: int) -> list[str]:
 
 
 def _layer(part: Hidden, sources: list[str]) -> Layer:
+    if part.pooling != "none":
+        return Layer(
+            part.name,
+            LayerKind.HIDDEN,
+            type=LayerType.POOLING,
+            pooling=next(kind for kind, name in POOLINGS.items() if name == part.pooling),
+            extents=(part.units,),
+            sources=sources,
+            activation=Activation.LINEAR,
+        )
     alpha = 1.6732632 if part.activation == "selu" else 1.0
     return Layer(
         part.name,

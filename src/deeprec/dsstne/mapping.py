@@ -32,14 +32,17 @@ INITS = {
     Init.UNIFORM: "uniform", Init.UNIT_BALL: "unit_ball", Init.CONSTANT: "constant",
     Init.SELU: "selu",
 }  # fmt: skip
+POOLINGS = {
+    Pooling.MAXOUT: "maxout", Pooling.DOT_PRODUCT: "dot", Pooling.COSINE: "cosine",
+}  # fmt: skip
 ERRORS = {
     Error.L1: "absolute", Error.L2: "squared", Error.L2_HINGE: "squared_hinge",
     Error.HINGE: "hinge",
 }  # fmt: skip
 NOT_RECOMMENDING = {
     LayerType.CONVOLUTIONAL: "convolutions are no part of recommending",
-    LayerType.POOLING: "pooling layers are no part of this model; for DotProduct and Cosine there "
-    "is model=two_tower",
+    LayerType.POOLING: "pooling over images is no part of recommending; MaxOut, DotProduct and "
+    "Cosine of hidden layers are built, and for an output of them there is model=two_tower",
 }
 
 
@@ -89,6 +92,8 @@ def _map_inputs(to: Mapped, network: Network, inputs: list[Layer]) -> None:
 
 def _hidden(to: Mapped, network: Network, layer: Layer) -> dict[str, Any]:
     inputs = {one.name for one in network.of_kind(LayerKind.INPUT)}
+    if layer.type == LayerType.POOLING and layer.pooling in POOLINGS:
+        return _pooled(to, network, layer)
     if layer.type in NOT_RECOMMENDING:
         to.say(layer.name, "refused", NOT_RECOMMENDING[layer.type])
     if layer.activation not in ACTIVATIONS:
@@ -140,6 +145,27 @@ def _hidden(to: Mapped, network: Network, layer: Layer) -> dict[str, Any]:
         f"{part['units']} {part['activation']} units from {', '.join(part['sources'])}",
     )
     return part
+
+
+def _pooled(to: Mapped, network: Network, layer: Layer) -> dict[str, Any]:
+    pooling = POOLINGS[layer.pooling]
+    read = [network.layer(name) for name in layer.sources]
+    if any(one.kind != LayerKind.HIDDEN for one in read) or len(read) < 2:
+        to.say(f"{layer.name}.Source", "refused", "it pools two hidden layers or more")
+        return {}
+    widths = [max(one.units, 1) for one in read]
+    layer.extents = (widths[0] if pooling == "maxout" else len(widths) - 1,)
+    if len({*widths}) > 1:
+        to.say(f"{layer.name}.Source", "refused", f"needs layers of as many units, got {widths}")
+    to.say(layer.name, "mapped", f"pooling={pooling} of {', '.join(layer.sources)}")
+    return {
+        "_target_": "deeprec.model.hidden.Hidden",
+        "name": _plain(layer.name),
+        "units": layer.units,
+        "sources": [_plain(name) for name in layer.sources],
+        "activation": "identity",
+        "pooling": pooling,
+    }
 
 
 def _map_activation(to: Mapped, layer: Layer, part: dict[str, Any]) -> None:

@@ -169,7 +169,7 @@ def _weight(file: "Dataset", told: Attributes, path: Path, n: int, network: Netw
         weight.shared_with = (told.text(ends[0]), told.text(ends[1]))
         return weight
     flat = _floats(file, path, f"{at}weights")
-    plain = all(known[name].type == LayerType.FULLY_CONNECTED for name in (source, target))
+    plain = all(known[name].type != LayerType.CONVOLUTIONAL for name in (source, target))
     shape = (known[source].units, known[target].units) if plain else (-1, known[target].units)
     if plain and len(flat) != shape[0] * shape[1]:
         raise DataError(

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from deeprec.model.dropping import check_share
 from deeprec.model.initial import Init, check_init, fill
 from deeprec.model.layers import ACTIVATIONS, Activation
+from deeprec.model.pooled import Pooling, check_pooling
 
 SMALLEST_CHANCE = 1e-6  # of a unit being on, as the sparseness penalty sees it
 
@@ -44,6 +45,9 @@ class Hidden:
             layers that it reads together and from each table of the input; None: as the optimizer
             says.
         slope_norm: longest slope of one user's loss in what its units read, likewise.
+        pooling: of layers alone, in place of weights, bias and activation: `maxout`, the highest of
+            its sources unit by unit; `dot` and `cosine`, the product or cosine of its first source
+            with each other one, a unit for each.
 
     Raises:
         ValueError: a value is not what it must be.
@@ -69,6 +73,7 @@ class Hidden:
         init_bias: float = 0.0,
         unit_norm: float | None = None,
         slope_norm: float | None = None,
+        pooling: Pooling = "none",
     ) -> None:
         if units < 1:
             raise ValueError(f"units must be 1 or more, got {units}")
@@ -84,6 +89,8 @@ class Hidden:
                 raise ValueError(f"{what} must be above 0, got {norm}")
         self.name, self.units = name, units
         self.unit_norm, self.slope_norm = unit_norm, slope_norm
+        check_pooling(pooling, sources)
+        self.pooling: Pooling = pooling
         self.sources = None if sources is None else tuple(sources)
         self.skips, self.activation = tuple(skips), activation
         self.slope, self.alpha, self.scale = slope, alpha, scale

@@ -26,6 +26,7 @@ from deeprec.model.history import (
     normalized,
 )
 from deeprec.model.initial import Init, check_init, fill
+from deeprec.model.pooled import PooledLayer, pooled_units
 from deeprec.model.repeat import without_repeat
 from deeprec.model.sparse_input import HISTORY, Backend, SparseInput
 from deeprec.model.user_input import asked_without_repeats
@@ -263,6 +264,8 @@ class _Plan:
                 read = (layers[i - 1].name,) if i else (INPUT,)
             self.sources.append(_places({**places, INPUT: -1}, layer.name, read))
             self.skips.append(_places(places, layer.name, layer.skips))
+            if layer.pooling != "none":
+                self._check_pooled(i, layer)
             for j in self.skips[-1]:
                 if layers[j].units != layer.units:
                     raise ValueError(
@@ -276,11 +279,24 @@ class _Plan:
         wanted = [layers[-1].name] if output_sources is None else list(output_sources)
         self.output = _places(places, "the output", wanted)
 
-    def new_layers(self, denoising: float | None) -> list[HiddenLayer]:
+    def _check_pooled(self, i: int, layer: Hidden) -> None:
+        if -1 in self.sources[i]:
+            raise ValueError(f"layers: {layer.name!r} pools layers alone, and reads the input")
+        units = pooled_units(layer.pooling, [self.layers[j].units for j in self.sources[i]])
+        if layer.units != units:
+            raise ValueError(
+                f"layers: {layer.name!r} has {units} units by pooling={layer.pooling} of its "
+                f"sources, got {layer.units}"
+            )
+
+    def new_layers(self, denoising: float | None) -> list[nn.Module]:
         """The layers; with `denoising`, as DSSTNE has them."""
-        found = []
+        found: list[nn.Module] = []
         for i, layer in enumerate(self.layers):
             sources = [j for j in self.sources[i] if j >= 0]
+            if layer.pooling != "none":
+                found.append(PooledLayer(layer.pooling, sources))
+                continue
             make: Callable[..., HiddenLayer] = HiddenLayer
             if denoising is not None:
                 before = self.sources[i][: self.sources[i].index(-1)] if i in self.readers else []

@@ -91,7 +91,8 @@ class Constraints:
 
     def _of_layers(self, model: Layered) -> Iterator[Units]:
         for part, held in zip(model.parts, model.layers, strict=True):
-            assert isinstance(held, HiddenLayer)
+            if not isinstance(held, HiddenLayer):
+                continue
             norm = self.unit_norm if part.unit_norm is None else part.unit_norm
             if isinstance(held.from_layers, nn.Linear):
                 yield Units(held.from_layers.weight, 1, norm)
@@ -104,7 +105,7 @@ class Constraints:
     def slopes(self, model: nn.Module) -> list[tuple[nn.Module, float]]:
         """Activations of hidden layers, and how long the slopes of what they read may be."""
         if isinstance(model, Layered):
-            own = [part.slope_norm for part in model.parts]
+            own = [part.slope_norm for part in model.parts if part.pooling == "none"]
         else:
             own = [None] * len(list(activations_of(model)))
         norms = [self.unit_slope_norm if norm is None else norm for norm in own]
