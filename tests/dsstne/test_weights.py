@@ -55,6 +55,23 @@ def test_an_imported_network_answers_as_its_formulas_say() -> None:
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+def test_an_output_on_its_input_answers_as_its_formulas_say(tmp_path: Path) -> None:
+    network = drawn((128, 128))
+    network.layers = [network.layers[0], network.layers[4]]
+    network.layer("Output").sources = ["Items"]
+    weight = network.weights[-1]
+    draw = np.random.default_rng(1)
+    weight.source, weight.values = "Items", draw.normal(size=(128, 128)).astype(np.float32)
+    network.weights = [weight]
+    expected = forward(network, HAVING)
+    write_network(tmp_path / "n.nc", network)
+    read = read_network(tmp_path / "n.nc")
+    model = new_model(read, all_columns(read), "direct")
+    found = 1 / (1 + np.exp(-scores(model, HAVING)))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(forward(read, HAVING), expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("pooling", [Pooling.MAXOUT, Pooling.DOT_PRODUCT, Pooling.COSINE])
 def test_pooled_layers_answer_as_their_formulas_say(pooling: Pooling, tmp_path: Path) -> None:
     """A, B and what they are together are read by C; the file keeps it, and the way back too."""

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from deeprec.dsstne.direct import bridge
 from deeprec.dsstne.netcdf import Attributes, column, put, reading, writing
 from deeprec.dsstne.network import (
     Activation,
@@ -76,6 +77,7 @@ def read_network(path: Path) -> Network:
         for n in range(told.whole("weights")):
             network.weights.append(_weight(file, told, path, n, network))
     check_network(network, path)
+    bridge(network)
     return network
 
 
