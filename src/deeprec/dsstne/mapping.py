@@ -129,7 +129,8 @@ def _hidden(to: Mapped, network: Network, layer: Layer) -> dict[str, Any]:
             f"{layer.name}.pDropout",
             "differs",
             f"dropout={layer.dropout:g} sets units to 0 and scales the others up; DSSTNE sets "
-            "sigmoid units to 0.5, scales none of them, and leaves the mask out of the gradient",
+            "sigmoid units to 0.5, scales none of them, and leaves the mask out of the gradient "
+            "(compatibility=dsstne does)",
         )
     if LayerFlag.BATCH_NORMALIZATION in layer.flags:
         part["batch_norm"] = True
@@ -357,7 +358,7 @@ def _map_loss_details(to: Mapped, network: Network, activation: Activation) -> N
 def _map_rest(to: Mapped, network: Network, hidden: list[Layer]) -> None:
     for layer in (*hidden, *network.of_kind(LayerKind.OUTPUT)):
         if layer.init == Init.SELU:
-            says = "standard deviation 1 / sqrt(units read), as published; DSSTNE has 1 / units"
+            says = "deviation 1 / sqrt(units read); DSSTNE has 1 / units (compatibility=dsstne too)"
             to.say(f"{layer.name}.WeightInit", "differs", says)
         elif layer.init == Init.XAVIER:
             says = "half of Xavier's range, as DSSTNE draws it (init_scale=1 for the whole)"
