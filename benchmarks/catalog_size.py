@@ -28,10 +28,10 @@ from deeprec.batch import Arranged
 from deeprec.data.store import Prepared
 from deeprec.loss.auto import Auto
 from deeprec.model.sparse_input import HISTORY
-from deeprec.train import Work
 from deeprec.trainer.built import state_tensors
 from deeprec.trainer.facts import build_loss
 from deeprec.trainer.module import Loss, Training
+from deeprec.work import Work
 
 CATALOGS = sized((100_000, 10_000_000), quick=(6_000,))
 USERS, EVENTS, WIDTH, ROUNDS = sized((512, 70, 64, 15), quick=(8, 10, 4, 2))
