@@ -28,9 +28,9 @@ from deeprec.batch import Arranged
 from deeprec.data.store import Prepared
 from deeprec.loss.auto import Auto
 from deeprec.model.sparse_input import HISTORY
+from deeprec.trainer.built import state_tensors
 from deeprec.trainer.facts import build_loss
 from deeprec.trainer.module import Loss, Training
-from deeprec.trainer.optimizer import state_tensors
 from deeprec.work import Work
 
 CATALOGS = sized((100_000, 10_000_000), quick=(6_000,))

@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.special import expit, softmax
 
-from deeprec.dsstne.network import Activation, LayerKind, Network
+from deeprec.dsstne.network import Activation, LayerKind, LayerType, Network, Pooling
 
 ACTIVATIONS = {
     Activation.SIGMOID: lambda z, _: expit(z),
@@ -26,6 +26,9 @@ def forward(network: Network, columns: list[list[int]]) -> np.ndarray:
             for row, having in zip(known[layer.name], columns):
                 row[having] = 1.0
             continue
+        if layer.type == LayerType.POOLING:
+            known[layer.name] = pooled(layer.pooling, [known[name] for name in layer.sources])
+            continue
         z = np.zeros((len(columns), layer.units))
         for source in layer.sources:
             weight = network.weight(source, layer.name)
@@ -38,6 +41,18 @@ def forward(network: Network, columns: list[list[int]]) -> np.ndarray:
             z = z * norm.scale + norm.bias
         known[layer.name] = ACTIVATIONS[layer.activation](z, layer)
     return known[network.layers[-1].name]
+
+
+def pooled(pooling: Pooling, read: list[np.ndarray]) -> np.ndarray:
+    """Layers put together, [examples, units]."""
+    if pooling == Pooling.MAXOUT:
+        return np.max(read, axis=0)
+    found = []
+    for other in read[1:]:
+        dots = [float(np.dot(one, two)) for one, two in zip(read[0], other)]
+        sizes = [np.sqrt((one**2).sum() * (two**2).sum()) for one, two in zip(read[0], other)]
+        found.append(np.divide(dots, sizes) if pooling == Pooling.COSINE else np.array(dots))
+    return np.stack(found, axis=1)
 
 
 def drawn(widths: tuple[int, int], seed: int = 0) -> Network:

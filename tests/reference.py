@@ -152,3 +152,82 @@ def adjusted_scores(
     shares = [max(count, 1) / sum(max(one, 1) for one in popularity) for count in popularity]
     more = [adjustment * math.log(share) for share in shares]
     return scores / temperature + torch.tensor(more, dtype=scores.dtype)
+
+
+OUTPUTS = {  # by name: of scores, an elu's alpha 1.5, a selu's scale 1.2, a leaky slope of .2
+    "identity": lambda s: s,
+    "sigmoid": lambda s: 1 / (1 + torch.exp(-s)),
+    "tanh": lambda s: (torch.exp(s) - torch.exp(-s)) / (torch.exp(s) + torch.exp(-s)),
+    "relu": lambda s: torch.where(s > 0, s, 0 * s),
+    "leaky_relu": lambda s: torch.where(s > 0, s, 0.2 * s),
+    "elu": lambda s: torch.where(s > 0, s, 1.5 * (torch.exp(s) - 1)),
+    "selu": lambda s: 1.2 * torch.where(s > 0, s, 1.5 * (torch.exp(s) - 1)),
+    "softplus": lambda s: torch.log(1 + torch.exp(s)),
+    "softsign": lambda s: s / (1 + abs(s)),
+}
+
+
+def costs(
+    error: str,
+    scores: Tensor,
+    wanted: Tensor,
+    stored: Tensor,
+    *,
+    output: str = "sigmoid",
+    boosts: tuple[float, float] = (1.0, 1.0),
+    one_target: float = 1.0,
+    zero_target: float = 0.0,
+) -> Tensor:
+    """[B, V]: what each cell costs by the errors of DSSTNE, whose slope is that of the value.
+
+    Args:
+        error: l1, l2, l2hinge, hinge, cross entropy, scaled marginal or data scaled marginal.
+        scores: before the activation.
+        wanted: what each cell should be; 0 where nothing is stored.
+        stored: bool, the cells of a sparse target.
+        output: the activation.
+        boosts: of stored cells and of the others; 0 for the others ignores zeros.
+        one_target: stored cells cost below it alone.
+        zero_target: the others cost above it alone.
+    """
+    a, t = OUTPUTS[output](scores), wanted
+    zero, log = 0 * a, torch.log
+    of = {
+        "l1": lambda: abs(a - t),
+        "l2": lambda: (a - t) ** 2 / 2,
+        "l2hinge": lambda: (
+            torch.where(t > 0, torch.minimum(zero, a - abs(t)), torch.maximum(zero, a - abs(t)))
+            ** 2
+            / 2
+        ),
+        "hinge": lambda: torch.where(stored, torch.maximum(zero, 1 - t * a), zero),
+        "cross entropy": lambda: -t * log(a) - (1 - t) * log(1 - a),
+        "scaled marginal": lambda: torch.where(stored, -log(a), -log(1 - a)),
+        "data scaled marginal": lambda: torch.where(stored, -t * log(a), -log(1 - a)),
+    }[error]()
+    if "marginal" in error:
+        of = torch.where(torch.where(stored, a < one_target, a > zero_target), of, zero)
+    return of * torch.where(stored, boosts[0], boosts[1])
+
+
+def multinomial_costs(
+    scores: Tensor,
+    weights: Tensor,
+    *,
+    one_target: float = 1.0,
+    zero_target: float = 0.0,
+    one_scale: float = 1.0,
+    zero_scale: float = 1.0,
+) -> Tensor:
+    """[B]: what each user costs by a softmax over its targets and whoever competes with them."""
+    found = []
+    for row, mine in zip(scores, weights, strict=True):
+        p = torch.exp(row) / torch.exp(row).sum()
+        counts = [1.0 if w > 0 else zero_scale * float(q > zero_target) for w, q in zip(mine, p)]
+        against = sum(n * torch.exp(s) for n, s in zip(counts, row, strict=True))
+        cost = 0 * row.sum()
+        for w, q, s in zip(mine, p, row, strict=True):
+            if w > 0 and q < one_target:
+                cost = cost - one_scale * w * torch.log(torch.exp(s) / against)
+        found.append(cost)
+    return torch.stack(found)

@@ -128,8 +128,8 @@ def test_every_mistake_is_named_at_once() -> None:
         "did you mean 'autoencoder'?",
         "lonely: expected key=value",
         "trainer: expected one of default, got 'slow'",
-        "data: unknown group; choose from experiment, logger, loss, model, optimizer, target, "
-        "trainer, weighting",
+        "data: unknown group; choose from brake, experiment, logger, loss, model, optimizer, rate, "
+        "target, trainer, weighting",
         "~sede: Could not delete from config. 'sede' does not exist.",
         "prepard: unknown key; did you mean 'prepared'?",
         "sead: unknown key; did you mean 'seed'?",

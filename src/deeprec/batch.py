@@ -59,6 +59,7 @@ class Batch:
     )
     attributes: dict[str, Jagged] = field(default_factory=dict)  # user attributes, by field name
     target: Jagged | None = None  # distinct item indices, ascending inside a user
+    user_weights: Tensor | None = None  # float32 [B], what each user's loss counts; absent: 1
 
     @property
     def num_users(self) -> int:
@@ -121,6 +122,7 @@ class Asked:
     target: Jagged  # distinct items of each user
     repeats: Jagged  # distinct items of each user that have a score of their own
     sample: Sample | Drawn | None = None  # absent: a sampled loss draws it when it is called
+    user_weights: Tensor | None = None  # float32 [B], what each user's loss counts; absent: 1
 
     def weighted(self, weights_P: Tensor) -> "Asked":
         """The same, with these weights of the targets."""

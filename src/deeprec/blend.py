@@ -143,6 +143,7 @@ def written(
         loss=None,
         optimizer=None,
         target=None,
+        user_weights=False,  # its members have learned from them, or not
         trainer=first.trainer,
         logger=first.logger,
     )

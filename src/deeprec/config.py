@@ -56,8 +56,12 @@ class TrainConfig:
     model: Part = MISSING
     loss: OptionalPart = MISSING
     optimizer: OptionalPart = MISSING
+    rate: OptionalPart = None
+    brake: OptionalPart = None
     target: OptionalPart = MISSING
     weighting: OptionalPart = None
+    compatibility: Literal["none", "dsstne"] = "none"  # dsstne: its conventions, of model=layered
+    user_weights: bool = True  # count users in the loss as the prepared folder weighs them, if so
     trainer: Part = MISSING
     logger: Part = MISSING
 
@@ -71,8 +75,14 @@ class TrainConfig:
             for name in ("loss", "optimizer", "target"):
                 if getattr(self, name) is None:
                     yield f"{name}: missing; choose it with {name}=CHOICE"
-        elif self.weighting is not None:
-            yield "weighting: a model that is solved has no targets to weigh; leave weighting out"
+            return
+        for name, what in (
+            ("weighting", "targets to weigh"),
+            ("rate", "learning rate"),
+            ("brake", "steps"),
+        ):
+            if getattr(self, name) is not None:
+                yield f"{name}: a model that is solved has no {what}; leave {name} out"
 
 
 @dataclass

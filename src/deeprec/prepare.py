@@ -33,6 +33,7 @@ from deeprec.data.part import Indexed, index, pieces, seen_again
 from deeprec.data.source import short_names
 from deeprec.data.split import Split, with_more_training
 from deeprec.data.store import PARTS, Events
+from deeprec.data.user_weight import taken_weights
 from deeprec.data.vocabulary import Stored
 from deeprec.data.workspace import Workspace, workspace
 from deeprec.errors import ConfigError
@@ -134,6 +135,10 @@ def _describe(space: Workspace, log: EventLog, indexed: Indexed) -> Known:
     may_train = np.isin(users["role"].to_numpy(zero_copy_only=False), ["all", "train"])
     known = indexed.lengths["train"] + indexed.lengths["validation"] > 0
     trained = may_train & known  # a user of the holdout alone must not admit a value
+    if log.filters.user_weights is not None:
+        name = log.filters.user_weights
+        people[store.WEIGHT], of_users, check = taken_weights(of_users, name)
+        user_checks.append(check)
     for name in of_users.column_names:
         if name in hashed:
             people[name], check = hashed_column(name, of_users[name], hashed[name])

@@ -304,13 +304,13 @@ class Bundle:
         known = [place for place, index in enumerate(indices) if index >= 0]
         allowed = request.get("allowed")  # a bundle may be older than this list
         items, scores = self.rank(
-            *_rows([[indices[place] for place in known]]),
+            *jagged([[indices[place] for place in known]]),
             None if ages is None else torch.tensor([ages[p] for p in known], dtype=torch.float32),
             self._rows_of_attributes({n: [v] for n, v in request["attributes"].items()}),
             k=request["k"],
             exclude_seen=request["exclude_seen"],
-            denied=_rows([self.indices_of(request["denied"])]),
-            allowed=None if allowed is None else _rows([self.indices_of(allowed)]),
+            denied=jagged([self.indices_of(request["denied"])]),
+            allowed=None if allowed is None else jagged([self.indices_of(allowed)]),
         )
         found = int((items[0] >= 0).sum())
         return items[0, :found].tolist(), scores[0, :found].tolist()
@@ -333,13 +333,13 @@ class Bundle:
         known = [[(i, when) for _, when in row if (i := next(index)) >= 0] for row in events]
         ages = [max(moment - when, 0.0) / SECONDS_PER_DAY for row in known for _, when in row]
         items, scores = self.rank(
-            *_rows([[i for i, _ in row] for row in known]),
+            *jagged([[i for i, _ in row] for row in known]),
             torch.tensor(ages, dtype=torch.float64).float() if timed else None,
             self._rows_of_attributes(attributes),
             k=k,
             exclude_seen=exclude_seen,
-            denied=_rows([denied] * len(histories)),
-            allowed=None if allowed is None else _rows([allowed]),
+            denied=jagged([denied] * len(histories)),
+            allowed=None if allowed is None else jagged([allowed]),
         )
         return [
             Answer(
@@ -370,7 +370,7 @@ class Bundle:
         rows = {}
         for name, values in attributes.items():
             index_of = self.vocabularies[name]
-            rows[name] = _rows(
+            rows[name] = jagged(
                 [[index_of[v]] if v is not None and v in index_of else [] for v in values]
             )
         return rows
@@ -469,7 +469,7 @@ def _load_pyfunc(path: str) -> Asked:
     return Asked(load(path))
 
 
-def _rows(lists: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+def jagged(lists: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     """Values and offsets of rows of different length, both int64."""
     lengths = torch.tensor([0, *(len(row) for row in lists)], dtype=torch.int64)
     values = torch.tensor([value for row in lists for value in row], dtype=torch.int64)

@@ -20,7 +20,9 @@ RowUpdate = Callable[[Rows, Tensor], None]
 
 
 class Updates(NamedTuple):
-    """Who changes catalog rows as soon as a loss knows their gradient; None: autograd gathers it.
+    """What the optimizer asks of a loss; above all, to hand it the gradient of catalog rows.
+
+    Where nobody changes rows as soon as their gradient is known (None), autograd gathers it.
 
     A loss that uses them returns no gradient for what they change. One that does not use them
     returns its gradients as ever, and the optimizer's step applies those.
@@ -29,6 +31,7 @@ class Updates(NamedTuple):
     item_weight: RowUpdate | None = None
     item_bias: RowUpdate | None = None
     weight: float = 1.0  # of the loss in the loss of the step, which nobody knows from inside
+    slope_norm: float | None = None  # longest slope of one user's loss in its scores; None: any
 
 
 NO_UPDATES = Updates()

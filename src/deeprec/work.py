@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,16 +19,17 @@ from deeprec.data.datamodule import DataModule, pinned
 from deeprec.data.dataset import Batches, JudgedBatches
 from deeprec.data.judge import known_users
 from deeprec.data.store import PartName, Prepared
-from deeprec.data.target import Reconstruct, Target
-from deeprec.errors import DataError, DeeprecError, NonFiniteError
+from deeprec.data.target import ByKind, Reconstruct, Target
+from deeprec.errors import ConfigError, DataError, DeeprecError, NonFiniteError
 from deeprec.loss.auto import Auto
-from deeprec.loss.fit import Trained, unfit_weights
+from deeprec.loss.fit import Trained, unfit_engine, unfit_weights
 from deeprec.loss.inverse_propensity import InversePropensity
 from deeprec.loss.negatives import Negatives
 from deeprec.model.base import PerUser
 from deeprec.model.blend import Blend
+from deeprec.model.layered import Layered
 from deeprec.model.sparse_input import SparseInput
-from deeprec.part import instantiate
+from deeprec.part import find, instantiate
 from deeprec.schema import Part
 from deeprec.trainer import memory, replay
 from deeprec.trainer.callback import Keeper, Schedule, Watch
@@ -39,9 +41,11 @@ from deeprec.trainer.facts import (
     learns_next,
     reads_log_odds,
 )
+from deeprec.trainer.kinds import kinds_of
 from deeprec.trainer.loop import Loop
 from deeprec.trainer.module import Loss, Progress, Training, begin_biases
-from deeprec.trainer.optimizer import kinds_of
+from deeprec.trainer.optimizer import Optimizer
+from deeprec.trainer.rate import Rate
 from deeprec.trainer.run import RunFolder
 from deeprec.trainer.solving import Solving
 
@@ -59,6 +63,7 @@ class Work:
     def __init__(self, config: TrainConfig, prepared: Prepared) -> None:
         self.why_loss: str | None = None
         self.solved = is_solved(config.model)
+        told = config.target
         if self.solved:
             config = replace(config, loss=None, optimizer=None, target=None)
         self.config, self.prepared = config, prepared
@@ -73,8 +78,10 @@ class Work:
         self.data = _data(config, prepared, target, self.loop)
         self.learns_next = learns_next(config.model)
         self.facts = facts_of(prepared, self.data.training, self.learns_next)
+        self.weighs_users = config.user_weights and prepared.user_weights is not None
         self.learner: Training | Solving
         if self.solved:
+            self._refuse_to_solve(told)
             self.learner = self._new_solving()
         else:
             self._fit_to_machine()
@@ -160,6 +167,25 @@ class Work:
         arranged = self.learner.arrange(batch, draw)
         return pinned(arranged) if self.device.name == "cuda" else arranged
 
+    def _refuse_to_solve(self, target: Part | None) -> None:
+        """Raises ConfigError for what a solved model would pass over."""
+        if self.config.compatibility != "none":
+            raise ConfigError(
+                "compatibility=dsstne is of networks of layers, and this model is solved; use "
+                "model=layered, or leave compatibility at none"
+            )
+        if target is not None and find(target["_target_"]) is ByKind:
+            raise ConfigError(
+                "target=by_kind asks for events of one kind from those of another, and a model that"
+                " is solved reads all kinds as one history; leave target out and prepare one kind "
+                "(data.filters.kinds=[...]), or train a model by a loss"
+            )
+        if self.weighs_users:
+            raise ConfigError(
+                f"{self.prepared.path} weighs users, and a model that is solved counts all alike; "
+                "train a model by a loss, or give user_weights=false"
+            )
+
     def _new_solving(self) -> Solving:
         """A model that needs neither loss nor optimizer; refused where it would not fit."""
         with torch.device("meta"):
@@ -183,7 +209,11 @@ class Work:
         torch.manual_seed(config.seed)
         popularity = torch.from_numpy(self.prepared.popularity.copy())
         model = build_model(
-            config.model, self.facts, popularity, log_odds=reads_log_odds(config.loss)
+            config.model,
+            self.facts,
+            popularity,
+            log_odds=reads_log_odds(config.loss),
+            compatibility=config.compatibility,
         ).to(self.device.torch)
         loss = self._new_loss(config.loss, model, popularity)
         weighting: InversePropensity | None = None
@@ -199,7 +229,18 @@ class Work:
             total_steps=self.schedule.max_epochs * len(self.data.training),
             progress=Progress(),
             weighting=weighting,
+            weighs_users=self.weighs_users,
+            as_dsstne=config.compatibility == "dsstne",
+            rate=self._rate(),
+            brake=None if config.brake is None else instantiate(config.brake),
         )
+
+    def _rate(self) -> Callable[[int], float] | None:
+        """What the learning rates of a step are multiplied with, beside the optimizer's own."""
+        if self.config.rate is None:
+            return None
+        rate: Rate = instantiate(self.config.rate)
+        return partial(rate, epoch_steps=len(self.data.training))
 
     def _fit_to_machine(self) -> None:
         """On shapes alone: chooses the loss, and refuses what would not fit before it is made."""
@@ -220,7 +261,14 @@ class Work:
         memory.check(lines, available)
 
     def _refuse_unfit(self, model: nn.Module, part: Part) -> None:
+        if self.config.compatibility == "dsstne" and not isinstance(model, Layered):
+            raise ConfigError(
+                f"compatibility=dsstne is of networks of layers, got {type(model).__name__}; use "
+                "model=layered, or leave compatibility at none"
+            )
         loss = self._new_loss(part, model, None)
+        assert self.config.optimizer is not None
+        optimizer: Optimizer = instantiate(self.config.optimizer)
         linear = getattr(model, "linear", False)
         trained = Trained(
             num_items=self.facts.num_items,
@@ -231,9 +279,14 @@ class Work:
             and getattr(model, "repeat", None) is None,
             num_tasks=2 if getattr(model, "reconstruction", 0.0) > 0.0 else 1,
             weighted=self.config.weighting is not None,
+            valued=getattr(self.data.training.target, "weigh", False),
+            weighted_users=self.weighs_users,
+            learns_next=self.learns_next,
+            clipped_slopes=optimizer.constraints.score_slope_norm is not None,
         )
         found = loss.unfit(trained) if hasattr(loss, "unfit") else []
-        refuse("train", [*found, *unfit_weights(loss, trained)])
+        found += [*unfit_weights(loss, trained), *unfit_engine(loss, trained)]
+        refuse("train", found)
 
     def _plan(self, model: nn.Module, part: Mapping[str, Any]) -> list[memory.Line]:
         """What training with this loss takes."""
@@ -250,6 +303,7 @@ class Work:
             drawn_items=0 if negatives is None else negatives.count,
             draws_at_once=negatives is not None and not negatives.shared_targets,
             dense_gradient=getattr(loss, "dense_gradient", False)
+            or self.config.brake is not None
             or (kinds_of(model).tied and negatives is None),
             per_user=self._per_user(model),
             ways=self._ways(hasattr(loss, "gram_items")),

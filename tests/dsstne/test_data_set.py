@@ -56,6 +56,20 @@ def test_analog_values_are_stored_as_the_users_guide_dumps_them(tmp_path: Path) 
         assert file["sparseData0"][:].tolist() == [123.0, 234.0, 345.0, 456.0]
 
 
+def test_a_failed_generate_changes_no_file(tmp_path: Path) -> None:
+    made(tmp_path, "k1\tf1:f2\n", grow="create")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.name != "samples.txt"}
+    (tmp_path / "samples").unlink()
+    (tmp_path / "samples").mkdir()  # where the last of the three files is to go
+    with pytest.raises(ConfigError, match="samples is a folder"):
+        made(tmp_path, "k1\tf1:f3\n", grow="merge")
+    del before[tmp_path / "samples"]
+    assert all(path.read_bytes() == held for path, held in before.items())
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *["d.nc", "features", "samples", "samples.txt"]
+    }
+
+
 def test_rows_come_in_the_order_of_the_sample_index(tmp_path: Path) -> None:
     (tmp_path / "samples").write_text("b\t0\na\t1\n")
     [data_set] = read_data_sets(made(tmp_path, "c\tx\na\ty:y\nb\tz:x\n", grow="create"))

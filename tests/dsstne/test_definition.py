@@ -101,6 +101,10 @@ def test_sources_skips_and_parameters_of_activations(tmp_path: Path) -> None:
     assert (first["alpha"], first["scale"]) == (1.67326, 1.050701)
     assert (second["sources"], second["skips"]) == (["First", "input"], ["First"])
     assert config.model["output_sources"] == ["First", "Second"]
+    assert (second["slope_norm"], first.get("slope_norm")) == (1.0, None)
+    assert config.optimizer is not None
+    assert config.optimizer["constraints"]["item_norm"] == 2.0
+    assert config.optimizer["constraints"]["score_slope_norm"] is None
     assert config.loss is not None
     assert config.loss["_target_"].endswith("Softmax")
     assert config.loss["normalise_targets"] is True
@@ -121,6 +125,19 @@ def test_one_table_and_boosted_errors(tmp_path: Path) -> None:
         network.error, network.layers[2].activation = error, activation
         loss = mapped(network).loss
         assert (loss["one_scale"], loss["zero_scale"]) == (5.0, 0.5)
+
+
+def test_decay_and_norms_of_layers_are_carried(tmp_path: Path) -> None:
+    hidden = [{"N": 4, "WeightNorm": 0.5}, {"N": 4, "DeltaNorm": 2.0, "WeightNorm": 1.5}]
+    output = {"N": "auto", "DeltaNorm": 3.0}
+    told = {"Decay": 0.01, "Layers": [{"Sparse": True, "N": "auto"}, *hidden, output]}
+    (tmp_path / "n.json").write_text(json.dumps(told))
+    config = brought(tmp_path / "n.json", tmp_path, *WORDS)
+    norms = [(layer.get("unit_norm"), layer.get("slope_norm")) for layer in config.model["layers"]]
+    assert norms == [(0.5, None), (1.5, 2.0)]
+    assert config.optimizer is not None
+    assert config.optimizer["constraints"]["score_slope_norm"] == 3.0
+    assert config.rate == {"_target_": "deeprec.trainer.rate.Inverse", "decay": 0.01}
 
 
 def refused(tmp_path: Path, told: Any) -> str:

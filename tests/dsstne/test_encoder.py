@@ -32,10 +32,11 @@ def told(path: Path, **values: Any) -> str:
 
 
 def test_defaults_and_keys_in_any_case(tmp_path: Path) -> None:
-    steps = {"EPOCHS": 3, "Lambda": 0.5, "CheckpointInterval": 1}
+    steps = {"EPOCHS": 3, "Lambda": 0.5, "CheckpointInterval": 1, "AlphaInterval": 20}
     path = told(tmp_path / "c.cdl", Version=0.8, NETWORK="n.json", data="d.nc", Command="Train",
                 TrainingParameters=steps)  # fmt: skip
     found = read_told(Path(path))
+    assert (found.interval, found.multiplier) == (20, 0.5)
     assert (found.command, found.network, found.data) == ("train", "n.json", "d.nc")
     assert (found.epochs, found.alpha, found.mu, found.decay) == (3, 0.1, 0.9, 0.5)
     assert [one.outcome for one in found.remarks] == ["not carried"]
@@ -148,6 +149,12 @@ def test_figures_are_those_of_the_ranking_by_score(
     assert float(told_at_5[1]) == pytest.approx(np.mean([sum(h) / 5 for h in hits]), abs=5e-5)
     recalls = [sum(h) / len(having) for h, having in zip(hits, wanted)]
     assert float(told_at_5[2]) == pytest.approx(np.mean(recalls), abs=5e-5)
+    gains = [sum(hit / np.log2(place + 2) for place, hit in enumerate(row)) for row in hits]
+    for flags, most in ((["--compatibility", "none"], 5), (["--compatibility", "dsstne"], 99)):
+        command.run(["encoder", path, *flags])
+        found = float(capsys.readouterr().out.splitlines()[5].split(",")[3])
+        ideals = [sum(1 / np.log2(i + 2) for i in range(min(len(w), most))) for w in wanted]
+        assert found == pytest.approx(np.mean(np.divide(gains, ideals)), abs=5e-5)
 
 
 @pytest.mark.parametrize("name", ["movielens", "wide", "tied", "marginal", "analog"])

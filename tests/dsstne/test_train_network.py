@@ -1,6 +1,7 @@
 """`generate`, `train` and `predict` one after the other, as a DSSTNE shop calls them."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -131,8 +132,47 @@ def test_data_sets_are_found_by_name_and_fit_their_layers(tmp_path: Path) -> Non
     (folder / "config.json").write_text(json.dumps(told))
     with pytest.raises(ConfigError, match="layer 'Output' has N=64, and data set 'gl_output' is"):
         trained(folder)
-    with pytest.raises(ConfigError, match="-lambda1 must be 0"):
-        trained(folder, "-lambda1", "0.1")
+
+
+def test_flags_and_definition_reach_the_run(tmp_path: Path) -> None:
+    folder = shop(tmp_path)
+    told = json.loads((folder / "config.json").read_text())
+    told["Layers"][2]["WeightNorm"] = 0.25
+    (folder / "config.json").write_text(json.dumps(told))
+    flags = "-e 2 -lambda1 .01 --alpha-interval 3 --alpha-multiplier .7 -alpha .5"
+    trained(folder, *flags.split())
+    run = open_run(folder / "gl.run", "last")
+    assert run.config.optimizer is not None
+    held = run.config.optimizer["constraints"]
+    assert (held["table_l1_decay"], held["item_norm"]) == (0.01, 0.25)
+    assert run.config.rate is not None
+    assert (run.config.rate["every_epochs"], run.config.rate["factor"]) == (3, 0.7)
+    weights = read_network(folder / "gl.nc").weight("Hidden", "Output").values
+    assert weights is not None
+    assert np.linalg.norm(weights, axis=0).max() <= 0.25 + 1e-6
+    (folder / "gl.nc").unlink()
+    shutil.rmtree(folder / "gl.run")
+    (folder / "config.json").write_text(json.dumps({**told, "decay": 0.1}))
+    with pytest.raises(ConfigError, match=r"AlphaInterval=3 and decay=0\.1 of the network both"):
+        trained(folder, *flags.split())
+
+
+def test_its_conventions_are_one_flag(tmp_path: Path) -> None:
+    folder = shop(tmp_path)
+    (folder / "filter").write_text("u0\ti1,0:i2,100\n")
+    trained(folder, "-e", "1", "--compatibility", "dsstne")
+    config = open_run(folder / "gl.run").config
+    assert config.compatibility == "dsstne"
+    assert config.brake is not None
+    told, flags = {}, ["-f", str(folder / "filter"), "-k", "20"]
+    for name, more in {
+        "exclude": [],
+        "dsstne": ["--compatibility", "dsstne"],
+        "multiply": ["--filter-mode", "multiply"],
+    }.items():
+        told[name] = lists(folder, *flags, *more)["u0"]
+    assert told["dsstne"] == told["multiply"] != told["exclude"]
+    assert told["dsstne"][0][0] == "i2"  # times 100
 
 
 def test_flags_default_to_those_of_dsstne() -> None:

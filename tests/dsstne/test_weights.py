@@ -12,7 +12,16 @@ from deeprec import config
 from deeprec.dsstne.export_network import export_network, network_of
 from deeprec.dsstne.from_autoencoder import layered, obstacles
 from deeprec.dsstne.import_weights import import_weights
-from deeprec.dsstne.network import Activation, Error, LayerKind, Network
+from deeprec.dsstne.learned import Learned, learned_by
+from deeprec.dsstne.network import (
+    Activation,
+    Error,
+    Layer,
+    LayerKind,
+    LayerType,
+    Network,
+    Pooling,
+)
 from deeprec.dsstne.network_file import read_network, write_network
 from deeprec.dsstne.text import read_index, write_index
 from deeprec.dsstne.weights import Rows, all_columns, new_model, rows_by_label
@@ -44,6 +53,46 @@ def test_an_imported_network_answers_as_its_formulas_say() -> None:
     expected = forward(network, HAVING)
     found = 1 / (1 + np.exp(-scores(model, HAVING)))
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_an_output_on_its_input_answers_as_its_formulas_say(tmp_path: Path) -> None:
+    network = drawn((128, 128))
+    network.layers = [network.layers[0], network.layers[4]]
+    network.layer("Output").sources = ["Items"]
+    weight = network.weights[-1]
+    draw = np.random.default_rng(1)
+    weight.source, weight.values = "Items", draw.normal(size=(128, 128)).astype(np.float32)
+    network.weights = [weight]
+    expected = forward(network, HAVING)
+    write_network(tmp_path / "n.nc", network)
+    read = read_network(tmp_path / "n.nc")
+    model = new_model(read, all_columns(read), "direct")
+    found = 1 / (1 + np.exp(-scores(model, HAVING)))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(forward(read, HAVING), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("pooling", [Pooling.MAXOUT, Pooling.DOT_PRODUCT, Pooling.COSINE])
+def test_pooled_layers_answer_as_their_formulas_say(pooling: Pooling, tmp_path: Path) -> None:
+    """A, B and what they are together are read by C; the file keeps it, and the way back too."""
+    network = drawn((128, 256))
+    units = 6 if pooling == Pooling.MAXOUT else 2
+    sources = ["A", "B", "A"]
+    layer = Layer("P", LayerKind.HIDDEN, type=LayerType.POOLING, pooling=pooling,
+                  extents=(units,), sources=sources)  # fmt: skip
+    network.layers.insert(3, layer)
+    network.layer("C").sources = ["P", "A"]
+    draw = np.random.default_rng(1)
+    [old] = [weight for weight in network.weights if (weight.source, weight.target) == ("B", "C")]
+    old.source, old.values = "P", draw.normal(size=(units, 4)).astype(np.float32)
+    write_network(tmp_path / "n.nc", network)
+    read = read_network(tmp_path / "n.nc")
+    model = new_model(read, all_columns(read), "pooled")
+    found = 1 / (1 + np.exp(-scores(model, HAVING)))
+    np.testing.assert_allclose(found, forward(network, HAVING), atol=1e-5)
+    back = network_of(model, Learned(), "gl")
+    assert (back.layers[3].type, back.layers[3].pooling) == (LayerType.POOLING, pooling)
+    np.testing.assert_allclose(forward(back, HAVING)[:, :256], found, atol=1e-5)
 
 
 def test_items_find_their_columns_by_label() -> None:
@@ -146,8 +195,54 @@ def test_an_autoencoder_that_fits_is_the_network_that_it_is(tied: bool) -> None:
     items, offsets = torch.tensor([3, 3, 8, 20]), torch.tensor([0, 3, 4])
     hidden = model.encode(items, offsets, torch.zeros(0), {}).hidden_BD
     expected = torch.sigmoid(hidden @ model.item_weight.T + model.item_bias).detach().numpy()
-    network = network_of(layered(model), "Marginal", "gl")
+    network = network_of(layered(model), Learned(), "gl")
     np.testing.assert_allclose(forward(network, [[3, 8], [20]])[:, :24], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("words", "error", "activation"),
+    [
+        (["loss=regression", "loss.output=tanh", "loss.one_scale=3"], Error.L2, Activation.TANH),
+        (["loss=regression", "loss.error=absolute", "loss.output=elu", "loss.alpha=.5"],
+         Error.L1, Activation.ELU),
+        (["loss=softmax"], Error.CROSS_ENTROPY, Activation.SOFT_MAX),
+        (["loss=softmax", "loss.zero_target=.01"], Error.SCALED_MARGINAL, Activation.SOFT_MAX),
+        (["loss=squared"], Error.L2, Activation.LINEAR),
+    ],
+)  # fmt: skip
+def test_a_run_of_any_loss_keeps_its_error_and_answers(
+    words: list[str], error: Error, activation: Activation, tmp_path: Path, prepared: Path
+) -> None:
+    """Its outputs are its scores, activated as the loss compared them."""
+    plain = ["model=layered", "trainer.max_epochs=1", "logger.wandb=off"]
+    if words != ["loss=squared"]:
+        plain.append("optimizer.constraints.score_slope_norm=9")
+    train(composed(prepared, tmp_path / "run", *words, *plain))
+    export_network(tmp_path / "run", tmp_path / "n.nc", tmp_path / "index")
+    network = read_network(tmp_path / "n.nc")
+    output = network.layer("Output")
+    assert (network.error, output.activation) == (error, activation)
+    assert output.delta_norm == (0.0 if words == ["loss=squared"] else 9.0)
+    assert network.boost == ((3.0, 1.0) if "loss.one_scale=3" in words else (1.0, 1.0))
+    if "loss.zero_target=.01" in words:
+        assert network.zero_target == pytest.approx(0.01)
+    model = open_run(tmp_path / "run").model
+    assert isinstance(model, Layered)
+    told = scores(model, [[1, 5], [20]])
+    activated = {
+        Activation.TANH: np.tanh(told),
+        Activation.ELU: np.where(told > 0, told, 0.5 * np.expm1(told)),
+        Activation.SOFT_MAX: np.exp(told) / np.exp(told).sum(1, keepdims=True),
+        Activation.LINEAR: told,
+    }[activation]
+    found = forward(network, [[1, 5], [20]])[:, :24]
+    np.testing.assert_allclose(found, activated, atol=1e-5)
+
+
+def test_an_activation_that_dsstne_does_not_compute_is_not_exported() -> None:
+    part = {"_target_": "deeprec.loss.regression.Regression", "output": "softplus"}
+    with pytest.raises(ConfigError, match="compares softplus of scores"):
+        learned_by(part, {}, "run")
 
 
 def test_what_does_not_fit_is_refused(tmp_path: Path, prepared: Path) -> None:

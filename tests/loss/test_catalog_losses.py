@@ -453,6 +453,14 @@ def test_a_wrong_regression_is_refused() -> None:
     with pytest.raises(ValueError, match="error must be one of absolute, squared"):
         Regression(error="cubed")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="output must be one of identity, sigmoid"):
-        Regression(output="elu")  # type: ignore[arg-type]
+        Regression(output="gelu")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="output must be sigmoid with error=cross_entropy"):
+        Regression(error="cross_entropy", output="tanh")
+    with pytest.raises(ValueError, match="alpha must be above 0, got 0"):
+        Regression(output="elu", alpha=0.0)
     with pytest.raises(ValueError, match="one_target must be in"):
         Softmax(one_target=0.0)
+    with pytest.raises(ValueError, match=r"zero_target must be from 0 on and below one_target"):
+        Softmax(one_target=0.5, zero_target=0.5)
+    with pytest.raises(ValueError, match=r"zero_scale must be above 0, got 0\.0"):
+        Softmax(zero_scale=0.0)

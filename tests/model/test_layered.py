@@ -31,6 +31,36 @@ class TestTied(RecommenderContract):
         return Layered(NUM_ITEMS, fields=FIELDS, layers=layers, tied=True)
 
 
+class TestPooled(RecommenderContract):
+    def new_model(self) -> Layered:
+        both = [Hidden(name="a", units=5), Hidden(name="b", units=5, sources=["input"])]
+        pools = [
+            Hidden(name=kind, units=1 if kind != "maxout" else 5, sources=["a", "b"], pooling=kind)  # type: ignore[arg-type]
+            for kind in ("maxout", "dot", "cosine")
+        ]
+        names = [pool.name for pool in pools]
+        return Layered(NUM_ITEMS, fields=FIELDS, layers=[*both, *pools], output_sources=names)
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        ({"pooling": "max"}, "pooling must be one of none, maxout, dot, cosine; got 'max'"),
+        ({"pooling": "dot"}, "sources must be two layers or more with pooling=dot"),
+        (
+            {"pooling": "dot", "sources": ["a", "b"]},
+            "'p' has 1 units by pooling=dot of its sour",
+        ),
+        ({"pooling": "dot", "sources": ["a", "input"]}, "'p' pools layers alone, and reads the in"),
+        ({"pooling": "maxout", "sources": ["a", "c"]}, "needs sources of as many units, got .5, 4"),
+    ],
+)
+def test_what_cannot_be_pooled_is_refused(made: dict[str, object], said: str) -> None:
+    before = [Hidden(name=name, units=4 if name == "c" else 5) for name in "abc"]
+    with pytest.raises(ValueError, match=said):
+        Layered(NUM_ITEMS, layers=[*before, Hidden(name="p", units=7, **made)])  # type: ignore[arg-type]
+
+
 def test_layers_read_what_they_say_they_read() -> None:
     torch.manual_seed(0)
     model = Layered(NUM_ITEMS, layers=LAYERS, output_sources=["two", "side"], normalize=False)

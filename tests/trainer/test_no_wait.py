@@ -36,6 +36,7 @@ from deeprec.model.recvae import RecVae
 from deeprec.model.sequence_encoder import SequenceEncoder
 from deeprec.model.two_tower import TwoTower
 from deeprec.model.variational import Variational
+from deeprec.trainer.constraints import Constraints
 from deeprec.trainer.module import Progress, Training
 from deeprec.trainer.momentum import AdaDelta, Momentum
 from deeprec.trainer.optimizer import Adagrad, Adam, Optimizer, RmsProp, RowwiseAdagrad, Sgd
@@ -46,7 +47,11 @@ ASKING = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "_unique"
 ALLOWED = {
     ("catalog_blocks.py", "backward"): "a CPU alone is asked whether the gradient of a loss is 1",
     ("module.py", "check_finite"): "at each step on a CPU, at each fiftieth on CUDA",
-    ("optimizer.py", "_rows_of"): "where a table is tied, what a sampled loss and the input read",
+    ("constraints.py", "_shorten_all"): "a CPU alone is asked whether a unit is too long",
+    (
+        "row_optimizer.py",
+        "_rows_of",
+    ): "where a table is tied, what a sampled loss and input read",
     ("adagrad.py", "_single_tensor_adagrad"): "torch counts steps in tensors that stay on the CPU",
     ("rmsprop.py", "_single_tensor_rmsprop"): "the same",
 }
@@ -195,6 +200,19 @@ def test_a_step_waits_for_nothing(
     model: str, loss: str, optimizer: Optimizer, no_copies: Callable[[], None]
 ) -> None:
     assert_no_wait(MODELS[model](), LOSSES[loss], optimizer, no_copies)
+
+
+@pytest.mark.parametrize("model", ["plain", "tied", "layered"])
+def test_a_step_held_to_constraints_waits_for_nothing(
+    model: str, no_copies: Callable[[], None]
+) -> None:
+    lengths = {"unit_norm": 1.0, "item_norm": 1.0, "unit_slope_norm": 1.0, "score_slope_norm": 1.0}
+    held = Constraints(l1_decay=0.1, table_l1_decay=0.1, **lengths)
+
+    def margins(_: nn.Module) -> nn.Module:
+        return Softmax(block_items=64, zero_target=0.01, zero_scale=2.0)
+
+    assert_no_wait(MODELS[model](), margins, Sgd(constraints=held), no_copies)
 
 
 LIMITLESS = [Adam(), *OPTIMIZERS[1:]]  # limits that would be without effect are refused

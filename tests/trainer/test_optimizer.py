@@ -11,19 +11,10 @@ from deeprec.errors import ConfigError
 from deeprec.loss.softmax import Softmax
 from deeprec.model.autoencoder import Autoencoder
 from deeprec.model.linear_autoencoder import LinearAutoencoder
+from deeprec.trainer.built import begin_state, set_rates, state_tensors
+from deeprec.trainer.kinds import kinds_of
 from deeprec.trainer.momentum import AdaDelta, Momentum
-from deeprec.trainer.optimizer import (
-    Adagrad,
-    Adam,
-    Optimizer,
-    RmsProp,
-    RowwiseAdagrad,
-    Sgd,
-    begin_state,
-    kinds_of,
-    set_rates,
-    state_tensors,
-)
+from deeprec.trainer.optimizer import Adagrad, Adam, Optimizer, RmsProp, RowwiseAdagrad, Sgd
 
 
 def new_model() -> Autoencoder:

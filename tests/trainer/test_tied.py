@@ -20,8 +20,9 @@ from deeprec.loss.softmax import Softmax
 from deeprec.model.autoencoder import Autoencoder, Pooling
 from deeprec.train import train
 from deeprec.trainer import memory
+from deeprec.trainer.kinds import kinds_of
 from deeprec.trainer.module import Progress, Training
-from deeprec.trainer.optimizer import Adagrad, Adam, Optimizer, RmsProp, Sgd, kinds_of
+from deeprec.trainer.optimizer import Adagrad, Adam, Optimizer, RmsProp, Sgd
 from largest_tensor import LargestTensor
 
 ITEMS, AGES, WIDTH, STEPS = 20, 3, 6, 8

@@ -181,6 +181,7 @@ def training_batch(
     useful = lengths > 0
     shown = np.repeat(useful, history.lengths)
     ages = _ages(history, examples.moments)
+    weights = prepared.user_weights
     return Batch(
         user_rows=batch.user_rows[torch.from_numpy(useful)],
         history=Jagged(
@@ -189,6 +190,7 @@ def training_batch(
         ages=None if ages is None else torch.from_numpy(ages[shown]),
         attributes=attributes_of(prepared, rows[useful]),
         target=Jagged(batch.target.values, _offsets(lengths[useful]), batch.target.weights),
+        user_weights=None if weights is None else torch.from_numpy(weights[rows[useful]]),
     )
 
 

@@ -41,6 +41,8 @@ class Filters:
             come all the time: each value, one that training never saw included, has the row that
             its hash says. Not counted by `min_users_per_value`, and numbers are not cut into
             buckets.
+        user_weights: user attribute, of numbers from 0 on, that is no input of a model but what the
+            loss of each user counts in training; of a user without one, 1.
         max_history: each user's latest events of training; of equal times, those that come last in
             the prepared folder's order (item id, kind, value, price).
         cold_items: items of the item attributes that nobody had are in the catalog too; false: the
@@ -57,6 +59,7 @@ class Filters:
     max_idle_days: float | None = None
     min_users_per_value: int | None = None
     hashed_attributes: Mapping[str, int] | None = None
+    user_weights: str | None = None
     max_history: int | None = None
     cold_items: bool = False
 

@@ -3,7 +3,8 @@
     manifest.json        config, counts, split instants, hashes
     catalog.parquet      one row per item: item_id, popularity in training, item attributes
     users.parquet        one row per user: user_id, role, user attributes, validation_unknown and
-                         holdout_unknown (events to be judged on, their item not in the catalog)
+                         holdout_unknown (events to be judged on, their item not in the catalog);
+                         where users are weighed, _weight (float32, what its loss counts)
     vocabularies.json    per user attribute, its values in index order, or {"hashed": rows}
     contract.json        what the data contract report said
     train.arrow validation.arrow holdout.arrow
@@ -40,6 +41,7 @@ from deeprec.errors import IntegrityError
 
 KIND = "prepared"
 SECONDS_PER_DAY = 86_400
+WEIGHT = "_weight"  # column of users; no attribute can have its name
 USERS_A_READ = 4096
 
 PartName = Literal["train", "validation", "holdout"]
@@ -204,6 +206,13 @@ class Prepared:
         column = pq.read_table(self.path / "catalog.parquet", columns=["popularity"])["popularity"]
         popularity: npt.NDArray[np.int64] = column.to_numpy()
         return popularity
+
+    @cached_property
+    def user_weights(self) -> npt.NDArray[np.float32] | None:
+        """float32 [U]: what the loss of each user counts; None: all alike."""
+        if WEIGHT not in self.users.column_names:
+            return None
+        return np.asarray(self.users[WEIGHT].to_numpy(), np.float32)
 
     @cached_property
     def training_period(self) -> tuple[int, int] | None:

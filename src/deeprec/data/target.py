@@ -49,15 +49,23 @@ class Reconstruct:
     """The history is its own target: a (denoising) autoencoder.
 
     Ages count from the end of the training period, as they do when the model is judged.
+
+    Args:
+        weigh: whether a target counts as the values of its events, such as quantities, added up.
     """
 
     shows_target = True
 
+    def __init__(self, *, weigh: bool = False) -> None:
+        self.weigh = weigh
+
     def __call__(
         self, events: Events, uniform: npt.NDArray[np.float64], period: tuple[int, int] | None
     ) -> Examples:
+        if self.weigh:
+            check_values(events)
         moments = None if period is None else np.full(events.num_users, period[1])
-        return Examples(events, events, moments)
+        return Examples(events, events, moments, self.weigh)
 
 
 class AfterCut:
@@ -242,14 +250,20 @@ class ByKind:
                 "target=by_kind tells events by their kind, and these have none; name the column "
                 "(data.kind=...)"
             )
-        if self.weigh and events.values is None:
-            raise DataError(
-                "target.weigh=true weighs targets by the values of events, and these have none; "
-                "name the column (data.value=...)"
-            )
+        if self.weigh:
+            check_values(events)
         moments = None if period is None else np.full(events.num_users, period[1])
         shown, asked = (where(events, events.kinds == kind) for kind in (self.shown, self.asked))
         return Examples(shown, asked, moments, self.weigh)
+
+
+def check_values(events: Events) -> None:
+    """Raises DataError if events have no values to weigh targets by."""
+    if events.values is None:
+        raise DataError(
+            "target.weigh=true weighs targets by the values of events, and these have none; "
+            "name the column (data.value=...)"
+        )
 
 
 def places(events: Events) -> npt.NDArray[np.int64]:

@@ -75,12 +75,13 @@ def _generate(told: argparse.Namespace) -> None:
 
 def _encoder_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, help="what encoder is told: JSON with Command, ...")
+    _compatibility(parser, "as of train; and the ideal of ndcg is a list of all outputs")
 
 
 def _encoder(told: argparse.Namespace) -> None:
     from deeprec.dsstne.encoder import encoder
 
-    encoder(told.file)
+    encoder(told.file, as_dsstne=told.compatibility == "dsstne")
 
 
 def _validate_flags(parser: argparse.ArgumentParser) -> None:
@@ -164,20 +165,31 @@ def _train_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-e", type=int, default=own.epochs, help="epochs")
     parser.add_argument("-alpha", type=float, default=own.alpha, help="learning rate")
     parser.add_argument("-lambda", type=float, default=own.decay, help="weight decay (L2)")
-    parser.add_argument("-lambda1", type=float, default=0.0, help="L1 decay; there is none here")
+    parser.add_argument("-lambda1", type=float, default=own.l1_decay, help="L1 decay")
     parser.add_argument("-mu", type=float, default=own.mu, help="momentum, or smoothing")
     parser.add_argument("-mu1", type=float, default=own.mu1, help="second beta of Adam")
     parser.add_argument(
         "--optimizer", choices=OPTIMIZERS, default=own.optimizer, help="DSSTNE's train knows sgd"
     )
+    parser.add_argument(
+        "--alpha-interval",
+        type=int,
+        default=own.interval,
+        help="epochs after which alpha changes, encoder's AlphaInterval; 0: it stays",
+    )
+    parser.add_argument(
+        "--alpha-multiplier",
+        type=float,
+        default=own.multiplier,
+        help="what alpha is multiplied with then, encoder's AlphaMultiplier",
+    )
+    _compatibility(parser, "train with its conventions where ours are others")
     parser.add_argument("--seed", type=int, default=own.seed, help="of weights, order and dropout")
 
 
 def _train(told: argparse.Namespace) -> None:
     from deeprec.dsstne.train_network import Steps, train_network
 
-    if told.lambda1:
-        raise ConfigError("-lambda1 must be 0: there is no L1 decay here; -lambda is L2")
     train_network(
         definition=told.c,
         inputs=told.i,
@@ -188,6 +200,10 @@ def _train(told: argparse.Namespace) -> None:
             batch=told.b,
             alpha=told.alpha,
             decay=vars(told)["lambda"],
+            l1_decay=told.lambda1,
+            interval=told.alpha_interval,
+            multiplier=told.alpha_multiplier,
+            as_dsstne=told.compatibility == "dsstne",
             mu=told.mu,
             mu1=told.mu1,
             optimizer=told.optimizer,
@@ -210,9 +226,10 @@ def _predict_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--filter-mode",
         choices=["exclude", "multiply"],
-        default="exclude",
-        help="leave out what the filter names, or multiply scores by its values, as DSSTNE does",
+        help="leave out what the filter names, or multiply scores by its values, as DSSTNE does; "
+        "default: exclude",
     )
+    _compatibility(parser, "multiply is the default of --filter-mode")
     parser.add_argument("-b", type=int, default=1024, help="samples answered at once")
     parser.add_argument("-k", type=int, default=100, help="features a list; there is no ceiling")
     parser.add_argument("-p", default="4.3f", help="format of scores")
@@ -230,11 +247,18 @@ def _predict(told: argparse.Namespace) -> None:
         samples=told.r,
         output=told.s,
         filters=told.f,
-        filter_mode=told.filter_mode,
+        filter_mode=told.filter_mode
+        or ("multiply" if told.compatibility == "dsstne" else "exclude"),
         batch=told.b,
         k=told.k,
         score_format=told.p,
         layer=told.l,
+    )
+
+
+def _compatibility(parser: argparse.ArgumentParser, meaning: str) -> None:
+    parser.add_argument(
+        "--compatibility", choices=["none", "dsstne"], default="none", help=f"dsstne: {meaning}"
     )
 
 

@@ -107,6 +107,13 @@ class DataSet:
     def num_examples(self) -> int:
         return self.num_unique if self.index is None else len(self.index)
 
+    @property
+    def example_weights(self) -> npt.NDArray[np.float32] | None:
+        """float32 [E], of every example; None: all weigh 1."""
+        if self.weights is None or self.index is None:
+            return self.weights
+        return self.weights[self.index]
+
     def rows(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float32]]:
         """Offsets int64 [E + 1], columns int64 and values float32 of every example.
 

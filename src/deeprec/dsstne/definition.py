@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from deeprec.dsstne.direct import bridge
 from deeprec.dsstne.network import (
     Activation,
     Error,
@@ -91,7 +92,11 @@ def read_definition(path: Path) -> tuple[Network, list[Remark]]:
     if not isinstance(told, dict):
         raise DataError(f"{path}: expected a JSON object, the definition of a network")
     reading = _Reading()
-    return reading.network(told, path.stem), reading.remarks
+    network = reading.network(told, path.stem)
+    for output, source in bridge(network):
+        says = f"a linear layer of as many units stands between it and {source!r}"
+        reading.remarks.append(Remark(f"{output}.Source", "differs", says))
+    return network, reading.remarks
 
 
 class _Reading:

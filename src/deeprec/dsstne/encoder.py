@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from deeprec.console import console
@@ -33,8 +34,6 @@ SAYS = {
 OURS = {
     "checkpointinterval": "the run keeps its newest and its best checkpoint",
     "checkpointname": "the run keeps its newest and its best checkpoint",
-    "alphainterval": "the rate stays; optimizer.decay of `deeprec train` lets it fall",
-    "alphamultiplier": "see AlphaInterval",
 }
 
 
@@ -50,13 +49,19 @@ class Told:
     alpha: float = 0.1
     mu: float = 0.9
     decay: float = 0.001
+    interval: int = 0
+    multiplier: float = 0.5
     optimizer: str = "sgd"
     results: str = "network.nc"
     remarks: list[Remark] = field(default_factory=list)
 
 
-def encoder(path: Path) -> None:
+def encoder(path: Path, *, as_dsstne: bool = False) -> None:
     """Does what the file says; names in it are relative to where the command is called.
+
+    Args:
+        path: of the file.
+        as_dsstne: with the conventions of DSSTNE where ours are others.
 
     Raises:
         ConfigError: the file has a key that DSSTNE refuses, or lacks one.
@@ -67,7 +72,7 @@ def encoder(path: Path) -> None:
     refuse(path, told.remarks)
     network, data = Path(told.network), Path(told.data)
     if told.command == "predict":
-        judge(network, data)
+        judge(network, data, ideal_of_all=as_dsstne)
     elif told.command == "validate":
         validate(definition=network, inputs=data, outputs=data)
     else:
@@ -80,9 +85,12 @@ def encoder(path: Path) -> None:
                 epochs=told.epochs,
                 alpha=told.alpha,
                 decay=told.decay,
+                interval=told.interval,
+                multiplier=told.multiplier,
                 mu=told.mu,
                 optimizer="nesterov" if told.optimizer == "nesterov" else "sgd",
                 seed=told.seed,
+                as_dsstne=as_dsstne,
             ),
         )
 
@@ -108,6 +116,7 @@ def read_told(path: Path) -> Told:
                        "data": "data", "version": ""})  # fmt: skip
     _take(told, {str(key).lower(): value for key, value in steps.items()},
           {"epochs": "epochs", "alpha": "alpha", "mu": "mu", "lambda": "decay",
+           "alphainterval": "interval", "alphamultiplier": "multiplier",
            "optimizer": "optimizer", "results": "results"})  # fmt: skip
     told.command, told.optimizer = told.command.lower(), told.optimizer.lower()
     _check(told)
@@ -181,11 +190,11 @@ def _check(told: Told) -> None:
             refused(name.capitalize(), "must be given")
 
 
-def judge(network_file: Path, data: Path) -> None:
+def judge(network_file: Path, data: Path, *, ideal_of_all: bool = False) -> None:
     """Prints k, precision, recall and ndcg at k of 1 to 10, of all examples with an output.
 
     What an example has as input may be in its list. The ideal of ndcg is the best that a list of k
-    can reach; DSSTNE's is that of a list of all outputs, so that its figures are lower.
+    can reach, or with `ideal_of_all` that of a list of all outputs, as in DSSTNE, which is lower.
     """
     network = read_network(network_file)
     model = new_model(network, all_columns(network), network_file)
@@ -205,5 +214,16 @@ def judge(network_file: Path, data: Path) -> None:
     hits = Hits.at(places, num_relevant=counts)
     console.print("k,precision,recall,ndcg")
     for k in CUTOFFS:
-        means = [float(np.nanmean(metric(hits, k))) for metric in (precision, recall, ndcg)]
+        found = [metric(hits, k) for metric in (precision, recall, ndcg)]
+        if ideal_of_all:
+            found[2] = found[2] * _ideal(np.minimum(counts, k)) / _ideal(np.array(counts))
+        means = [float(np.nanmean(each)) for each in found]
         console.print(f"{k}," + ",".join(f"{mean:6.4f}" for mean in means))
+
+
+def _ideal(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """The discounted gain of a list that begins with so many hits; NaN of none."""
+    discounts = 1.0 / np.log2(np.arange(2, 2 + counts.max(initial=0)))
+    gains = np.concatenate([[np.nan], np.cumsum(discounts)])
+    found: npt.NDArray[np.float64] = gains[counts]
+    return found

@@ -1,6 +1,7 @@
 """A run of ours as a network file, with the index file of its columns."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +10,15 @@ from deeprec.console import console
 from deeprec.data.store import Prepared
 from deeprec.dsstne.data_set import aligned
 from deeprec.dsstne.from_autoencoder import layered, obstacles
+from deeprec.dsstne.learned import Learned, learned_by
+from deeprec.dsstne.mapping import POOLINGS
 from deeprec.dsstne.network import (
     NO_FLAGS,
     Activation,
-    Error,
     Layer,
     LayerFlag,
     LayerKind,
+    LayerType,
     Network,
 )
 from deeprec.dsstne.network_file import write_network
@@ -36,7 +39,6 @@ ACTIVATIONS = {
     "elu": Activation.ELU,
     "selu": Activation.SELU,
 }
-ERRORS = {"Marginal": Error.SCALED_MARGINAL, "Softmax": Error.CROSS_ENTROPY}
 
 
 def export_network(run_folder: Path, output: Path, index: Path, *, name: str = "gl") -> None:
@@ -56,8 +58,9 @@ def export_network(run_folder: Path, output: Path, index: Path, *, name: str = "
     model = layered(run.model) if isinstance(run.model, Autoencoder) else run.model
     assert isinstance(model, Layered)
     assert run.config.loss is not None
-    loss = run.config.loss["_target_"].rpartition(".")[2]
-    network = network_of(model, loss, name)
+    constraints = (run.config.optimizer or {}).get("constraints") or {}
+    learned = learned_by(run.config.loss, constraints, run_folder)
+    network = network_of(model, learned, name)
     labels = Prepared(run.prepared, parts=()).catalog.item_ids.to_pylist()
     write_network(output, network)
     write_index(index, {label: number for number, label in enumerate(labels)})
@@ -68,13 +71,17 @@ def export_network(run_folder: Path, output: Path, index: Path, *, name: str = "
     )
 
 
-def network_of(model: Layered, loss: str, name: str) -> Network:
-    """The network that a model is, its columns in the order of the catalog."""
+def network_of(model: Layered, learned: Learned, name: str) -> Network:
+    """The network that a model is, its columns in the order of the catalog.
+
+    Args:
+        model: with its weights.
+        learned: the error and the output layer.
+        name: of the data sets.
+    """
     num_items = len(model.item_bias)
     width = aligned(num_items)
-    network = Network(
-        name, [], error=ERRORS.get(loss, Error.SCALED_MARGINAL), one_target=1.0, zero_target=0.0
-    )
+    network = Network(name, [], denoising_p=model.input_dropout, **learned.settings)
     network.layers.append(
         Layer(
             "Input",
@@ -87,15 +94,15 @@ def network_of(model: Layered, loss: str, name: str) -> Network:
     parts = list(model.parts)
     network.layers += [_layer(part, _sources(parts, i)) for i, part in enumerate(parts)]
     network.layers.append(
-        Layer(
-            "Output",
-            LayerKind.OUTPUT,
+        replace(
+            learned.output,
             data_set=f"{name}_output",
             extents=(width,),
             sources=[parts[i].name for i in model.output],
-            flags=LayerFlag.SPARSE,
-            activation=Activation.SOFT_MAX if loss == "Softmax" else Activation.SIGMOID,
         )
+    )
+    network.sparseness = next(
+        ((p.sparseness, p.sparseness_weight) for p in parts if p.sparseness_weight), (0.0, 0.0)
     )
     columns = np.arange(num_items)
     take(network, Rows(columns, columns), model)
@@ -111,6 +118,16 @@ def _sources(layers: list[Hidden], i: int) -> list[str]:
 
 
 def _layer(part: Hidden, sources: list[str]) -> Layer:
+    if part.pooling != "none":
+        return Layer(
+            part.name,
+            LayerKind.HIDDEN,
+            type=LayerType.POOLING,
+            pooling=next(kind for kind, name in POOLINGS.items() if name == part.pooling),
+            extents=(part.units,),
+            sources=sources,
+            activation=Activation.LINEAR,
+        )
     alpha = 1.6732632 if part.activation == "selu" else 1.0
     return Layer(
         part.name,
@@ -119,8 +136,13 @@ def _layer(part: Hidden, sources: list[str]) -> Layer:
         sources=sources,
         skips=list(part.skips),
         activation=ACTIVATIONS[part.activation],
-        flags=LayerFlag.BATCH_NORMALIZATION if part.batch_norm else NO_FLAGS,
+        flags=(LayerFlag.BATCH_NORMALIZATION if part.batch_norm else NO_FLAGS)
+        | (LayerFlag.SPARSE if part.sparseness_weight else NO_FLAGS),
         dropout=part.dropout,
+        weight_norm=part.unit_norm or 0.0,
+        delta_norm=part.slope_norm or 0.0,
+        sparseness_p=part.sparseness if part.sparseness_weight else 0.0,
+        sparseness_beta=part.sparseness_weight,
         slope=part.slope if part.activation == "leaky_relu" else 1.0,
         alpha=alpha if part.alpha is None else part.alpha,
         scale=part.scale,

@@ -1,10 +1,12 @@
 """Text samples to a data set of DSSTNE, with the index files that give features their columns."""
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from deeprec import folder
 from deeprec.console import console
 from deeprec.dsstne.data_set import DataSet, aligned, sparse, write_data_sets
 from deeprec.dsstne.text import Samples, read_index, read_samples, write_index
@@ -47,6 +49,7 @@ def generate(
     Raises:
         ConfigError: there is no feature index and none is to be made.
         DataError: a file is not what it must be.
+        ResourceError: a file cannot be written; then none of them was changed.
     """
     if grow != "create" and not feature_index.is_file():
         raise ConfigError(f"{feature_index}: there is no feature index; say -c to create it")
@@ -58,12 +61,21 @@ def generate(
     )
     for remark in (*read.remarks(), *_remarks(told, read, kind)):
         console.print(f"[yellow]note[/yellow] {remark}", soft_wrap=True)
-    write_data_sets(output, [told.data_set])
+    grown = {}
     if grow == "create" or len(told.features) > len(features):
-        write_index(feature_index, told.features)
+        grown[feature_index] = told.features
     if len(told.samples) > len(known_samples):
-        write_index(sample_index, told.samples)
+        grown[sample_index] = told.samples
+    _write(output, told.data_set, grown)
     _tell(told, output)
+
+
+def _write(output: Path, data_set: DataSet, indices: Mapping[Path, Mapping[str, int]]) -> None:
+    """Puts all in place or nothing: first the indices, which may say more than a data set needs."""
+    with ExitStack() as stack:  # what is entered last is put in place first
+        write_data_sets(stack.enter_context(folder.writing_file(output)), [data_set])
+        for path, index in indices.items():
+            write_index(stack.enter_context(folder.writing_file(path)), index)
 
 
 def indexed(

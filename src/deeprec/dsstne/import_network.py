@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 
 from deeprec import config, folder
 from deeprec.console import console
 from deeprec.dsstne.definition import read_definition
-from deeprec.dsstne.mapping import Mapped, mapped
+from deeprec.dsstne.mapped import Mapped
+from deeprec.dsstne.mapping import mapped
 from deeprec.dsstne.remark import Remark, refuse, show
 
 
@@ -42,9 +44,12 @@ def experiment(to: Mapped, remarks: Sequence[Remark], source: str) -> str:
     head = [f"# A network of DSSTNE: {source}."]
     head += [f"#   {one}" for one in remarks]
     defaults = [{f"override /{group}": choice} for group, choice in to.choices.items()]
-    body = OmegaConf.to_yaml(
-        OmegaConf.create({"defaults": defaults, "model": to.model, "loss": to.loss})
-    )
+    parts: dict[str, Any] = {"defaults": defaults, "model": to.model, "loss": to.loss}
+    if to.constraints:
+        parts["optimizer"] = {"constraints": to.constraints}
+    if to.rate:
+        parts["rate"] = to.rate
+    body = OmegaConf.to_yaml(OmegaConf.create(parts))
     return "\n".join(["# @package _global_", *head, body])
 
 

@@ -4,9 +4,9 @@ The layers become those of `model=layered`. Where DSSTNE's convention is another
 its Xavier, the sign of its Constant) the value is changed so that the weights start the same.
 """
 
-from dataclasses import dataclass, field
 from typing import Any
 
+from deeprec.dsstne.mapped import Mapped
 from deeprec.dsstne.network import (
     Activation,
     Error,
@@ -18,7 +18,7 @@ from deeprec.dsstne.network import (
     Network,
     Pooling,
 )
-from deeprec.dsstne.remark import Outcome, Remark
+from deeprec.dsstne.output import OUTPUTS, output_of
 
 INPUT = "input"
 ACTIVATIONS = {
@@ -27,34 +27,23 @@ ACTIVATIONS = {
     Activation.ELU: "elu", Activation.SELU: "selu", Activation.SOFT_PLUS: "softplus",
     Activation.SOFT_SIGN: "softsign",
 }  # fmt: skip
-OUTPUTS = {
-    Activation.SIGMOID: "sigmoid", Activation.TANH: "tanh", Activation.LINEAR: "identity",
-    Activation.RECTIFIED_LINEAR: "relu",
-}  # fmt: skip
 INITS = {
     Init.XAVIER: "xavier", Init.CAFFE_XAVIER: "caffe_xavier", Init.GAUSSIAN: "gaussian",
     Init.UNIFORM: "uniform", Init.UNIT_BALL: "unit_ball", Init.CONSTANT: "constant",
     Init.SELU: "selu",
 }  # fmt: skip
-ERRORS = {Error.L1: "absolute", Error.L2: "squared", Error.L2_HINGE: "squared_hinge"}
+POOLINGS = {
+    Pooling.MAXOUT: "maxout", Pooling.DOT_PRODUCT: "dot", Pooling.COSINE: "cosine",
+}  # fmt: skip
+ERRORS = {
+    Error.L1: "absolute", Error.L2: "squared", Error.L2_HINGE: "squared_hinge",
+    Error.HINGE: "hinge",
+}  # fmt: skip
 NOT_RECOMMENDING = {
     LayerType.CONVOLUTIONAL: "convolutions are no part of recommending",
-    LayerType.POOLING: "pooling layers are no part of this model; for DotProduct and Cosine there "
-    "is model=two_tower",
+    LayerType.POOLING: "pooling over images is no part of recommending; MaxOut, DotProduct and "
+    "Cosine of hidden layers are built, and for an output of them there is model=two_tower",
 }
-
-
-@dataclass
-class Mapped:
-    """The parts, by group, and the remarks."""
-
-    choices: dict[str, str] = field(default_factory=dict)  # group -> choice
-    model: dict[str, Any] = field(default_factory=dict)
-    loss: dict[str, Any] = field(default_factory=dict)
-    remarks: list[Remark] = field(default_factory=list)
-
-    def say(self, where: str, outcome: Outcome, says: str) -> None:
-        self.remarks.append(Remark(where, outcome, says))
 
 
 def mapped(network: Network) -> Mapped:
@@ -75,6 +64,7 @@ def mapped(network: Network) -> Mapped:
     _map_sharing(to, network, output)
     _map_loss(to, network, output)
     _map_rest(to, network, hidden)
+    _map_norms(to, output)
     return to
 
 
@@ -102,6 +92,8 @@ def _map_inputs(to: Mapped, network: Network, inputs: list[Layer]) -> None:
 
 def _hidden(to: Mapped, network: Network, layer: Layer) -> dict[str, Any]:
     inputs = {one.name for one in network.of_kind(LayerKind.INPUT)}
+    if layer.type == LayerType.POOLING and layer.pooling in POOLINGS:
+        return _pooled(to, network, layer)
     if layer.type in NOT_RECOMMENDING:
         to.say(layer.name, "refused", NOT_RECOMMENDING[layer.type])
     if layer.activation not in ACTIVATIONS:
@@ -121,13 +113,24 @@ def _hidden(to: Mapped, network: Network, layer: Layer) -> dict[str, Any]:
     if layer.skips:
         part["skips"] = [_plain(name) for name in layer.skips]
     _map_activation(to, layer, part)
+    for key, name, norm in (
+        ("WeightNorm", "unit_norm", layer.weight_norm),
+        ("DeltaNorm", "slope_norm", layer.delta_norm),
+    ):
+        if norm > 0.0:
+            part[name] = norm
+            to.say(f"{layer.name}.{key}", "mapped", f"{name}={norm:g} of the layer")
+    if layer.weight_norm > 0.0 and len(set(layer.sources) - inputs) > 1:
+        says = "it holds for the weights from all hidden sources together, not from each"
+        to.say(f"{layer.name}.WeightNorm", "differs", says)
     if layer.dropout:
         part["dropout"] = layer.dropout
         to.say(
             f"{layer.name}.pDropout",
             "differs",
             f"dropout={layer.dropout:g} sets units to 0 and scales the others up; DSSTNE sets "
-            "sigmoid units to 0.5, scales none of them, and leaves the mask out of the gradient",
+            "sigmoid units to 0.5, scales none of them, and leaves the mask out of the gradient "
+            "(compatibility=dsstne does)",
         )
     if LayerFlag.BATCH_NORMALIZATION in layer.flags:
         part["batch_norm"] = True
@@ -143,6 +146,27 @@ def _hidden(to: Mapped, network: Network, layer: Layer) -> dict[str, Any]:
         f"{part['units']} {part['activation']} units from {', '.join(part['sources'])}",
     )
     return part
+
+
+def _pooled(to: Mapped, network: Network, layer: Layer) -> dict[str, Any]:
+    pooling = POOLINGS[layer.pooling]
+    read = [network.layer(name) for name in layer.sources]
+    if any(one.kind != LayerKind.HIDDEN for one in read) or len(read) < 2:
+        to.say(f"{layer.name}.Source", "refused", "it pools two hidden layers or more")
+        return {}
+    widths = [max(one.units, 1) for one in read]
+    layer.extents = (widths[0] if pooling == "maxout" else len(widths) - 1,)
+    if len({*widths}) > 1:
+        to.say(f"{layer.name}.Source", "refused", f"needs layers of as many units, got {widths}")
+    to.say(layer.name, "mapped", f"pooling={pooling} of {', '.join(layer.sources)}")
+    return {
+        "_target_": "deeprec.model.hidden.Hidden",
+        "name": _plain(layer.name),
+        "units": layer.units,
+        "sources": [_plain(name) for name in layer.sources],
+        "activation": "identity",
+        "pooling": pooling,
+    }
 
 
 def _map_activation(to: Mapped, layer: Layer, part: dict[str, Any]) -> None:
@@ -215,6 +239,20 @@ def _map_output(to: Mapped, network: Network, output: Layer, hidden: set[str]) -
     to.say(output.name, "mapped", f"data set {output.data_set!r} is what is learned to predict")
 
 
+def _map_norms(to: Mapped, output: Layer) -> None:
+    for key, name, norm in (
+        ("WeightNorm", "item_norm", output.weight_norm),
+        ("DeltaNorm", "score_slope_norm", output.delta_norm),
+    ):
+        if norm > 0.0:
+            to.constraints[name] = norm
+            says = f"optimizer.constraints.{name}={norm:g}"
+            to.say(f"{output.name}.{key}", "mapped", says)
+    if output.weight_norm > 0.0 and len(output.sources) > 1:
+        says = "it holds for the weights from all its sources together, not from each"
+        to.say(f"{output.name}.WeightNorm", "differs", says)
+
+
 def _map_sharing(to: Mapped, network: Network, output: Layer) -> None:
     inputs = {layer.name for layer in network.of_kind(LayerKind.INPUT)}
     for weight in network.weights:
@@ -236,32 +274,22 @@ def _map_sharing(to: Mapped, network: Network, output: Layer) -> None:
 def _map_loss(to: Mapped, network: Network, output: Layer) -> None:
     error, activation = network.error, output.activation
     name = f"{error.name} on {activation.name}"
-    one, zero = network.boost if _boosts(error, activation) else (1.0, 1.0)
-    probable = activation in (Activation.SIGMOID, Activation.SOFT_MAX)
+    probable = activation == Activation.SIGMOID
     if error in ERRORS and activation in OUTPUTS:
-        to.choices["loss"] = "regression"
-        to.loss = {"error": ERRORS[error], "output": OUTPUTS[activation]}
-        to.loss |= {"one_scale": one, "zero_scale": zero}
-    elif error == Error.HINGE:
-        to.choices["loss"] = "hinge"
-        to.loss = {"zero_scale": 0.0}
-        to.say("ErrorFunction", "differs", "targets alone have a margin; DSSTNE has another slope")
-    elif error not in ERRORS and activation == Activation.SOFT_MAX:
+        _map_regression(to, network, output)
+    elif error in (Error.CROSS_ENTROPY, Error.SCALED_MARGINAL) and (
+        activation == Activation.SOFT_MAX
+    ):
         to.choices["loss"] = "softmax"
         to.loss = {"normalise_targets": True}
-        if error == Error.SCALED_MARGINAL:
-            to.loss["one_target"] = network.one_target
+        to.loss |= _margins(network) if error == Error.SCALED_MARGINAL else {}
     elif error == Error.CROSS_ENTROPY and probable:
         to.choices["loss"] = "marginal"
+        one, zero = network.boost
         to.loss = {"one_target": 1.0, "zero_target": 0.0, "one_scale": one, "zero_scale": zero}
     elif error not in ERRORS and probable:
         to.choices["loss"] = "marginal"
-        to.loss = {
-            "one_target": network.one_target,
-            "zero_target": network.zero_target,
-            "one_scale": network.one_scale,
-            "zero_scale": network.zero_scale,
-        }
+        to.loss = _margins(network)
     else:
         says = f"{name} has no gradient in DSSTNE and is not built"
         to.say("ErrorFunction", "refused", says)
@@ -270,7 +298,29 @@ def _map_loss(to: Mapped, network: Network, output: Layer) -> None:
     _map_loss_details(to, network, activation)
 
 
-def _boosts(error: Error, activation: Activation) -> bool:
+def _map_regression(to: Mapped, network: Network, output: Layer) -> None:
+    one, zero = network.boost if boosts(network.error, output.activation) else (1.0, 1.0)
+    to.choices["loss"] = "regression"
+    to.loss = {"error": ERRORS[network.error], **output_of(output)}
+    to.loss |= {"one_scale": one, "zero_scale": zero}
+    if network.error == Error.HINGE:
+        says = "its slope is that of max(0, 1 - t a); DSSTNE has -t where a is below 0"
+        to.say("ErrorFunction", "differs", says)
+    if output.activation in (Activation.SOFT_PLUS, Activation.SOFT_SIGN):
+        says = "DSSTNE reads it and computes the identity; here it is computed"
+        to.say(f"{output.name}.Activation", "differs", says)
+
+
+def _margins(network: Network) -> dict[str, float]:
+    return {
+        "one_target": network.one_target,
+        "zero_target": network.zero_target,
+        "one_scale": network.one_scale,
+        "zero_scale": network.zero_scale,
+    }
+
+
+def boosts(error: Error, activation: Activation) -> bool:
     """Whether DSSTNE reads DeltaBoost, of indicators."""
     if error == Error.L1:
         return True
@@ -281,7 +331,7 @@ def _boosts(error: Error, activation: Activation) -> bool:
 def _map_loss_details(to: Mapped, network: Network, activation: Activation) -> None:
     error = network.error
     if network.boost != (1.0, 1.0):
-        if _boosts(error, activation):
+        if boosts(error, activation):
             to.say("DeltaBoost", "mapped", "one_scale and zero_scale, in the loss as in its slope")
         else:
             says = "indicators of this error and activation do not read it"
@@ -289,34 +339,33 @@ def _map_loss_details(to: Mapped, network: Network, activation: Activation) -> N
     if error == Error.DATA_SCALED_MARGINAL:
         says = "values weigh targets in `deeprec dsstne train` and with target.weigh=true, not else"
         to.say("ErrorFunction", "differs", says)
-    margins = (network.one_target, network.zero_target)
-    if error == Error.SCALED_MARGINAL and activation == Activation.SOFT_MAX:
-        if network.one_scale != 1.0 or network.zero_scale != 1.0 or margins[1] > 0.0:
-            to.say(
-                "ScaledMarginalCrossEntropy",
-                "not carried",
-                "zeroTarget, oneScale and zeroScale of a softmax have no loss to be the slope of",
-            )
-    elif error == Error.SCALED_MARGINAL:
+    elif error in ERRORS:
+        says = (
+            "values of an analog output are read in `deeprec dsstne train`, and with "
+            "loss.values=true target.weigh=true; else a target should be 1"
+        )
+        to.say("ErrorFunction", "mapped", says)
+    if error == Error.SCALED_MARGINAL:
         to.say("ScaledMarginalCrossEntropy", "mapped", "one_target, zero_target and scales")
+        if activation == Activation.SOFT_MAX and to.loss["zero_target"] > 0.0:
+            says = (
+                "an output below zeroTarget leaves the sum that others are compared with; in DSSTNE"
+                " its slope alone is 0, so that slopes are those of no loss"
+            )
+            to.say("ScaledMarginalCrossEntropy", "differs", says)
 
 
 def _map_rest(to: Mapped, network: Network, hidden: list[Layer]) -> None:
     for layer in (*hidden, *network.of_kind(LayerKind.OUTPUT)):
-        if layer.weight_norm:
-            says = "rows are not held below a length; optimizer.table_weight_decay shortens them"
-            to.say(f"{layer.name}.WeightNorm", "not carried", says)
-        if layer.delta_norm:
-            says = "optimizer.clip_norm and table_clip_norm limit gradients"
-            to.say(f"{layer.name}.DeltaNorm", "not carried", says)
         if layer.init == Init.SELU:
-            says = "standard deviation 1 / sqrt(units read), as published; DSSTNE has 1 / units"
+            says = "deviation 1 / sqrt(units read); DSSTNE has 1 / units (compatibility=dsstne too)"
             to.say(f"{layer.name}.WeightInit", "differs", says)
         elif layer.init == Init.XAVIER:
             says = "half of Xavier's range, as DSSTNE draws it (init_scale=1 for the whole)"
             to.say(f"{layer.name}.WeightInit", "mapped", says)
     if network.decay:
-        to.say("decay", "not carried", "optimizer.decay falls to the end of the run instead")
+        to.choices["rate"], to.rate = "inverse", {"decay": network.decay}
+        to.say("decay", "mapped", f"rate=inverse rate.decay={network.decay:g}")
     if not network.shuffle:
         to.say("ShuffleIndices", "not carried", "users come in an order drawn for each epoch")
 

@@ -28,7 +28,7 @@ def check_network(network: Network, path: Path) -> None:
             continue
         _check_batch_norm(layer, path)
         for name in layer.sources:
-            if name not in known or known[name].type == LayerType.FULLY_CONNECTED:
+            if name not in known or known[name].type != LayerType.CONVOLUTIONAL:
                 _check_weight(network, name, layer, path)
 
 

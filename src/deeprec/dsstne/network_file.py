@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from deeprec.dsstne.direct import bridge
 from deeprec.dsstne.netcdf import Attributes, column, put, reading, writing
 from deeprec.dsstne.network import (
     Activation,
@@ -76,6 +77,7 @@ def read_network(path: Path) -> Network:
         for n in range(told.whole("weights")):
             network.weights.append(_weight(file, told, path, n, network))
     check_network(network, path)
+    bridge(network)
     return network
 
 
@@ -169,7 +171,7 @@ def _weight(file: "Dataset", told: Attributes, path: Path, n: int, network: Netw
         weight.shared_with = (told.text(ends[0]), told.text(ends[1]))
         return weight
     flat = _floats(file, path, f"{at}weights")
-    plain = all(known[name].type == LayerType.FULLY_CONNECTED for name in (source, target))
+    plain = all(known[name].type != LayerType.CONVOLUTIONAL for name in (source, target))
     shape = (known[source].units, known[target].units) if plain else (-1, known[target].units)
     if plain and len(flat) != shape[0] * shape[1]:
         raise DataError(

@@ -2,12 +2,11 @@
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,11 +14,13 @@ from deeprec import folder
 from deeprec.console import console, progress
 from deeprec.dsstne.network import Activation, LayerKind, Network
 from deeprec.dsstne.network_file import read_network
+from deeprec.dsstne.output import activated
 from deeprec.dsstne.text import Samples, labels_of, read_index, read_samples
 from deeprec.dsstne.weights import new_model, rows_by_label
 from deeprec.errors import ConfigError, DataError
 from deeprec.model.layered import Layered
 from deeprec.model.topk import BLOCK_ITEMS, top_k_of_blocks
+from deeprec.serve import jagged
 
 FilterMode = Literal["exclude", "multiply"]
 LOOKS_LIKE_TIME = 1e8  # seconds since 1970 are above it from 1973 on
@@ -62,7 +63,7 @@ class Answers:
             network, rows_by_label(list(self.known), inputs, outputs), source
         )
         self.inputs = inputs
-        self.activation = network.of_kind(LayerKind.OUTPUT)[0].activation
+        [self.output] = network.of_kind(LayerKind.OUTPUT)
 
     @torch.no_grad()
     def best(self, some: Some, k: int, mode: FilterMode) -> tuple[Tensor, Tensor]:
@@ -100,7 +101,7 @@ class Answers:
 
     def _normaliser(self, hidden_BD: Tensor) -> Tensor:
         """float32 [B, 1]: of a softmax over the features of the index."""
-        if self.activation != Activation.SOFT_MAX:
+        if self.output.activation != Activation.SOFT_MAX:
             return hidden_BD.new_zeros(1, 1)
         starts = range(0, len(self.labels), BLOCK_ITEMS)
         blocks = [
@@ -110,17 +111,9 @@ class Answers:
         return torch.stack([block.logsumexp(1) for block in blocks]).logsumexp(0)[:, None]
 
     def _activated(self, scores: Tensor, normaliser_B1: Tensor) -> Tensor:
-        if self.activation == Activation.SOFT_MAX:
+        if self.output.activation == Activation.SOFT_MAX:
             return (scores - normaliser_B1).exp()
-        return ACTIVATED[self.activation](scores)
-
-
-ACTIVATED: dict[Activation, Callable[[Tensor], Tensor]] = {
-    Activation.SIGMOID: torch.sigmoid,
-    Activation.TANH: torch.tanh,
-    Activation.RECTIFIED_LINEAR: torch.relu,
-    Activation.LINEAR: lambda scores: scores,
-}
+        return activated(self.output)(scores)
 
 
 def predict(
@@ -198,19 +191,13 @@ def _batches(answers: Answers, asked: Samples, told: Samples, batch: int) -> Ite
             }
             filtered.append(list(known))
             factors.extend(known.values())
-        yield Some(some, *_jagged(having), *_jagged(filtered), torch.tensor(factors))
+        yield Some(some, *jagged(having), *jagged(filtered), torch.tensor(factors))
 
 
 def _indices(
     features: Sequence[str], known: Mapping[str, int], inputs: Mapping[str, int]
 ) -> list[int]:
     return [known[feature] for feature in features if feature in inputs]
-
-
-def _jagged(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    values = torch.tensor([value for row in rows for value in row], dtype=torch.int64)
-    ends = np.cumsum([0, *(len(row) for row in rows)])
-    return values, torch.from_numpy(ends)
 
 
 def _lines(

@@ -72,8 +72,8 @@ def prepare_data(path: Path, inputs: DataSet, outputs: DataSet, *, weigh: bool) 
             f"{outputs.num_examples:,}; generate both from the same samples"
         )
     for one in (inputs, outputs):
-        _say_what_is_lost(one, read=weigh and one is outputs)
-    shown, asked = (_distinct(one) for one in (inputs, outputs))
+        _say_what_is_lost(one, read=weigh and one is outputs, shown=one is inputs)
+    shown, asked = (distinct(one) for one in (inputs, outputs))
     same = not weigh and all(np.array_equal(one, other) for one, other in zip(shown, asked))
     events = _events(shown) if same else _of_both(shown, asked, outputs if weigh else None)
     num_items = max(inputs.width, outputs.width)
@@ -85,7 +85,7 @@ def prepare_data(path: Path, inputs: DataSet, outputs: DataSet, *, weigh: bool) 
                 "popularity": np.bincount(asked[1], minlength=num_items),
             }
         ),
-        users=_users(inputs.num_examples),
+        users=_users(inputs.num_examples, outputs.example_weights),
         vocabularies={},
         parts={"train": [events], **{part: [_nothing(events)] for part in store.PARTS[1:]}},
         contract={},
@@ -94,7 +94,7 @@ def prepare_data(path: Path, inputs: DataSet, outputs: DataSet, *, weigh: bool) 
     return "reconstruct" if same else "by_kind"
 
 
-def _distinct(data_set: DataSet) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def distinct(data_set: DataSet) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Offsets and columns, each once in a row, ascending."""
     offsets, columns, _ = data_set.rows()
     rows = np.repeat(np.arange(data_set.num_examples), np.diff(offsets))
@@ -120,11 +120,11 @@ def _of_both(
     if weighed is None:
         return store.join(one, other)
     ones = np.ones(len(one.items), np.float32)
-    return store.join(replace(one, values=ones), replace(other, values=_last_values(weighed)))
+    return store.join(replace(one, values=ones), replace(other, values=last_values(weighed)))
 
 
-def _last_values(data_set: DataSet) -> npt.NDArray[np.float32]:
-    """Of each column of `_distinct`, the value that stands last in its row."""
+def last_values(data_set: DataSet) -> npt.NDArray[np.float32]:
+    """Of each column of `distinct`, the value that stands last in its row."""
     offsets, columns, values = data_set.rows()
     keys = np.repeat(np.arange(data_set.num_examples), np.diff(offsets)) * data_set.width + columns
     _, last = np.unique(keys[::-1], return_index=True)
@@ -136,10 +136,11 @@ def _nothing(like: Events) -> Events:
     return Events(np.zeros(like.num_users + 1, np.int64), **empty)
 
 
-def _users(count: int) -> pa.Table:
+def _users(count: int, weights: npt.NDArray[np.float32] | None) -> pa.Table:
     nobody = np.zeros(count, np.int64)
     return pa.table(
         {
+            **({} if weights is None else {store.WEIGHT: weights}),
             "user_id": [str(i) for i in range(count)],
             "role": ["all"] * count,
             "validation_unknown": nobody,
@@ -157,14 +158,14 @@ def _manifest(same: bool) -> dict[str, object]:
     }
 
 
-def _say_what_is_lost(data_set: DataSet, *, read: bool) -> None:
+def _say_what_is_lost(data_set: DataSet, *, read: bool, shown: bool) -> None:
     lost = []
     _, columns, values = data_set.rows()
     if not read and not np.all(values == 1.0):
         lost.append("values other than 1 count as 1")
-    if Attribute.WEIGHTED in data_set.attributes:
-        lost.append("weights of examples are not read")
-    if len(columns) > len(_distinct(data_set)[1]):
+    if shown and Attribute.WEIGHTED in data_set.attributes:
+        lost.append("weights of examples are read of the output alone, where they weigh the loss")
+    if len(columns) > len(distinct(data_set)[1]):
         lost.append("a column that stands twice in an example counts once")
     for one in lost:
         console.print(f"[yellow]note[/yellow] data set {data_set.name!r}: {one}", soft_wrap=True)

@@ -1,23 +1,29 @@
 """Trains a network definition on data sets, as DSSTNE's `train` does, with any optimizer."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, cast, get_args
 
 from deeprec import config
 from deeprec.config import TrainConfig
 from deeprec.console import console
-from deeprec.dsstne.data_set import Attribute, DataSet
+from deeprec.dsstne.data_set import DataSet
 from deeprec.dsstne.definition import read_definition
-from deeprec.dsstne.mapping import Mapped, mapped
-from deeprec.dsstne.network import Error, Layer, LayerKind, Network
+from deeprec.dsstne.mapped import Mapped
+from deeprec.dsstne.mapping import mapped
+from deeprec.dsstne.network import Layer, LayerKind, Network
 from deeprec.dsstne.network_file import write_network
 from deeprec.dsstne.remark import refuse, show
+from deeprec.dsstne.target_values import read_values
 from deeprec.dsstne.train_data import data_set_of, prepare_data
 from deeprec.dsstne.weights import all_columns, take
 from deeprec.errors import ConfigError
 from deeprec.model.layered import Layered
 from deeprec.train import train
+from deeprec.trainer.constraints import Constraints
+from deeprec.trainer.rate import ByEpochs, Inverse
 from deeprec.trainer.run import open_run
 
 OptimizerName = Literal["sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adadelta", "adam"]
@@ -32,13 +38,24 @@ class Steps:
     batch: int = 1024
     alpha: float = 0.025  # learning rate
     decay: float = 0.0001  # lambda: share of weights lost at a step, times alpha
+    l1_decay: float = 0.0  # lambda1: what a weight moves towards 0 at a step, times alpha
+    interval: int = 0  # AlphaInterval: epochs after which alpha changes; 0: it stays
+    multiplier: float = 0.5  # AlphaMultiplier: what it is multiplied with then
     mu: float = 0.5  # momentum, smoothing, or the first beta of Adam
     mu1: float = 0.0  # second beta of Adam
     optimizer: OptimizerName = "sgd"
     seed: int = 12134
+    as_dsstne: bool = False  # with its conventions, where ours are others
 
-    def part(self) -> dict[str, Any]:
-        """The config part of the optimizer."""
+    def part(
+        self, of_network: Mapping[str, float] = MappingProxyType({}), *, between: bool = True
+    ) -> dict[str, Any]:
+        """The config part of the optimizer.
+
+        Args:
+            of_network: constraints that its definition says.
+            between: whether it has weights from one hidden layer to another.
+        """
         rate = {"lr": self.alpha}
         own: dict[str, dict[str, Any]] = {
             "sgd": rate,
@@ -50,8 +67,42 @@ class Steps:
             "adam": {**rate, "betas": [self.mu, self.mu1]},
         }
         shrunk = {"weight_decay": self.decay, "table_weight_decay": self.decay}
-        found = {**own[self.optimizer], **shrunk, "warmup_steps": 0, "decay": 0.0}
+        found: dict[str, Any] = {**own[self.optimizer], **shrunk, "warmup_steps": 0, "decay": 0.0}
+        if constraints := self._constraints(of_network, between=between):
+            found["constraints"] = constraints
         return found if self.optimizer == "adadelta" else {**found, "table_lr": None}
+
+    def _constraints(
+        self, of_network: Mapping[str, float], *, between: bool
+    ) -> dict[str, Any] | None:
+        told = dict(of_network)
+        if self.l1_decay:
+            told["table_l1_decay"] = self.l1_decay
+            told |= {"l1_decay": self.l1_decay} if between else {}
+        return {"_target_": _path(Constraints), **told} if told else None
+
+    def rates(self, decay: float) -> dict[str, Any] | None:
+        """The config part of how learning rates change.
+
+        Args:
+            decay: of the network.
+
+        Raises:
+            ConfigError: both say so.
+        """
+        if not self.interval:
+            return {"_target_": _path(Inverse), "decay": decay} if decay else None
+        if decay:
+            raise ConfigError(
+                f"AlphaInterval={self.interval} and decay={decay:g} of the network both change the "
+                "learning rate; leave one of them out"
+            )
+        told = {"every_epochs": self.interval, "factor": self.multiplier}
+        return {"_target_": _path(ByEpochs), **told}
+
+
+def _path(part: type) -> str:
+    return f"{part.__module__}.{part.__qualname__}"
 
 
 def train_network(
@@ -83,11 +134,8 @@ def train_network(
     ]
     for layer, one in zip(layers, data, strict=True):
         _fit(layer, one)
-    if Attribute.SPARSE_IGNORE_ZERO in data[1].attributes:
-        _ignore_zeros(to)
     prepared = network_file.with_suffix(".prepared")
-    # the one error that reads the values of targets
-    weigh = network.error == Error.DATA_SCALED_MARGINAL
+    weigh = read_values(to, network, layers[1], data[1])
     target = [f"target={prepare_data(prepared, data[0], data[1], weigh=weigh)}"]
     target += ["target.weigh=true"] if weigh else []
     run = train(_config(to, steps, target, prepared, network_file.with_suffix(".run")))
@@ -114,26 +162,14 @@ def _fit(layer: Layer, data_set: DataSet) -> None:
     layer.extents = data_set.extents
 
 
-def _ignore_zeros(to: Mapped) -> None:
-    """Leaves columns that an example does not have out of the loss.
-
-    Raises:
-        ConfigError: the loss compares them.
-    """
-    if to.choices["loss"] == "softmax":
-        raise ConfigError(
-            "the output data set has SparseIgnoreZero, and in a softmax every column competes; "
-            "take a sigmoid output"
-        )
-    to.loss["zero_scale"] = 0.0
-
-
 def _config(to: Mapped, steps: Steps, target: list[str], prepared: Path, run: Path) -> TrainConfig:
     choices = {**to.choices, "optimizer": steps.optimizer}
+    choices.pop("rate", None)  # a step says it too
     words = [*target, *(f"{group}={choice}" for group, choice in choices.items())]
     words += [f"prepared={prepared}", f"output_dir={run}", "logger.wandb=off"]
     words += [f"trainer.max_epochs={steps.epochs}", f"trainer.batch_users={steps.batch}"]
     words += ["trainer.save_every_epochs=10", f"seed={steps.seed}"]
+    words += ["compatibility=dsstne", "brake=leaps"] if steps.as_dsstne else []
     told = cast(TrainConfig, config.compose("train", words))
     assert told.loss is not None
     assert told.optimizer is not None
@@ -141,7 +177,11 @@ def _config(to: Mapped, steps: Steps, target: list[str], prepared: Path, run: Pa
         told,
         model={**told.model, **to.model},
         loss={**told.loss, **to.loss},
-        optimizer={**told.optimizer, **steps.part()},
+        optimizer={
+            **told.optimizer,
+            **steps.part(to.constraints, between=len(to.model["layers"]) > 1),
+        },
+        rate=steps.rates(to.rate.get("decay", 0.0)),
     )
 
 

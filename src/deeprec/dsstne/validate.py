@@ -13,10 +13,12 @@ from deeprec.batch import Arranged, Batch, Jagged, Penalty
 from deeprec.console import console
 from deeprec.dsstne.data_set import DataSet
 from deeprec.dsstne.definition import read_definition
-from deeprec.dsstne.mapping import Mapped, mapped
+from deeprec.dsstne.mapped import Mapped
+from deeprec.dsstne.mapping import mapped
 from deeprec.dsstne.network import LayerKind
 from deeprec.dsstne.remark import refuse
-from deeprec.dsstne.train_data import data_set_of
+from deeprec.dsstne.target_values import read_values
+from deeprec.dsstne.train_data import data_set_of, distinct, last_values
 from deeprec.errors import NonFiniteError
 from deeprec.model.hidden import Hidden
 from deeprec.model.layered import Layered
@@ -63,6 +65,7 @@ def validate(
     refuse(definition, [*remarks, *to.remarks])
     layers = [network.of_kind(kind)[0] for kind in (LayerKind.INPUT, LayerKind.OUTPUT)]
     data = [data_set_of(path, layer.data_set) for path, layer in zip((inputs, outputs), layers)]
+    weigh = read_values(to, network, layers[1], data[1])
     torch.manual_seed(seed)
     model = _model(to, max(one.width for one in data)).double()
     told = config.compose(
@@ -71,7 +74,7 @@ def validate(
     assert isinstance(told, config.TrainConfig)
     assert told.loss is not None
     loss = instantiate({**told.loss, **to.loss})
-    arranged = _arranged(model, data[0], data[1], examples)
+    arranged = _arranged(model, data[0], data[1], examples, weigh=weigh)
     found = differences(model, loss, arranged, seed)
     for one in found:
         console.print(f"{one.name:<40} {one.largest:.2e} {'ok' if one.is_right else 'wrong'}")
@@ -141,18 +144,24 @@ def _plain(part: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in part.items() if name != "_target_"}
 
 
-def _arranged(model: Layered, inputs: DataSet, outputs: DataSet, examples: int) -> Arranged:
+def _arranged(
+    model: Layered, inputs: DataSet, outputs: DataSet, examples: int, *, weigh: bool
+) -> Arranged:
     """The first examples, their weights in float64."""
     rows = []
     for data_set in (inputs, outputs):
-        offsets, columns, _ = data_set.rows()
+        offsets, columns = distinct(data_set)
         offsets = offsets[: examples + 1]
-        each = [np.unique(some) for some in np.split(columns[: offsets[-1]], offsets[1:-1])]
-        ends = np.cumsum([0, *map(len, each)])
-        rows.append(Jagged(torch.from_numpy(np.concatenate(each)), torch.from_numpy(ends)))
+        columns = columns[: offsets[-1]]
+        rows.append(Jagged(torch.from_numpy(columns), torch.from_numpy(offsets)))
     count = len(rows[0].offsets) - 1
+    if weigh:
+        values = last_values(outputs)[: len(rows[1].values)]
+        rows[1].weights = torch.from_numpy(values).double()
     batch = Batch(torch.arange(count), rows[0], None, {}, rows[1])
     arranged = model.arrange(batch, torch.Generator())
+    if (weights := outputs.example_weights) is not None:
+        arranged.asked[0].user_weights = torch.from_numpy(weights[:count]).double()
     arranged.fields = {
         name: replace(one, weights=None if one.weights is None else one.weights.double())
         for name, one in arranged.fields.items()

@@ -18,6 +18,7 @@ from deeprec.dsstne.remark import Remark, refuse
 from deeprec.errors import ConfigError, DataError
 from deeprec.model.hidden import HiddenLayer
 from deeprec.model.layered import Layered
+from deeprec.model.pooled import PooledLayer
 from deeprec.model.sparse_input import HISTORY, SparseInput
 from deeprec.part import instantiate
 
@@ -112,6 +113,8 @@ def put(network: Network, rows: Rows, model: nn.Module) -> None:
             matrix = network.matrix(network.weight(source.name, layer.name))
             inputs.tables[HISTORY].copy_(_gathered(matrix, rows.inputs, 0.0))
     for layer, held in zip(hidden, model.layers, strict=True):
+        if isinstance(held, PooledLayer):
+            continue
         assert isinstance(held, HiddenLayer)
         _put_layer(network, layer, held, source.name)
     matrices = [network.matrix(network.weight(name, output.name)) for name in output.sources]
@@ -132,6 +135,8 @@ def take(network: Network, rows: Rows, model: nn.Module) -> None:
     network.weights = []
     tables = iter(model.inputs)
     for layer, held in zip(network.of_kind(LayerKind.HIDDEN), model.layers, strict=True):
+        if isinstance(held, PooledLayer):
+            continue
         assert isinstance(held, HiddenLayer)
         names = [name for name in layer.sources if name != source.name]
         blocks = iter(_blocks(held, [network.layer(name).units for name in names]))
@@ -141,7 +146,8 @@ def take(network: Network, rows: Rows, model: nn.Module) -> None:
             else:
                 values = _scattered(_table(model, next(tables)), rows.inputs, source.units, 0.0)
             bias = array(held.bias) if name == layer.sources[0] else np.zeros_like(held.bias.data)
-            network.weights.append(Weight(name, layer.name, np.asarray(bias), values))
+            weight = Weight(name, layer.name, np.asarray(bias), values, norm=layer.weight_norm)
+            network.weights.append(weight)
         _take_norm(layer, held)
     item_bias = array(model.item_bias)
     lowest = float(item_bias.min()) - 100.0
@@ -149,7 +155,7 @@ def take(network: Network, rows: Rows, model: nn.Module) -> None:
     matrix = _scattered(array(model.item_weight), rows.outputs, output.units, 0.0).T
     edges = np.cumsum([network.layer(name).units for name in output.sources])
     for name, values in zip(output.sources, np.split(matrix, edges[:-1])):
-        weight = Weight(name, output.name, bias, values)
+        weight = Weight(name, output.name, bias, values, norm=output.weight_norm)
         if output.name in shared:
             old = shared[output.name]
             weight.values, weight.shared_with = None, old.shared_with

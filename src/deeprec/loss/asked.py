@@ -1,6 +1,7 @@
 """What a loss is asked, made sure of: every item lies in the catalog, none twice at one user."""
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from deeprec.batch import Asked, ByItem, Encoded, Jagged, with_transposition
@@ -28,6 +29,11 @@ def asked_of(target: Target, encoded: Encoded, item_bias_V: Tensor) -> Asked:
     asked = Asked(with_transposition(target), with_transposition(repeats))
     check(asked, item_bias_V.shape[0])
     return asked
+
+
+def users_of(rows: Jagged) -> Tensor:
+    """int64 [N]: the user of each value."""
+    return torch.repeat_interleave(rows.offsets.diff(), output_size=len(rows.values))
 
 
 def check(asked: Asked, num_items: int) -> None:

@@ -39,6 +39,8 @@ class Asymmetric(nn.Module):
         Lin et al., Focal Loss for Dense Object Detection, ICCV 2017.
     """
 
+    on_engine = True
+
     def __init__(
         self,
         *,

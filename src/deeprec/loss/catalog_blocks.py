@@ -96,6 +96,8 @@ class Blocks:
         if weights_P is None:
             weights_P = self.hidden_BD.new_ones(asked.target.values.shape)
         self.weights_P = weights_P.to(self.hidden_BD.dtype)[self.target.order_P]
+        weights_B = asked.user_weights
+        self.user_weights_B = None if weights_B is None else weights_B.to(self.hidden_BD.dtype)
         self._narrowed: tuple[slice, Tensor] | None = None
 
     def __len__(self) -> int:
@@ -120,6 +122,12 @@ class Blocks:
             scores_BC[block.repeat_places] = self.repeat_scores_M[block.repeats].to(scores_BC.dtype)
         return scores_BC
 
+    def summed(self, values_BC: Tensor) -> Tensor:
+        """Float []: the sum of these, each user's times its weight."""
+        if self.user_weights_B is None:
+            return values_BC.sum()
+        return values_BC.sum(1) @ self.user_weights_B
+
     def weight(self, items: slice) -> Tensor:
         """[C, D] rows of the catalog table in the product dtype; the last ones are remembered."""
         if self.product_dtype == self.item_weight_VD.dtype:
@@ -137,10 +145,18 @@ class Gradient:
         needed: which gradients somebody asks for.
         scale: float [], what the gradient of a summed loss is multiplied with.
         updates: take those of the catalog's rows, where there are any.
+        shares_B: float [B], how much of each user's slopes counts; None: all.
     """
 
-    def __init__(self, blocks: Blocks, needed: "Needed", scale: Tensor, updates: Updates) -> None:
-        self.blocks, self.needed, self.scale = blocks, needed, scale
+    def __init__(
+        self,
+        blocks: Blocks,
+        needed: "Needed",
+        scale: Tensor,
+        updates: Updates,
+        shares_B: Tensor | None = None,
+    ) -> None:
+        self.blocks, self.needed, self.scale, self.shares_B = blocks, needed, scale, shares_B
         self.hidden_BD = torch.zeros_like(blocks.hidden_BD)
         self.repeat_M = torch.empty_like(blocks.repeat_scores_M)
         self._of_catalog = scale * updates.weight  # what goes to the catalog's rows
@@ -159,6 +175,8 @@ class Gradient:
             grad_BC: in the dtype of hidden or of the products.
             factor_B: what each user's row of it is still to be multiplied with; None: nothing.
         """
+        if self.shares_B is not None:
+            factor_B = self.shares_B if factor_B is None else factor_B * self.shares_B
         if block.repeats.stop > block.repeats.start:
             self.repeat_M[block.repeats] = _times(
                 grad_BC[block.repeat_places].to(self.repeat_M.dtype),
@@ -198,6 +216,27 @@ class Gradient:
         return [found if wanted else None for found, wanted in zip(all_four, self.needed)]
 
 
+class Lengths:
+    """Takes the slopes of all blocks, for how long they are together.
+
+    Args:
+        num_users: B.
+        like: for dtype and device.
+    """
+
+    def __init__(self, num_users: int, like: Tensor) -> None:
+        self.squares_B = like.new_zeros(num_users)
+
+    def add(self, block: Block, grad_BC: Tensor, factor_B: Tensor | None = None) -> None:
+        """As `Gradient.add`."""
+        length_B = torch.linalg.vector_norm(grad_BC, dim=1, dtype=self.squares_B.dtype)
+        self.squares_B += _times(length_B, factor_B).square()
+
+    def shares(self, norm: float) -> Tensor:
+        """Float [B]: what each user's slopes are multiplied with to be no longer than `norm`."""
+        return norm / self.squares_B.sqrt().clamp(min=norm)
+
+
 def _gathered(table: Tensor, needed: bool, update: RowUpdate | None) -> Tensor | None:
     return torch.empty_like(table) if needed and update is None else None
 
@@ -228,9 +267,9 @@ class Needed(NamedTuple):
     repeat_scores: bool
 
 
-# Walks over the blocks, once or more: the loss summed over users, float []; where there is a
-# Gradient, it is given the gradient of each block's scores exactly once.
-Walk = Callable[[Blocks, Gradient | None], Tensor]
+# Walks over the blocks, once or more: the loss summed over users, float []; where there is somebody
+# to take it, the gradient of each block's scores is given exactly once.
+Walk = Callable[[Blocks, Gradient | Lengths | None], Tensor]
 
 
 class Cost(NamedTuple):
@@ -250,31 +289,37 @@ class Cost(NamedTuple):
         return self.both(scores)
 
 
-def separable(target: Cost, other: Cost, item_scale_V: Tensor | None = None) -> Walk:
-    """A loss that is a sum over items; the cost of a target is multiplied by its weight.
+def separable(
+    target: Cost | Callable[[slice], Cost], other: Cost, item_scale_V: Tensor | None = None
+) -> Walk:
+    """A loss that is a sum over items; a target's cost is multiplied by its weight, a user's too.
 
     Args:
-        target: cost of an item that is a target.
+        target: cost of an item that is a target; or, by their places among the targets of the
+            batch in the order of items, of some.
         other: cost of any other item.
         item_scale_V: float [V], what the cost of each item that is no target is multiplied with;
             None: nothing.
     """
 
-    def walk(blocks: Blocks, gradient: Gradient | None) -> Tensor:
+    def walk(blocks: Blocks, gradient: Gradient | Lengths | None) -> Tensor:
         total = blocks.hidden_BD.new_zeros(())
         for block in blocks:
             scores_BC = blocks.scores(block)
             scale_C = None if item_scale_V is None else item_scale_V[block.items]
             cell = block.places, blocks.weights_P[block.targets], scale_C
             of_target = scores_BC[block.places]
+            wanted = target if isinstance(target, Cost) else target(block.targets)
             if gradient is None:
-                total += _of_each(other.value(scores_BC), target.value(of_target), *cell).sum()
+                values_BC = _of_each(other.value(scores_BC), wanted.value(of_target), *cell)
+                total += blocks.summed(values_BC)
                 continue
             values_BC, slopes_BC = other.value_and_slope(scores_BC)
-            values_P, slopes_P = target.value_and_slope(of_target)
-            total += _of_each(values_BC, values_P, *cell).sum()
+            values_P, slopes_P = wanted.value_and_slope(of_target)
+            total += blocks.summed(_of_each(values_BC, values_P, *cell))
             del values_BC
-            gradient.add(block, _of_each(slopes_BC, slopes_P, *cell))
+            slopes_BC = _of_each(slopes_BC, slopes_P, *cell)
+            gradient.add(block, slopes_BC, blocks.user_weights_B)
         return total
 
     return walk
@@ -317,7 +362,8 @@ def catalog_loss(
         num_users: float [], above 0: what the sum over users is divided by.
         block_items: items scored at once; memory is O(B * block_items), and O(V * D) for the
             gradient of the table where there are no updates.
-        updates: change the catalog's rows now, block by block, where they need a gradient.
+        updates: change the catalog's rows now, block by block, where they need a gradient; and
+            how long a user's slopes may be, for which the blocks are gone over once more.
 
     Returns:
         float32 [] (float64 for float64 scores).
@@ -364,9 +410,14 @@ class _CatalogLoss(torch.autograd.Function):
         updates: Updates,
     ) -> Tensor:
         encoded = encoded._replace(hidden_BD=hidden_BD, repeat_scores_M=repeat_scores_M)
-        blocks = Blocks(encoded, item_weight_VD, item_bias_V, asked, block_items, dtype)
-        scale = num_users.to(hidden_BD.dtype).reciprocal()
-        gradient = Gradient(blocks, needed, scale, updates) if any(needed) else None
+        scored = encoded, item_weight_VD, item_bias_V, asked, block_items, dtype
+        scale, shares_B = num_users.to(hidden_BD.dtype).reciprocal(), None
+        if updates.slope_norm is not None and any(needed):
+            lengths = Lengths(len(hidden_BD), hidden_BD)
+            walk(Blocks(*scored), lengths)
+            shares_B = lengths.shares(updates.slope_norm)
+        blocks = Blocks(*scored)
+        gradient = Gradient(blocks, needed, scale, updates, shares_B) if any(needed) else None
         total = walk(blocks, gradient) * scale
         if gradient is not None:
             ctx.save_for_backward(*gradient.finished())

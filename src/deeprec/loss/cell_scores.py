@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from deeprec.batch import Asked, ByItem, Encoded, Jagged, transposed
+from deeprec.loss.asked import users_of
 from deeprec.loss.gram import sparse_rows
 
 CACHED_FLOATS = 2**18  # of catalog rows that are gathered at once: 1 MiB
@@ -60,11 +61,6 @@ def bags(table: Tensor, values_P: Tensor, offsets: Tensor, weights_P: Tensor) ->
         include_last_offset=True,
     )
     return found
-
-
-def users_of(rows: Jagged) -> Tensor:
-    """int64 [N]: the user of each value."""
-    return torch.repeat_interleave(rows.offsets.diff(), output_size=len(rows.values))
 
 
 def summed(values_P: Tensor, users_P: Tensor, num_users: int) -> Tensor:

@@ -19,6 +19,7 @@ from deeprec.loss.catalog_blocks import (
     Block,
     Blocks,
     Gradient,
+    Lengths,
     Walk,
     catalog_loss,
     check_block_items,
@@ -167,7 +168,7 @@ def _contrast(dream: _Dream) -> Walk:
     each dreamt and what that leads to.
     """
 
-    def walk(blocks: Blocks, gradient: Gradient | None) -> Tensor:
+    def walk(blocks: Blocks, gradient: Gradient | Lengths | None) -> Tensor:
         total = blocks.hidden_BD.new_zeros(())
         for block, visible_BC in dream:
             had_BC = torch.zeros_like(visible_BC)

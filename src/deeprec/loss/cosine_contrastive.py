@@ -37,6 +37,8 @@ class CosineContrastive(nn.Module):
         equation 1, there over drawn negatives. Differs: over all items, and divided by V.
     """
 
+    on_engine = True
+
     def __init__(
         self,
         num_items: int,

@@ -17,6 +17,10 @@ class Trained:
     changed_by_input: bool  # also rows of the catalog table that are asked of nobody in the batch
     num_tasks: int  # of a step
     weighted: bool  # whether targets are weighed by what items they are
+    valued: bool = False  # whether they weigh as the values of their events
+    weighted_users: bool = False  # whether users are
+    clipped_slopes: bool = False  # whether a user's slopes over the catalog have a longest length
+    learns_next: bool = False  # whether it is asked at positions of a history
 
 
 def unfit_draws(gram_items: int | None, trained: Trained) -> list[str]:
@@ -44,11 +48,43 @@ def unfit_draws(gram_items: int | None, trained: Trained) -> list[str]:
 
 def unfit_weights(loss: object, trained: Trained) -> list[str]:
     """What keeps targets from being weighed; a loss that cannot says `weighs_targets = False`."""
-    if not trained.weighted:
-        return []
-    if trained.linear:
-        return ["weighting: the target of a linear model is its history as it is; leave it out"]
-    if not getattr(loss, "weighs_targets", True):
-        name = type(loss).__name__
-        return [f"weighting: {name} does not multiply costs of targets; use loss=softmax"]
-    return []
+    found = []
+    values = bool(getattr(loss, "values", False))  # which such a loss reads as what targets are
+    for key, told, way in (
+        ("weighting", trained.weighted, "leave it out"),
+        ("target.weigh", trained.valued and not values, "set it to false"),
+    ):
+        if told and trained.linear:
+            says = "the target of a linear model is its history as it is"
+            found.append(f"{key}: {says}; {way}")
+        elif told and not getattr(loss, "weighs_targets", True):
+            name = type(loss).__name__
+            found.append(
+                f"{key}: {name} does not multiply costs of targets; use loss=softmax, or {way}"
+            )
+    return found
+
+
+def unfit_engine(loss: object, trained: Trained) -> list[str]:
+    """What keeps users from being weighed and slopes from being limited.
+
+    A loss that goes over the whole catalog by the engine, which does both, says `on_engine = True`.
+    """
+    found, name = [], type(loss).__name__
+    on_engine = getattr(loss, "on_engine", False)
+    if trained.weighted_users and trained.learns_next:
+        found.append(
+            "user_weights: a model that learns what comes next is asked at positions, which have "
+            "no weights; use another model, or user_weights=false"
+        )
+    elif trained.weighted_users and not on_engine:
+        found.append(
+            f"user_weights: {name} does not multiply the costs of users; use loss=softmax or "
+            "loss=marginal, or user_weights=false"
+        )
+    if trained.clipped_slopes and not on_engine:
+        found.append(
+            f"optimizer.constraints.score_slope_norm: must be null with {name}, which does not make"
+            " the slopes of a user over the whole catalog; or use loss=softmax or loss=marginal"
+        )
+    return found

@@ -28,6 +28,8 @@ class Hinge(nn.Module):
         ValueError: margin is not above 0, or block_items is below 1.
     """
 
+    on_engine = True
+
     def __init__(
         self,
         *,

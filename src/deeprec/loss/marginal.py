@@ -33,6 +33,8 @@ class Marginal(nn.Module):
             or block_items is below 1.
     """
 
+    on_engine = True
+
     def __init__(
         self,
         *,

@@ -1,46 +1,51 @@
 """Errors of activated scores over the whole catalog: a target should be 1, any other item 0."""
 
-from collections.abc import Callable
+from functools import partial
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from deeprec.activated import Activated, Output
 from deeprec.batch import Encoded
 from deeprec.loss.asked import Target
 from deeprec.loss.catalog_blocks import (
     BLOCK_ITEMS,
+    Blocks,
     Cost,
+    Gradient,
+    Lengths,
+    Walk,
     catalog_loss,
     check_block_items,
     separable,
 )
+from deeprec.loss.fit import Trained
 from deeprec.table import NO_UPDATES, Updates
 
-Error = Literal["absolute", "squared", "squared_hinge"]
-Output = Literal["identity", "sigmoid", "tanh", "relu"]
-
-# activation -> (what becomes of a score, its derivative by what it became)
-ACTIVATED: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
-    "identity": (lambda s: s.clone(), torch.ones_like),
-    "sigmoid": (torch.sigmoid, lambda a: a * (1.0 - a)),
-    "tanh": (torch.tanh, lambda a: 1.0 - a * a),
-    "relu": (torch.relu, lambda a: (a > 0).to(a.dtype)),
-}
+Error = Literal["absolute", "squared", "squared_hinge", "hinge", "cross_entropy"]
 
 
 class Regression(nn.Module):
-    """Every item's score, activated, against 1 if it is a target and 0 if not.
+    """Every item's score, activated, against 1 if it is a target and 0 if not; or against a value.
 
-    With d what it misses by, an item costs
+    With a what became of the score and t what it should be, an item costs
 
-        absolute       |d|
-        squared        d^2 / 2
-        squared_hinge  d^2 / 2 where a target is below 1, or any other item above 0
+        absolute       |a - t|
+        squared        (a - t)^2 / 2
+        squared_hinge  (a - |t|)^2 / 2 where t is above 0 and a below it, or t is not and a above
+        hinge          max(0, 1 - t a); of any other item nothing
+        cross_entropy  -t log(a) - (1 - t) log(1 - a)
 
     Args:
         error: which of these.
-        output: what becomes of a score first.
+        output: what becomes of a score first; of cross_entropy it must be sigmoid.
+        slope: of a leaky_relu output below 0.
+        alpha: of an elu or selu output: minus this is where it ends.
+        scale: of a selu output.
+        values: a target should be its weight, as `target.weigh=true` gives it, in place of 1; with
+            cross_entropy these must lie in [0, 1].
         one_scale: weight of the targets.
         zero_scale: weight of all other items; 0: only targets are learned from.
         block_items: items scored at once.
@@ -49,18 +54,23 @@ class Regression(nn.Module):
         ValueError: there is no such error or output, or block_items is below 1.
 
     Reference:
-        DSSTNE, `engine/kLoss.cu`, its L1, L2 and L2Hinge errors. Differs: the slope is that of the
-        value, where DSSTNE has another one for SELU, ELU and analog targets; the scales are in the
-        value too, where its DeltaBoost is in the slope alone.
+        DSSTNE, `engine/kLoss.cu`, its L1, L2, L2Hinge, Hinge and CrossEntropy errors. Differs: the
+        slope is that of the value, where DSSTNE has another one for Hinge, SELU and ELU; the scales
+        are in the value too, where its DeltaBoost is in the slope alone.
     """
 
     log_odds = False  # scores are, activated, the targets themselves
+    on_engine = True
 
     def __init__(
         self,
         *,
         error: Error = "squared",
         output: Output = "sigmoid",
+        slope: float = 1.0,
+        alpha: float = 1.0,
+        scale: float = 1.0507,
+        values: bool = False,
         one_scale: float = 1.0,
         zero_scale: float = 1.0,
         block_items: int = BLOCK_ITEMS,
@@ -69,10 +79,19 @@ class Regression(nn.Module):
         check_block_items(block_items)
         if error not in get_args(Error):
             raise ValueError(f"error must be one of {', '.join(get_args(Error))}; got {error!r}")
-        if output not in ACTIVATED:
-            raise ValueError(f"output must be one of {', '.join(ACTIVATED)}; got {output!r}")
-        self.error, self.output, self.block_items = error, output, block_items
+        self.activated = Activated(output, slope=slope, alpha=alpha, scale=scale)
+        if error == "cross_entropy" and output != "sigmoid":
+            raise ValueError(f"output must be sigmoid with error=cross_entropy, got {output!r}")
+        self.error, self.values, self.block_items = error, values, block_items
+        self.weighs_targets = not values
         self.one_scale, self.zero_scale = one_scale, zero_scale
+
+    def unfit(self, trained: Trained) -> list[str]:
+        """What keeps it from training such a model; see `Trained`."""
+        if not self.values or trained.valued:
+            return []
+        return ["loss.values: must be false where targets have no values, got true; or set "
+                "target.weigh=true (target=reconstruct, target=by_kind)"]  # fmt: skip
 
     def forward(
         self,
@@ -88,7 +107,8 @@ class Regression(nn.Module):
             encoded: hidden float [B, D] and the scores of own-history items.
             item_weight_VD: float [V, D].
             item_bias_V: float [V].
-            target: distinct item indices of each user in [0, V). Weights multiply `one_scale`.
+            target: distinct item indices of each user in [0, V). Weights multiply `one_scale`, or
+                are what targets should be, where `values` says so.
             updates: change rows of the catalog table and bias as soon as their gradient is known.
 
         Returns:
@@ -103,7 +123,7 @@ class Regression(nn.Module):
             tensor(0.3750)
         """
         return catalog_loss(
-            separable(self._cost(1.0, self.one_scale), self._cost(0.0, self.zero_scale)),
+            self._walk(),
             encoded,
             item_weight_VD,
             item_bias_V,
@@ -113,19 +133,51 @@ class Regression(nn.Module):
             updates=updates,
         )
 
-    def _cost(self, wanted: float, scale: float) -> Cost:
-        activate, derivative = ACTIVATED[self.output]
+    def _walk(self) -> Walk:
+        other = self._cost(0.0, self.zero_scale)
+        if not self.values:
+            return separable(self._cost(1.0, self.one_scale), other)
 
+        def walk(blocks: Blocks, gradient: Gradient | Lengths | None) -> Tensor:
+            wanted_P, blocks.weights_P = blocks.weights_P, torch.ones_like(blocks.weights_P)
+            return separable(partial(self._of_values, wanted_P), other)(blocks, gradient)
+
+        return walk
+
+    def _of_values(self, wanted_P: Tensor, places: slice) -> Cost:
+        return self._cost(wanted_P[places], self.one_scale)
+
+    def _cost(self, wanted: float | Tensor, scale: float) -> Cost:
         def both(scores: Tensor) -> tuple[Tensor, Tensor]:
-            activated = activate(scores)
-            missed = self._missed(activated - wanted, wanted)
-            slope = torch.sign(missed) if self.error == "absolute" else missed
-            value = missed.abs() if self.error == "absolute" else missed.square().mul_(0.5)
-            return value.mul_(scale), slope.mul(derivative(activated)).mul_(scale)
+            value, slope = self._both(scores, wanted)
+            return value.mul_(scale), slope.mul_(scale)
 
         return Cost(lambda scores: both(scores)[0], lambda scores: both(scores)[1], both)
 
-    def _missed(self, missed: Tensor, wanted: float) -> Tensor:
+    def _both(self, scores: Tensor, wanted: float | Tensor) -> tuple[Tensor, Tensor]:
+        """Value and slope, new tensors."""
+        if self.error == "cross_entropy":
+            return F.softplus(scores) - wanted * scores, torch.sigmoid(scores) - wanted
+        activated = self.activated(scores)
+        derivative = self.activated.derivative(activated)
+        if self.error == "hinge":
+            gap = torch.relu(1.0 - wanted * activated) * _of_both_sides(wanted)
+            return gap, derivative.mul_(-wanted * (gap > 0))
+        missed = self._missed(activated, wanted)
+        if self.error == "absolute":
+            return missed.abs(), derivative.mul_(torch.sign(missed))
+        return missed.square().mul_(0.5), derivative.mul_(missed)
+
+    def _missed(self, activated: Tensor, wanted: float | Tensor) -> Tensor:
         if self.error != "squared_hinge":
-            return missed
+            return activated - wanted
+        if isinstance(wanted, Tensor):
+            missed = activated - wanted.abs()
+            return torch.where(wanted > 0, missed.clamp(max=0.0), missed.clamp(min=0.0))
+        missed = activated - wanted
         return missed.clamp_(max=0.0) if wanted else missed.clamp_(min=0.0)
+
+
+def _of_both_sides(wanted: float | Tensor) -> float | Tensor:
+    """1 where there is a side to be on."""
+    return (wanted != 0).to(wanted.dtype) if isinstance(wanted, Tensor) else float(wanted != 0)

@@ -1,6 +1,7 @@
 """Multinomial cross entropy: the whole catalog competes for each user's targets."""
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -9,11 +10,13 @@ from torch import Tensor, nn
 
 from deeprec.batch import Encoded, Jagged
 from deeprec.loss.adjustment import Adjustment
-from deeprec.loss.asked import Target, asked_of
+from deeprec.loss.asked import Target, asked_of, users_of
 from deeprec.loss.catalog_blocks import (
     BLOCK_ITEMS,
+    Block,
     Blocks,
     Gradient,
+    Lengths,
     catalog_loss,
     check_block_items,
 )
@@ -34,17 +37,24 @@ class Softmax(nn.Module):
             added to its score in training; see `Adjustment`.
         popularity: int64 [V], training users that had each item, known from the data.
         one_target: a target costs until its probability reaches this, in (0, 1]; 1: always.
+        zero_target: any other item competes while its probability is above this, in [0, 1);
+            0: always.
+        one_scale: weight of the targets.
+        zero_scale: any other item competes as so many do, above 0.
         block_items: items scored at once.
 
     Raises:
-        ValueError: temperature is not above 0, one_target lies outside (0, 1], or block_items is
-            below 1.
+        ValueError: temperature, one_scale or zero_scale is not above 0, one_target lies outside
+            (0, 1], zero_target not below it, or block_items is below 1.
 
     Reference:
         Liang et al., Variational Autoencoders for Collaborative Filtering, WWW 2018, equation 2,
-        which sums over targets (`normalise_targets=False`). The margin is that of DSSTNE's
-        multinomial marginal error, whose margin of the other items has no loss to be the slope of.
+        which sums over targets (`normalise_targets=False`). Margins and scales are those of
+        DSSTNE's multinomial marginal error, whose slope, a probability or nothing, is that of no
+        loss: here an item past its margin leaves the sum that the others are compared with.
     """
+
+    on_engine = True
 
     def __init__(
         self,
@@ -54,6 +64,9 @@ class Softmax(nn.Module):
         popularity_adjustment: float = 0.0,
         popularity: Tensor | None = None,
         one_target: float = 1.0,
+        zero_target: float = 0.0,
+        one_scale: float = 1.0,
+        zero_scale: float = 1.0,
         block_items: int = BLOCK_ITEMS,
     ) -> None:
         super().__init__()
@@ -63,10 +76,8 @@ class Softmax(nn.Module):
             popularity_adjustment=popularity_adjustment,
             popularity=popularity,
         )
-        if not 0.0 < one_target <= 1.0:
-            raise ValueError(f"one_target must be in (0, 1], got {one_target}")
         self.normalise_targets, self.block_items = normalise_targets, block_items
-        self.highest = math.log(one_target) if one_target < 1.0 else math.inf
+        self.margins = margins_of(one_target, zero_target, one_scale, zero_scale)
 
     def forward(
         self,
@@ -77,6 +88,9 @@ class Softmax(nn.Module):
         updates: Updates = NO_UPDATES,
     ) -> Tensor:
         """Mean over users with targets of `-sum over targets of log softmax(scores)`.
+
+        With margins, a target costs `one_scale` times that, over all targets and those other items
+        whose probability is above `zero_target`, each counted `zero_scale` times.
 
         The normaliser must be known before the gradient. The exponentials of the first blocks are
         kept for it, up to 64 MiB; other blocks are scored a second time. No `[B, V]` tensor is held
@@ -102,12 +116,14 @@ class Softmax(nn.Module):
         """
         asked = asked_of(target, encoded, item_bias_V)
         weights_P = target_weights(asked.target, encoded.hidden_BD, self.normalise_targets)
+        if asked.user_weights is not None:
+            weights_P = weights_P * asked.user_weights[users_of(asked.target)]
         if not self.adjustment.changes_nothing:
             encoded, item_bias_V, updates = self.adjustment.of_catalog(
                 encoded, item_bias_V, asked.repeats.values, updates
             )
         return catalog_loss(
-            partial(_walk, self.highest),
+            partial(_walk, self.margins),
             encoded,
             item_weight_VD,
             item_bias_V,
@@ -135,6 +151,36 @@ def users_with_targets(target: Jagged) -> Tensor:
     return (target.offsets.diff() > 0).sum().clamp(min=1)
 
 
+class Margins(NamedTuple):
+    """From where on items count no more, as logarithms of probabilities, and what they count."""
+
+    one: float  # of targets
+    zero: float  # of other items
+    one_scale: float
+    zero_scale: float
+
+    @property
+    def of_others(self) -> bool:
+        """Whether not all other items compete alike."""
+        return self.zero > -math.inf or self.zero_scale != 1.0
+
+
+def margins_of(
+    one_target: float, zero_target: float, one_scale: float, zero_scale: float
+) -> Margins:
+    """The margins that a loss was told; see `Softmax`."""
+    if not 0.0 < one_target <= 1.0:
+        raise ValueError(f"one_target must be in (0, 1], got {one_target}")
+    if not 0.0 <= zero_target < one_target:
+        raise ValueError(f"zero_target must be from 0 on and below one_target, got {zero_target}")
+    for name, scale in (("one_scale", one_scale), ("zero_scale", zero_scale)):
+        if not 0.0 < scale < math.inf:
+            raise ValueError(f"{name} must be above 0, got {scale}")
+    one = math.log(one_target) if one_target < 1.0 else math.inf
+    zero = math.log(zero_target) if zero_target > 0.0 else -math.inf
+    return Margins(one, zero, one_scale, zero_scale)
+
+
 class _Exponentials(NamedTuple):
     """A block's exponentials over those of each user's highest score in it."""
 
@@ -147,7 +193,7 @@ class _Exponentials(NamedTuple):
         return self.highest_B + self.sum_B.log()
 
 
-def _walk(highest: float, blocks: Blocks, gradient: Gradient | None) -> Tensor:
+def _walk(margins: Margins, blocks: Blocks, gradient: Gradient | Lengths | None) -> Tensor:
     room = 0 if gradient is None else KEPT_BYTES
     scores_P = torch.empty_like(blocks.weights_P)
     found = []
@@ -157,13 +203,57 @@ def _walk(highest: float, blocks: Blocks, gradient: Gradient | None) -> Tensor:
         found.append(_exponentials(scores_BC, blocks.product_dtype, room))
         kept_BC = found[-1].kept_BC
         room -= 0 if kept_BC is None else kept_BC.nbytes
-    normaliser_B = torch.stack([each.logarithm() for each in found]).logsumexp(0)
-    missing_P = normaliser_B[blocks.target.users_P] - scores_P
-    if highest < math.inf:  # a target past the margin costs nothing, and nobody else for it
-        blocks.weights_P = blocks.weights_P * (missing_P > -highest)
+    users_P, normaliser_B = blocks.target.users_P, _normaliser(found)
+    if margins.one < math.inf:  # a target past the margin costs nothing, and nobody else for it
+        blocks.weights_P = blocks.weights_P * (scores_P - normaliser_B[users_P] < margins.one)
+    if margins.one_scale != 1.0:
+        blocks.weights_P = blocks.weights_P * margins.one_scale
+    edge_B = normaliser_B + margins.zero
+    if margins.of_others:
+        found = [_competing(blocks, *each, edge_B, margins) for each in zip(blocks, found)]
+        normaliser_B = _normaliser(found)
     if gradient is not None:
-        _hand_gradients(blocks, gradient, found, normaliser_B)
-    return (blocks.weights_P * missing_P).sum()
+        competes = partial(_scaled, edge_B, margins) if margins.of_others else None
+        _hand_gradients(blocks, gradient, found, normaliser_B, competes)
+    return (blocks.weights_P * (normaliser_B[users_P] - scores_P)).sum()
+
+
+def _normaliser(found: list[_Exponentials]) -> Tensor:
+    """Float [B]: the logarithm of the sum of all exponentiated scores; 0 where there is none."""
+    sums_B = torch.stack([each.logarithm() for each in found]).logsumexp(0)
+    return sums_B.masked_fill(sums_B == -math.inf, 0.0)
+
+
+def _competing(
+    blocks: Blocks, block: Block, found: _Exponentials, edge_B: Tensor, margins: Margins
+) -> _Exponentials:
+    """The same of the items alone that compete, each as often as it counts."""
+    kept_BC = found.kept_BC
+    if kept_BC is None:
+        kept_BC = (blocks.scores(block) - found.highest_B[:, None]).exp_()
+    _scaled(edge_B - found.highest_B, margins, block, kept_BC, kept_BC)
+    sum_B = kept_BC.sum(1, dtype=found.sum_B.dtype)
+    return _Exponentials(found.highest_B, sum_B, None if found.kept_BC is None else kept_BC)
+
+
+def _scaled(
+    edge_B: Tensor, margins: Margins, block: Block, scores_BC: Tensor, exponentials_BC: Tensor
+) -> None:
+    """Changes the exponentials of a block's other items to what counts of them.
+
+    Args:
+        edge_B: what a score must be above, or its logarithm if these are exponentials.
+        margins: of it.
+        block: whose targets stay.
+        scores_BC: compared with the edge; may be the exponentials themselves.
+        exponentials_BC: changed in place.
+    """
+    of_targets = exponentials_BC[block.places]
+    if margins.zero > -math.inf:
+        edge_B = edge_B.exp() if scores_BC is exponentials_BC else edge_B
+        exponentials_BC *= scores_BC > edge_B[:, None]
+    exponentials_BC *= margins.zero_scale
+    exponentials_BC[block.places] = of_targets
 
 
 def _exponentials(scores_BC: Tensor, dtype: torch.dtype, room: int) -> _Exponentials:
@@ -176,16 +266,28 @@ def _exponentials(scores_BC: Tensor, dtype: torch.dtype, room: int) -> _Exponent
 
 
 def _hand_gradients(
-    blocks: Blocks, gradient: Gradient, found: list[_Exponentials], normaliser_B: Tensor
+    blocks: Blocks,
+    gradient: Gradient | Lengths,
+    found: list[_Exponentials],
+    normaliser_B: Tensor,
+    competes: Callable[[Block, Tensor, Tensor], None] | None,
 ) -> None:
-    """What was kept needs no second product: its scale is one number per user and block."""
+    """What was kept needs no second product: its scale is one number per user and block.
+
+    Args:
+        competes: leaves of the exponentials of a block what counts, by its scores; None: all does.
+    """
     mass_B = torch.zeros_like(normaliser_B)  # of targets; a user without any gets no gradient
     mass_B.index_add_(0, blocks.target.users_P, blocks.weights_P)
     shift_B = normaliser_B - mass_B.log()
     for index, block in enumerate(blocks):
         weights_P, kept_BC = blocks.weights_P[block.targets], found[index].kept_BC
         if kept_BC is None:
-            slope_BC = blocks.scores(block).sub_(shift_B[:, None]).exp_()
+            slope_BC = blocks.scores(block)
+            scores_BC = None if competes is None else slope_BC.clone()
+            slope_BC.sub_(shift_B[:, None]).exp_()
+            if competes is not None and scores_BC is not None:
+                competes(block, scores_BC, slope_BC)
             slope_BC[block.places] -= weights_P
             gradient.add(block, slope_BC)
         else:

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from deeprec.batch import Encoded
-from deeprec.loss.asked import Target, asked_of
-from deeprec.loss.cell_scores import Replaced, cell_scores, summed, users_of
+from deeprec.loss.asked import Target, asked_of, users_of
+from deeprec.loss.cell_scores import Replaced, cell_scores, summed
 from deeprec.loss.fit import Trained, unfit_draws
 from deeprec.loss.gram import BLOCK_ITEMS, squares
 from deeprec.loss.kept_gram import new_gram

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from deeprec.model.dropping import check_share
 from deeprec.model.initial import Init, check_init, fill
 from deeprec.model.layers import ACTIVATIONS, Activation
+from deeprec.model.pooled import Pooling, check_pooling
 
 SMALLEST_CHANCE = 1e-6  # of a unit being on, as the sparseness penalty sees it
 
@@ -40,6 +41,13 @@ class Hidden:
         init: where its weights start, see `deeprec.model.initial.fill`.
         init_scale: of that.
         init_bias: where its bias starts.
+        unit_norm: longest weights into one of its units in training, as of `Constraints`, from the
+            layers that it reads together and from each table of the input; None: as the optimizer
+            says.
+        slope_norm: longest slope of one user's loss in what its units read, likewise.
+        pooling: of layers alone, in place of weights, bias and activation: `maxout`, the highest of
+            its sources unit by unit; `dot` and `cosine`, the product or cosine of its first source
+            with each other one, a unit for each.
 
     Raises:
         ValueError: a value is not what it must be.
@@ -63,6 +71,9 @@ class Hidden:
         init: Init = "xavier",
         init_scale: float = 1.0,
         init_bias: float = 0.0,
+        unit_norm: float | None = None,
+        slope_norm: float | None = None,
+        pooling: Pooling = "none",
     ) -> None:
         if units < 1:
             raise ValueError(f"units must be 1 or more, got {units}")
@@ -73,7 +84,13 @@ class Hidden:
         check_init("init", init)
         if sparseness_weight and not (sparseness and activation == "sigmoid"):
             raise ValueError("sparseness_weight needs sparseness above 0 and activation=sigmoid")
+        for what, norm in (("unit_norm", unit_norm), ("slope_norm", slope_norm)):
+            if norm is not None and not norm > 0.0:
+                raise ValueError(f"{what} must be above 0, got {norm}")
         self.name, self.units = name, units
+        self.unit_norm, self.slope_norm = unit_norm, slope_norm
+        check_pooling(pooling, sources)
+        self.pooling: Pooling = pooling
         self.sources = None if sources is None else tuple(sources)
         self.skips, self.activation = tuple(skips), activation
         self.slope, self.alpha, self.scale = slope, alpha, scale
@@ -154,7 +171,9 @@ class HiddenLayer(nn.Module):
         self.norm: nn.Module = OverUsers(hidden.units) if hidden.batch_norm else nn.Identity()
         self.activation = hidden.new_activation()
         keeps_variance = hidden.activation == "selu"
-        self.dropout = (nn.AlphaDropout if keeps_variance else nn.Dropout)(hidden.dropout)
+        self.dropout: nn.Module = (nn.AlphaDropout if keeps_variance else nn.Dropout)(
+            hidden.dropout
+        )
 
     def forward(self, sums: list[Tensor], outputs: list[Tensor]) -> Tensor:
         """float32 [B, H].

@@ -5,7 +5,9 @@ from typing import Literal, get_args
 
 from torch import Tensor, nn
 
-Init = Literal["xavier", "caffe_xavier", "gaussian", "uniform", "unit_ball", "selu", "constant"]
+Init = Literal[
+    "xavier", "caffe_xavier", "gaussian", "uniform", "unit_ball", "selu", "selu_narrow", "constant"
+]
 INITS = get_args(Init)
 
 
@@ -18,6 +20,7 @@ def fill(weight: Tensor, init: Init, scale: float, *, num_in: int, num_out: int)
         uniform       evenly from +-scale
         unit_ball     evenly from [0, scale)
         selu          normal, standard deviation scale / sqrt(num_in)
+        selu_narrow   normal, standard deviation scale / num_in
         constant      scale
 
     Args:
@@ -29,13 +32,14 @@ def fill(weight: Tensor, init: Init, scale: float, *, num_in: int, num_out: int)
 
     Reference:
         Glorot and Bengio, 2010; Klambauer et al., Self-Normalizing Neural Networks, NIPS 2017.
-        DSSTNE, `engine/NNWeight.cpp`, differs: its xavier has half the range, its selu the standard
-        deviation 1 / num_in, and its constant is minus the scale.
+        DSSTNE, `engine/NNWeight.cpp`, differs: its xavier has half the range, its selu is
+        selu_narrow of scale 1, and its constant is minus the scale.
     """
     if init == "constant":
         nn.init.constant_(weight, scale)
-    elif init in ("gaussian", "selu"):
-        nn.init.normal_(weight, std=scale if init == "gaussian" else scale / math.sqrt(num_in))
+    elif init in ("gaussian", "selu", "selu_narrow"):
+        over = {"gaussian": 1.0, "selu": math.sqrt(num_in), "selu_narrow": float(num_in)}
+        nn.init.normal_(weight, std=scale / over[init])
     else:
         edges = {
             "xavier": scale * math.sqrt(6.0 / (num_in + num_out)),

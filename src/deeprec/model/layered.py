@@ -4,13 +4,17 @@ Layers may read several earlier ones, or the input, and add the activations of o
 layers that the output reads say, side by side, is what the model says of a user.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
+from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from deeprec.batch import Arranged, Batch, Encoded, Jagged, Penalty, Task, with_transposition
 from deeprec.model import autoencoder
+from deeprec.model.as_dsstne import LayerAsDsstne
 from deeprec.model.attribute_field import Bags, attribute_fields, attribute_tables
 from deeprec.model.dropping import check_share, divide
 from deeprec.model.hidden import Hidden, HiddenLayer, divergence
@@ -22,6 +26,7 @@ from deeprec.model.history import (
     normalized,
 )
 from deeprec.model.initial import Init, check_init, fill
+from deeprec.model.pooled import PooledLayer, pooled_units
 from deeprec.model.repeat import without_repeat
 from deeprec.model.sparse_input import HISTORY, Backend, SparseInput
 from deeprec.model.user_input import asked_without_repeats
@@ -56,6 +61,8 @@ class Layered(nn.Module):
         output_bias: where the output bias starts; None: at the log odds of an item being in a
             target, as of `Autoencoder`.
         table_backend: what updates the input tables, see `SparseInput`.
+        compatibility: `dsstne` trains with dropout, denoising and the scheme `selu` as DSSTNE has
+            them, known from the run; see docs/from-dsstne.md.
 
     Example:
         >>> two = [Hidden(name="one", units=4), Hidden(name="two", units=2, activation="relu")]
@@ -86,11 +93,15 @@ class Layered(nn.Module):
         output_init_scale: float = 1.0,
         output_bias: float | None = None,
         table_backend: Backend = "auto",
+        compatibility: Literal["none", "dsstne"] = "none",
     ) -> None:
         super().__init__()
         check_weighting(history_weighting)
         check_share("input_dropout", input_dropout)
         check_init("output_init", output_init)
+        as_dsstne = compatibility == "dsstne"
+        if as_dsstne:
+            layers = [_as_dsstne(layer) for layer in layers]
         plan = _Plan(layers, output_sources)
         self.num_items, self.fields = num_items, dict(fields or {})
         self.history_weighting, self.fade_days = history_weighting, fade_days
@@ -112,8 +123,11 @@ class Layered(nn.Module):
         for reader, inputs in zip(readers, self.inputs):
             assert isinstance(inputs, SparseInput)
             _start(inputs, reader, input_init, input_init_scale)
-        self.layers = nn.ModuleList(plan.new_layers())
+        denoising = input_dropout if as_dsstne else None
+        self.layers = nn.ModuleList(plan.new_layers(denoising))
         self.item_weight = nn.Parameter(torch.empty(num_items, width))
+        if as_dsstne and output_init == "selu":
+            output_init = "selu_narrow"
         fill(self.item_weight.data, output_init, output_init_scale, num_in=width, num_out=num_items)
         self.item_bias = nn.Parameter(
             autoencoder.output_bias(
@@ -250,6 +264,8 @@ class _Plan:
                 read = (layers[i - 1].name,) if i else (INPUT,)
             self.sources.append(_places({**places, INPUT: -1}, layer.name, read))
             self.skips.append(_places(places, layer.name, layer.skips))
+            if layer.pooling != "none":
+                self._check_pooled(i, layer)
             for j in self.skips[-1]:
                 if layers[j].units != layer.units:
                     raise ValueError(
@@ -263,12 +279,31 @@ class _Plan:
         wanted = [layers[-1].name] if output_sources is None else list(output_sources)
         self.output = _places(places, "the output", wanted)
 
-    def new_layers(self) -> list[HiddenLayer]:
-        found = []
+    def _check_pooled(self, i: int, layer: Hidden) -> None:
+        if -1 in self.sources[i]:
+            raise ValueError(f"layers: {layer.name!r} pools layers alone, and reads the input")
+        units = pooled_units(layer.pooling, [self.layers[j].units for j in self.sources[i]])
+        if layer.units != units:
+            raise ValueError(
+                f"layers: {layer.name!r} has {units} units by pooling={layer.pooling} of its "
+                f"sources, got {layer.units}"
+            )
+
+    def new_layers(self, denoising: float | None) -> list[nn.Module]:
+        """The layers; with `denoising`, as DSSTNE has them."""
+        found: list[nn.Module] = []
         for i, layer in enumerate(self.layers):
             sources = [j for j in self.sources[i] if j >= 0]
+            if layer.pooling != "none":
+                found.append(PooledLayer(layer.pooling, sources))
+                continue
+            make: Callable[..., HiddenLayer] = HiddenLayer
+            if denoising is not None:
+                before = self.sources[i][: self.sources[i].index(-1)] if i in self.readers else []
+                units = sum(self.layers[j].units for j in before)
+                make = partial(LayerAsDsstne, denoising=denoising, before_input=units)
             found.append(
-                HiddenLayer(
+                make(
                     layer,
                     reads=self.readers.index(i) if i in self.readers else -1,
                     sources=sources,
@@ -277,6 +312,15 @@ class _Plan:
                 )
             )
         return found
+
+
+def _as_dsstne(layer: Hidden) -> Hidden:
+    """The same, its scheme `selu` as narrow as DSSTNE's."""
+    if layer.init != "selu":
+        return layer
+    narrow = copy(layer)
+    narrow.init = "selu_narrow"
+    return narrow
 
 
 def _places(places: Mapping[str, int], reader: str, names: Sequence[str]) -> list[int]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from deeprec.serve import Bundle, RequestError
+from deeprec.serve import Bundle, RequestError, jagged
 
 
 class Full(Exception):  # noqa: N818  # of the queue, which is no error of ours
@@ -183,10 +183,3 @@ def rank(questions: Sequence[Question]) -> list[Ranked]:
         Ranked(row[: min(one.k, number)], its_scores[: min(one.k, number)])
         for one, row, its_scores, number in rows
     ]
-
-
-def jagged(rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Values and offsets, both int64."""
-    lengths = torch.tensor([0, *map(len, rows)], dtype=torch.int64)
-    values = torch.tensor([value for row in rows for value in row], dtype=torch.int64)
-    return values, lengths.cumsum(0)

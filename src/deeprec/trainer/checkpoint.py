@@ -25,8 +25,8 @@ from torch import Tensor, nn
 
 from deeprec import folder
 from deeprec.errors import ConfigError, IntegrityError, NonFiniteError
+from deeprec.trainer.built import state_tensors
 from deeprec.trainer.module import Learner, Progress
-from deeprec.trainer.optimizer import state_tensors
 
 KIND = "checkpoint"
 SAFE_NAMES = {

@@ -53,9 +53,14 @@ def _target_share(prepared: Prepared, training: Batches) -> float:
 
 
 def build_model(
-    part: Mapping[str, Any], facts: Facts, popularity: Tensor | None, *, log_odds: bool = True
+    part: Mapping[str, Any],
+    facts: Facts,
+    popularity: Tensor | None,
+    *,
+    log_odds: bool = True,
+    compatibility: str = "none",
 ) -> torch.nn.Module:
-    """The model of a config, new, told what it asks for of the data and the loss."""
+    """The model of a config, new, told what it asks for of the data, the loss and the run."""
     model = instantiate_with(
         part,
         num_items=facts.num_items,
@@ -65,6 +70,7 @@ def build_model(
         repeats=facts.repeats,
         popularity=popularity,
         log_odds=log_odds,
+        compatibility=compatibility,
     )
     assert isinstance(model, torch.nn.Module)
     return model

@@ -15,7 +15,9 @@ from deeprec.loss.asked import Target, check
 from deeprec.loss.negatives import Negatives
 from deeprec.model.base import Recommender, Trainable
 from deeprec.table import RowUpdate, Updates
-from deeprec.trainer.optimizer import Optimizer, begin_state, row_updates, set_rates
+from deeprec.trainer.brake import RELEASED, Brake, Braking
+from deeprec.trainer.built import begin_again, begin_state, row_updates, set_rates
+from deeprec.trainer.optimizer import Optimizer
 
 CHECK_STEPS = 50  # on CUDA a look at the loss waits for the device, so it is not taken at each step
 
@@ -25,7 +27,8 @@ class Loss(Protocol):
 
     A loss that does not score every item has `negatives`, which draw those it does. One whose
     scores should be the targets themselves, and not their log odds, says `log_odds = False`, and
-    one for which a target's weight does not multiply its cost `weighs_targets = False`.
+    one for which a target's weight does not multiply its cost `weighs_targets = False`. One that
+    goes over the whole catalog by the engine says `on_engine = True`.
     """
 
     def __call__(
@@ -59,6 +62,7 @@ class Progress:
     best_step: int | None = None
     validations_since_best: int = 0
     gradient_norm: float = 0.0  # of what the optimizers are given, at the last step looked at
+    braking: Braking = RELEASED
 
 
 class Learner(Protocol):
@@ -101,6 +105,10 @@ class Training(LightningModule):
         total_steps: steps of the whole run, for the learning rates.
         progress: where training begins; steps advance it.
         weighting: gives targets weights, on the host; None: all weigh alike.
+        weighs_users: whether the loss of a user counts what its batch says.
+        as_dsstne: forget velocities and means at every epoch and begin Adam at its second step.
+        rate: what the learning rates of a step are multiplied with besides; None: nothing.
+        brake: on losses that leap; None: none.
     """
 
     def __init__(
@@ -113,6 +121,10 @@ class Training(LightningModule):
         total_steps: int,
         progress: Progress,
         weighting: Callable[[Jagged], Jagged] | None = None,
+        weighs_users: bool = False,
+        as_dsstne: bool = False,
+        rate: Callable[[int], float] | None = None,
+        brake: Brake | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -120,7 +132,8 @@ class Training(LightningModule):
         self.model: nn.Module = model
         self.loss = loss
         self.optimizer, self.seed, self.total_steps = optimizer, seed, total_steps
-        self.progress, self.weighting = progress, weighting
+        self.progress, self.weighting, self.weighs_users = progress, weighting, weighs_users
+        self.rate, self.brake, self.as_dsstne = rate, brake, as_dsstne
         self.built: list[torch.optim.Optimizer] = optimizer.build(model)
         begin_state(self.built)
         self._row_updates = row_updates(self.built)
@@ -147,19 +160,33 @@ class Training(LightningModule):
             check(asked, len(self.recommender.item_bias))
             if self.weighting is not None:
                 asked.target = self.weighting(asked.target)
+            if self.weighs_users:
+                asked.user_weights = batch.user_weights
             if negatives is not None:
                 asked.sample = negatives.sample(asked, draw)
         return arranged
 
     def training_step(self, batch: Arranged, batch_index: int) -> None:
         progress = self.progress
+        if self.as_dsstne and progress.batch == 0:
+            begin_again(self.built, step=1)
         if batch.num_users > 0:  # everybody of it may lack a history or a target
-            set_rates(self.built, self.optimizer.rate(progress.step, self.total_steps))
+            rate = self._rate(progress.step)
+            set_rates(self.built, rate)
             loss = self.loss_of(batch)
             self.count_loss(loss, batch.num_users)
-            self._step(loss)
+            held = 1.0
+            if self.brake is not None:
+                held, progress.braking = self.brake.held(loss, progress.braking, progress.batch)
+                set_rates(self.built, rate * held)
+            if held:
+                self._step(loss)
         progress.step += 1
         progress.batch += 1
+
+    def _rate(self, step: int) -> float:
+        own = self.optimizer.rate(step, self.total_steps)
+        return own if self.rate is None else own * self.rate(step)
 
     def loss_of(self, batch: Arranged) -> Tensor:
         """What the step at hand makes smaller; the same whenever it is asked for."""
@@ -200,7 +227,7 @@ class Training(LightningModule):
     def go_on_from(self, told: Mapping[str, Any]) -> None:
         """Takes over the progress that another life of the run told."""
         for name, value in told.items():
-            setattr(self.progress, name, value)
+            setattr(self.progress, name, Braking(**value) if name == "braking" else value)
         self.loss_sum = torch.tensor(
             self.progress.loss_sum, dtype=torch.float64, device=self.device
         )
@@ -221,6 +248,8 @@ class Training(LightningModule):
         """Who changes the rows that this task trains, where no other task reads them afterwards."""
 
         def update(table: Tensor, tables: list[Tensor]) -> RowUpdate | None:
+            if self.brake is not None:  # nothing may change before the loss is known
+                return None
             readers = [other for other in tables if other.data_ptr() == table.data_ptr()]
             alone = sum(other.requires_grad for other in readers) == 1
             return self._row_updates.get(table) if alone and readers[-1] is table else None
@@ -229,6 +258,7 @@ class Training(LightningModule):
             update(task.item_weight_VD, [each.item_weight_VD for each in tasks]),
             update(task.item_bias_V, [each.item_bias_V for each in tasks]),
             task.weight,
+            self.optimizer.constraints.score_slope_norm,
         )
 
     def _step(self, loss: Tensor) -> None:

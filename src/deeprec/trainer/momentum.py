@@ -8,13 +8,10 @@ from torch import nn
 from deeprec import table as rules_of
 from deeprec.model.dropping import check_share
 from deeprec.table import TableRule
-from deeprec.trainer.optimizer import (
-    Limits,
-    Scheduled,
-    assemble,
-    check_positive,
-    kinds_of,
-)
+from deeprec.trainer.built import assemble
+from deeprec.trainer.constraints import Constraints
+from deeprec.trainer.limits import Limits, check_positive
+from deeprec.trainer.optimizer import Scheduled
 
 
 class Momentum(Scheduled):
@@ -29,6 +26,7 @@ class Momentum(Scheduled):
         table_weight_decay: as of `Adam`.
         clip_norm: as of `Adam`.
         table_clip_norm: as of `Adam`.
+        constraints: see `Constraints`; None: none.
         warmup_steps: see `Scheduled`.
         decay: see `Scheduled`.
     """
@@ -44,10 +42,11 @@ class Momentum(Scheduled):
         table_weight_decay: float = 0.0,
         clip_norm: float | None = None,
         table_clip_norm: float | None = None,
+        constraints: Constraints | None = None,
         warmup_steps: int = 0,
         decay: float = 0.0,
     ) -> None:
-        super().__init__(warmup_steps, decay)
+        super().__init__(warmup_steps, decay, constraints)
         check_positive(lr=lr, table_lr=table_lr)
         check_share("momentum", momentum)
         self.limits = Limits(weight_decay, table_weight_decay, clip_norm, table_clip_norm)
@@ -60,11 +59,12 @@ class Momentum(Scheduled):
             return rules_of.Momentum(lr, *how, **self.limits.of_tables())
 
         return assemble(
-            kinds_of(model),
+            model,
             partial(torch.optim.SGD, lr=self.lr, momentum=self.momentum, nesterov=self.nesterov),
             lambda: rule(self.table_lr),
             lambda: rule(self.lr),
             self.limits,
+            self.constraints,
         )
 
     def state_floats(self, table_rows: int, width: int) -> int:
@@ -82,6 +82,7 @@ class AdaDelta(Scheduled):
         table_weight_decay: as of `Adam`.
         clip_norm: as of `Adam`.
         table_clip_norm: as of `Adam`.
+        constraints: see `Constraints`; None: none.
         warmup_steps: see `Scheduled`.
         decay: see `Scheduled`.
     """
@@ -96,10 +97,11 @@ class AdaDelta(Scheduled):
         table_weight_decay: float = 0.0,
         clip_norm: float | None = None,
         table_clip_norm: float | None = None,
+        constraints: Constraints | None = None,
         warmup_steps: int = 0,
         decay: float = 0.0,
     ) -> None:
-        super().__init__(warmup_steps, decay)
+        super().__init__(warmup_steps, decay, constraints)
         check_positive(lr=lr, eps=eps)
         check_share("smoothing", smoothing)
         self.limits = Limits(weight_decay, table_weight_decay, clip_norm, table_clip_norm)
@@ -111,11 +113,12 @@ class AdaDelta(Scheduled):
             return rules_of.AdaDelta(self.lr, *how, **self.limits.of_tables())
 
         return assemble(
-            kinds_of(model),
+            model,
             partial(torch.optim.Adadelta, lr=self.lr, rho=self.smoothing, eps=self.eps),
             rule,
             rule,
             self.limits,
+            self.constraints,
         )
 
     def state_floats(self, table_rows: int, width: int) -> int:

@@ -73,4 +73,5 @@ class Solving:
     def go_on_from(self, told: Mapping[str, Any]) -> None:
         """Takes over the progress that another life of the run told."""
         for name, value in told.items():
-            setattr(self.progress, name, value)
+            if name != "braking":  # of models that learn in steps
+                setattr(self.progress, name, value)

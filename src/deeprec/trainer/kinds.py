@@ -1,0 +1,43 @@
+"""The parameters of a model by how they are trained.
+
+input tables     only the rows that a batch touched, in backward (model/sparse_input.py)
+catalog table    item_weight: rows change where a loss finds their gradient, block by block
+a tied table, which the input reads too, changes at the step instead
+per-item numbers item_bias and its like, one float an item: likewise
+layers           everything else
+"""
+
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from deeprec.model.sparse_input import SparseInput
+
+
+@dataclass
+class Kinds:
+    """The parameters of a model by how they are trained."""
+
+    inputs: list[SparseInput] = field(default_factory=list)
+    catalog: list[nn.Parameter] = field(default_factory=list)
+    tied: bool = False  # the input reads the catalog table too
+    row_length_V: Tensor | None = None  # which the rows of the catalog table keep; None: any
+    per_item: list[nn.Parameter] = field(default_factory=list)
+    layers: list[nn.Parameter] = field(default_factory=list)
+
+
+def kinds_of(model: nn.Module) -> Kinds:
+    """Sorts every trainable parameter of the model into its kind."""
+    inputs = [module for module in model.modules() if isinstance(module, SparseInput)]
+    kinds = Kinds([one for one in inputs if one.tables], tied=any(one.borrowed for one in inputs))
+    tables = {id(table) for inputs in kinds.inputs for table in inputs.tables.values()}
+    catalog = model.item_weight
+    assert isinstance(catalog, nn.Parameter)
+    kinds.catalog.append(catalog)
+    kinds.row_length_V = getattr(model, "row_length_V", None)
+    for parameter in model.parameters():
+        if id(parameter) in tables or parameter is catalog or not parameter.requires_grad:
+            continue
+        per_item = parameter.shape == catalog.shape[:1]
+        (kinds.per_item if per_item else kinds.layers).append(parameter)
+    return kinds
