@@ -9,6 +9,7 @@ vocabularies.json      per user attribute, its values in index order, or {"hashe
 golden/requests.jsonl  requests, one a line
 golden/expected.jsonl  their answers, line by line
 model.pt2              the same as a program of torch.export, where it can be one
+model.onnx             the same in ONNX, where it was asked for
 weights.safetensors    the same weights without code, and
 architecture.json      what `deeprec.trainer.rebuilt` builds of them, where deeprec is installed
 eval.json              what the run scored, where it was evaluated
@@ -44,6 +45,7 @@ VOCABULARIES = "vocabularies.json"
 GOLDEN_REQUESTS = "golden/requests.jsonl"
 GOLDEN_EXPECTED = "golden/expected.jsonl"
 PROGRAM = "model.pt2"
+ONNX = "model.onnx"
 WEIGHTS = "weights.safetensors"
 ARCHITECTURE = "architecture.json"
 EVALUATION = "eval.json"
@@ -102,6 +104,7 @@ def signature(
     *,
     ids_are_numbers: bool = False,
     program: str | None = None,
+    onnx_rules: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Inputs and outputs of model.pt, in the order of its `forward`.
 
@@ -111,6 +114,7 @@ def signature(
         limits: what one call may ask for.
         ids_are_numbers: whether `by_id` can be asked.
         program: why there is no model.pt2; None: there is one.
+        onnx_rules: what model.onnx checks, by number from 1; None: there is no model.onnx.
     """
     item = {"dtype": "int64", "minimum": 0, "maximum": num_items - 1}
     offsets = {"dtype": "int64", "shape": ["users + 1"]}
@@ -206,6 +210,7 @@ def signature(
         ],
         "by_id": BY_ID if ids_are_numbers else None,
         PROGRAM: OF_PROGRAM if program is None else program,
+        ONNX: None if onnx_rules is None else {"takes": OF_ONNX, "rules": rules_of(onnx_rules)},
     }
 
 
@@ -236,12 +241,28 @@ BY_ID = (
     "the id is -1 and is none"
 )
 OF_PROGRAM = (
-    "as forward, in this order: item_ids, offsets, ages (zeros where times are unknown), "
+    "as forward, in this order: item_ids, offsets, ages (-1 where a time is unknown), "
     "attribute_values, attribute_offsets, k, exclude_seen (bool tensor of no dimension), "
     "denied_items, denied_offsets, only_allowed (such a tensor, whether what follows counts), "
     "allowed_items, allowed_offsets (users + 1)"
 )
+OF_ONNX = (
+    "by name what model.pt2 takes in order, attribute_values_0 and attribute_offsets_0 of the "
+    "first user attribute. What breaks rule n is refused as an index n that is not there: the "
+    "message of the runtime says idx=n"
+)
 HASH = "the BLAKE2b digest of 8 bytes of its text in UTF-8, little-endian, modulo the rows"
+
+
+def rules_of(rules: Sequence[str]) -> dict[str, str]:
+    """By number, as text, from 1.
+
+    Example:
+        >>> rules_of(["no user is asked twice"])
+        {'1': 'no user is asked twice'}
+    """
+    return {str(number): rule for number, rule in enumerate(rules, 1)}
+
 
 EXAMPLE = """\
 import pyarrow.parquet as pq
@@ -292,6 +313,7 @@ deeprec.
 - `model.pt2`, where it is there, holds the same as a program of `torch.export`, for those who do
   without TorchScript: `torch.export.load("model.pt2").module()`. `signature.json` says what it
   takes.
+- `model.onnx`, where it was asked for, holds the same in ONNX.
 - `weights.safetensors` holds the same weights without code, by name; `architecture.json` says what
   they are the weights of, and `deeprec.trainer.rebuilt.rebuild` makes the model again of the two.
 - torch says once that NumPy is missing where it is; nothing here needs it.

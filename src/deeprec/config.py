@@ -155,6 +155,7 @@ class ExportConfig:
     scan: bool = False  # rank one or few users by int8 codes first, exact scores after; int8 does
     max_loss: float = 0.01  # share of ndcg@100 on validation that precision may cost, or no bundle
     triton: bool = False  # a model folder for Triton too, with a copy of the model in it
+    onnx: bool = False  # model.onnx too, or no bundle; needs the extra `onnx`, and below 2 GB
     program: bool | None = None  # model.pt2 (torch.export) too; default: of weights below 1 GiB
 
     def mistakes(self) -> Iterator[str]:

@@ -83,6 +83,7 @@ def export(config: ExportConfig) -> Path:
         report if report.is_file() else None,
         architecture(run.config.model, run.facts),
         triton=config.triton,
+        onnx=config.onnx,
         config=asdict(run.config),
         environment=json.loads((run.path / "environment.json").read_text(encoding="utf-8")),
     )
@@ -174,7 +175,8 @@ def write(
         answers = [golden_answer(trained, request) for request in requests]
         bundle.write_lines(draft / bundle.GOLDEN_EXPECTED, answers)
         absent = forms.save_program(draft, trained) if program else "absent, as export was told"
-        describe(draft, path.name, trained, program=absent)
+        onnx_rules = forms.save_onnx(draft, trained) if trained.onnx else None
+        describe(draft, path.name, trained, program=absent, onnx_rules=onnx_rules)
         persons = sum(request["name"].startswith("user ") for request in requests)
         describe_origin(draft, path.name, trained, manifest, persons)
         if trained.triton:
@@ -268,7 +270,14 @@ def without_values(report: dict[str, Any], hashed: Sequence[str]) -> dict[str, A
     return {**report, "slices": slices} if slices else report
 
 
-def describe(draft: Path, name: str, trained: Trained, *, program: str | None) -> None:
+def describe(
+    draft: Path,
+    name: str,
+    trained: Trained,
+    *,
+    program: str | None,
+    onnx_rules: Sequence[str] | None = None,
+) -> None:
     """Everything of the bundle that is not the model: catalog, signature, policy, README."""
     prepared, exclude_seen = trained.prepared, not trained.prepared.repeats
     bundle.write_catalog(draft, prepared.items.drop_columns(["popularity"]))
@@ -281,6 +290,7 @@ def describe(draft: Path, name: str, trained: Trained, *, program: str | None) -
         Limits(),
         ids_are_numbers=prepared.catalog.as_numbers() is not None,
         program=program,
+        onnx_rules=onnx_rules,
     )
     bundle.write_json(draft / bundle.SIGNATURE, signature)
     policy = bundle.policy(

@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,17 @@ from torch import Tensor, nn
 from deeprec import bundle
 from deeprec.batch import Jagged
 from deeprec.bundle import Limits
-from deeprec.errors import IntegrityError
+from deeprec.errors import ConfigError, IntegrityError
 from deeprec.golden import Request, Trained, attribute_row, golden_answer, one_row, trimmed
 from deeprec.model.compact import Precision
-from deeprec.model.exported import Exported, quiet, to_program
+from deeprec.model.exported import UNKNOWN, Exported, quiet, to_program
 from deeprec.model.in_tensors import InTensors, with_forward
 from deeprec.model.served import Served
 from deeprec.papers import triton
 from deeprec.serve import same_answer
 
 TIMED = 9  # calls
+ONNX_EXTRA = "pip install 'deeprec[onnx]'"
 
 
 def save(path: Path, trained: Trained) -> None:
@@ -176,31 +178,88 @@ def save_program(draft: Path, trained: Trained) -> str | None:
     return None
 
 
+def save_onnx(draft: Path, trained: Trained) -> list[str]:
+    """Writes the model in ONNX, and asks it the golden requests.
+
+    Returns:
+        The rules that it checks, by number from 1.
+
+    Raises:
+        ConfigError: what writes ONNX is not installed, or cannot write this model.
+        IntegrityError: it answers otherwise than the evaluated one.
+    """
+    if any(find_spec(one) is None for one in ("onnx", "onnxruntime", "onnxscript")):
+        raise ConfigError("onnx=true needs onnx, onnxruntime and onnxscript: " + ONNX_EXTRA)
+    import onnx
+    import onnxruntime
+
+    from deeprec.model.in_onnx import to_onnx
+
+    path, name = draft / bundle.ONNX, type(trained.model).__name__
+    try:
+        made, rules = to_onnx(trained.model, trained.fields)
+        onnx.save(made, path)
+    except (RuntimeError, ValueError) as error:  # too large is a ValueError
+        reason = str(error.__cause__ or error).strip().partition("\n")[0]
+        raise ConfigError(
+            f"onnx=true: {name} cannot be written in ONNX, so nothing was written ({reason}); "
+            "export without, or another model"
+        ) from error
+    session = onnxruntime.InferenceSession(path, quiet_session(onnxruntime))
+    if other := other_answer(draft, lambda request: ask_onnx(session, trained, request)):
+        raise IntegrityError(
+            f"{bundle.ONNX} does not answer as the evaluated model, so nothing was written: {other}"
+        )
+    return rules
+
+
+def quiet_session(onnxruntime: Any) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    return options
+
+
+def ask_onnx(session: Any, trained: Trained, request: Request) -> dict[str, Any]:
+    """The answer of a model in ONNX to a golden request."""
+    given = inputs_of(trained, request)
+    values, ends = given.pop("attribute_values"), given.pop("attribute_offsets")
+    for place, (rows, offsets) in enumerate(zip(values, ends)):
+        given |= {f"attribute_values_{place}": rows, f"attribute_offsets_{place}": offsets}
+    items, scores = session.run(None, {name: np.asarray(one) for name, one in given.items()})
+    [(best, best_scores)] = trimmed(torch.from_numpy(items), torch.from_numpy(scores))
+    return {"items": best, "scores": best_scores}
+
+
 def ask(program: nn.Module, trained: Trained, request: Request) -> dict[str, Any]:
     """The answer of a program to a golden request."""
+    items, scores = program(*inputs_of(trained, request).values())
+    [(best, best_scores)] = trimmed(items, scores)
+    return {"items": best, "scores": best_scores}
+
+
+def inputs_of(trained: Trained, request: Request) -> dict[str, Any]:
+    """What a program is given to answer a golden request, in its order."""
     catalog = trained.prepared.catalog
     indices = catalog.indices_of(request["item_ids"])
     history, ages = one_row(indices[indices >= 0]), request["ages"]
-    known = torch.zeros(len(indices)) if ages is None else torch.tensor(ages)
+    known = torch.full([len(indices)], UNKNOWN) if ages is None else torch.tensor(ages)
     attributes = [attribute_row(trained, name, request) for name in trained.fields]
     denied = one_row(catalog.indices_of(request["denied"]))
     allowed = one_row(catalog.indices_of(request["allowed"] or []))
-    items, scores = program(
-        history.values,
-        history.offsets,
-        known[torch.from_numpy(indices >= 0)],
-        [rows.values for rows in attributes],
-        [rows.offsets for rows in attributes],
-        request["k"],
-        torch.tensor(request["exclude_seen"]),
-        denied.values,
-        denied.offsets,
-        torch.tensor(request["allowed"] is not None),
-        allowed.values,
-        allowed.offsets,
-    )
-    [(best, best_scores)] = trimmed(items, scores)
-    return {"items": best, "scores": best_scores}
+    return {
+        "item_ids": history.values,
+        "offsets": history.offsets,
+        "ages": known[torch.from_numpy(indices >= 0)],
+        "attribute_values": [rows.values for rows in attributes],
+        "attribute_offsets": [rows.offsets for rows in attributes],
+        "k": request["k"],
+        "exclude_seen": torch.tensor(request["exclude_seen"]),
+        "denied_items": denied.values,
+        "denied_offsets": denied.offsets,
+        "only_allowed": torch.tensor(request["allowed"] is not None),
+        "allowed_items": allowed.values,
+        "allowed_offsets": allowed.offsets,
+    }
 
 
 def other_answer(draft: Path, ask: Callable[[Request], dict[str, Any]]) -> str | None:

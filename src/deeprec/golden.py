@@ -39,6 +39,7 @@ class Trained:
     config: Mapping[str, Any] | None = None  # of the run
     environment: Mapping[str, Any] | None = None  # what the run was trained with and on
     triton: bool = False  # whether a model folder for Triton is written too
+    onnx: bool = False  # whether model.onnx is written too
     price: Mapping[str, Any] | None = None  # what the precision costs
 
 
