@@ -71,7 +71,7 @@ def test_the_weights_without_code_answer_alike(made: Path, prepared: Prepared) -
     )
     assert len(requests) == 50 + 11
     for request, truth in zip(requests, expected, strict=True):
-        found = golden_answer(again, request)
+        found = golden_answer(again.answering, request)
         assert same_answer(found["items"], found["scores"], truth["items"], truth["scores"])
 
 

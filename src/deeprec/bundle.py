@@ -210,7 +210,7 @@ def signature(
         ],
         "by_id": BY_ID if ids_are_numbers else None,
         PROGRAM: OF_PROGRAM if program is None else program,
-        ONNX: None if onnx_rules is None else {"takes": OF_ONNX, "rules": rules_of(onnx_rules)},
+        ONNX: None if onnx_rules is None else of_onnx(onnx_rules),
     }
 
 
@@ -254,14 +254,14 @@ OF_ONNX = (
 HASH = "the BLAKE2b digest of 8 bytes of its text in UTF-8, little-endian, modulo the rows"
 
 
-def rules_of(rules: Sequence[str]) -> dict[str, str]:
-    """By number, as text, from 1.
+def of_onnx(rules: Sequence[str]) -> dict[str, Any]:
+    """What a signature says of model.onnx: its rules by number, as text, from 1.
 
     Example:
-        >>> rules_of(["no user is asked twice"])
+        >>> of_onnx(["no user is asked twice"])["rules"]
         {'1': 'no user is asked twice'}
     """
-    return {str(number): rule for number, rule in enumerate(rules, 1)}
+    return {"takes": OF_ONNX, "rules": {str(n): rule for n, rule in enumerate(rules, 1)}}
 
 
 EXAMPLE = """\
@@ -316,6 +316,7 @@ deeprec.
 - `model.onnx`, where it was asked for, holds the same in ONNX.
 - `weights.safetensors` holds the same weights without code, by name; `architecture.json` says what
   they are the weights of, and `deeprec.trainer.rebuilt.rebuild` makes the model again of the two.
+  Items that it lists as `retired` are for its caller to leave out.
 - torch says once that NumPy is missing where it is; nothing here needs it.
 
 Run this inside the folder:

@@ -172,17 +172,18 @@ def write(
         compare(draft / bundle.MODEL, trained, compare_users)
         requests = list(golden_requests(trained, golden_users))
         bundle.write_lines(draft / bundle.GOLDEN_REQUESTS, requests)
-        answers = [golden_answer(trained, request) for request in requests]
+        answers = [golden_answer(trained.answering, request) for request in requests]
         bundle.write_lines(draft / bundle.GOLDEN_EXPECTED, answers)
-        absent = forms.save_program(draft, trained) if program else "absent, as export was told"
-        onnx_rules = forms.save_onnx(draft, trained) if trained.onnx else None
+        asked = trained.answering
+        absent = forms.save_program(draft, asked) if program else "absent, as export was told"
+        onnx_rules = forms.save_onnx(draft, asked) if trained.onnx else None
         describe(draft, path.name, trained, program=absent, onnx_rules=onnx_rules)
         persons = sum(request["name"].startswith("user ") for request in requests)
         describe_origin(draft, path.name, trained, manifest, persons)
         if trained.triton:
             forms.save_triton(draft, path.name, trained)
         if trained.architecture is not None:
-            forms.save_weights(draft, trained)
+            forms.save_weights(draft, asked, trained.architecture)
 
 
 def wants_program(told: bool | None, model: Recommender) -> bool:

@@ -7,11 +7,11 @@ without TorchScript.
 import statistics
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -21,7 +21,15 @@ from deeprec import bundle
 from deeprec.batch import Jagged
 from deeprec.bundle import Limits
 from deeprec.errors import ConfigError, IntegrityError
-from deeprec.golden import Request, Trained, attribute_row, golden_answer, one_row, trimmed
+from deeprec.golden import (
+    Answering,
+    Request,
+    Trained,
+    attribute_row,
+    golden_answer,
+    one_row,
+    trimmed,
+)
 from deeprec.model.compact import Precision
 from deeprec.model.exported import UNKNOWN, Exported, quiet, to_program
 from deeprec.model.in_tensors import InTensors, with_forward
@@ -60,15 +68,28 @@ def write_script(path: Path, script: torch.jit.ScriptModule) -> None:
 def save_triton(draft: Path, name: str, trained: Trained) -> None:
     """Writes a model folder for Triton and a sample service for KServe."""
     inputs = triton.arguments(len(trained.fields), uses_times=trained.prepared.has_times)
-    script = scripted(InTensors(module(trained, trained.precision, trained.scan)))
-    with_forward(script, inputs, len(trained.fields))
     place = draft / "triton" / name
     (place / "1").mkdir(parents=True)
     (place / "warmup").mkdir()
-    write_script(place / "1" / "model.pt", script)
+    save_in_tensors(
+        place / "1" / "model.pt", module(trained, trained.precision, trained.scan), inputs
+    )
     (place / "warmup" / "k").write_bytes((10).to_bytes(8, "little"))
     (place / "config.pbtxt").write_text(triton.config(name, inputs), encoding="utf-8")
     (draft / "kserve.yaml").write_text(triton.kserve(name), encoding="utf-8")
+
+
+def save_in_tensors(path: Path, served: nn.Module, inputs: list[str]) -> None:
+    """Writes what Triton asks.
+
+    Args:
+        path: of the model.
+        served: what is asked in the end, a `Served` or what a model.pt was loaded as.
+        inputs: `triton.arguments`.
+    """
+    script = scripted(InTensors(cast(Served, served)))
+    with_forward(script, inputs, sum(name.startswith("attribute_") for name in inputs))
+    write_script(path, script)
 
 
 def module(trained: Trained, precision: Precision, scan: bool) -> Served:
@@ -137,7 +158,7 @@ def without_sources(source: Path, destination: Path) -> None:
     writer.write_end_of_file()
 
 
-def save_weights(draft: Path, trained: Trained) -> None:
+def save_weights(draft: Path, asked: Answering, architecture: Mapping[str, Any]) -> None:
     """Writes the weights without code, and asks a model built of them the golden requests.
 
     Raises:
@@ -145,9 +166,8 @@ def save_weights(draft: Path, trained: Trained) -> None:
     """
     from deeprec.trainer import rebuilt  # here, not above: a model needs it that a run made
 
-    assert trained.architecture is not None
-    rebuilt.save(draft, trained.model, trained.architecture)
-    again = replace(trained, model=rebuilt.built(draft))
+    rebuilt.save(draft, asked.model, architecture)
+    again = replace(asked, model=rebuilt.built(draft))
     if other := other_answer(draft, lambda request: golden_answer(again, request)):
         raise IntegrityError(
             f"a model made of {bundle.WEIGHTS} does not answer as the evaluated one, so nothing "
@@ -155,30 +175,30 @@ def save_weights(draft: Path, trained: Trained) -> None:
         )
 
 
-def save_program(draft: Path, trained: Trained) -> str | None:
+def save_program(draft: Path, asked: Answering) -> str | None:
     """Writes the model as a program of torch.export, and asks it the golden requests.
 
     Returns:
         Why there is none, as where it answers otherwise than the evaluated one; or None.
     """
-    module = Exported(trained.model, fields=trained.fields).eval()
+    module = Exported(asked.model, fields=asked.fields, retired=asked.retired).eval()
     try:
         program = to_program(module)
     except RuntimeError as error:  # which every error of torch.export is
         reason = str(error).strip().partition("\n")[0]
-        name = type(trained.model).__name__
+        name = type(asked.model).__name__
         return f"absent, because torch.export cannot follow {name}: {reason}"
     with warnings.catch_warnings(), quiet():
         warnings.simplefilter("ignore")
         torch.export.save(program, draft / bundle.PROGRAM)
         loaded = torch.export.load(draft / bundle.PROGRAM).module()
-    if other := other_answer(draft, lambda request: ask(loaded, trained, request)):
+    if other := other_answer(draft, lambda request: ask(loaded, asked, request)):
         (draft / bundle.PROGRAM).unlink()
         return f"absent, because it would not answer as the evaluated model: {other}"
     return None
 
 
-def save_onnx(draft: Path, trained: Trained) -> list[str]:
+def save_onnx(draft: Path, asked: Answering) -> list[str]:
     """Writes the model in ONNX, and asks it the golden requests.
 
     Returns:
@@ -191,37 +211,38 @@ def save_onnx(draft: Path, trained: Trained) -> list[str]:
     if any(find_spec(one) is None for one in ("onnx", "onnxruntime", "onnxscript")):
         raise ConfigError("onnx=true needs onnx, onnxruntime and onnxscript: " + ONNX_EXTRA)
     import onnx
-    import onnxruntime
 
     from deeprec.model.in_onnx import to_onnx
 
-    path, name = draft / bundle.ONNX, type(trained.model).__name__
     try:
-        made, rules = to_onnx(trained.model, trained.fields)
-        onnx.save(made, path)
+        made, rules = to_onnx(asked.model, asked.fields, asked.retired)
+        onnx.save(made, draft / bundle.ONNX)
     except (RuntimeError, ValueError) as error:  # too large is a ValueError
         reason = str(error.__cause__ or error).strip().partition("\n")[0]
         raise ConfigError(
-            f"onnx=true: {name} cannot be written in ONNX, so nothing was written ({reason}); "
-            "export without, or another model"
+            f"onnx=true: {type(asked.model).__name__} cannot be written in ONNX, so nothing was "
+            f"written ({reason}); export without, or another model"
         ) from error
-    session = onnxruntime.InferenceSession(path, quiet_session(onnxruntime))
-    if other := other_answer(draft, lambda request: ask_onnx(session, trained, request)):
+    session = onnx_session(draft / bundle.ONNX)
+    if other := other_answer(draft, lambda request: ask_onnx(session, asked, request)):
         raise IntegrityError(
             f"{bundle.ONNX} does not answer as the evaluated model, so nothing was written: {other}"
         )
     return rules
 
 
-def quiet_session(onnxruntime: Any) -> Any:
+def onnx_session(path: Path) -> Any:
+    """A model in onnxruntime, which says on the console nothing that its errors do not say."""
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
-    return options
+    return onnxruntime.InferenceSession(path, options)
 
 
-def ask_onnx(session: Any, trained: Trained, request: Request) -> dict[str, Any]:
+def ask_onnx(session: Any, asked: Answering, request: Request) -> dict[str, Any]:
     """The answer of a model in ONNX to a golden request."""
-    given = inputs_of(trained, request)
+    given = inputs_of(asked, request)
     values, ends = given.pop("attribute_values"), given.pop("attribute_offsets")
     for place, (rows, offsets) in enumerate(zip(values, ends)):
         given |= {f"attribute_values_{place}": rows, f"attribute_offsets_{place}": offsets}
@@ -230,20 +251,20 @@ def ask_onnx(session: Any, trained: Trained, request: Request) -> dict[str, Any]
     return {"items": best, "scores": best_scores}
 
 
-def ask(program: nn.Module, trained: Trained, request: Request) -> dict[str, Any]:
+def ask(program: nn.Module, asked: Answering, request: Request) -> dict[str, Any]:
     """The answer of a program to a golden request."""
-    items, scores = program(*inputs_of(trained, request).values())
+    items, scores = program(*inputs_of(asked, request).values())
     [(best, best_scores)] = trimmed(items, scores)
     return {"items": best, "scores": best_scores}
 
 
-def inputs_of(trained: Trained, request: Request) -> dict[str, Any]:
+def inputs_of(asked: Answering, request: Request) -> dict[str, Any]:
     """What a program is given to answer a golden request, in its order."""
-    catalog = trained.prepared.catalog
+    catalog = asked.named.catalog
     indices = catalog.indices_of(request["item_ids"])
     history, ages = one_row(indices[indices >= 0]), request["ages"]
     known = torch.full([len(indices)], UNKNOWN) if ages is None else torch.tensor(ages)
-    attributes = [attribute_row(trained, name, request) for name in trained.fields]
+    attributes = [attribute_row(asked.named, name, request) for name in asked.fields]
     denied = one_row(catalog.indices_of(request["denied"]))
     allowed = one_row(catalog.indices_of(request["allowed"] or []))
     return {

@@ -32,17 +32,28 @@ class Exported(nn.Module):
     Args:
         model: the trained recommender.
         fields: user attribute name -> number of its values, in the order the model takes them.
+        retired: indices of items that are never answered.
         block_items: items scored at once.
     """
 
+    retired_V: Tensor
+
     def __init__(
-        self, model: Recommender, *, fields: Mapping[str, int], block_items: int = BLOCK_ITEMS
+        self,
+        model: Recommender,
+        *,
+        fields: Mapping[str, int],
+        retired: Sequence[int] = (),
+        block_items: int = BLOCK_ITEMS,
     ) -> None:
         super().__init__()
         self.encoder = model.serving_encoder()
         self.item_weight, self.item_bias = model.item_weight, model.item_bias
         self.num_items, self.block_items = model.item_weight.shape[0], block_items
-        self.fields = dict(fields)
+        self.fields, self.has_retired = dict(fields), bool(retired)
+        retired_V = torch.zeros(self.num_items if retired else 0, dtype=torch.bool)
+        retired_V[list(retired)] = True
+        self.register_buffer("retired_V", retired_V)
 
     def forward(
         self,
@@ -141,6 +152,8 @@ class Exported(nn.Module):
         out_BC1 = only_allowed & out_BC1.logical_not()
         for users_P, items_P in excluded:
             out_BC1 = out_BC1.index_put((users_P, column(items_P, start, stop)), yes)
+        if self.has_retired:
+            out_BC1 = out_BC1 | torch.nn.functional.pad(self.retired_V[start:stop], (0, 1))
         return out_BC1
 
 

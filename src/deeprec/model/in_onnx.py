@@ -33,15 +33,21 @@ class InOnnx(Exported):
     Args:
         model: the trained recommender.
         fields: user attribute name -> number of its values, in the order the model takes them.
+        retired: indices of items that are never answered.
         block_items: items scored at once.
     """
 
     no_rule: Tensor
 
     def __init__(
-        self, model: Recommender, *, fields: Mapping[str, int], block_items: int = BLOCK_ITEMS
+        self,
+        model: Recommender,
+        *,
+        fields: Mapping[str, int],
+        retired: Sequence[int] = (),
+        block_items: int = BLOCK_ITEMS,
     ) -> None:
-        super().__init__(model, fields=fields, block_items=block_items)
+        super().__init__(model, fields=fields, retired=retired, block_items=block_items)
         self.register_buffer("no_rule", torch.zeros(1, dtype=torch.int64))
         self.rules: list[str] = []  # by number, from 1; known once the module was called
 
@@ -88,13 +94,15 @@ def names_of(fields: Sequence[str]) -> list[str]:
     return [*history, *denied, "only_allowed", "allowed_items", "allowed_offsets"]
 
 
-def to_onnx(model: Recommender, fields: Mapping[str, int]) -> tuple[onnx.ModelProto, list[str]]:
+def to_onnx(
+    model: Recommender, fields: Mapping[str, int], retired: Sequence[int] = ()
+) -> tuple[onnx.ModelProto, list[str]]:
     """The model in ONNX, and the rules that it checks, by number from 1.
 
     Raises:
         RuntimeError: `torch.export` cannot follow the model, or ONNX lacks an operation of it.
     """
-    module = InOnnx(model, fields=fields).eval()
+    module = InOnnx(model, fields=fields, retired=retired).eval()
     made = translated(to_program(module), names_of(list(fields)))
     with torch.no_grad():
         module(*example(fields))  # for its rules: torch.export leaves nothing behind
