@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 import deeprec
-from deeprec import bundle, folder, forms, serve
+from deeprec import bundle, folder, forms, serve, versions
 from deeprec.batch import Batch
 from deeprec.bundle import Limits
 from deeprec.config import ExportConfig
@@ -82,6 +82,11 @@ def export(config: ExportConfig) -> Path:
         made_from,
         report if report.is_file() else None,
         architecture(run.config.model, run.facts),
+        texts={
+            name: Path(one)
+            for name, one in (("LICENSE", config.license), ("NOTICE", config.notice))
+            if one
+        },
         triton=config.triton,
         onnx=config.onnx,
         config=asdict(run.config),
@@ -163,7 +168,7 @@ def write(
     """
     manifest: dict[str, Any] = {
         "bundle_version": bundle.VERSION,
-        "versions": versions(),
+        "versions": software(),
         "made_from": {**trained.made_from, "prepared": trained.prepared.identity},
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -177,11 +182,12 @@ def write(
         asked = trained.answering
         absent = forms.save_program(draft, asked) if program else "absent, as export was told"
         onnx_rules = forms.save_onnx(draft, asked) if trained.onnx else None
-        describe(draft, path.name, trained, program=absent, onnx_rules=onnx_rules)
+        name, _ = versions.name_of(path)
+        describe(draft, name, trained, program=absent, onnx_rules=onnx_rules)
         persons = sum(request["name"].startswith("user ") for request in requests)
-        describe_origin(draft, path.name, trained, manifest, persons)
+        describe_origin(draft, name, trained, manifest, persons)
         if trained.triton:
-            forms.save_triton(draft, path.name, trained)
+            forms.save_triton(draft, name, trained)
         if trained.architecture is not None:
             forms.save_weights(draft, asked, trained.architecture)
 
@@ -194,7 +200,7 @@ def wants_program(told: bool | None, model: Recommender) -> bool:
     return sum(parameter.nbytes for parameter in model.parameters()) < PROGRAM_BYTES
 
 
-def versions() -> dict[str, str]:
+def software() -> dict[str, str]:
     return {
         "deeprec": deeprec.__version__,
         "python": platform.python_version(),
@@ -331,6 +337,11 @@ def describe_origin(
         environment=trained.environment,
     )
     bundle.write_json(draft / "provenance.json", told)
+    if trained.config is not None:
+        text = card.train_config(trained.config)
+        (draft / bundle.TRAIN_CONFIG).write_text(text, encoding="utf-8")
+    for name_of_text, text_file in trained.texts.items():
+        shutil.copyfile(text_file, draft / name_of_text)
     bundle.write_json(draft / "privacy.json", card.privacy(prepared, golden_persons))
     identity = str(trained.made_from.get("checkpoint_identity", ""))
     bundle.write_json(draft / "sbom.cdx.json", sbom.sbom(name, identity, created))
@@ -338,7 +349,9 @@ def describe_origin(
     if (draft / bundle.EVALUATION).is_file():
         report = json.loads((draft / bundle.EVALUATION).read_text(encoding="utf-8"))
     kind = type(trained.model).__name__
-    text = card.model_card(name, prepared, kind, report, trained.precision)
+    text = card.model_card(
+        name, prepared, kind, report, trained.precision, licensed="LICENSE" in trained.texts
+    )
     (draft / "MODEL_CARD.md").write_text(text, encoding="utf-8")
     (draft / "MLmodel").write_text(mlflow.mlmodel(created, used), encoding="utf-8")
     (draft / mlflow.REQUIREMENTS).write_text(mlflow.requirements(used), encoding="utf-8")

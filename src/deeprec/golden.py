@@ -1,7 +1,7 @@
 """Golden requests: what a bundle is asked wherever it goes, with the evaluated answers."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
@@ -59,6 +59,7 @@ class Trained:
     scan: bool = False  # whether int8 codes of it are scanned first
     config: Mapping[str, Any] | None = None  # of the run
     environment: Mapping[str, Any] | None = None  # what the run was trained with and on
+    texts: Mapping[str, Path] = field(default_factory=dict)  # LICENSE and NOTICE, as they are
     triton: bool = False  # whether a model folder for Triton is written too
     onnx: bool = False  # whether model.onnx is written too
     price: Mapping[str, Any] | None = None  # what the precision costs

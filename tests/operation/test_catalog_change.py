@@ -144,7 +144,7 @@ def test_a_changed_bundle_says_what_is_different(
     do("retire", best, f"bundle={shop}", f"output_dir={shop.parent / 'elsewhere'}")
     printed = capsys.readouterr().out
     assert f"item '{best}' is retired" in printed
-    assert f"nothing is known: '{best}' left place 1" in printed
+    assert f"'nothing is known': '{best}' is no longer answered, it was number 1" in printed
     assert versions.numbers(shop) == [1]
     do("diff", shop / "1", shop / "1")
     assert capsys.readouterr().out == "0 of 15 golden answers are others\n"
