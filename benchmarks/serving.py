@@ -3,9 +3,11 @@
 `model.pt` in its precisions, loaded from its file, beside the same scoring of the same users in
 torch without a model (product and top-k), in onnxruntime and in numpy; in turns in one process,
 single thread, CPU milliseconds of a call. The model also checks its request, aggregates and encodes
-histories of 70 items, and leaves these out.
+histories of 70 items, and leaves these out. Exact search of faiss and of implicit stands beside
+them where they are installed.
 
-    python benchmarks/run.py serving
+    pip install --no-deps --target FOLDER faiss-cpu==1.15.1 implicit==0.7.3 threadpoolctl==3.8.0
+    PYTHONPATH=FOLDER python benchmarks/run.py serving
 """
 
 import json
@@ -16,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -135,6 +138,32 @@ def in_numpy(weight: Tensor, bias: Tensor) -> Callable[[Tensor], object]:
     return best
 
 
+def in_others(weight: Tensor, bias: Tensor) -> dict[str, Callable[[Tensor], object]]:
+    """Exact search of other libraries, where they are; the bias is a further column."""
+    table = np.ascontiguousarray(torch.cat([weight, bias[:, None]], 1))
+    ways: dict[str, Callable[[Tensor], object]] = {}
+    if find_spec("faiss"):
+        import faiss
+
+        faiss.omp_set_num_threads(1)
+        index = faiss.IndexFlatIP(table.shape[1])
+        index.add(table)
+        ways[f"exact search in faiss {version('faiss-cpu')}"] = lambda hidden: index.search(
+            with_one(hidden), K
+        )
+    if find_spec("implicit"):
+        from implicit.cpu.topk import topk
+
+        ways[f"exact search in implicit {version('implicit')}"] = lambda hidden: topk(
+            table, with_one(hidden), K, num_threads=1
+        )
+    return ways
+
+
+def with_one(hidden: Tensor) -> Any:
+    return torch.nn.functional.pad(hidden, (0, 1), value=1.0).numpy()
+
+
 def asked(num_items: int, users: int) -> tuple[Any, ...]:
     draw = torch.Generator().manual_seed(users)
     items = torch.randint(0, num_items, [users * HISTORY], generator=draw)
@@ -155,6 +184,8 @@ def calls(num_items: int, users: int, folder: Path) -> dict[str, Callable[[], ob
         onnx = in_onnxruntime(weight, bias, folder)
         ways["product and top-k in onnxruntime"] = partial(onnx, hidden)
     ways["product and top-k in numpy"] = partial(in_numpy(weight, bias), hidden)
+    for name, search in in_others(weight, bias).items():
+        ways[name] = partial(search, hidden)
     for name, form in FORMS.items():
         path = saved(model, folder / f"{form[0]}-{form[1]}.pt", *form)
         loaded = load_model(path, torch.device("cpu"))

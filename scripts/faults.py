@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from fault import damage, machine, process
+from fault import asking, damage, machine, process
 from fault.ground import Count, Ground, opened
 
 FAULTS: dict[str, Callable[[Ground], Count]] = {
@@ -21,7 +21,7 @@ FAULTS: dict[str, Callable[[Ground], Count]] = {
         *(process.kill, process.points, process.chains, process.terminate, process.threads),
         *(process.ranks, process.crowd, process.readers),
         *(damage.checkpoint_bits, damage.prepared_bits, damage.bundle_bits, damage.truncated),
-        *(damage.garbled, damage.events, damage.configs, damage.many),
+        *(damage.garbled, damage.events, damage.configs, damage.many, asking.requests),
         *(machine.tracker, machine.order, machine.small_disks, machine.long_line, machine.wheels),
     )
 }

@@ -2,28 +2,45 @@
 
 import json
 import random
+import re
 import shutil
 import zipfile
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import onnx
+import onnxruntime
 import pytest
 import torch
+from onnx import numpy_helper
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 import deeprec
 from deeprec import bundle, folder
+from deeprec.batch import Batch, Encoded, Jagged
 from deeprec.config import ExportConfig
 from deeprec.data.store import Prepared
 from deeprec.errors import ConfigError, IntegrityError
-from deeprec.export import export
+from deeprec.export import export, write
 from deeprec.golden import Trained, golden_answer
 from deeprec.model import compact
+from deeprec.model.base import Recommender
+from deeprec.model.exported import Exported, to_program
+from deeprec.model.ials import Ials
+from deeprec.model.item_to_item import ItemToItem
+from deeprec.model.own_frequency import OwnFrequency
+from deeprec.model.rank import rank
+from deeprec.model.sequence_encoder import SequenceEncoder
+from deeprec.model.solved import SolvedModel
 from deeprec.serve import same_answer
 from deeprec.train import train
 from deeprec.trainer import rebuilt
 from recommender_contract import jagged
 from small_shop import make, settings
-from standin import bundle_folder
+from standin import FIELDS, StandIn, StandInEncoder, bundle_folder, prepared_folder, trained
 
 MODELS = ("autoencoder", "ease")
 
@@ -41,7 +58,8 @@ def made(
     place = tmp_path_factory.mktemp(request.param)
     words = ["trainer.max_epochs=1"] if request.param == "autoencoder" else ["model=ease"]
     run = train(settings(prepared.path, place / "run", *words))
-    return export(ExportConfig(str(run), str(place / "bundle")))
+    with_onnx = request.param == "autoencoder"  # 8 seconds each
+    return export(ExportConfig(str(run), str(place / "bundle"), onnx=with_onnx))
 
 
 def test_the_weights_without_code_answer_alike(made: Path, prepared: Prepared) -> None:
@@ -53,7 +71,7 @@ def test_the_weights_without_code_answer_alike(made: Path, prepared: Prepared) -
     )
     assert len(requests) == 50 + 11
     for request, truth in zip(requests, expected, strict=True):
-        found = golden_answer(again, request)
+        found = golden_answer(again.answering, request)
         assert same_answer(found["items"], found["scores"], truth["items"], truth["scores"])
 
 
@@ -95,14 +113,134 @@ def test_a_program_names_no_place(made: Path) -> None:
             assert str(Path(deeprec.__file__).parent).encode() not in archive.read(name), name
 
 
-def test_a_model_that_torch_export_cannot_follow_says_so(
-    prepared: Prepared, tmp_path: Path
+def solved(model: SolvedModel) -> Recommender:
+    draw = random.Random(1)
+    rows = jagged([[draw.randrange(24) for _ in range(draw.randrange(1, 9))] for _ in range(60)])
+    users = Batch(torch.arange(60), Jagged(*rows))
+    next(model.solve(users, 0, torch.Generator()))
+    return model.eval()
+
+
+OTHERS: dict[str, Callable[[], Recommender]] = {
+    "ials": lambda: solved(Ials(24, width=4)),
+    "item_to_item": lambda: solved(ItemToItem(24)),
+    "own_frequency": lambda: solved(OwnFrequency(24)),
+    "sequence": lambda: SequenceEncoder(24, width=8, max_events=5, time_gaps=True).eval(),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_model_with_rounds_that_data_decides_is_a_program_too(name: str) -> None:
+    model = OTHERS[name]()
+    program, draw = to_program(Exported(model, fields={}).eval()).module(), random.Random(2)
+    rows = [[draw.randrange(24) for _ in range(draw.randrange(9))] for _ in range(40)]
+    items, offsets = jagged(rows)
+    nothing = jagged([[] for _ in rows])
+    for ages in (None, torch.rand(len(items)).sort(descending=True)[0] * 100):
+        batch = Batch(torch.arange(40), Jagged(items, offsets), ages)
+        expected = rank(model, batch, 7, exclude_seen=False)
+        known, no = torch.full([len(items)], -1.0) if ages is None else ages, torch.tensor(False)
+        found = program(items, offsets, known, [], [], 7, no, *nothing, no.clone(), *nothing)
+        for best, scores, truth, true_scores in zip(*found, *expected):
+            assert same_answer(*(x.tolist() for x in (best, scores, truth, true_scores)))
+
+
+def asked_onnx(path: Path, **given: object) -> tuple[np.ndarray, np.ndarray]:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(path / bundle.ONNX, options)
+    return session.run(None, {name: np.asarray(one) for name, one in given.items()})
+
+
+def test_onnx_answers_batches_as_the_model_does_and_refuses_by_number(
+    made: Path, prepared: Prepared
 ) -> None:
-    run = train(settings(prepared.path, tmp_path / "run", "model=ials", "trainer.max_epochs=1"))
-    opened = export(ExportConfig(str(run), str(tmp_path / "bundle")))
-    signature = json.loads((opened / "signature.json").read_text())
-    assert "torch.export cannot follow Ials" in signature[bundle.PROGRAM]
-    assert not (opened / bundle.PROGRAM).exists()
+    if not (made / bundle.ONNX).exists():
+        pytest.skip("written for one model")
+    opened, draw = deeprec.load(made), random.Random(0)
+    rules = json.loads((made / "signature.json").read_text())[bundle.ONNX]["rules"]
+    for users in (0, 1, 70):
+        rows = [[draw.randrange(24) for _ in range(draw.randrange(6))] for _ in range(users)]
+        (items, offsets), none = jagged(rows), np.zeros(0, np.int64)
+        denied, allowed = jagged([[draw.randrange(24)] for _ in rows]), jagged([[3, 9, 11]] * users)
+        given = {"item_ids": items, "offsets": offsets, "ages": np.full(len(items), -1, np.float32)}
+        for place in range(len(opened.fields)):
+            ends = np.zeros(users + 1, np.int64)
+            given |= {f"attribute_values_{place}": none, f"attribute_offsets_{place}": ends}
+        given |= {"k": 7, "exclude_seen": True, "only_allowed": True}
+        given |= dict(zip(("denied_items", "denied_offsets"), denied))
+        given |= dict(zip(("allowed_items", "allowed_offsets"), allowed))
+        found = asked_onnx(made, **given)
+        expected = opened.rank(
+            items, offsets, k=7, exclude_seen=True, denied=denied, allowed=allowed
+        )
+        assert np.array_equal(found[0], expected[0])
+        np.testing.assert_allclose(found[1], expected[1], rtol=1e-5, atol=1e-6)
+    broken = {"item_ids": items - 24, "offsets": offsets + 1, "ages": given["ages"] * 2}
+    for name, value in broken.items():
+        with pytest.raises(Exception, match=r"idx=\d+ must be within") as caught:
+            asked_onnx(made, **{**given, name: value})
+        number = re.search(r"idx=(\d+)", str(caught.value))
+        assert number is not None
+        assert name in rules[number[1]]
+
+
+def test_where_scores_tie_in_onnx_the_lower_item_comes_first(made: Path, tmp_path: Path) -> None:
+    if not (made / bundle.ONNX).exists():
+        pytest.skip("written for one model")
+    model = onnx.load(made / bundle.ONNX)
+    for table in model.graph.initializer:
+        if table.name in ("p_item_weight", "p_item_bias", "item_weight", "item_bias"):
+            rows = np.zeros_like(numpy_helper.to_array(table))
+            if rows.ndim == 1:
+                rows[1::2] = 1.0
+            table.CopyFrom(numpy_helper.from_array(rows, table.name))
+    onnx.save(model, tmp_path / bundle.ONNX)
+    none, nowhere = np.zeros(0, np.int64), np.zeros(2, np.int64)
+    given = {one.name: nowhere if "offsets" in one.name else none for one in model.graph.input}
+    given |= {"ages": np.zeros(0, np.float32), "k": 24, "exclude_seen": True, "only_allowed": False}
+    items, _ = asked_onnx(tmp_path, **given)
+    assert items[0].tolist() == [*range(1, 24, 2), *range(0, 24, 2)]
+
+
+class Unfollowed(nn.Module):
+    """An encoder whose way depends on what a history holds."""
+
+    def __init__(self, encoder: StandInEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(
+        self,
+        items_N: torch.Tensor,
+        offsets_B1: torch.Tensor,
+        ages_N: torch.Tensor,
+        attribute_values: list[torch.Tensor],
+        attribute_offsets: list[torch.Tensor],
+    ) -> Encoded:
+        if bool((items_N == 3).any()):
+            items_N = items_N.clone()
+        encoded: Encoded = self.encoder(
+            items_N, offsets_B1, ages_N, attribute_values, attribute_offsets
+        )
+        return encoded
+
+
+class OneWay(StandIn):
+    def serving_encoder(self) -> nn.Module:
+        return Unfollowed(self.encoder)
+
+
+def test_a_model_that_torch_export_cannot_follow_says_so(tmp_path: Path) -> None:
+    prepared = prepared_folder(tmp_path / "prepared")
+    unfollowed = replace(trained(prepared), model=OneWay(prepared.num_items, FIELDS))
+    write(tmp_path / "bundle", unfollowed, golden_users=2, compare_users=2, program=True)
+    signature = json.loads((tmp_path / "bundle" / "signature.json").read_text())
+    assert "torch.export cannot follow OneWay" in signature[bundle.PROGRAM]
+    assert not (tmp_path / "bundle" / bundle.PROGRAM).exists()
+    with pytest.raises(ConfigError, match="OneWay cannot be written in ONNX"):
+        write(tmp_path / "other", replace(unfollowed, onnx=True), golden_users=2, compare_users=2)
+    assert not (tmp_path / "other").exists()
 
 
 def test_other_weights_are_not_taken(made: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -40,8 +41,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         config=CONFIG,
         environment={"packages": {"torch": "2.13.0"}},
     )
-    export.write(place / "bundle", trained, golden_users=3, compare_users=5)
-    return place / "bundle"
+    (place / "terms").write_text("do as you like")
+    trained = replace(trained, texts={"LICENSE": place / "terms"})
+    export.write(place / "books" / "1", trained, golden_users=3, compare_users=5)
+    return place / "books" / "1"
 
 
 def read(path: Path) -> Any:
@@ -61,6 +64,23 @@ def test_provenance_holds_the_settings_and_nothing_else_of_the_config(made: Path
     assert "/home" not in text
 
 
+def test_the_config_is_there_without_places_and_trackers(made: Path) -> None:
+    told = yaml.safe_load((made / "train_config.yaml").read_text())
+    assert (told["seed"], told["model"]) == (7, {"_target_": "standin.StandIn"})
+    assert not {"trainer", "prepared", "logger"} & {*told}
+
+
+def test_a_licence_goes_along_and_the_card_says_so(made: Path) -> None:
+    assert (made / "LICENSE").read_text() == "do as you like"
+    assert "license: other" in (made / "MODEL_CARD.md").read_text()
+
+
+def test_a_numbered_version_is_called_as_its_folder_is(made: Path) -> None:
+    for name in ("README.md", "MODEL_CARD.md"):
+        assert "\n# books\n" in "\n" + (made / name).read_text()
+    assert deeprec.load(made.parent).path == made
+
+
 def test_privacy_counts_the_histories_that_goldens_hold(made: Path) -> None:
     told = read(made / "privacy.json")
     assert told["golden_requests"]["histories_of_persons"] == 3
@@ -72,7 +92,7 @@ def test_privacy_counts_the_histories_that_goldens_hold(made: Path) -> None:
 def test_the_card_says_what_is_known_and_asks_for_the_rest(made: Path) -> None:
     card = (made / "MODEL_CARD.md").read_text()
     header = yaml.safe_load(card.split("---")[1])
-    assert header["license"] == "unknown"
+    assert header["license"] == "other"
     assert "| stand-in | ndcg@100 | 0.2500 |" in card
     assert "**Catalog**: 30 items" in card
     assert "events before 2023-05-25" in card  # 15,000,000 seconds before 2023-11-14

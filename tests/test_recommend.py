@@ -28,7 +28,7 @@ from deeprec.errors import ConfigError, DataError, IntegrityError
 from deeprec.evaluate import evaluate
 from deeprec.golden import Trained
 from deeprec.listing.answering import LISTS, Histories
-from deeprec.listing.row_groups import RowGroups
+from deeprec.listing.row_groups import RowGroups, held
 from deeprec.model.rank import rank
 from deeprec.prepare import prepare
 from deeprec.recommend import recommend
@@ -422,6 +422,15 @@ recommend.recommend(RecommendConfig({str(made)!r}, {str(events)!r}, {str(output)
     expected = lists_of(made, events, tmp_path / "whole.parquet", batch_users=2)
     assert ours == expected
     assert pq.ParquetFile(output).num_row_groups == 60
+
+
+def test_two_commands_do_not_write_one_output(made: Path, tmp_path: Path) -> None:
+    events, output = many_events(tmp_path / "events.parquet", 4), tmp_path / "out.parquet"
+    config = RecommendConfig(str(made), str(events), str(output))
+    with held(output), pytest.raises(ConfigError, match="is being written by another process"):
+        recommend(config)
+    recommend(config)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["events.parquet", "out.parquet"]
 
 
 def test_lists_of_another_question_are_not_gone_on_with(

@@ -9,11 +9,14 @@ vocabularies.json      per user attribute, its values in index order, or {"hashe
 golden/requests.jsonl  requests, one a line
 golden/expected.jsonl  their answers, line by line
 model.pt2              the same as a program of torch.export, where it can be one
+model.onnx             the same in ONNX, where it was asked for
 weights.safetensors    the same weights without code, and
 architecture.json      what `deeprec.trainer.rebuilt` builds of them, where deeprec is installed
 eval.json              what the run scored, where it was evaluated
 README.md              how to ask
 MODEL_CARD.md          for whom, of what, how good, within which limits
+LICENSE                and NOTICE, where export was given them
+train_config.yaml      the parts of the run's config, without places and trackers
 provenance.json        from which data, settings and software it came
 privacy.json           what it holds of persons
 sbom.cdx.json          its software, as CycloneDX
@@ -44,8 +47,10 @@ VOCABULARIES = "vocabularies.json"
 GOLDEN_REQUESTS = "golden/requests.jsonl"
 GOLDEN_EXPECTED = "golden/expected.jsonl"
 PROGRAM = "model.pt2"
+ONNX = "model.onnx"
 WEIGHTS = "weights.safetensors"
 ARCHITECTURE = "architecture.json"
+TRAIN_CONFIG = "train_config.yaml"
 EVALUATION = "eval.json"
 README = "README.md"
 CLIENT = "serve.py"
@@ -102,6 +107,7 @@ def signature(
     *,
     ids_are_numbers: bool = False,
     program: str | None = None,
+    onnx_rules: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Inputs and outputs of model.pt, in the order of its `forward`.
 
@@ -111,102 +117,124 @@ def signature(
         limits: what one call may ask for.
         ids_are_numbers: whether `by_id` can be asked.
         program: why there is no model.pt2; None: there is one.
+        onnx_rules: what model.onnx checks, by number from 1; None: there is no model.onnx.
     """
-    item = {"dtype": "int64", "minimum": 0, "maximum": num_items - 1}
-    offsets = {"dtype": "int64", "shape": ["users + 1"]}
     return {
         "num_items": num_items,
-        "inputs": [
-            {
-                "name": "item_ids",
-                **item,
-                "shape": ["events"],
-                "meaning": "item_index of each event, user after user, oldest first, repeats kept",
-            },
-            {
-                "name": "offsets",
-                **offsets,
-                "meaning": "user b owns item_ids[offsets[b]:offsets[b + 1]]; starts at 0, never "
-                "falls, ends at the number of events",
-            },
-            {
-                "name": "ages",
-                "dtype": "float32",
-                "shape": ["events, or 0 where times are unknown"],
-                "minimum": 0.0,
-                "meaning": "days from each event to the moment of prediction",
-            },
-            {
-                "name": "attribute_values",
-                "dtype": "list of int64",
-                "fields": [
-                    {"name": name, "shape": ["values"], "minimum": 0, "maximum": size - 1}
-                    for name, size in fields.items()
-                ],
-                "meaning": "per user attribute, the indices of the users' values in "
-                f"{VOCABULARIES}; a user whose value is unknown owns none. Where that says hashed, "
-                f"a value's index is {HASH}",
-            },
-            {
-                "name": "attribute_offsets",
-                "dtype": "list of int64",
-                "fields": [{"name": name, "shape": ["users + 1"]} for name in fields],
-                "meaning": "per user attribute, as offsets, for attribute_values",
-            },
-            {
-                "name": "k",
-                "dtype": "int",
-                "minimum": 1,
-                "maximum": limits.max_k,
-                "meaning": "recommendations per user",
-            },
-            {
-                "name": "exclude_seen",
-                "dtype": "bool",
-                "meaning": "whether items of the user's own history are left out",
-            },
-            {
-                "name": "denied_items",
-                **item,
-                "shape": ["denials"],
-                "meaning": "item_index of items never to be answered, user after user",
-            },
-            {"name": "denied_offsets", **offsets, "meaning": "as offsets, for denied_items"},
-            {
-                "name": "allowed_items",
-                **item,
-                "shape": ["allowances"],
-                "optional": True,
-                "meaning": "item_index of the only items that may be answered, user after user; "
-                "absent: all",
-            },
-            {
-                "name": "allowed_offsets",
-                "dtype": "int64",
-                "shape": ["users + 1, or 2"],
-                "optional": True,
-                "meaning": "as offsets, for allowed_items; of 2 entries, it is one list for all",
-            },
-        ],
-        "outputs": [
-            {
-                "name": "items",
-                "dtype": "int64",
-                "shape": ["users", "k"],
-                "minimum": -1,
-                "maximum": num_items - 1,
-                "meaning": "item_index, best first; -1 where there are no more candidates",
-            },
-            {
-                "name": "scores",
-                "dtype": "float32",
-                "shape": ["users", "k"],
-                "meaning": "score of each item; -inf where the item is -1",
-            },
-        ],
+        "inputs": [*_of_users(num_items, fields), *_of_answers(num_items, limits)],
+        "outputs": _outputs(num_items),
         "by_id": BY_ID if ids_are_numbers else None,
         PROGRAM: OF_PROGRAM if program is None else program,
+        ONNX: None if onnx_rules is None else of_onnx(onnx_rules),
     }
+
+
+def _item(num_items: int) -> dict[str, Any]:
+    return {"dtype": "int64", "minimum": 0, "maximum": num_items - 1}
+
+
+OFFSETS = {"dtype": "int64", "shape": ["users + 1"]}
+
+
+def _of_users(num_items: int, fields: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Inputs that say who is asked about."""
+    return [
+        {
+            "name": "item_ids",
+            **_item(num_items),
+            "shape": ["events"],
+            "meaning": "item_index of each event, user after user, oldest first, repeats kept",
+        },
+        {
+            "name": "offsets",
+            **OFFSETS,
+            "meaning": "user b owns item_ids[offsets[b]:offsets[b + 1]]; starts at 0, never "
+            "falls, ends at the number of events",
+        },
+        {
+            "name": "ages",
+            "dtype": "float32",
+            "shape": ["events, or 0 where times are unknown"],
+            "minimum": 0.0,
+            "meaning": "days from each event to the moment of prediction",
+        },
+        {
+            "name": "attribute_values",
+            "dtype": "list of int64",
+            "fields": [
+                {"name": name, "shape": ["values"], "minimum": 0, "maximum": size - 1}
+                for name, size in fields.items()
+            ],
+            "meaning": "per user attribute, the indices of the users' values in "
+            f"{VOCABULARIES}; a user whose value is unknown owns none. Where that says hashed, "
+            f"a value's index is {HASH}",
+        },
+        {
+            "name": "attribute_offsets",
+            "dtype": "list of int64",
+            "fields": [{"name": name, "shape": ["users + 1"]} for name in fields],
+            "meaning": "per user attribute, as offsets, for attribute_values",
+        },
+    ]
+
+
+def _of_answers(num_items: int, limits: Limits) -> list[dict[str, Any]]:
+    """Inputs that say what may be answered."""
+    return [
+        {
+            "name": "k",
+            "dtype": "int",
+            "minimum": 1,
+            "maximum": limits.max_k,
+            "meaning": "recommendations per user",
+        },
+        {
+            "name": "exclude_seen",
+            "dtype": "bool",
+            "meaning": "whether items of the user's own history are left out",
+        },
+        {
+            "name": "denied_items",
+            **_item(num_items),
+            "shape": ["denials"],
+            "meaning": "item_index of items never to be answered, user after user",
+        },
+        {"name": "denied_offsets", **OFFSETS, "meaning": "as offsets, for denied_items"},
+        {
+            "name": "allowed_items",
+            **_item(num_items),
+            "shape": ["allowances"],
+            "optional": True,
+            "meaning": "item_index of the only items that may be answered, user after user; "
+            "absent: all",
+        },
+        {
+            "name": "allowed_offsets",
+            "dtype": "int64",
+            "shape": ["users + 1, or 2"],
+            "optional": True,
+            "meaning": "as offsets, for allowed_items; of 2 entries, it is one list for all",
+        },
+    ]
+
+
+def _outputs(num_items: int) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": "items",
+            "dtype": "int64",
+            "shape": ["users", "k"],
+            "minimum": -1,
+            "maximum": num_items - 1,
+            "meaning": "item_index, best first; -1 where there are no more candidates",
+        },
+        {
+            "name": "scores",
+            "dtype": "float32",
+            "shape": ["users", "k"],
+            "meaning": "score of each item; -inf where the item is -1",
+        },
+    ]
 
 
 def policy(*, exclude_seen: bool, uses_times: bool, limits: Limits) -> dict[str, Any]:
@@ -236,12 +264,28 @@ BY_ID = (
     "the id is -1 and is none"
 )
 OF_PROGRAM = (
-    "as forward, in this order: item_ids, offsets, ages (zeros where times are unknown), "
+    "as forward, in this order: item_ids, offsets, ages (-1 where a time is unknown), "
     "attribute_values, attribute_offsets, k, exclude_seen (bool tensor of no dimension), "
     "denied_items, denied_offsets, only_allowed (such a tensor, whether what follows counts), "
     "allowed_items, allowed_offsets (users + 1)"
 )
+OF_ONNX = (
+    "by name what model.pt2 takes in order, attribute_values_0 and attribute_offsets_0 of the "
+    "first user attribute. What breaks rule n is refused as an index n that is not there: the "
+    "message of the runtime says idx=n"
+)
 HASH = "the BLAKE2b digest of 8 bytes of its text in UTF-8, little-endian, modulo the rows"
+
+
+def of_onnx(rules: Sequence[str]) -> dict[str, Any]:
+    """What a signature says of model.onnx: its rules by number, as text, from 1.
+
+    Example:
+        >>> of_onnx(["no user is asked twice"])["rules"]
+        {'1': 'no user is asked twice'}
+    """
+    return {"takes": OF_ONNX, "rules": {str(n): rule for n, rule in enumerate(rules, 1)}}
+
 
 EXAMPLE = """\
 import pyarrow.parquet as pq
@@ -292,8 +336,10 @@ deeprec.
 - `model.pt2`, where it is there, holds the same as a program of `torch.export`, for those who do
   without TorchScript: `torch.export.load("model.pt2").module()`. `signature.json` says what it
   takes.
+- `model.onnx`, where it was asked for, holds the same in ONNX.
 - `weights.safetensors` holds the same weights without code, by name; `architecture.json` says what
   they are the weights of, and `deeprec.trainer.rebuilt.rebuild` makes the model again of the two.
+  Items that it lists as `retired` are for its caller to leave out.
 - torch says once that NumPy is missing where it is; nothing here needs it.
 
 Run this inside the folder:

@@ -164,13 +164,20 @@ class ExportConfig:
     precision: Literal["float32", "bfloat16", "int8"] = "float32"  # of the catalog table
     scan: bool = False  # rank one or few users by int8 codes first, exact scores after; int8 does
     max_loss: float = 0.01  # share of ndcg@100 on validation that precision may cost, or no bundle
+    license: str | None = None  # a text file that goes into the bundle as LICENSE
+    notice: str | None = None  # another, as NOTICE
     triton: bool = False  # a model folder for Triton too, with a copy of the model in it
+    onnx: bool = False  # model.onnx too, or no bundle; needs the extra `onnx`, and below 2 GB
     program: bool | None = None  # model.pt2 (torch.export) too; default: of weights below 1 GiB
 
     def mistakes(self) -> Iterator[str]:
         yield from _at_least(1, self, "golden_users", "compare_users")
         if not 0.0 <= self.max_loss <= 1.0:
             yield f"max_loss: must lie in [0, 1], got {self.max_loss}"
+        for name in ("license", "notice"):
+            path = getattr(self, name)
+            if path is not None and not Path(path).is_file():
+                yield f"{name}: expected a text file, and there is none at {path!r}"
 
 
 @dataclass

@@ -17,7 +17,7 @@ import pyarrow as pa
 import torch
 
 import deeprec
-from deeprec import folder
+from deeprec import folder, versions
 from deeprec.config import EvaluateConfig, check, to_dict
 from deeprec.console import console
 from deeprec.data import protocol
@@ -88,9 +88,16 @@ def _paths(config: EvaluateConfig) -> list[Path]:
     """Every place the config names, in order; a folder of runs stands for each of them."""
     named = [config.run, config.bundle, config.recommendations, *config.compare]
     found: list[Path] = []
-    for path in (Path(one) for one in named if one):
+    for path in (_served(Path(one)) for one in named if one):
         found += runs_in(path) if kind_of(path) == "runs" else [path]
     return found
+
+
+def _served(path: Path) -> Path:
+    """The path, or the current one where it is a folder of versions of a bundle."""
+    numbers = versions.numbers(path)
+    is_versions = numbers and kind_of(path / str(numbers[-1])) == "bundle"
+    return versions.current(path) if is_versions else path
 
 
 def _together(config: EvaluateConfig) -> Report:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 import deeprec
-from deeprec import bundle, folder, forms, serve
+from deeprec import bundle, folder, forms, serve, versions
 from deeprec.batch import Batch
 from deeprec.bundle import Limits
 from deeprec.config import ExportConfig
@@ -82,7 +82,13 @@ def export(config: ExportConfig) -> Path:
         made_from,
         report if report.is_file() else None,
         architecture(run.config.model, run.facts),
+        texts={
+            name: Path(one)
+            for name, one in (("LICENSE", config.license), ("NOTICE", config.notice))
+            if one
+        },
         triton=config.triton,
+        onnx=config.onnx,
         config=asdict(run.config),
         environment=json.loads((run.path / "environment.json").read_text(encoding="utf-8")),
     )
@@ -162,7 +168,7 @@ def write(
     """
     manifest: dict[str, Any] = {
         "bundle_version": bundle.VERSION,
-        "versions": versions(),
+        "versions": software(),
         "made_from": {**trained.made_from, "prepared": trained.prepared.identity},
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -171,16 +177,19 @@ def write(
         compare(draft / bundle.MODEL, trained, compare_users)
         requests = list(golden_requests(trained, golden_users))
         bundle.write_lines(draft / bundle.GOLDEN_REQUESTS, requests)
-        answers = [golden_answer(trained, request) for request in requests]
+        answers = [golden_answer(trained.answering, request) for request in requests]
         bundle.write_lines(draft / bundle.GOLDEN_EXPECTED, answers)
-        absent = forms.save_program(draft, trained) if program else "absent, as export was told"
-        describe(draft, path.name, trained, program=absent)
+        asked = trained.answering
+        absent = forms.save_program(draft, asked) if program else "absent, as export was told"
+        onnx_rules = forms.save_onnx(draft, asked) if trained.onnx else None
+        name, _ = versions.name_of(path)
+        describe(draft, name, trained, program=absent, onnx_rules=onnx_rules)
         persons = sum(request["name"].startswith("user ") for request in requests)
-        describe_origin(draft, path.name, trained, manifest, persons)
+        describe_origin(draft, name, trained, manifest, persons)
         if trained.triton:
-            forms.save_triton(draft, path.name, trained)
+            forms.save_triton(draft, name, trained)
         if trained.architecture is not None:
-            forms.save_weights(draft, trained)
+            forms.save_weights(draft, asked, trained.architecture)
 
 
 def wants_program(told: bool | None, model: Recommender) -> bool:
@@ -191,7 +200,7 @@ def wants_program(told: bool | None, model: Recommender) -> bool:
     return sum(parameter.nbytes for parameter in model.parameters()) < PROGRAM_BYTES
 
 
-def versions() -> dict[str, str]:
+def software() -> dict[str, str]:
     return {
         "deeprec": deeprec.__version__,
         "python": platform.python_version(),
@@ -268,7 +277,14 @@ def without_values(report: dict[str, Any], hashed: Sequence[str]) -> dict[str, A
     return {**report, "slices": slices} if slices else report
 
 
-def describe(draft: Path, name: str, trained: Trained, *, program: str | None) -> None:
+def describe(
+    draft: Path,
+    name: str,
+    trained: Trained,
+    *,
+    program: str | None,
+    onnx_rules: Sequence[str] | None = None,
+) -> None:
     """Everything of the bundle that is not the model: catalog, signature, policy, README."""
     prepared, exclude_seen = trained.prepared, not trained.prepared.repeats
     bundle.write_catalog(draft, prepared.items.drop_columns(["popularity"]))
@@ -281,6 +297,7 @@ def describe(draft: Path, name: str, trained: Trained, *, program: str | None) -
         Limits(),
         ids_are_numbers=prepared.catalog.as_numbers() is not None,
         program=program,
+        onnx_rules=onnx_rules,
     )
     bundle.write_json(draft / bundle.SIGNATURE, signature)
     policy = bundle.policy(
@@ -320,6 +337,11 @@ def describe_origin(
         environment=trained.environment,
     )
     bundle.write_json(draft / "provenance.json", told)
+    if trained.config is not None:
+        text = card.train_config(trained.config)
+        (draft / bundle.TRAIN_CONFIG).write_text(text, encoding="utf-8")
+    for name_of_text, text_file in trained.texts.items():
+        shutil.copyfile(text_file, draft / name_of_text)
     bundle.write_json(draft / "privacy.json", card.privacy(prepared, golden_persons))
     identity = str(trained.made_from.get("checkpoint_identity", ""))
     bundle.write_json(draft / "sbom.cdx.json", sbom.sbom(name, identity, created))
@@ -327,7 +349,9 @@ def describe_origin(
     if (draft / bundle.EVALUATION).is_file():
         report = json.loads((draft / bundle.EVALUATION).read_text(encoding="utf-8"))
     kind = type(trained.model).__name__
-    text = card.model_card(name, prepared, kind, report, trained.precision)
+    text = card.model_card(
+        name, prepared, kind, report, trained.precision, licensed="LICENSE" in trained.texts
+    )
     (draft / "MODEL_CARD.md").write_text(text, encoding="utf-8")
     (draft / "MLmodel").write_text(mlflow.mlmodel(created, used), encoding="utf-8")
     (draft / mlflow.REQUIREMENTS).write_text(mlflow.requirements(used), encoding="utf-8")

@@ -7,10 +7,11 @@ without TorchScript.
 import statistics
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,16 +20,25 @@ from torch import Tensor, nn
 from deeprec import bundle
 from deeprec.batch import Jagged
 from deeprec.bundle import Limits
-from deeprec.errors import IntegrityError
-from deeprec.golden import Request, Trained, attribute_row, golden_answer, one_row, trimmed
+from deeprec.errors import ConfigError, IntegrityError
+from deeprec.golden import (
+    Answering,
+    Request,
+    Trained,
+    attribute_row,
+    golden_answer,
+    one_row,
+    trimmed,
+)
 from deeprec.model.compact import Precision
-from deeprec.model.exported import Exported, quiet, to_program
+from deeprec.model.exported import UNKNOWN, Exported, quiet, to_program
 from deeprec.model.in_tensors import InTensors, with_forward
 from deeprec.model.served import Served
 from deeprec.papers import triton
 from deeprec.serve import same_answer
 
 TIMED = 9  # calls
+ONNX_EXTRA = "pip install 'deeprec[onnx]'"
 
 
 def save(path: Path, trained: Trained) -> None:
@@ -58,15 +68,28 @@ def write_script(path: Path, script: torch.jit.ScriptModule) -> None:
 def save_triton(draft: Path, name: str, trained: Trained) -> None:
     """Writes a model folder for Triton and a sample service for KServe."""
     inputs = triton.arguments(len(trained.fields), uses_times=trained.prepared.has_times)
-    script = scripted(InTensors(module(trained, trained.precision, trained.scan)))
-    with_forward(script, inputs, len(trained.fields))
     place = draft / "triton" / name
     (place / "1").mkdir(parents=True)
     (place / "warmup").mkdir()
-    write_script(place / "1" / "model.pt", script)
+    save_in_tensors(
+        place / "1" / "model.pt", module(trained, trained.precision, trained.scan), inputs
+    )
     (place / "warmup" / "k").write_bytes((10).to_bytes(8, "little"))
     (place / "config.pbtxt").write_text(triton.config(name, inputs), encoding="utf-8")
     (draft / "kserve.yaml").write_text(triton.kserve(name), encoding="utf-8")
+
+
+def save_in_tensors(path: Path, served: nn.Module, inputs: list[str]) -> None:
+    """Writes what Triton asks.
+
+    Args:
+        path: of the model.
+        served: what is asked in the end, a `Served` or what a model.pt was loaded as.
+        inputs: `triton.arguments`.
+    """
+    script = scripted(InTensors(cast(Served, served)))
+    with_forward(script, inputs, sum(name.startswith("attribute_") for name in inputs))
+    write_script(path, script)
 
 
 def module(trained: Trained, precision: Precision, scan: bool) -> Served:
@@ -135,7 +158,7 @@ def without_sources(source: Path, destination: Path) -> None:
     writer.write_end_of_file()
 
 
-def save_weights(draft: Path, trained: Trained) -> None:
+def save_weights(draft: Path, asked: Answering, architecture: Mapping[str, Any]) -> None:
     """Writes the weights without code, and asks a model built of them the golden requests.
 
     Raises:
@@ -143,9 +166,8 @@ def save_weights(draft: Path, trained: Trained) -> None:
     """
     from deeprec.trainer import rebuilt  # here, not above: a model needs it that a run made
 
-    assert trained.architecture is not None
-    rebuilt.save(draft, trained.model, trained.architecture)
-    again = replace(trained, model=rebuilt.built(draft))
+    rebuilt.save(draft, asked.model, architecture)
+    again = replace(asked, model=rebuilt.built(draft))
     if other := other_answer(draft, lambda request: golden_answer(again, request)):
         raise IntegrityError(
             f"a model made of {bundle.WEIGHTS} does not answer as the evaluated one, so nothing "
@@ -153,54 +175,112 @@ def save_weights(draft: Path, trained: Trained) -> None:
         )
 
 
-def save_program(draft: Path, trained: Trained) -> str | None:
+def save_program(draft: Path, asked: Answering) -> str | None:
     """Writes the model as a program of torch.export, and asks it the golden requests.
 
     Returns:
         Why there is none, as where it answers otherwise than the evaluated one; or None.
     """
-    module = Exported(trained.model, fields=trained.fields).eval()
+    module = Exported(asked.model, fields=asked.fields, retired=asked.retired).eval()
     try:
         program = to_program(module)
     except RuntimeError as error:  # which every error of torch.export is
         reason = str(error).strip().partition("\n")[0]
-        name = type(trained.model).__name__
+        name = type(asked.model).__name__
         return f"absent, because torch.export cannot follow {name}: {reason}"
     with warnings.catch_warnings(), quiet():
         warnings.simplefilter("ignore")
         torch.export.save(program, draft / bundle.PROGRAM)
         loaded = torch.export.load(draft / bundle.PROGRAM).module()
-    if other := other_answer(draft, lambda request: ask(loaded, trained, request)):
+    if other := other_answer(draft, lambda request: ask(loaded, asked, request)):
         (draft / bundle.PROGRAM).unlink()
         return f"absent, because it would not answer as the evaluated model: {other}"
     return None
 
 
-def ask(program: nn.Module, trained: Trained, request: Request) -> dict[str, Any]:
+def save_onnx(draft: Path, asked: Answering) -> list[str]:
+    """Writes the model in ONNX, and asks it the golden requests.
+
+    Returns:
+        The rules that it checks, by number from 1.
+
+    Raises:
+        ConfigError: what writes ONNX is not installed, or cannot write this model.
+        IntegrityError: it answers otherwise than the evaluated one.
+    """
+    if any(find_spec(one) is None for one in ("onnx", "onnxruntime", "onnxscript")):
+        raise ConfigError("onnx=true needs onnx, onnxruntime and onnxscript: " + ONNX_EXTRA)
+    import onnx
+
+    from deeprec.model.in_onnx import to_onnx
+
+    try:
+        made, rules = to_onnx(asked.model, asked.fields, asked.retired)
+        onnx.save(made, draft / bundle.ONNX)
+    except (RuntimeError, ValueError) as error:  # too large is a ValueError
+        reason = str(error.__cause__ or error).strip().partition("\n")[0]
+        raise ConfigError(
+            f"onnx=true: {type(asked.model).__name__} cannot be written in ONNX, so nothing was "
+            f"written ({reason}); export without, or another model"
+        ) from error
+    session = onnx_session(draft / bundle.ONNX)
+    if other := other_answer(draft, lambda request: ask_onnx(session, asked, request)):
+        raise IntegrityError(
+            f"{bundle.ONNX} does not answer as the evaluated model, so nothing was written: {other}"
+        )
+    return rules
+
+
+def onnx_session(path: Path) -> Any:
+    """A model in onnxruntime, which says on the console nothing that its errors do not say."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    return onnxruntime.InferenceSession(path, options)
+
+
+def ask_onnx(session: Any, asked: Answering, request: Request) -> dict[str, Any]:
+    """The answer of a model in ONNX to a golden request."""
+    given = inputs_of(asked, request)
+    values, ends = given.pop("attribute_values"), given.pop("attribute_offsets")
+    for place, (rows, offsets) in enumerate(zip(values, ends)):
+        given |= {f"attribute_values_{place}": rows, f"attribute_offsets_{place}": offsets}
+    items, scores = session.run(None, {name: np.asarray(one) for name, one in given.items()})
+    [(best, best_scores)] = trimmed(torch.from_numpy(items), torch.from_numpy(scores))
+    return {"items": best, "scores": best_scores}
+
+
+def ask(program: nn.Module, asked: Answering, request: Request) -> dict[str, Any]:
     """The answer of a program to a golden request."""
-    catalog = trained.prepared.catalog
-    indices = catalog.indices_of(request["item_ids"])
-    history, ages = one_row(indices[indices >= 0]), request["ages"]
-    known = torch.zeros(len(indices)) if ages is None else torch.tensor(ages)
-    attributes = [attribute_row(trained, name, request) for name in trained.fields]
-    denied = one_row(catalog.indices_of(request["denied"]))
-    allowed = one_row(catalog.indices_of(request["allowed"] or []))
-    items, scores = program(
-        history.values,
-        history.offsets,
-        known[torch.from_numpy(indices >= 0)],
-        [rows.values for rows in attributes],
-        [rows.offsets for rows in attributes],
-        request["k"],
-        torch.tensor(request["exclude_seen"]),
-        denied.values,
-        denied.offsets,
-        torch.tensor(request["allowed"] is not None),
-        allowed.values,
-        allowed.offsets,
-    )
+    items, scores = program(*inputs_of(asked, request).values())
     [(best, best_scores)] = trimmed(items, scores)
     return {"items": best, "scores": best_scores}
+
+
+def inputs_of(asked: Answering, request: Request) -> dict[str, Any]:
+    """What a program is given to answer a golden request, in its order."""
+    catalog = asked.named.catalog
+    indices = catalog.indices_of(request["item_ids"])
+    history, ages = one_row(indices[indices >= 0]), request["ages"]
+    known = torch.full([len(indices)], UNKNOWN) if ages is None else torch.tensor(ages)
+    attributes = [attribute_row(asked.named, name, request) for name in asked.fields]
+    denied = one_row(catalog.indices_of(request["denied"]))
+    allowed = one_row(catalog.indices_of(request["allowed"] or []))
+    return {
+        "item_ids": history.values,
+        "offsets": history.offsets,
+        "ages": known[torch.from_numpy(indices >= 0)],
+        "attribute_values": [rows.values for rows in attributes],
+        "attribute_offsets": [rows.offsets for rows in attributes],
+        "k": request["k"],
+        "exclude_seen": torch.tensor(request["exclude_seen"]),
+        "denied_items": denied.values,
+        "denied_offsets": denied.offsets,
+        "only_allowed": torch.tensor(request["allowed"] is not None),
+        "allowed_items": allowed.values,
+        "allowed_offsets": allowed.offsets,
+    }
 
 
 def other_answer(draft: Path, ask: Callable[[Request], dict[str, Any]]) -> str | None:

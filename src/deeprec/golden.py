@@ -1,10 +1,10 @@
 """Golden requests: what a bundle is asked wherever it goes, with the evaluated answers."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from deeprec.batch import Batch, Jagged
+from deeprec.catalog import Catalog
 from deeprec.data.judge import judged_batch, spread
 from deeprec.data.store import PartName, Prepared
+from deeprec.data.vocabulary import Vocabulary
 from deeprec.model.base import Recommender
 from deeprec.model.compact import Precision
 from deeprec.model.rank import rank
@@ -22,6 +24,25 @@ GOLDEN_K = 20
 SMALL_CATALOG = 2_000  # items; above, no golden request asks for more than there are
 
 Request = dict[str, Any]  # a line of golden/requests.jsonl
+
+
+class Named(Protocol):
+    """What knows items and values of attributes by name: a prepared folder, or a bundle."""
+
+    @property
+    def catalog(self) -> Catalog: ...
+
+    def vocabulary(self, name: str) -> Vocabulary: ...
+
+
+@dataclass(frozen=True)
+class Answering:
+    """A model that answers golden requests."""
+
+    model: Recommender
+    fields: Mapping[str, int]  # user attribute -> number of its values, in the model's order
+    named: Named
+    retired: Sequence[int] = ()  # indices of items that are never answered
 
 
 @dataclass(frozen=True)
@@ -38,8 +59,14 @@ class Trained:
     scan: bool = False  # whether int8 codes of it are scanned first
     config: Mapping[str, Any] | None = None  # of the run
     environment: Mapping[str, Any] | None = None  # what the run was trained with and on
+    texts: Mapping[str, Path] = field(default_factory=dict)  # LICENSE and NOTICE, as they are
     triton: bool = False  # whether a model folder for Triton is written too
+    onnx: bool = False  # whether model.onnx is written too
     price: Mapping[str, Any] | None = None  # what the precision costs
+
+    @property
+    def answering(self) -> Answering:
+        return Answering(self.model, self.fields, self.prepared)
 
 
 def compared_users(prepared: Prepared, num_users: int) -> tuple[PartName, npt.NDArray[np.int64]]:
@@ -62,7 +89,7 @@ def golden_requests(trained: Trained, num_users: int) -> Iterator[Request]:
     yield from requests
     first = requests[0]
     longest = max(requests, key=lambda request: len(request["item_ids"]))
-    best = golden_answer(trained, first)["item_ids"][:1]
+    best = golden_answer(trained.answering, first)["item_ids"][:1]
     yield {**longest, "name": "the longest history of these"}
     yield {**first, "name": "seen items are left out", "exclude_seen": True}
     yield {**first, "name": "seen items are kept", "exclude_seen": False}
@@ -100,7 +127,7 @@ def request_of(trained: Trained, batch: Batch, row: int) -> Request:
 
 def allowed_of(trained: Trained, request: Request) -> list[str]:
     """Every other item of the answer, so that it changes."""
-    best: list[str] = golden_answer(trained, request)["item_ids"]
+    best: list[str] = golden_answer(trained.answering, request)["item_ids"]
     return best[1::2]
 
 
@@ -115,19 +142,19 @@ def with_unknown_item(trained: Trained, request: Request) -> Request:
     }
 
 
-def golden_answer(trained: Trained, request: Request) -> dict[str, Any]:
+def golden_answer(asked: Answering, request: Request) -> dict[str, Any]:
     """The evaluated answer to a golden request, ranked alone; it is cut to what may be answered."""
-    catalog = trained.prepared.catalog
+    catalog = asked.named.catalog
     indices = catalog.indices_of(request["item_ids"])
     batch = Batch(
         torch.zeros(1, dtype=torch.int64),
         one_row(indices[indices >= 0]),
         None if request["ages"] is None else torch.tensor(request["ages"])[indices >= 0],
-        {name: attribute_row(trained, name, request) for name in trained.fields},
+        {name: attribute_row(asked.named, name, request) for name in asked.fields},
     )
-    k = request["k"] + len(request["denied"])
-    items, scores = trimmed(*rank(trained.model, batch, k, request["exclude_seen"]))[0]
-    denied = catalog.indices_of(request["denied"]).tolist()
+    denied = {*catalog.indices_of(request["denied"]).tolist(), *asked.retired}
+    k = request["k"] + len(denied)
+    items, scores = trimmed(*rank(asked.model, batch, k, request["exclude_seen"]))[0]
     kept = [n for n, item in enumerate(items) if item not in denied][: request["k"]]
     if request["allowed"] is not None:
         allowed = catalog.indices_of(request["allowed"]).tolist()
@@ -140,9 +167,9 @@ def golden_answer(trained: Trained, request: Request) -> dict[str, Any]:
     }
 
 
-def attribute_row(trained: Trained, name: str, request: Request) -> Jagged:
+def attribute_row(named: Named, name: str, request: Request) -> Jagged:
     values = [request["attributes"][name]] if name in request["attributes"] else []
-    return one_row(trained.prepared.vocabulary(name).indices_of(values))
+    return one_row(named.vocabulary(name).indices_of(values))
 
 
 def one_row(values: npt.NDArray[np.int64]) -> Jagged:

@@ -28,7 +28,7 @@ from deeprec.data.workspace import Workspace, workspace
 from deeprec.errors import ConfigError, DataError
 from deeprec.listing.answering import Histories
 from deeprec.listing.crew import answers
-from deeprec.listing.row_groups import RowGroups
+from deeprec.listing.row_groups import RowGroups, held
 from deeprec.serve import Bundle
 
 ROWS_AT_ONCE = 262_144  # events read at once
@@ -68,7 +68,7 @@ def recommend(config: RecommendConfig) -> Path:
     if exclude_seen is None:
         exclude_seen = bool(opened.policy["exclude_seen"])
     about = {"bundle": identity, "k": config.k, "exclude_seen": exclude_seen}
-    with opened_histories(config, opened) as (total, some_histories):
+    with opened_histories(config, opened) as (total, some_histories), held(output):
         groups = RowGroups(output, {**about, **question(config)}, about, ROW_GROUP)
         left = after(groups, some_histories)
         if groups.num_kept:
@@ -82,7 +82,7 @@ def recommend(config: RecommendConfig) -> Path:
                     advance(len(histories.user_ids))
             groups.finish()
         except BaseException:
-            if groups.path.is_dir():
+            if any(groups.path.glob("*.parquet")):
                 console.print(f"what is done is kept in {groups.path}; the same command goes on")
             raise
     done = groups.done

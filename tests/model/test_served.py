@@ -20,9 +20,13 @@ LIMITS = {"max_users": MAX_USERS, "max_events": MAX_EVENTS, "max_k": MAX_K}
 
 @pytest.fixture(scope="module")
 def served() -> Callable[..., tuple[Tensor, Tensor]]:
+    return scripted()
+
+
+def scripted() -> Callable[..., tuple[Tensor, Tensor]]:
     module = Served(MODEL, fields=FIELDS, **LIMITS, ids_V=RAW_IDS, scores_at_once=8)
-    scripted: Callable[..., tuple[Tensor, Tensor]] = torch.jit.script(module.eval())
-    return scripted
+    made: Callable[..., tuple[Tensor, Tensor]] = torch.jit.script(module.eval())
+    return made
 
 
 Rows = list[list[int]]
@@ -287,18 +291,18 @@ def test_a_broken_request_by_raw_id_is_refused(
 
 
 def test_where_ids_are_text_raw_ids_are_refused() -> None:
-    scripted = torch.jit.script(Served(MODEL, fields=FIELDS, **LIMITS).eval())
+    of_text = torch.jit.script(Served(MODEL, fields=FIELDS, **LIMITS).eval())
     asked: Asked = {"items": [[1]], "ages": [], "k": 3, "exclude_seen": True, "allowed": None}
     given = arguments({**asked, "attributes": [[[]], [[]]], "denied": [[]]})
     with pytest.raises(torch.jit.Error, match="knows no ids of items; ask by item index"):
-        scripted.by_id(*given)
+        of_text.by_id(*given)
 
 
 def test_a_model_without_user_attributes_takes_empty_lists() -> None:
     model = StandIn(NUM_ITEMS, {})
-    scripted = torch.jit.script(Served(model, fields={}, **LIMITS).eval())
+    module = torch.jit.script(Served(model, fields={}, **LIMITS).eval())
     none, nowhere = torch.zeros(0, dtype=torch.int64), torch.tensor([0, 0])
-    items, _ = scripted(
+    items, _ = module(
         torch.tensor([1]), torch.tensor([0, 1]), torch.zeros(0), [], [], 9, True, none, nowhere
     )
     assert sorted(items[0].tolist()) == [-1, 0, 2, 3, 4, 5, 6, 7, 8]

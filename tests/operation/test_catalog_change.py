@@ -17,7 +17,10 @@ import deeprec
 from deeprec import bundle, folder, versions
 from deeprec.bundle import Limits
 from deeprec.cli import main
+from deeprec.config import ExportConfig
 from deeprec.errors import ConfigError
+from deeprec.export import export
+from deeprec.forms import onnx_session
 from deeprec.model.autoencoder import Autoencoder
 from deeprec.model.base import Recommender
 from deeprec.model.ease import Ease
@@ -28,6 +31,8 @@ from deeprec.model.rbm import Rbm
 from deeprec.model.sequence_encoder import SequenceEncoder
 from deeprec.model.served import Served
 from deeprec.operation.scripted import rewrite
+from deeprec.train import train
+from small_shop import make, settings
 from standin import bundle_folder
 
 NUM_ITEMS = 30
@@ -139,7 +144,7 @@ def test_a_changed_bundle_says_what_is_different(
     do("retire", best, f"bundle={shop}", f"output_dir={shop.parent / 'elsewhere'}")
     printed = capsys.readouterr().out
     assert f"item '{best}' is retired" in printed
-    assert f"nothing is known: '{best}' left place 1" in printed
+    assert f"'nothing is known': '{best}' is no longer answered, it was number 1" in printed
     assert versions.numbers(shop) == [1]
     do("diff", shop / "1", shop / "1")
     assert capsys.readouterr().out == "0 of 15 golden answers are others\n"
@@ -323,3 +328,73 @@ def test_a_shared_table_stays_one(tmp_path: Path) -> None:
     rewrite(tmp_path / "before.pt", tmp_path / "after.pt", retired=[], like=[1])
     more = (tmp_path / "after.pt").stat().st_size - (tmp_path / "before.pt").stat().st_size
     assert more < 8 * 4 * NUM_ITEMS / 2
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of a run in every form, in a folder of versions."""
+    place = tmp_path_factory.mktemp("exported")
+    prepared = make(place / "prepared")
+    run = train(settings(prepared, place / "run", "trainer.max_epochs=1"))
+    export(
+        ExportConfig(
+            str(run),
+            str(place / "shop" / "1"),
+            golden_users=3,
+            compare_users=5,
+            onnx=True,
+            triton=True,
+        )
+    )
+    return place / "shop"
+
+
+@pytest.mark.slow
+def test_every_form_is_made_again_and_answers_as_the_changed_bundle(exported: Path) -> None:
+    do("retire", "i03", f"bundle={exported}")
+    do("add", "new", "like=[i01,i02]", f"bundle={exported}")
+    before, after = (bundle.verify(exported / number)["files"] for number in ("1", "3"))
+    assert set(before) == set(after)
+    for name in ("model.pt", "model.pt2", "model.onnx", "weights.safetensors"):
+        assert before[name]["sha256"] != after[name]["sha256"], name
+    last = exported / "3"
+    opened, rows = deeprec.load(last), [["i01", "new"], []]
+    expected = [answer.item_ids for answer in opened.recommend(rows, k=25)]
+    assert "new" in expected[1]
+    assert not any("i03" in row for row in expected)
+    items, offsets = torch.tensor([1, 24]), torch.tensor([0, 2, 2])
+    nothing = NOTHING, torch.zeros(3, dtype=torch.int64)
+    given = {"item_ids": items, "offsets": offsets, "ages": torch.full([2], -1.0)}
+    seen, only = torch.tensor(opened.policy["exclude_seen"]), torch.tensor(False)
+    program = torch.export.load(last / bundle.PROGRAM).module()
+    values, ends = [NOTHING], [nothing[1]]
+    found, _ = program(*given.values(), values, ends, 25, seen, *nothing, only, *nothing)
+    assert [names(opened, row) for row in found] == expected
+    given |= {
+        "attribute_values_0": NOTHING,
+        "attribute_offsets_0": nothing[1],
+        "only_allowed": only,
+    }
+    given |= {"k": torch.tensor(25), "exclude_seen": seen}
+    given |= dict(zip(("denied_items", "denied_offsets"), nothing))
+    given |= dict(zip(("allowed_items", "allowed_offsets"), nothing))
+    session = onnx_session(last / bundle.ONNX)
+    in_onnx, _ = session.run(None, {name: one.numpy() for name, one in given.items()})
+    assert [names(opened, row) for row in torch.from_numpy(in_onnx)] == expected
+    [triton] = last.glob("triton/*/1/model.pt")
+    model = torch.jit.load(triton)  # type: ignore[no-untyped-call]
+    each = torch.full([2, 1], -1), seen.expand(2, 1)
+    in_triton, _ = model(
+        items,
+        offsets,
+        torch.zeros(2),
+        torch.full([2, 1], 25),
+        each[1],
+        *nothing,
+        each[0],
+    )
+    assert [names(opened, row) for row in in_triton] == expected
+
+
+def names(opened: deeprec.serve.Bundle, row: Tensor) -> list[str]:
+    return [opened.item_ids[item].as_py() for item in row[row >= 0].tolist()]

@@ -7,7 +7,8 @@ they become one file, and the folder goes.
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -40,8 +41,32 @@ class Done:
         self.last_user = histories.user_ids[-1]
 
 
+def place_of(output: Path) -> Path:
+    """The folder in which row groups of an output are kept until all are there."""
+    return output.absolute().parent / f".{output.name}.row-groups"
+
+
+@contextmanager
+def held(output: Path) -> Iterator[None]:
+    """Keeps others from answering into the same output.
+
+    Raises:
+        ConfigError: another process does so.
+        ResourceError: nothing can be written there.
+    """
+    path = place_of(output)
+    with disk.written(output, refused=disk.ANY):
+        path.mkdir(parents=True, exist_ok=True)
+    with folder.locked(path, lambda: f"output={output} is being written by another process"):
+        try:
+            yield
+        finally:
+            if path.is_dir() and not any(path.iterdir()):
+                path.rmdir()
+
+
 class RowGroups:
-    """Takes lists, batch by batch, in the order of the users.
+    """Takes lists, batch by batch, in the order of the users; its output is `held`.
 
     Args:
         output: the file that comes of them.
@@ -55,7 +80,7 @@ class RowGroups:
     ) -> None:
         self._output, self._size = output, size
         self._schema = LISTS.with_metadata({"deeprec": json.dumps(about)})
-        self.path = output.absolute().parent / f".{output.name}.row-groups"
+        self.path = place_of(output)
         self._asked = json.dumps(asked, sort_keys=True)
         self._waiting: list[pa.RecordBatch] = []
         self._num_waiting = 0
@@ -72,11 +97,6 @@ class RowGroups:
 
     def _done_in(self, row_group: Path) -> Done:
         return Done(**json.loads(pq.read_schema(row_group).metadata[b"done"]))
-
-    def forget(self) -> None:
-        """Begins anew."""
-        shutil.rmtree(self.path, ignore_errors=True)
-        self._kept, self.done, self.num_kept = [], Done(), 0
 
     def append(self, histories: Histories, lists: pa.RecordBatch) -> None:
         """Takes the lists of the next users."""
@@ -98,10 +118,11 @@ class RowGroups:
         self._waiting, self._num_waiting = [], 0
 
     def forget_others(self) -> None:
-        """Makes the folder, without what another question left there."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        """Empties the folder of what another question left there."""
         with disk.written(self._output, refused=disk.ANY):
-            self.path.mkdir(parents=True)
+            self.path.mkdir(parents=True, exist_ok=True)
+        for one in self.path.iterdir():
+            one.unlink()
         with folder.writing_file(self.path / ASKED) as draft:
             draft.write_text(self._asked, encoding="utf-8")
 

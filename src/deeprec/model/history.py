@@ -38,7 +38,7 @@ def aggregate(
         items_N: int64 [N], in [0, num_items), user after user.
         offsets_B1: int64 [B + 1].
         ages_N: float32 [N], days before the moment of prediction; empty [0] where unknown, which
-            makes every age 0.
+            makes every age 0, as -1 makes one.
         num_items: V.
         fade_days: days after which an event counts 1/e in `recent`.
 
@@ -61,7 +61,7 @@ def aggregate(
     users_M = torch.div(pairs_M, num_items, rounding_mode="floor")
     if ages_N.shape[0] == 0:
         ages_N = torch.zeros(items_N.shape[0], device=items_N.device)
-    ages = ages_N[order_N]
+    ages = ages_N[order_N].clamp(min=0.0)
     zeros_M = torch.zeros(pairs_M.shape[0], device=items_N.device)
     return History(
         items_M=pairs_M - users_M * num_items,

@@ -4,12 +4,15 @@ Shapes (legend in deeprec/batch.py): G rows solved together.
 """
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch._higher_order_ops.while_loop import while_loop
 
 from deeprec.batch import Batch, Encoded, Jagged
 from deeprec.console import console
+from deeprec.model.exporting import is_exporting
 from deeprec.model.history import HistoryWeighting, aggregate, history_weights
 from deeprec.model.repeat import without_repeat
 from deeprec.model.solved import SolvedModel, weighted_histories
@@ -228,6 +231,21 @@ def principal_axes(rows_VD: Tensor) -> tuple[Tensor, Tensor]:
     return spectrum_D.clamp(min=0.0).float(), axes_DD.float()
 
 
+At = tuple[Tensor, Tensor, Tensor, Tensor]  # solved, missing, direction, wrong: what a step changes
+
+
+class Equations(NamedTuple):
+    """What the steps for a group of rows read."""
+
+    items_M: Tensor
+    offsets_G1: Tensor
+    owners_M: Tensor
+    weights_M: Tensor
+    other_VD: Tensor
+    diagonal_GD: Tensor
+    least_G1: Tensor
+
+
 def solve_rows(
     start_BD: Tensor,
     items_M: Tensor,
@@ -257,6 +275,11 @@ def solve_rows(
     Returns:
         float32 [B, D]. Scriptable, of plain aten operations.
     """
+    if is_exporting():
+        diagonal_BD = shared_D[None, :] + ridge_B[:, None]
+        return _solve_group(
+            start_BD, items_M, offsets_B1, weights_M, other_VD, diagonal_BD, tolerance
+        )
     solved_BD = torch.empty_like(start_BD)
     group = max(1, group_floats // other_VD.shape[1])
     for first in range(0, start_BD.shape[0], group):
@@ -292,21 +315,47 @@ def _solve_group(
     direction_GD = missing_GD / diagonal_GD
     wrong_G1 = (missing_GD * direction_GD).sum(1, keepdim=True)
     least_G1 = wrong_G1 * tolerance**2
+    at = (solved_GD, missing_GD, direction_GD, wrong_G1)
+    equations = Equations(items_M, offsets_G1, owners_M, weights_M, other_VD, diagonal_GD, least_G1)
+    if is_exporting():
+        return _exported_steps(at, equations, max_steps)
     step = 0
-    while step < max_steps and bool((wrong_G1 > least_G1).any()):
-        scores_M = pair_products(direction_GD, other_VD, items_M, offsets_G1, owners_M)
-        bent_GD = weighted_sum(other_VD, items_M, offsets_G1, weights_M * scores_M)
-        bent_GD = bent_GD + diagonal_GD * direction_GD
-        curve_G1 = (direction_GD * bent_GD).sum(1, keepdim=True)
-        length_G1 = torch.where(wrong_G1 > least_G1, wrong_G1 / curve_G1, 0.0)
-        solved_GD = solved_GD + length_G1 * direction_GD
-        missing_GD = missing_GD - length_G1 * bent_GD
-        next_GD = missing_GD / diagonal_GD
-        left_G1 = (missing_GD * next_GD).sum(1, keepdim=True)
-        turn_G1 = torch.where(wrong_G1 > least_G1, left_G1 / wrong_G1, 0.0)
-        direction_GD = next_GD + turn_G1 * direction_GD
-        wrong_G1 = left_G1
+    while step < max_steps and bool((at[3] > least_G1).any()):
+        at = _step(at, equations)
         step += 1
+    return at[0]
+
+
+def _step(at: At, of: Equations) -> At:
+    """One step of conjugate gradients, for rows that are not solved yet."""
+    solved_GD, missing_GD, direction_GD, wrong_G1 = at
+    scores_M = pair_products(direction_GD, of.other_VD, of.items_M, of.offsets_G1, of.owners_M)
+    bent_GD = weighted_sum(of.other_VD, of.items_M, of.offsets_G1, of.weights_M * scores_M)
+    bent_GD = bent_GD + of.diagonal_GD * direction_GD
+    curve_G1 = (direction_GD * bent_GD).sum(1, keepdim=True)
+    is_open_G1 = wrong_G1 > of.least_G1
+    length_G1 = torch.where(is_open_G1, wrong_G1 / curve_G1, 0.0)
+    solved_GD = solved_GD + length_G1 * direction_GD
+    missing_GD = missing_GD - length_G1 * bent_GD
+    next_GD = missing_GD / of.diagonal_GD
+    left_G1 = (missing_GD * next_GD).sum(1, keepdim=True)
+    turn_G1 = torch.where(is_open_G1, left_G1 / wrong_G1, 0.0)
+    return solved_GD, missing_GD, next_GD + turn_G1 * direction_GD, left_G1
+
+
+@torch.jit.unused
+def _exported_steps(at: At, of: Equations, max_steps: int) -> Tensor:
+    """The steps as the loop that `torch.export` has."""
+
+    def is_open(step: Tensor, *at: Tensor) -> Tensor:
+        return (step < max_steps) & (at[3] > of.least_G1).any()
+
+    def stepped(step: Tensor, *at: Tensor) -> tuple[Tensor, ...]:
+        return step + 1, *_step((at[0], at[1], at[2], at[3]), of)
+
+    start = (torch.tensor(0), *at)
+    found = while_loop(is_open, stepped, start)  # type: ignore[no-untyped-call]  # torch's own
+    solved_GD: Tensor = found[1]
     return solved_GD
 
 

@@ -58,25 +58,14 @@ class InTensors(nn.Module):
         )
         self.served.check_ages(ages, item_ids.numel())
         columns = [k, exclude_seen] + attributes  # noqa: RUF005  # TorchScript knows no other way
-        for column in columns:
-            if column.numel() != num_users:
-                raise ValueError(
-                    f"k, exclude_seen and each attribute must hold one number for each of "
-                    f"{num_users} users, got {column.numel()}"
-                )
+        self.check_columns(columns, num_users)
         items, ends = self.present(item_ids, offsets)
         denied, denied_ends = self.present(denied_items, denied_offsets)
         owners = torch.repeat_interleave(offsets.diff())
         seen = torch.where(exclude_seen.reshape(-1)[owners], item_ids, -1)
         left_out, left_ends = self.present(seen, offsets)
         excluded, excluded_ends = join(left_out, left_ends, denied, denied_ends)
-        values: list[Tensor] = []
-        value_ends: list[Tensor] = []
-        one_each = torch.arange(num_users + 1, device=offsets.device)
-        for column in attributes:
-            known, known_ends = self.present(column.reshape(-1), one_each)
-            values.append(known)
-            value_ends.append(known_ends)
+        values, value_ends = self.rows_of(attributes, num_users)
         most = int(k.max()) if num_users > 0 else 1
         best: tuple[Tensor, Tensor] = self.served(
             items,
@@ -90,6 +79,27 @@ class InTensors(nn.Module):
             excluded_ends,
         )
         return best
+
+    def check_columns(self, columns: list[Tensor], num_users: int) -> None:
+        for column in columns:
+            if column.numel() != num_users:
+                raise ValueError(
+                    f"k, exclude_seen and each attribute must hold one number for each of "
+                    f"{num_users} users, got {column.numel()}"
+                )
+
+    def rows_of(
+        self, attributes: list[Tensor], num_users: int
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Values and offsets of each attribute."""
+        values: list[Tensor] = []
+        ends: list[Tensor] = []
+        for column in attributes:
+            one_each = torch.arange(num_users + 1, device=column.device)
+            known, known_ends = self.present(column.reshape(-1), one_each)
+            values.append(known)
+            ends.append(known_ends)
+        return values, ends
 
     def present(self, values: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
         """The rows without their -1."""

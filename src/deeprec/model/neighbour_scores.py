@@ -10,6 +10,7 @@ from scipy import sparse
 from torch import Tensor, nn
 
 from deeprec.batch import Encoded
+from deeprec.model.exporting import is_exporting
 from deeprec.model.history import History, HistoryWeighting, aggregate, history_weights
 from deeprec.model.solved import SolvedModel
 from deeprec.model.sparse_input import pair_products
@@ -57,6 +58,10 @@ class NeighbourScores(nn.Module):
             Hidden vectors [B, 1] of zeros, and the scores as those that replace the product.
         """
         device, num_users = weights_M.device, history.offsets_B1.shape[0] - 1
+        if is_exporting():
+            keys_Y, said_Y = self.said(history.items_M, history.users_M, weights_M)
+            keys_S, scores_S = summed(keys_Y, said_Y)
+            return self.encoded(keys_S, scores_S, num_users)
         lengths_M = self.starts_V1[history.items_M + 1] - self.starts_V1[history.items_M]
         met = torch.zeros(lengths_M.shape[0] + 1, dtype=torch.int64, device=device)
         met[1:] = lengths_M.cumsum(0)  # weights met before each pair
@@ -79,6 +84,11 @@ class NeighbourScores(nn.Module):
             first = last
         keys_S = torch.cat(keys) if keys else torch.zeros(0, dtype=torch.int64, device=device)
         scores_S = torch.cat(scores) if scores else torch.zeros(0, device=device)
+        return self.encoded(keys_S, scores_S, num_users)
+
+    def encoded(self, keys_S: Tensor, scores_S: Tensor, num_users: int) -> Encoded:
+        """Scores with `user * V + item` of each, ascending, as of a model without a product."""
+        device = scores_S.device
         users_S = torch.div(keys_S, self.num_items, rounding_mode="floor")
         return Encoded(
             torch.zeros(num_users, 1, device=device),
@@ -87,23 +97,25 @@ class NeighbourScores(nn.Module):
             scores_S,
         )
 
+    def said(self, items_M: Tensor, users_M: Tensor, weights_M: Tensor) -> tuple[Tensor, Tensor]:
+        """What each pair says of each neighbour of its item, and of whom: `user * V + item`."""
+        starts_M = self.starts_V1[items_M]
+        lengths_M = self.starts_V1[items_M + 1] - starts_M
+        pair_Y = torch.repeat_interleave(lengths_M)
+        before_M = lengths_M.cumsum(0) - lengths_M
+        places_Y = torch.arange(pair_Y.shape[0], device=weights_M.device)
+        at_Y = places_Y + (starts_M - before_M)[pair_Y]
+        keys_Y = users_M[pair_Y] * self.num_items + self.neighbours_X[at_Y].long()
+        return keys_Y, self.weights_X[at_Y] * weights_M[pair_Y]
+
     def meet(
         self, items_M: Tensor, users_M: Tensor, weights_M: Tensor, num_users: int
     ) -> tuple[Tensor, Tensor]:
         """The scores of a few users, with `user * V + item` of each, ascending."""
         device = weights_M.device
-        starts_M = self.starts_V1[items_M]
-        lengths_M = self.starts_V1[items_M + 1] - starts_M
-        pair_Y = torch.repeat_interleave(lengths_M)
-        before_M = lengths_M.cumsum(0) - lengths_M
-        at_Y = torch.arange(pair_Y.shape[0], device=device) + (starts_M - before_M)[pair_Y]
-        keys_Y = users_M[pair_Y] * self.num_items + self.neighbours_X[at_Y].long()
-        said_Y = self.weights_X[at_Y] * weights_M[pair_Y]
+        keys_Y, said_Y = self.said(items_M, users_M, weights_M)
         if keys_Y.shape[0] * 32 < num_users * self.num_items:
-            keys_Y, order_Y = torch.sort(keys_Y)
-            keys_S, place_Y = torch.unique_consecutive(keys_Y, return_inverse=True)
-            zeros_S = torch.zeros(keys_S.shape[0], device=device)
-            return keys_S, zeros_S.index_add(0, place_Y, said_Y[order_Y])
+            return summed(keys_Y, said_Y)
         # where much of users times catalog is met, to write it out is faster than to sort
         sums = torch.zeros(num_users * self.num_items, device=device).index_add(0, keys_Y, said_Y)
         there = torch.zeros(sums.shape[0], dtype=torch.bool, device=device)
@@ -150,6 +162,14 @@ class NeighbourModel(SolvedModel):
         weights_M = history_weights(history, self.history_weighting)
         encoded: Encoded = self.between_items(history, weights_M)
         return encoded
+
+
+def summed(keys_Y: Tensor, said_Y: Tensor) -> tuple[Tensor, Tensor]:
+    """The distinct keys, ascending, and the sum of what was said at each."""
+    keys_Y, order_Y = torch.sort(keys_Y)
+    keys_S, place_Y = torch.unique_consecutive(keys_Y, return_inverse=True)
+    zeros_S = torch.zeros(keys_S.shape[0], device=said_Y.device)
+    return keys_S, zeros_S.index_add(0, place_Y, said_Y[order_Y])
 
 
 def with_own_items(weights: sparse.csr_array) -> sparse.csr_array:

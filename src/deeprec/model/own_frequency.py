@@ -13,9 +13,10 @@ from deeprec.model.solved import SolvedModel, weighted_histories
 class OwnFrequency(SolvedModel):
     """Recommends what the user took most often, then what is popular.
 
-    Items of the history come first: by number of events, then by the latest event, then by
-    popularity. The rest of the list is filled with the most popular other items. Scores state the
-    order only: an own item's score is above 0, any other's is 0 or below.
+    Items of the history come first: by number of events, then by the latest event (where times are
+    unknown, what stands later is later), then by popularity. The rest of the list is filled with
+    the most popular other items. Scores state the order only: an own item's score is above 0, any
+    other's is 0 or below.
 
     Args:
         num_items: V, known from the data.
@@ -36,9 +37,7 @@ class OwnFrequency(SolvedModel):
         attribute_offsets: list[Tensor],
     ) -> Encoded:
         """Own items above all others; see `Recommender.serving_encoder`."""
-        latest_N = ages_N
-        if ages_N.shape[0] == 0:  # later is what stands later
-            latest_N = -torch.arange(items_N.shape[0], device=items_N.device).float()
+        latest_N = since_or_order(ages_N, offsets_B1, items_N.shape[0])
         history = aggregate(items_N, offsets_B1, latest_N, self.num_items)
         # by the least important reason first: each sort keeps the order of those before it
         order_M = torch.argsort(self.place_V[history.items_M], stable=True)
@@ -60,3 +59,27 @@ class OwnFrequency(SolvedModel):
         self.place_V[order_V] = torch.arange(self.num_items)
         self.item_bias.copy_(-self.place_V.float())
         yield float("nan")
+
+
+def since_or_order(ages_N: Tensor, offsets_B1: Tensor, num_events: int) -> Tensor:
+    """float32 [N]: ages; of a user whose ages are unknown, less for what stands later.
+
+    Args:
+        ages_N: float32 [N], days; empty [0] where unknown, or -1.
+        offsets_B1: int64 [B + 1].
+        num_events: N.
+
+    Example:
+        >>> ages = torch.tensor([3.0, 1.0, -1.0, -1.0])
+        >>> since_or_order(ages, torch.tensor([0, 2, 4]), 4).tolist()
+        [3.0, 1.0, 2.0, 1.0]
+    """
+    ages = ages_N
+    if ages_N.shape[0] == 0:
+        ages = torch.full([num_events], -1.0, device=offsets_B1.device)
+    lengths_B = offsets_B1[1:] - offsets_B1[:-1]
+    users_N = torch.repeat_interleave(lengths_B, output_size=num_events)
+    oldest_B = torch.full([lengths_B.shape[0]], -1.0, device=ages.device)
+    oldest_B = oldest_B.scatter_reduce(0, users_N, ages, "amax")
+    order_N = num_events - torch.arange(num_events, device=ages.device).float()
+    return torch.where(oldest_B[users_N] >= 0, ages, order_N)

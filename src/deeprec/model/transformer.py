@@ -95,17 +95,20 @@ class _Attention(nn.Module):
 
     def forward(self, rows_WD: Tensor, windows: Windows) -> Tensor:
         num_users, longest = windows.offsets_B1.shape[0] - 1, windows.longest
+        width = rows_WD.shape[1]
         if longest == 0:
             return torch.zeros_like(rows_WD)
         asked_WD = self.asked(self.norm(rows_WD))
         cells = asked_WD.new_zeros([num_users * longest, asked_WD.shape[1]])
         cells = cells.index_copy(0, windows.cells_W, asked_WD)
-        grid = cells.view(num_users, longest, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        heads = [self.num_heads, width // self.num_heads]
+        grid = cells.view([num_users, longest, 3] + heads)  # noqa: RUF005  # TorchScript knows no *
+        grid = grid.permute(2, 0, 3, 1, 4)
         bias_HLL = self.bias(longest).to(asked_WD.dtype)
         seen_BHLA = F.scaled_dot_product_attention(
             grid[0], grid[1], grid[2], attn_mask=bias_HLL.unsqueeze(0)
         )
-        seen = seen_BHLA.transpose(1, 2).reshape(num_users * longest, -1)
+        seen = seen_BHLA.transpose(1, 2).reshape(num_users * longest, width)
         said_WD: Tensor = self.said(seen.index_select(0, windows.cells_W))
         return said_WD
 

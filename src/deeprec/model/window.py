@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from deeprec.model.exporting import is_exporting
+
 
 class Windows(NamedTuple):
     """The newest events of each user, oldest first."""
@@ -32,7 +34,7 @@ def newest(starts_B: Tensor, ends_B: Tensor, max_events: int) -> Windows:
     """
     num_users, device = starts_B.shape[0], starts_B.device
     lengths_B = (ends_B - starts_B).clamp(min=0, max=max_events)
-    longest = int(lengths_B.max()) if num_users > 0 else 0
+    longest = longest_of(lengths_B, max_events)
     users_W = torch.arange(num_users, device=device).repeat_interleave(lengths_B)
     offsets_B1 = F.pad(lengths_B.cumsum(0), (1, 0))
     columns_W = torch.arange(users_W.shape[0], device=device) - offsets_B1[users_W]
@@ -45,6 +47,14 @@ def newest(starts_B: Tensor, ends_B: Tensor, max_events: int) -> Windows:
     )
 
 
+def longest_of(lengths_B: Tensor, max_events: int) -> int:
+    """The longest, or more than that in a program, whose grids have one width."""
+    longest = max_events
+    if not is_exporting():
+        longest = int(lengths_B.max()) if lengths_B.shape[0] > 0 else 0
+    return longest
+
+
 def gaps_to_next(windows: Windows, ages_N: Tensor, ends_B: Tensor) -> Tensor:
     """int64 [W]: how long after each event comes the next one, by class, see `gap_limits`.
 
@@ -53,7 +63,7 @@ def gaps_to_next(windows: Windows, ages_N: Tensor, ends_B: Tensor) -> Tensor:
 
     Args:
         windows: of the batch.
-        ages_N: float32 [N], days; empty [0] where unknown.
+        ages_N: float32 [N], days; empty [0] where unknown, or -1.
         ends_B: int64 [B], one past the last event of each user.
 
     Example:
@@ -67,7 +77,8 @@ def gaps_to_next(windows: Windows, ages_N: Tensor, ends_B: Tensor) -> Tensor:
     next_W = windows.events_W + 1
     next_ages_W = F.pad(ages_N, (0, 1))[next_W].masked_fill(next_W == ends_B[windows.users_W], 0.0)
     gaps_W = ages_N[windows.events_W] - next_ages_W
-    return 1 + torch.bucketize(gaps_W, gap_limits(ages_N.device), right=True)
+    classes_W = 1 + torch.bucketize(gaps_W, gap_limits(ages_N.device), right=True)
+    return classes_W.masked_fill(ages_N[windows.events_W] < 0, 0)
 
 
 def gap_limits(device: torch.device) -> Tensor:

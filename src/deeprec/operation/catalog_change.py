@@ -5,7 +5,6 @@ anew, or nothing. An item index is never given to another item. Nothing is writt
 golden request is answered as before, but for the items of the change.
 """
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,12 +17,11 @@ import pyarrow.parquet as pq
 
 from deeprec import bundle, folder
 from deeprec.errors import ConfigError, IntegrityError, did_you_mean
+from deeprec.operation.other_forms import FORMS, make_again, rewrite_triton
 from deeprec.operation.scripted import rewrite
 from deeprec.serve import Bundle, same_answer
 
 RETIRED_IN, ADDED_IN = "retired_in", "added_in"  # columns of catalog.parquet: a version, or null
-# Other forms of the weights, which stay as they were; they are left out rather than wrong.
-OTHER_FORMS = (".pt2", ".safetensors", ".onnx", ".data")
 LISTS_OF_IDS = ("item_ids", "denied", "allowed")  # of a request; not every one has all of them
 MOST_CHOICES = 100_000  # ids among which a misspelt one is looked for
 
@@ -42,11 +40,11 @@ class Change:
     renamed: Mapping[str, str] | None = None  # old id -> new id
 
 
-def retire(source: Path, target: Path, version: int, item_ids: Sequence[str]) -> list[str]:
+def retire(source: Path, target: Path, version: int, item_ids: Sequence[str]) -> dict[str, str]:
     """Writes the bundle at `source` anew, never answering these items; they are still read.
 
     Returns:
-        The files that were left out, because they hold the weights in another form.
+        The files that were left out, for they could not be made again, and why.
 
     Raises:
         ConfigError: an item is not in the catalog, or is retired already.
@@ -59,7 +57,9 @@ def retire(source: Path, target: Path, version: int, item_ids: Sequence[str]) ->
     return _write(source, target, version, Change({"retire": [*item_ids]}, retired=item_ids))
 
 
-def add(source: Path, target: Path, version: int, item_id: str, like: Sequence[str]) -> list[str]:
+def add(
+    source: Path, target: Path, version: int, item_id: str, like: Sequence[str]
+) -> dict[str, str]:
     """Writes the bundle at `source` anew, with a further item: the mean of those it is like.
 
     Args:
@@ -79,7 +79,7 @@ def add(source: Path, target: Path, version: int, item_id: str, like: Sequence[s
     return _write(source, target, version, change)
 
 
-def rename(source: Path, target: Path, version: int, old: str, new: str) -> list[str]:
+def rename(source: Path, target: Path, version: int, old: str, new: str) -> dict[str, str]:
     """Writes the bundle at `source` anew, in which item `old` is called `new`.
 
     Raises:
@@ -127,35 +127,31 @@ def _shortened(text: str) -> str:
     return text if len(text) < 200 else "see catalog.parquet"
 
 
-def _write(source: Path, target: Path, version: int, change: Change) -> list[str]:
+def _write(source: Path, target: Path, version: int, change: Change) -> dict[str, str]:
     manifest = bundle.verify(source)
     old = Bundle(source, manifest, "cpu")
-    left_out = [name for name in manifest["files"] if _is_stale(name, change)]
-    about = _about(manifest, version, change)
-    with folder.writing(target, bundle.KIND, about) as draft:
+    with folder.writing(target, bundle.KIND, _about(manifest, version, change)) as draft:
         for name in manifest["files"]:
-            if name not in left_out:
+            if change.renamed is not None or name not in FORMS:
                 (draft / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source / name, draft / name)
         catalog = changed_catalog(catalog_of(source), version, change)
         bundle.write_catalog(draft, catalog.drop_columns(["item_index"]))
-        knows_ids = bool(json.loads((source / bundle.SIGNATURE).read_text()).get("by_id"))
-        if change.renamed is None or knows_ids:
-            _write_model(source, draft, manifest, catalog, change)
-        _tell_of_forms(draft, change)
+        signature = {**old.signature, "by_id": None}
+        tables_change = change.renamed is None
+        if tables_change or old.signature.get("by_id"):
+            _write_model(source, draft, catalog, change)
+            rewrite_triton(draft, manifest["files"], uses_times=old.policy["uses_times"])
         if change.added is not None:
-            _tell_of_one_more(draft, old.num_items)
-        _write_goldens(old, draft, change)
+            _tell_of_one_more(draft, signature, old.num_items)
+        new = _write_goldens(old, draft, change)
+        left_out: dict[str, str] = {}
+        if tables_change:
+            retired, like = _retired(catalog), [place_of(catalog, one) for one in change.like]
+            told, left_out = make_again(source, draft, new, retired=retired, like=like)
+            signature |= told
+        bundle.write_json(draft / bundle.SIGNATURE, signature)
     return left_out
-
-
-def _is_stale(name: str, change: Change) -> bool:
-    """Whether a file holds weights or indices that the change would have to reach and does not."""
-    return change.renamed is None and (
-        name.endswith(OTHER_FORMS)
-        or Path(name).name in ("architecture.json", "kserve.yaml")
-        or name.startswith("triton/")
-    )
 
 
 def _about(manifest: Mapping[str, Any], version: int, change: Change) -> dict[str, Any]:
@@ -189,47 +185,32 @@ def _with_column(table: pa.Table, name: str, values: Sequence[object]) -> pa.Tab
     return table.set_column(place, one, pa.array(values, one.type))
 
 
-def _write_model(
-    source: Path, draft: Path, manifest: Mapping[str, Any], catalog: pa.Table, change: Change
-) -> None:
-    """model.pt, and whatever is a copy of it."""
-    retired = [
-        index for index, when in enumerate(catalog[RETIRED_IN].to_pylist()) if when is not None
-    ]
+def _write_model(source: Path, draft: Path, catalog: pa.Table, change: Change) -> None:
     like = [place_of(catalog, item_id) for item_id in change.like]
-    rewrite(source / bundle.MODEL, draft / bundle.MODEL, retired=retired, like=like)
-    written = manifest["files"][bundle.MODEL]["sha256"]
-    for name, about in manifest["files"].items():
-        if about["sha256"] == written and name != bundle.MODEL:
-            shutil.copyfile(draft / bundle.MODEL, draft / name)
+    rewrite(source / bundle.MODEL, draft / bundle.MODEL, retired=_retired(catalog), like=like)
 
 
-def _tell_of_forms(draft: Path, change: Change) -> None:
-    """What can no longer be asked: raw ids inside the model, and forms that were left out."""
-    signature = json.loads((draft / bundle.SIGNATURE).read_text(encoding="utf-8"))
-    signature["by_id"] = None
-    if change.renamed is None:
-        signature[bundle.PROGRAM] = "absent, because items were changed after the export"
-    bundle.write_json(draft / bundle.SIGNATURE, signature)
+def _retired(catalog: pa.Table) -> list[int]:
+    retired = catalog[RETIRED_IN].to_pylist()
+    return [index for index, when in enumerate(retired) if when is not None]
 
 
-def _tell_of_one_more(draft: Path, num_items: int) -> None:
+def _tell_of_one_more(draft: Path, signature: dict[str, Any], num_items: int) -> None:
     """Signature and README of one item more than there were."""
-    signature = json.loads((draft / bundle.SIGNATURE).read_text(encoding="utf-8"))
     signature["num_items"] = num_items + 1
     for one in (*signature["inputs"], *signature["outputs"]):
         if one.get("maximum") == num_items - 1 and "item" in one["name"]:
             one["maximum"] = num_items
-    bundle.write_json(draft / bundle.SIGNATURE, signature)
     readme = (draft / bundle.README).read_text(encoding="utf-8")
     said = readme.replace(f"from {num_items:,} items", f"from {num_items + 1:,} items")
     (draft / bundle.README).write_text(said, encoding="utf-8")
 
 
-def _write_goldens(old: Bundle, draft: Path, change: Change) -> None:
-    """The requests as before and those of the change, with what is answered now.
+def _write_goldens(old: Bundle, draft: Path, change: Change) -> Bundle:
+    """The requests as before and those of the change, with what the new bundle answers.
 
     Raises:
+        ConfigError: the model cannot be added to, for a further item changes other answers.
         IntegrityError: an answer changed by more than the items of the change.
     """
     new = Bundle(draft, {}, "cpu")
@@ -241,6 +222,7 @@ def _write_goldens(old: Bundle, draft: Path, change: Change) -> None:
     bundle.write_lines(draft / bundle.GOLDEN_REQUESTS, requests)
     answers = (_answer(new, request) for request in requests)
     bundle.write_lines(draft / bundle.GOLDEN_EXPECTED, answers)
+    return new
 
 
 def _renamed(request: Request, names: Mapping[str, str]) -> Request:
@@ -267,12 +249,19 @@ def _refuse_other_answer(
             f"the changed model cannot be asked ({rule}), so nothing was written; its tables of "
             "items cannot be told from others of the same length"
         ) from None
-    if not same_answer(*answer, *expected):
-        raise IntegrityError(
-            f"golden request {was['name']!r} would be answered with other items than those of the "
-            f"change: {answer[0][:5]} in place of {expected[0][:5]}, to look at the first five; "
-            "nothing was written"
+    if same_answer(*answer, *expected):
+        return
+    if change.added is not None:
+        raise ConfigError(
+            "this model cannot be added to: what it says of an item depends on all others, so that "
+            f"golden request {was['name']!r} would be answered otherwise; train (solve, blend) it "
+            "again with the item in its catalog"
         )
+    raise IntegrityError(
+        f"golden request {was['name']!r} would be answered with other items than those of the "
+        f"change: {answer[0][:5]} in place of {expected[0][:5]}, to look at the first five; "
+        "nothing was written"
+    )
 
 
 def _further(like: Request, change: Change) -> list[Request]:

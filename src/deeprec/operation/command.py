@@ -203,7 +203,7 @@ def rename(words: Words) -> None:
     _next_version(words, partial(catalog_change.rename, old=old, new=new))
 
 
-def _next_version(words: Words, change: Callable[[Path, Path, int], list[str]]) -> None:
+def _next_version(words: Words, change: Callable[[Path, Path, int], dict[str, str]]) -> None:
     """Writes it beside the others, makes it the current one and says what is different."""
     source = versions.current(words.path())
     said = words.one("output_dir")
@@ -216,8 +216,8 @@ def _next_version(words: Words, change: Callable[[Path, Path, int], list[str]]) 
         if said is None and (target.parent / versions.CURRENT).is_file():
             versions.point(target.parent, int(target.name))
     _say(f"{target}: made of {source}")
-    if left_out:
-        _say(f"left out, for they hold the catalog as it was: {', '.join(left_out)}")
+    for name, why in left_out.items():
+        _say(f"left out: {name}, which could not be made again ({why})")
     _show_difference(source, target)
 
 

@@ -70,7 +70,9 @@ def _golden_answers(first: Path, second: Path) -> Iterator[str]:
     shared = [name for name in before if name in after]
     changed = [name for name in shared if not _agree(before[name], after[name])]
     yield f"{len(changed)} of {len(shared)} golden answers are others"
-    yield from _few(f"  {name}: {_told(before[name], after[name])}" for name in changed)
+    yield from _few(
+        f"  to the request {name!r}: {_told(before[name], after[name])}" for name in changed
+    )
     yield from _few(f"golden request {name!r} is new" for name in after if name not in before)
 
 
@@ -89,8 +91,14 @@ def _agree(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 def _told(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
     """Which items left and entered a list; or that only order or scores are others."""
     was, now = before["item_ids"], after["item_ids"]
-    left = [f"{item!r} left place {was.index(item) + 1}" for item in was if item not in now]
-    entered = [f"{item!r} entered at {now.index(item) + 1}" for item in now if item not in was]
+    left = [
+        f"{item!r} is no longer answered, it was number {was.index(item) + 1}"
+        for item in was
+        if item not in now
+    ]
+    entered = [
+        f"{item!r} is answered as number {now.index(item) + 1}" for item in now if item not in was
+    ]
     told = [*left[:3], *entered[:3]]
     more = len(left) + len(entered) - len(told)
     if not told:

@@ -38,6 +38,25 @@ def forward(self, {declared}) -> Tuple[Tensor, Tensor]:
 """
 
 
+# What Triton's module asks of the one within; see `InTensors`.
+METHODS = (
+    """
+def num_users_of(self, offsets: Tensor) -> int:
+    return self.model.num_users_of(offsets)
+""",
+    """
+def check_ages(self, ages: Tensor, num_events: int) -> None:
+    self.model.check_ages(ages, num_events)
+""",
+    """
+def check_offsets(
+    self, values_name: str, values: Tensor, offsets_name: str, offsets: Tensor, num_users: int
+) -> None:
+    self.model.check_offsets(values_name, values, offsets_name, offsets, num_users)
+""",
+)
+
+
 class WithoutRetired(nn.Module):
     """A served model that never answers some of its items and reads them as before.
 
@@ -73,7 +92,7 @@ def rewrite(
         model = model.model
     forget_ids(model)
     if like:
-        add_item(model, like)
+        add_item(model, model.num_items, like)
     if retired:
         model = without(model, retired)
     with_sources = destination.with_suffix(".sources")
@@ -107,12 +126,13 @@ def without(model: Any, retired: Sequence[int]) -> torch.jit.ScriptModule:
         scripted: torch.jit.ScriptModule = torch.jit.script(WithoutRetired(model, mask).eval())
     given = ", ".join(one.name for one in arguments)
     scripted.define(FORWARD.format(declared=declared, given=given))
+    for method in METHODS:
+        scripted.define(method)
     return scripted
 
 
-def add_item(model: Any, like: Sequence[int]) -> None:
+def add_item(model: Any, num_items: int, like: Sequence[int]) -> None:
     """Appends an item to every table of items: the mean of what they hold of `like`."""
-    num_items = model.num_items
     extended: dict[tuple[int, tuple[int, ...]], Tensor] = {}  # what was shared stays shared
     for module in model.modules():
         own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
@@ -133,10 +153,11 @@ def refuse_without_mean(name: str, table: Tensor, num_items: int) -> None:
     """Numbers that count or point, or that were narrowed, have no mean."""
     of_items = table.dim() > 0 and table.shape[0] in (num_items, num_items + 1)
     if of_items and table.dtype not in (torch.float32, torch.bfloat16):
+        narrowed = "export a float32 bundle, or " if table.dtype == torch.int8 else ""
         raise ConfigError(
             f"this model keeps {name} of items as {table.dtype}, of which there is no mean, so "
-            "none can be added like others; export a float32 bundle, or train (solve) it again "
-            "with the item in its catalog"
+            f"none can be added like others; {narrowed}train (solve) it again with the item in its "
+            "catalog"
         )
 
 

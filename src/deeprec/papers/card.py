@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow.compute as pc
+from omegaconf import OmegaConf
 
 from deeprec.data.store import Prepared
 
@@ -41,6 +42,15 @@ def provenance(
     }
 
 
+def train_config(config: Mapping[str, Any]) -> str:
+    """What of a run's config can train such a model again, as YAML.
+
+    The seed and the parts that decide what a model becomes; none that names a place or a tracker.
+    """
+    kept = ("seed", *PARTS, "weighting")
+    return OmegaConf.to_yaml(OmegaConf.create({name: config.get(name) for name in kept}))
+
+
 def privacy(prepared: Prepared, golden_persons: int) -> dict[str, Any]:
     """What the bundle holds of persons, as far as the prepared folder tells."""
     popularity = prepared.items["popularity"]
@@ -70,6 +80,8 @@ def model_card(
     kind: str,
     report: Mapping[str, Any] | None,
     precision: str,
+    *,
+    licensed: bool = False,
 ) -> str:
     """What people ask before they use a model, with the YAML header of the Hugging Face Hub."""
     slices = "" if report is None else " beyond the slices in `eval.json`"
@@ -79,7 +91,7 @@ library_name: deeprec
 pipeline_tag: other
 tags:
   - recommender
-license: unknown
+{"license: other" if licensed else "license: unknown"}
 ---
 
 # {name}
@@ -87,7 +99,8 @@ license: unknown
 A recommender of items from histories of events ({kind}), with a catalog table in {precision}.
 
 - **Intended use**: {UNKNOWN}.
-- **Licence and contact**: {UNKNOWN}.
+- **Licence**: {"the file `LICENSE`" if licensed else UNKNOWN}.
+- **Contact**: {UNKNOWN}.
 - **Catalog**: {prepared.num_items:,} items.
 - **Trained on**: {len(prepared.training_users()):,} users, {_period(prepared)}.
 - **User attributes it reads**: {", ".join(prepared.vocabularies) or "none"}.

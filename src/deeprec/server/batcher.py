@@ -30,12 +30,18 @@ class Question:
     k: int
     exclude_seen: bool
     denied: list[int]
+    allowed: list[int] | None = None  # the only ones that may be answered; None: all
     num_unknown: int = 0
 
     @property
-    def kind(self) -> tuple[int, bool, bool]:
+    def kind(self) -> tuple[int, bool, bool, bool]:
         """Questions of one kind are asked together."""
-        return id(self.bundle), self.exclude_seen, self.ages is None
+        return id(self.bundle), self.exclude_seen, self.ages is None, self.allowed is None
+
+    @property
+    def num_events(self) -> int:
+        """What it takes of the room in a call."""
+        return len(self.items) + len(self.denied) + len(self.allowed or [])
 
 
 @dataclass(frozen=True)
@@ -131,11 +137,10 @@ class Batcher:
             one = self._waiting.popleft()
             if one.answer.done():
                 continue
-            events = len(one.question.items) + len(one.question.denied)
-            fits = not batch or num_events + events <= self._max_events
+            fits = not batch or num_events + one.question.num_events <= self._max_events
             if fits and (not batch or one.question.kind == batch[0].question.kind):
                 batch.append(one)
-                num_events += events
+                num_events += one.question.num_events
             else:
                 others.append(one)
         self._waiting.extendleft(reversed(others))
@@ -176,6 +181,9 @@ def rank(questions: Sequence[Question]) -> list[Ranked]:
             k=max(one.k for one in questions),
             exclude_seen=first.exclude_seen,
             denied=jagged([one.denied for one in questions]),
+            allowed=None
+            if first.allowed is None
+            else jagged([one.allowed or [] for one in questions]),
         )
     found = (best >= 0).sum(1).tolist()
     rows = zip(questions, best.tolist(), scores.tolist(), found, strict=True)

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from deeprec.serve import Bundle, RequestError
 from deeprec.server.batcher import Question, Ranked
 from deeprec.server.opened import Opened
-from deeprec.server.question import Limits, checked_k, refuse_more, values_of
+from deeprec.server.question import Limits, checked_k, distinct, refuse_more, values_of
 
 NO_SCORE = -3.4028234663852886e38  # the lowest float32
 ATTRIBUTE = "attribute."  # before the name of a user attribute that is an input
@@ -29,6 +29,8 @@ TYPES: dict[str, tuple[str, ...]] = {
     "exclude_seen": ("BOOL",),
     "denied_items": ("BYTES", "INT64"),
     "denied_offsets": ("INT64", "INT32"),
+    "allowed_items": ("BYTES", "INT64"),
+    "allowed_offsets": ("INT64", "INT32"),
 }
 PYTHON: dict[str, type | tuple[type, ...]] = {
     "BYTES": str,
@@ -113,19 +115,19 @@ def questions_of(bundle: Bundle, said: Inference, limits: Limits) -> list[Questi
     refuse_more("users", num_users, limits.max_users)
     if ages and len(ages) != len(events):
         raise RequestError(f"ages must be as many as item_ids, {len(events)}, got {len(ages)}")
-    denied = _data(tensors, "denied_items")
-    denied_ends = _ends(tensors, "denied_offsets", len(denied), num_users)
+    denied = _lists_of(bundle, tensors, "denied", num_users, limits)
+    allowed: Sequence[list[int] | None] = [None] * num_users
+    if "allowed_items" in tensors:
+        allowed = _lists_of(bundle, tensors, "allowed", num_users, limits)
     values = _attributes(tensors, num_users)
     k, seen = checked_k(bundle, _one(said, tensors, "k", 10), limits), bundle.policy["exclude_seen"]
     questions = []
     for user in range(num_users):
         own = slice(ends[user], ends[user + 1])
         refuse_more("item_ids of a user", own.stop - own.start, limits.max_events)
-        indices = _indices(bundle, events[own])
+        indices = _indices(bundle, "item_ids", events[own])
         known = [place for place, index in enumerate(indices) if index >= 0]
         own_ages = ages[own] if ages else None
-        not_wanted = denied[denied_ends[user] : denied_ends[user + 1]]
-        refuse_more("denied_items of a user", len(not_wanted), limits.max_events)
         questions.append(
             Question(
                 bundle=bundle,
@@ -134,7 +136,8 @@ def questions_of(bundle: Bundle, said: Inference, limits: Limits) -> list[Questi
                 attributes=values_of(bundle, {name: row[user] for name, row in values.items()}),
                 k=k,
                 exclude_seen=_one(said, tensors, "exclude_seen", seen),
-                denied=sorted({*_indices(bundle, not_wanted)} - {-1}),
+                denied=denied[user],
+                allowed=allowed[user],
                 num_unknown=len(indices) - len(known),
             )
         )
@@ -196,6 +199,24 @@ def _by_name(bundle: Bundle, inputs: Sequence[TensorIn]) -> dict[str, TensorIn]:
     return tensors
 
 
+def _lists_of(
+    bundle: Bundle,
+    tensors: Mapping[str, TensorIn],
+    name: str,
+    num_users: int,
+    limits: Limits,
+) -> list[list[int]]:
+    """Known item indices of each user, from the inputs NAME_items and NAME_offsets."""
+    items = _data(tensors, f"{name}_items")
+    ends = _ends(tensors, f"{name}_offsets", len(items), num_users)
+    for start, stop in pairwise(ends):
+        refuse_more(f"{name}_items of a user", stop - start, limits.max_events)
+    return [
+        distinct(_indices(bundle, f"{name}_items", items[start:stop]))
+        for start, stop in pairwise(ends)
+    ]
+
+
 def _data(tensors: Mapping[str, TensorIn], name: str) -> list[Any]:
     return tensors[name].data if name in tensors else []
 
@@ -242,11 +263,21 @@ def _one(said: Inference, tensors: Mapping[str, TensorIn], name: str, default: A
     return value
 
 
-def _indices(bundle: Bundle, items: Sequence[Any]) -> list[int]:
-    """Item indices of ids, or of what are indices already; -1 for what is not known."""
+def _indices(bundle: Bundle, name: str, items: Sequence[Any]) -> list[int]:
+    """Item indices of ids, -1 for one that is not known; or what are indices already.
+
+    Raises:
+        RequestError: an index is none of the catalog, which model.pt refuses too.
+    """
     if items and isinstance(items[0], str):
         return bundle.indices_of(items)
-    return [item if 0 <= item < bundle.num_items else -1 for item in items]
+    for item in items:
+        if not 0 <= item < bundle.num_items:
+            raise RequestError(
+                f"{name} must lie in [0, {bundle.num_items}), got {item}; leave out what the "
+                "bundle does not know"
+            )
+    return list(items)
 
 
 def _age(value: float) -> float:

@@ -30,6 +30,7 @@ class Asked(BaseModel):
     k: int = 10
     exclude_seen: bool | None = None  # None: as the bundle's policy says
     denied: list[str] = []
+    allowed: list[str] | None = None  # the only ones that may be answered; None: all
     attributes: dict[str, str | None] = {}
     now: FiniteFloat | None = None  # seconds since 1970; None: the present
 
@@ -61,6 +62,7 @@ def question_of(bundle: Bundle, said: Asked, limits: Limits) -> Question:
     """
     refuse_more("items", len(said.items), limits.max_events)
     refuse_more("denied", len(said.denied), limits.max_events)
+    refuse_more("allowed", len(said.allowed or []), limits.max_events)
     ids, times = _in_order(said.items)
     indices = bundle.indices_of(ids)
     known = [place for place, index in enumerate(indices) if index >= 0]
@@ -77,9 +79,20 @@ def question_of(bundle: Bundle, said: Asked, limits: Limits) -> Question:
         exclude_seen=bundle.policy["exclude_seen"]
         if said.exclude_seen is None
         else said.exclude_seen,
-        denied=sorted({*bundle.indices_of(said.denied)} - {-1}),
+        denied=distinct(bundle.indices_of(said.denied)),
+        allowed=None if said.allowed is None else distinct(bundle.indices_of(said.allowed)),
         num_unknown=len(ids) - len(known),
     )
+
+
+def distinct(indices: Sequence[int]) -> list[int]:
+    """Known item indices, each once.
+
+    Example:
+        >>> distinct([5, -1, 2, 5])
+        [2, 5]
+    """
+    return sorted({*indices} - {-1})
 
 
 def _in_order(items: Sequence[str] | Sequence[Event]) -> tuple[list[str], list[float] | None]:
