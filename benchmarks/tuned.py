@@ -8,7 +8,7 @@ once in all where nothing is drawn, and judged on the holdout by `deeprec evalua
 lists of Mult-VAE of irspack, searched in its own environment with as many trials. `--as-they-come`
 names runs that are not searched. `--blend` weighs the first run of these with `deeprec blend`.
 OUTPUT keeps everything, and what is there is not made again; the table is OUTPUT/table.md. CPU
-seconds are those of the processes, all threads.
+seconds are those of one training with the best settings and its validations, all threads.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def main() -> None:
     for space in told.spaces:
         runs[space] = searched(told, space)
     for word in told.as_they_come:
-        runs[word] = seeds_of(told, word.partition("=")[2] + "-as-it-comes", [word])
+        runs[word] = seeds_of(told, word.partition("=")[2] + "-as-it-comes", [word], told.seeds)
     if told.irspack:
         runs[MULTVAE] = multvae(told)
     if told.blend:
@@ -73,14 +73,15 @@ def searched(told: argparse.Namespace, space: str) -> list[Path]:
     if not (folder / "experiment" / "best.yaml").exists():
         words = [f"prepared={told.prepared}", f"sweep={space}", f"trials={told.trials}"]
         run(folder, ["deeprec", "sweep", *words, f"output_dir={folder}"])
-    if space not in DRAWS:
-        return [folder / "best"]
-    return seeds_of(told, space, ["--config-dir", str(folder), "experiment=best"])
+    seeds = told.seeds if space in DRAWS else told.seeds[:1]
+    return seeds_of(told, space, ["--config-dir", str(folder), "experiment=best"], seeds)
 
 
-def seeds_of(told: argparse.Namespace, name: str, words: Sequence[str]) -> list[Path]:
+def seeds_of(
+    told: argparse.Namespace, name: str, words: Sequence[str], seeds: Sequence[int]
+) -> list[Path]:
     found = []
-    for seed in told.seeds:
+    for seed in seeds:
         path = told.output / f"{name}-seed-{seed}"
         if not path.exists():
             place = [f"prepared={told.prepared}", f"output_dir={path}", f"seed={seed}"]
@@ -188,13 +189,17 @@ def row(
     told: argparse.Namespace, name: str, reports: Sequence[dict[str, Any]]
 ) -> tuple[float, str, str, str]:
     mean, text = figures([report["systems"][0] for report in reports])
-    of = {MULTVAE: "multvae"}.get(name, name)
-    spent = [
-        float(path.read_text())
-        for path in (told.output / f"{of}.cpu", told.output / f"{of}-seed-{told.seeds[0]}.cpu")
-        if path.exists()
-    ]
-    return mean, text, f"| {name} | ", " + ".join(f"{one:.0f}" for one in spent)
+    return mean, text, f"| {name} | ", spent(told, name)
+
+
+def spent(told: argparse.Namespace, name: str) -> str:
+    """CPU seconds of one training with its validations; of Mult-VAE, as it says itself."""
+    if name == MULTVAE:
+        found = json.loads((told.output / "multvae" / "found.json").read_text())
+        return f"{found['seeds'][str(told.seeds[0])]['cpu']:.0f}"
+    of = name if name in (*told.spaces, "blend") else f"{name.partition('=')[2]}-as-it-comes"
+    path = told.output / (f"{of}.cpu" if of == "blend" else f"{of}-seed-{told.seeds[0]}.cpu")
+    return f"{float(path.read_text()):.0f}"
 
 
 def figures(systems: Sequence[dict[str, Any]]) -> tuple[float, str]:

@@ -297,7 +297,10 @@ def test_every_mistake_of_the_command_is_named_at_once(capsys: pytest.CaptureFix
         (["trials=3", "workers=0"], "workers: expected 1 or more, got 0"),
         (["trials=3", "resume=runs/x"], "resume: a sweep goes on when its command is given again"),
         (["trials=3", "sweep=liner"], "got 'liner'; did you mean 'linear'?"),
-        (["trials=3", "sweep.ranges.a=[1]"], "sweep.ranges: a: expected two or more different"),
+        (
+            ["trials=3", "sweep=linear", "sweep.ranges.a=[1]"],
+            "sweep.ranges: a: expected two or more different",
+        ),
         (["trials=3", "-m"], "deeprec sweep is one command for all; leave -m out"),
     ],
 )

@@ -236,7 +236,7 @@ def test_a_resumed_run_ends_as_one_that_was_never_interrupted(
 ) -> None:
     truth = train(small_shop.settings(prepared, tmp_path / "truth", *words))
     run = tmp_path / "run"
-    monkeypatch.setattr("deeprec.train.Keeper", Stop)
+    monkeypatch.setattr("deeprec.work.Keeper", Stop)
     config = small_shop.settings(prepared, run, *words)
     ids = set()
     for after in steps:
@@ -278,7 +278,7 @@ class Die(Keeper):
         if module.progress.step == 11:
             os.kill(os.getpid(), signal.SIGKILL)
 import deeprec.train
-deeprec.train.Keeper = Die
+deeprec.work.Keeper = Die
 train(small_shop.settings(Path(sys.argv[1]), Path(sys.argv[2])))
 """
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
@@ -297,7 +297,7 @@ train(small_shop.settings(Path(sys.argv[1]), Path(sys.argv[2])))
 def test_no_whole_checkpoint_is_an_error_and_not_a_new_start(
     prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("deeprec.train.Keeper", Stop)
+    monkeypatch.setattr("deeprec.work.Keeper", Stop)
     monkeypatch.setattr(Stop, "after", 2)
     run = tmp_path / "run"
     with pytest.raises(Interrupted):
@@ -575,7 +575,7 @@ def test_a_run_that_fails_before_its_first_checkpoint_leaves_its_place_free(
 ) -> None:
     run = tmp_path / "run"
     with monkeypatch.context() as failing:
-        failing.setattr("deeprec.train.Keeper", Fail)
+        failing.setattr("deeprec.work.Keeper", Fail)
         failing.setattr(Fail, "after", 2)
         with pytest.raises(RuntimeError, match="a bug"):
             train(small_shop.settings(prepared, run))

@@ -191,7 +191,13 @@ def save_program(draft: Path, asked: Answering) -> str | None:
     with warnings.catch_warnings(), quiet():
         warnings.simplefilter("ignore")
         torch.export.save(program, draft / bundle.PROGRAM)
-        loaded = torch.export.load(draft / bundle.PROGRAM).module()
+        try:
+            loaded = torch.export.load(draft / bundle.PROGRAM).module()
+        except Exception as error:  # an assertion inside torch, as of blends
+            (draft / bundle.PROGRAM).unlink()
+            return f"absent, because torch.export cannot read back {type(asked.model).__name__}" + (
+                f": {error}" if str(error) else ""
+            )
     if other := other_answer(draft, lambda request: ask(loaded, asked, request)):
         (draft / bundle.PROGRAM).unlink()
         return f"absent, because it would not answer as the evaluated model: {other}"

@@ -10,11 +10,11 @@ import torch
 from deeprec import config as configs
 from deeprec import folder
 from deeprec.choosing import shape_of
-from deeprec.composition import Composer
+from deeprec.composition import Composer, choices
 from deeprec.config import SweepConfig
 from deeprec.console import console
 from deeprec.data.store import Prepared
-from deeprec.errors import ConfigError, DataError, DeeprecError, Interrupted
+from deeprec.errors import ConfigError, DataError, DeeprecError, Interrupted, did_you_mean
 from deeprec.model.auto import Auto
 from deeprec.search.crew import Crew, visible_devices
 from deeprec.search.loop import Budget, Loop
@@ -105,9 +105,18 @@ def _search(
 def _plan(config: SweepConfig, prepared: Prepared, composer: Composer) -> Plan:
     space = configs.instantiate(config.sweep)
     if isinstance(space, Portfolio):
+        _refuse_unknown(space.left_out, config)
         shape = shape_of(prepared)
         return PortfolioPlan(config, space.suited(shape), Auto().choose(shape), composer)
     return SpacePlan(config, space, composer)
+
+
+def _refuse_unknown(left_out: Sequence[str], config: SweepConfig) -> None:
+    further = [Path(config.config_dir)] if config.config_dir else []
+    known = choices("sweep", [configs.configs_dir(), *further])
+    for name in left_out:
+        if name not in known:
+            raise ConfigError(f"sweep: there is no space {name!r}; {did_you_mean(name, known)}")
 
 
 def _conclude(commands: Commands, files: Sequence[Path], members: Sequence[Path]) -> None:
@@ -119,7 +128,7 @@ def _conclude(commands: Commands, files: Sequence[Path], members: Sequence[Path]
         f"again: {commands.again}",
     ]
     if len(members) > 1:
-        lines.append(f"often better still, several together: {commands.blend(members)}")
+        lines.append(f"several together, if they are better so: {commands.blend(members)}")
     console.print("\n".join(lines), soft_wrap=True, markup=False)
 
 

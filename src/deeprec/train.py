@@ -58,7 +58,8 @@ def train(config: TrainConfig, *, watch: Watch | None = None) -> Path:
     assert config.prepared is not None
     assert config.output_dir is not None
     output = Path(config.output_dir)
-    if resume is not None and (resume == "must" or _holds_something(output)):
+    members_wait = _holds_something(_members(output))  # of an interrupted experiment=auto
+    if (_holds_something(output) and resume) or (resume == "must" and not members_wait):
         return _resume(RunFolder(output), config)
     with disk.written(output):
         refuse_to_overwrite(output)
@@ -85,10 +86,11 @@ def _together(
 
     What is there of a command that was interrupted is gone on with.
     """
-    place = output.with_name(f"{output.name}.members")
+    place = _members(output)
+    names = [config.model["_target_"].split(".")[-2] for config in configs]
+    _refuse_foreign_members(place, names)
     runs = []
-    for number, config in enumerate(configs, 1):
-        name = config.model["_target_"].split(".")[-2]
+    for number, (name, config) in enumerate(zip(names, configs, strict=True), 1):
         console.print(f"\n{number} of {len(configs)} that are blended: {name}")
         path = train(replace(config, output_dir=str(place / name), resume="auto"))
         runs.append(open_run(path))
@@ -105,6 +107,23 @@ def _together(
         written(output, runs, weights, prepared, configs[0].seed, watch)
     folder.remove(place)
     return output
+
+
+def _members(output: Path) -> Path:
+    """Where the models of a blend are trained, until there is one."""
+    return output.with_name(f"{output.name}.members")
+
+
+def _refuse_foreign_members(place: Path, names: Sequence[str]) -> None:
+    """It is taken away in the end, so nothing else may be in it."""
+    if not place.exists():
+        return
+    there = [one.name for one in place.iterdir()] if place.is_dir() else [place.name]
+    if foreign := sorted(name for name in there if name not in names):
+        raise ConfigError(
+            f"{place} is where the models are trained that are blended, and holds {foreign[0]}; "
+            "move it away, or give another output_dir"
+        )
 
 
 def _holds_something(output: Path) -> bool:

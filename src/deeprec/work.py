@@ -112,6 +112,8 @@ class Work:
                     sink.close()
                 else:
                     sink.abandon()
+            with suppress(OSError):
+                run.refuse_moved()  # then that is why
             raise
         self._conclude(run)
         for sink in sinks:

@@ -105,18 +105,20 @@ COUNTS = {
 
 @pytest.mark.parametrize("part", ["train", "validation", "holdout"])
 def test_an_empty_part_fails(part: str) -> None:
-    contract.refuse(contract.look_at_split(COUNTS, repeats=False))
+    contract.refuse(contract.look_at_split(COUNTS, "train", repeats=False))
     with pytest.raises(DataError, match="0 events of 0 users"):
         contract.refuse(
-            contract.look_at_split({**COUNTS, part: 0, f"{part}_users": 0}, repeats=False)
+            contract.look_at_split({**COUNTS, part: 0, f"{part}_users": 0}, "train", repeats=False)
         )
 
 
 def test_what_cannot_be_hit_is_said() -> None:
     counts = {**COUNTS, "holdout_unknown": 3, "empty_users": 6, "holdout_seen": 2}
-    levels = {c.name: c.level for c in contract.look_at_split(counts, repeats=False)}
+    levels = {c.name: c.level for c in contract.look_at_split(counts, "train", repeats=False)}
     assert levels["cold items"] == levels["empty users"] == levels["holdout in history"] == "warn"
-    assert "holdout in history" not in by_name(contract.look_at_split(counts, repeats=True))
+    assert "holdout in history" not in by_name(
+        contract.look_at_split(counts, "train", repeats=True)
+    )
 
 
 @pytest.mark.parametrize(

@@ -131,6 +131,7 @@ BOUNDS = {  # lowest, highest, standard deviation, of a matrix from 300 to 200 u
     "uniform": (-2.0, 2.0, 2 / math.sqrt(3)),
     "unit_ball": (0.0, 2.0, 2 / math.sqrt(12)),
     "selu": (-math.inf, math.inf, 2 / math.sqrt(300)),
+    "selu_narrow": (-math.inf, math.inf, 2 / 300),
     "constant": (2.0, 2.0, 0.0),
 }
 

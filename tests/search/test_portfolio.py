@@ -108,7 +108,7 @@ def test_a_word_for_all_runs_is_searched_in_none(composer: Composer) -> None:
 
 @pytest.mark.parametrize("word", ["model=ease", "experiment=smoke"])
 def test_a_model_in_the_command_is_refused_with_the_way_out(composer: Composer, word: str) -> None:
-    with pytest.raises(ConfigError, match=f"name its space: sweep=autoencoder {word}"):
+    with pytest.raises(ConfigError, match=f"sweep=autoencoder {word}"):
         planned(composer, MANY_USERS_AN_ITEM, word)
 
 

@@ -196,16 +196,16 @@ def test_every_mistake_of_a_space_is_named_before_the_first_trial() -> None:
     assert "got 'marginel'; did you mean 'marginal'?" in said
     assert "model.hidden_dims: expected a list (each a whole number), got ['wide']" in said
     assert "trainer.max_epochs: must be 1 or more, got 0" in said
-    assert "laser: unknown key; choose from logger, loss, model" in said
+    assert "laser: unknown key; choose from brake" in said
 
 
 def test_a_setting_of_one_choice_needs_a_condition() -> None:
-    ranges = {"loss": ["softmax", "marginal"], "loss__zero_target": {"low": 0.0, "high": 0.2}}
-    refusal = "loss.zero_target: deeprec.loss.softmax.Softmax has no such argument"
+    ranges = {"loss": ["softmax", "asymmetric"], "loss__one_focus": {"low": 0.0, "high": 0.2}}
+    refusal = "loss.one_focus: deeprec.loss.softmax.Softmax has no such argument"
     assert refusal in refused(**ranges)
-    ranges["loss__zero_target"] = {"low": -0.5, "high": 0.2, "when": {"loss": "marginal"}}
+    ranges["loss__one_focus"] = {"low": -0.5, "high": 0.2, "when": {"loss": "asymmetric"}}
     said = refused(**ranges)
-    assert "zero_target" in said  # below 0; its condition makes it a setting of the right loss
+    assert "one_focus" in said  # below 0; its condition makes it a setting of the right loss
     assert "no such argument" not in said
 
 

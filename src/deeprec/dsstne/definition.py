@@ -73,6 +73,7 @@ IGNORED = {
     "kernel": "it is of convolutions and pooling",
     "kernelstride": "it is of convolutions and pooling",
 }
+OF_IMAGES = "it is of convolutions and pooling over images, which are no part of recommending"
 SHARED = {"sourceinputlayer", "sourceoutputlayer", "inputlayer"}  # what an entry must say
 COMMENT = re.compile(r'("(?:\\.|[^"\\])*")|//[^\n]*|/\*.*?\*/', re.DOTALL)
 
@@ -211,6 +212,8 @@ class _Reading:
                 self._say(at, "ignored by DSSTNE", IGNORED[name])
             elif name in MISDOCUMENTED:
                 self._say(at, "refused", MISDOCUMENTED[name])
+            elif name.startswith("kernel"):
+                self._say(at, "refused", OF_IMAGES)
             else:
                 self._say(at, "refused", f"DSSTNE knows no such key; {did_you_mean(name, reading)}")
 

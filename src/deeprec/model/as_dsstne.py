@@ -132,7 +132,7 @@ def dropped(a_BH: Tensor, kept_BH: Tensor, activated: Activated, dropout: float)
         >>> dropped(torch.tensor([0.8, 0.8]), kept, Activated("sigmoid"), 0.2)
         tensor([0.8000, 0.5000])
         >>> dropped(torch.tensor([0.8, 0.8]), kept, Activated("relu"), 0.2)
-        tensor([1.0000, 0.0000])
+        tensor([1., 0.])
     """
     if activated.output == "sigmoid":
         return torch.where(kept_BH, a_BH, 0.5)

@@ -39,6 +39,7 @@ class AtWork:
     told: float  # when its last message came
     epoch: int = 0
     scores: list[float] = field(default_factory=list)
+    epochs: list[int] = field(default_factory=list)  # of these scores
     stopped: State | None = None
     why: str | None = None
 
@@ -128,6 +129,7 @@ class Loop:
         if not at.scores:
             self._waits.append(now - at.began)
         at.scores.append(found.score)
+        at.epochs.append(found.epoch)
         at.epoch, wait, at.told = found.epoch, now - at.told, now
         behind = self.study.is_behind(number, found.epoch, at.max_epochs, max(at.scores))
         if at.stopped is None and found.epoch < at.max_epochs:
@@ -146,6 +148,7 @@ class Loop:
             score=None if state in ("failed", "lost") else max(at.scores),
             values=at.values,
             epochs=at.epoch,
+            best_epoch=at.epochs[at.scores.index(max(at.scores))] if at.scores else 0,
             seconds=now - at.began,
             ended=now,
             reason=at.why or message.reason or (None if at.scores else "it came to no validation"),

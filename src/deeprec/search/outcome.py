@@ -18,7 +18,7 @@ from deeprec.search.experiment import experiment
 from deeprec.search.page import Told, page
 from deeprec.search.plan import Plan
 from deeprec.search.space import Choices, Range
-from deeprec.search.trial import Trial
+from deeprec.search.trial import Trial, reached
 from deeprec.trainer.environment import environment
 from deeprec.trainer.run import RunFolder
 
@@ -98,7 +98,7 @@ def _head(config: SweepConfig, top: Trial, commands: Commands) -> str:
     return (
         "# @package _global_\n"
         f"# The best of a sweep: validation ndcg@100 {top.score:.4f} on {config.prepared}, trial "
-        f"{top.number} after {top.epochs} epochs, {today}.\n"
+        f"{top.number} at {reached(top)}, {today}.\n"
         f"#   {commands.again}\n"
     )
 

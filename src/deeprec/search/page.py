@@ -9,7 +9,7 @@ from deeprec.evaluation.page.piece import document, figure, table, terms
 from deeprec.search import drawing
 from deeprec.search.importance import BEST_SHARE, FEWEST, importances
 from deeprec.search.space import SPACE, Range, label, of_space, setting_of
-from deeprec.search.trial import Trial, best, counted, differing, is_default, ranked
+from deeprec.search.trial import Trial, best, counted, differing, is_default, ranked, reached
 
 STATES = {
     "whole": "",
@@ -63,7 +63,7 @@ def _summary(told: Told) -> str:
     first = next((one for one in trials if is_default(one, told.defaults)), None)
     lead = (
         f"<strong>{top.score:.4f}</strong> is the best validation ndcg@100 of {len(trials)} "
-        f"trials, that of trial {top.number} after {top.epochs} epochs."
+        f"trials, that of trial {top.number} at {reached(top)}."
     )
     if first is not None and first.score is not None and first != top:
         defaults = "What experiment=auto takes" if SPACE in told.ranges else "The defaults"

@@ -35,6 +35,7 @@ class Portfolio:
     ) -> None:
         self.again = {name: space for name, space in again.items() if space is not None}
         self.new = {name: space for name, space in new.items() if space is not None}
+        self.left_out = [name for name, space in {**again, **new}.items() if space is None]
         self.max_items, self.need_times = dict(max_items or {}), list(need_times)
         for name, space in {**self.again, **self.new}.items():
             if not isinstance(space, Space):

@@ -116,7 +116,8 @@ def _as_chosen(spaces: Mapping[str, Space], choice: Choice) -> dict[str, Space]:
 def _refuse_model(config: SweepConfig) -> None:
     for word in config.train:
         if key_of(word) in ("model", "experiment"):
+            name = word.partition("=")[2]
             raise ConfigError(
                 f"{word}: this sweep chooses the model itself; to search settings of one, name its "
-                f"space: sweep=autoencoder {word}"
+                f"space, such as sweep={name} or sweep=autoencoder {word} (docs/search.md)"
             )

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from deeprec.console import console
-from deeprec.search.trial import Trial, best, counted, differing, ranked
+from deeprec.search.trial import Trial, best, counted, differing, ranked, reached
 
 SHOWN = 10  # trials in the table; the page has all
 
@@ -75,7 +75,7 @@ class Progress:
             said = f"[red]{one.state}[/red]  {escape(why)}{again}"
         else:
             mark = "  [green]best[/green]" if best(ended) == one else ""
-            said = f"ndcg@100 {one.score:.4f}{mark}  {one.epochs} epochs{_state(one)}"
+            said = f"ndcg@100 {one.score:.4f}{mark}  {reached(one)}{_state(one)}"
         console.print(
             f"trial {one.number:>3}  {said}  {one.seconds / 60:.1f} min  {differs}", soft_wrap=True
         )

@@ -20,6 +20,7 @@ class Trial:
         score: the best ndcg@100 of its validations; None: it came to none, or failed.
         values: what was tried of the searched settings; the first trial tries the defaults.
         epochs: that it trained.
+        best_epoch: that had the score; 0: it is not known.
         seconds: that it took.
         ended: seconds into the sweep.
         reason: of a failure, or why it was cut short.
@@ -33,6 +34,7 @@ class Trial:
     seconds: float
     ended: float
     reason: str | None
+    best_epoch: int = 0
 
     @property
     def name(self) -> str:
@@ -58,6 +60,16 @@ def ranked(trials: Iterable[Trial]) -> list[Trial]:
 def counted(trials: Iterable[Trial]) -> list[Trial]:
     """Those that say something of their values."""
     return [one for one in trials if one.state != "lost"]
+
+
+def reached(trial: Trial) -> str:
+    """When it had its score, in words.
+
+    Example:
+        >>> reached(Trial(7, "whole", 0.4, {}, 22, 9.0, 9.0, None, best_epoch=12))
+        'epoch 12 of 22'
+    """
+    return f"epoch {trial.best_epoch} of {trial.epochs}"
 
 
 def best(trials: Iterable[Trial]) -> Trial | None:

@@ -13,7 +13,8 @@ ANYWAY = (
     "replay",
     "logger",
 )  # change nothing of what is learned
-CHOOSING = ("deeprec.loss.auto.Auto", "deeprec.model.auto.Auto")  # the run holds what they chose
+AUTO, BLEND = "deeprec.model.auto.Auto", "deeprec.model.blend.Blend"
+CHOOSING = ("deeprec.loss.auto.Auto", AUTO)  # the run holds what they chose
 
 
 def refuse_another(asked: TrainConfig, kept: TrainConfig, path: object) -> None:
@@ -22,6 +23,8 @@ def refuse_another(asked: TrainConfig, kept: TrainConfig, path: object) -> None:
     Raises:
         ConfigError: with each setting that differs.
     """
+    if _target(asked) == AUTO and _target(kept) == BLEND:
+        return  # which keeps none of the settings that its members were trained with
     different = list(_differences(to_dict(asked), to_dict(kept)))
     if different:
         lines = "\n".join(f"  - {one}" for one in different)
@@ -49,3 +52,7 @@ def _leaves(path: str, value: Any) -> dict[str, Any]:
     for key, inner in value.items():
         found |= _leaves(f"{path}.{key}", inner)
     return found
+
+
+def _target(config: TrainConfig) -> object:
+    return config.model.get("_target_")
