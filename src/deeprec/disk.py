@@ -12,6 +12,7 @@ from deeprec.errors import ResourceError
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE)
 ANY = (*errno.errorcode,)
+FEW_FILES = 100  # inodes; less than a checkpoint and what is beside it may take
 
 
 class DiskHangsError(ResourceError):
@@ -73,7 +74,9 @@ def _existing(path: Path) -> Path:
 
 def _full(path: Path, needed: int | None) -> str:
     files = os.statvfs(_existing(path))
-    if files.f_files and not files.f_favail:
+    # a draft that was dropped has given its inodes back by now, and its bytes
+    few = files.f_favail < FEW_FILES and needed is not None and needed < free_bytes(path)
+    if files.f_files and (not files.f_favail or few):
         return f"{path}: no room on this disk for one more file (no inode is free). Remove some"
     asked = "" if needed is None else f"{needed:,} bytes are needed, "
     return (
