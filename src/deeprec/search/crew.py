@@ -25,6 +25,7 @@ class Worker:
     process: BaseProcess
     line: Connection
     slot: int
+    ends: bool = False  # it was told to, and seals its run
 
 
 class Crew:
@@ -76,6 +77,7 @@ class Crew:
 
     def answer(self, number: int, go_on: bool) -> None:
         """To a trial that has validated."""
+        self._workers[number].ends |= not go_on
         with suppress(OSError):  # it died meanwhile; its end is the next message
             self._workers[number].line.send(go_on)
 
@@ -85,7 +87,8 @@ class Crew:
         Validations that come meanwhile are to be answered.
         """
         for worker in self._workers.values():
-            worker.process.terminate()
+            if not worker.ends:  # a signal would meet it while it seals
+                worker.process.terminate()
         until = time.monotonic() + GRACE_SECONDS
         while self._workers:
             left = until - time.monotonic()
