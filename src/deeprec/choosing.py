@@ -1,10 +1,9 @@
 """`model=auto`: the config of a run whose model is chosen by the data."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from deeprec.config import TrainConfig, check, compose, to_dict
+from deeprec.config import TrainConfig, VerbConfig, check, compose, to_dict
 from deeprec.console import console
 from deeprec.data.store import SECONDS_PER_DAY, Prepared
 from deeprec.model.auto import Auto, Shape
@@ -30,12 +29,12 @@ def chosen(config: TrainConfig, prepared: Prepared) -> list[TrainConfig]:
     models = [choice.words, *choice.beside]
     for words in models:
         console.print(f"as by {' '.join(words)}", soft_wrap=True)
-    return [_picked(config, prepared, words) for words in models]
-
-
-def _picked(config: TrainConfig, prepared: Prepared, words: Sequence[str]) -> TrainConfig:
     place = [f"prepared={prepared.path}", "output_dir=unused"]
-    defaults, picked = compose("train", place), compose("train", [*place, *words])
+    defaults = compose("train", place)
+    return [_picked(config, defaults, compose("train", [*place, *words])) for words in models]
+
+
+def _picked(config: TrainConfig, defaults: VerbConfig, picked: VerbConfig) -> TrainConfig:
     assert isinstance(picked, TrainConfig)
     merged: dict[str, Any] = {
         name: _merged(getattr(config, name), getattr(defaults, name), getattr(picked, name))

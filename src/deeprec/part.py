@@ -106,6 +106,16 @@ def mistakes(path: str, part: object) -> list[str]:
     return [*found, *refused]
 
 
+def called(part: Mapping[str, Any]) -> str:
+    """The name of the module of a part's target, as its config file is called.
+
+    Example:
+        >>> called({"_target_": "deeprec.model.linear_autoencoder.LinearAutoencoder"})
+        'linear_autoencoder'
+    """
+    return str(part["_target_"]).split(".")[-2]
+
+
 def find(name: object) -> Callable[..., Any]:
     """The class or function of that dotted path, from a trusted package only.
 

@@ -56,6 +56,31 @@ class TableRule(Protocol):
         ...
 
 
+class RuleAround:
+    """What a rule that stands around another has of it: all but `update`.
+
+    Args:
+        rule: what changes rows.
+    """
+
+    def __init__(self, rule: TableRule) -> None:
+        self.rule = rule
+
+    @property
+    def lr(self) -> float:
+        return self.rule.lr
+
+    @lr.setter
+    def lr(self, lr: float) -> None:
+        self.rule.lr = lr
+
+    def new_state(self, table: Tensor) -> State:
+        return self.rule.new_state(table)
+
+    def finish_step(self, state: State) -> None:
+        self.rule.finish_step(state)
+
+
 def update_rows(rule: TableRule, table: Tensor, state: State, rows: Rows, gradient: Tensor) -> None:
     """Changes rows by a rule; on a CPU a few at a time, so that what it works on stays in cache.
 

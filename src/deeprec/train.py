@@ -13,7 +13,7 @@ from deeprec.config import TrainConfig
 from deeprec.console import console
 from deeprec.data.store import Prepared
 from deeprec.errors import ConfigError, IntegrityError
-from deeprec.part import instantiate
+from deeprec.part import called, instantiate
 from deeprec.trainer import checkpoint, launcher, replay
 from deeprec.trainer.asked_again import refuse_another
 from deeprec.trainer.callback import Watch
@@ -87,7 +87,7 @@ def _together(
     What is there of a command that was interrupted is gone on with.
     """
     place = _members(output)
-    names = [config.model["_target_"].split(".")[-2] for config in configs]
+    names = [called(config.model) for config in configs]
     _refuse_foreign_members(place, names)
     runs = []
     for number, (name, config) in enumerate(zip(names, configs, strict=True), 1):

@@ -28,6 +28,7 @@ from deeprec.model.item_to_item import ItemToItem
 from deeprec.model.own_frequency import OwnFrequency
 from deeprec.model.popularity import Popularity
 from deeprec.model.rank import rank
+from deeprec.part import called
 
 ListsOf = Callable[[Batch, int], Tensor]  # a batch's k best items, int64 [B, K], -1 padded
 
@@ -143,7 +144,7 @@ def _run(path: Path, question: Question) -> System:
             f"[yellow]note[/yellow] {path} is not finished; its best checkpoint so far is judged",
             soft_wrap=True,
         )
-    name = str(run.config.model["_target_"]).split(".")[-2]  # of its module: as configs call it
+    name = called(run.config.model)
     config = to_dict(run.config)
     source = {"run": str(run.path), "seed": run.config.seed, "trained": trained(config)}
     return System(

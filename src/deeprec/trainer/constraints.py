@@ -15,7 +15,7 @@ from deeprec.model.hidden import HiddenLayer
 from deeprec.model.layered import Layered
 from deeprec.model.layers import ACTIVATIONS, Layers
 from deeprec.model.sparse_input import SparseInput
-from deeprec.table import Rows, State, TableRule
+from deeprec.table import Rows, RuleAround, State, TableRule
 from deeprec.trainer.kinds import Kinds
 from deeprec.trainer.limits import check_positive
 
@@ -160,7 +160,7 @@ class Constraints:
 NO_CONSTRAINTS = Constraints()
 
 
-class Constrained:
+class Constrained(RuleAround):
     """A rule whose rows move towards 0 before it, and are no longer than they may be after it.
 
     Args:
@@ -172,21 +172,8 @@ class Constrained:
     def __init__(
         self, rule: TableRule, *, l1_decay: float = 0.0, row_norm: float | None = None
     ) -> None:
-        self.rule, self.l1_decay, self.row_norm = rule, l1_decay, row_norm
-
-    @property
-    def lr(self) -> float:
-        return self.rule.lr
-
-    @lr.setter
-    def lr(self, lr: float) -> None:
-        self.rule.lr = lr
-
-    def new_state(self, table: Tensor) -> State:
-        return self.rule.new_state(table)
-
-    def finish_step(self, state: State) -> None:
-        self.rule.finish_step(state)
+        super().__init__(rule)
+        self.l1_decay, self.row_norm = l1_decay, row_norm
 
     def update(self, table: Tensor, state: State, rows: Rows, gradient: Tensor) -> None:
         if self.l1_decay:

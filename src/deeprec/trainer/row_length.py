@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from deeprec.table import Rows, State, TableRule
+from deeprec.table import Rows, RuleAround, State, TableRule
 
 
-class KeptLength:
+class KeptLength(RuleAround):
     """A rule on the directions of rows: each keeps the length it is given here.
 
     The part of a gradient along a row cannot change its direction and is left out. A step of the
@@ -18,21 +18,8 @@ class KeptLength:
     """
 
     def __init__(self, rule: TableRule, length_V: Tensor) -> None:
-        self.rule, self.length_V = rule, length_V
-
-    @property
-    def lr(self) -> float:
-        return self.rule.lr
-
-    @lr.setter
-    def lr(self, lr: float) -> None:
-        self.rule.lr = lr
-
-    def new_state(self, table: Tensor) -> State:
-        return self.rule.new_state(table)
-
-    def finish_step(self, state: State) -> None:
-        self.rule.finish_step(state)
+        super().__init__(rule)
+        self.length_V = length_V
 
     def update(self, table: Tensor, state: State, rows: Rows, gradient: Tensor) -> None:
         length_R1 = self.length_V[rows, None]
