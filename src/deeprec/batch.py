@@ -44,6 +44,11 @@ class Jagged:
     # absent: whoever needs it makes it, which waits for the device
     by_item: ByItem | None = field(default=None, repr=False)
 
+    def on(self, device: torch.device) -> "Jagged":
+        """The same rows on another device, without `by_item`."""
+        weights = None if self.weights is None else self.weights.to(device)
+        return Jagged(self.values.to(device), self.offsets.to(device), weights)
+
 
 @dataclass
 class Batch:
@@ -64,6 +69,17 @@ class Batch:
     @property
     def num_users(self) -> int:
         return self.history.offsets.shape[0] - 1
+
+    def on(self, device: torch.device) -> "Batch":
+        """The same users on another device."""
+        return Batch(
+            self.user_rows.to(device),
+            self.history.on(device),
+            None if self.ages is None else self.ages.to(device),
+            {name: rows.on(device) for name, rows in self.attributes.items()},
+            None if self.target is None else self.target.on(device),
+            None if self.user_weights is None else self.user_weights.to(device),
+        )
 
     @property
     def known_ages(self) -> Tensor:

@@ -27,6 +27,7 @@ from deeprec.schema import (
     unknown_key,
 )
 
+Device = Literal["auto", "cpu", "cuda"]  # auto: CUDA where its driver answers
 TrainOn = Literal["train", "validation", "everything"]  # the last part that is trained on
 
 
@@ -130,6 +131,7 @@ class EvaluateConfig:
     max_users: int | None = None  # judge so many, drawn with the seed; default: everybody
     batch_users: int = 256  # users ranked at once
     processes: int = 1  # that share the ranking; the figures are the same
+    device: Device = "auto"  # where models rank; auto: on CUDA where its driver answers
     bootstrap_samples: int = 1000  # draws behind each 95 % interval
     seed: int = 0  # of the bootstrap, and of which users are drawn
 
@@ -195,6 +197,7 @@ class RecommendConfig:
     now: str | None = None  # moment of prediction; default: the latest time of the histories
     batch_users: int = 256  # users answered at once
     processes: int = 1  # that share the answering, each with the bundle in memory
+    device: Device = "auto"  # where the model answers; auto: on CUDA where its driver answers
 
     def mistakes(self) -> Iterator[str]:
         yield from _at_least(1, self, "k", "batch_users", "processes")
@@ -208,6 +211,7 @@ class ServeConfig:
     host: str = "127.0.0.1"  # who may ask; 0.0.0.0: whoever reaches this machine, unencrypted
     port: int = 8080  # 0: any that is free
     name: str | None = None  # in /v2/models/NAME; default: the name of the folder
+    device: Device = "auto"  # where the model answers; auto: on CUDA where its driver answers
     page: bool = True  # whether there is a page at /, and the catalog it searches
     batch_users: int = 64  # users ranked at once, at most; nobody waits for company
     max_waiting: int = 256  # users that wait for the model; more get status 429

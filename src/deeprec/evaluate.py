@@ -24,6 +24,7 @@ from deeprec.data import protocol
 from deeprec.data.dataset import drawn_users
 from deeprec.data.leakage import leakage
 from deeprec.data.store import PartName, Prepared
+from deeprec.device import choose_device
 from deeprec.errors import ConfigError
 from deeprec.evaluation import entry, report, shown
 from deeprec.evaluation.control import controls
@@ -131,7 +132,7 @@ def _asked(config: EvaluateConfig) -> Asked:
         config.batch_users,
         drawn_users(prepared.judged_users(part), config.max_users, config.seed),
     )
-    systems = open_systems(paths, config.baselines, question)
+    systems = open_systems(paths, config.baselines, question, choose_device(config.device).torch)
     embeddings = [one.embedding_VD for one in systems if one.embedding_VD is not None]
     facts = item_facts(prepared, config.diversity, next(iter(embeddings), None))
     return Asked(

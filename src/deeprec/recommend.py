@@ -25,6 +25,7 @@ from deeprec.data.source import Source, find, open_files
 from deeprec.data.store import SECONDS_PER_DAY, Prepared
 from deeprec.data.translation import Translation, known_only
 from deeprec.data.workspace import Workspace, workspace
+from deeprec.device import choose_device
 from deeprec.errors import ConfigError, DataError
 from deeprec.listing.answering import Histories
 from deeprec.listing.crew import answers
@@ -61,8 +62,9 @@ def recommend(config: RecommendConfig) -> Path:
     if output.suffix not in (".parquet", ".pq"):
         raise ConfigError(f"output={output}: lists are written as Parquet; name it .parquet")
     path = versions.current(Path(config.bundle))
+    device = choose_device(config.device)
     identity = folder.identity(bundle.verify(path))
-    opened = serve.load(path, verify=False)
+    opened = serve.load(path, verify=False, device=device.name)
     check(config, opened)
     exclude_seen = config.exclude_seen
     if exclude_seen is None:

@@ -20,6 +20,7 @@ from deeprec.data.dataset import Batches, JudgedBatches
 from deeprec.data.judge import known_users
 from deeprec.data.store import PartName, Prepared
 from deeprec.data.target import ByKind, Reconstruct, Target
+from deeprec.device import choose_device, precision_note
 from deeprec.errors import ConfigError, DataError, DeeprecError, NonFiniteError
 from deeprec.loss.auto import Auto
 from deeprec.loss.fit import Trained, unfit_engine, unfit_weights
@@ -33,7 +34,6 @@ from deeprec.part import find, instantiate
 from deeprec.schema import Part
 from deeprec.trainer import memory, replay
 from deeprec.trainer.callback import Keeper, Schedule, Watch
-from deeprec.trainer.device import choose_device, precision_note
 from deeprec.trainer.facts import (
     build_loss,
     build_model,
@@ -71,7 +71,7 @@ class Work:
         self.schedule: Schedule = self.loop.schedule
         if self.loop.threads is not None:
             torch.set_num_threads(self.loop.threads)
-        self.device = choose_device(self.loop.device)
+        self.device = choose_device(self.loop.device, "trainer.device")
         target: Target = Reconstruct()
         if config.target is not None:
             target = instantiate(config.target)

@@ -300,7 +300,7 @@ def test_too_many_at_once_are_told_to_come_later(made: Path) -> None:
 def test_another_version_is_taken_up_and_a_damaged_one_is_not(made: Path, tmp_path: Path) -> None:
     shop, measured = tmp_path / "shop", Measured()
     shutil.copytree(made, shop / "1")
-    held = Held(shop, None, measured)
+    held = Held(shop, None, "cpu", measured)
     first = held.served
     assert not held.look()
     assert main(["bundle", "retire", "003", f"bundle={shop}"]) == 0

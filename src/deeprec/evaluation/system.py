@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from deeprec import bundle as bundles
 from deeprec import folder, serve
@@ -65,31 +65,34 @@ class System:
 
 
 def open_systems(
-    paths: Sequence[Path], baselines: Sequence[str], question: Question
+    paths: Sequence[Path], baselines: Sequence[str], question: Question, device: torch.device
 ) -> list[System]:
     """What lies at these places, and the baselines asked for, in this order.
 
     Own items are no recommendation where seen ones are excluded: `own_frequency` is left out there.
+
+    Args:
+        device: where models rank; their lists come back to the CPU.
 
     Raises:
         ConfigError: a path is none of what can be judged, or a run was trained on other data.
         DataError: a file of lists is not what it must be.
         IntegrityError: a run or bundle is damaged.
     """
-    systems = [open_system(path, question) for path in paths]
+    systems = [open_system(path, question, device) for path in paths]
     runs = [system for system in systems if system.kind == "run"]
     names = named([run.name for run in runs], [run.config for run in runs])
     for run, name in zip(runs, names, strict=True):
         run.name = name
-    return [*systems, *_baselines(baselines, question)]
+    return [*systems, *_baselines(baselines, question, device)]
 
 
-def open_system(path: Path, question: Question) -> System:
+def open_system(path: Path, question: Question, device: torch.device) -> System:
     """The run, the bundle or the file of lists at a path."""
     kind = kind_of(path)
     if kind == "run":
-        return _run(path, question)
-    return _bundle(path, question) if kind == "bundle" else _lists(path, question)
+        return _run(path, question, device)
+    return _bundle(path, question, device) if kind == "bundle" else _lists(path, question)
 
 
 def kind_of(path: Path) -> str:
@@ -127,7 +130,7 @@ def trained_on(path: Path) -> Path:
     return Path(RunFolder(path).origin["path"])
 
 
-def _run(path: Path, question: Question) -> System:
+def _run(path: Path, question: Question, device: torch.device) -> System:
     from deeprec.trainer.run import open_run  # likewise
 
     run, prepared = open_run(path), question.prepared
@@ -147,14 +150,15 @@ def _run(path: Path, question: Question) -> System:
     name = called(run.config.model)
     config = to_dict(run.config)
     source = {"run": str(run.path), "seed": run.config.seed, "trained": trained(config)}
+    embedding_VD = _embedding(run.model)
     return System(
         name,
         "run",
-        _lists_of(run.model, question.exclude_seen),
+        _lists_of(run.model, question.exclude_seen, device),
         source,
         config=config,
         training=_training(path),
-        embedding_VD=_embedding(run.model),
+        embedding_VD=embedding_VD,
     )
 
 
@@ -175,9 +179,9 @@ def _training(path: Path) -> list[dict[str, float]]:
         ]
 
 
-def _bundle(path: Path, question: Question) -> System:
+def _bundle(path: Path, question: Question, device: torch.device) -> System:
     identity = folder.identity(bundles.verify(path))
-    bundle = serve.load(path, verify=False)
+    bundle = serve.load(path, verify=False, device=str(device))
     translation = Translation(question.prepared, bundle)
 
     def lists(batch: Batch, k: int) -> Tensor:
@@ -217,7 +221,7 @@ def _lists(path: Path, question: Question) -> System:
     return System(path.stem, "recommendations", lists, source, found, longest=question.k)
 
 
-def _baselines(names: Sequence[str], question: Question) -> Iterator[System]:
+def _baselines(names: Sequence[str], question: Question, device: torch.device) -> Iterator[System]:
     names = [name for name in names if not (question.exclude_seen and name == "own_frequency")]
     if not names:
         return
@@ -227,8 +231,10 @@ def _baselines(names: Sequence[str], question: Question) -> Iterator[System]:
         with console.status(f"fitting {name}"), torch.no_grad():
             for _ in model.solve(known, 0, torch.Generator()):
                 pass
-        yield System(name, "baseline", _lists_of(model, question.exclude_seen))
+        yield System(name, "baseline", _lists_of(model, question.exclude_seen, device))
 
 
-def _lists_of(model: Recommender, exclude_seen: bool) -> ListsOf:
-    return lambda batch, k: rank(model, batch, k, exclude_seen)[0]
+def _lists_of(model: Recommender, exclude_seen: bool, device: torch.device) -> ListsOf:
+    assert isinstance(model, nn.Module)
+    moved: Any = model.to(device)
+    return lambda batch, k: rank(moved, batch.on(device), k, exclude_seen)[0].cpu()

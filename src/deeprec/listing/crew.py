@@ -40,7 +40,7 @@ def answers(
             yield histories, answer(opened, histories, k, exclude_seen)
         return
     threads = max(1, torch.get_num_threads() // processes)
-    start = (str(opened.path), threads)
+    start = (str(opened.path), str(opened.device), threads)
     waiting: deque[tuple[Histories, Future[pa.RecordBatch]]] = deque()
     with ProcessPoolExecutor(processes, get_context("spawn"), _open, start) as pool:
         try:
@@ -68,10 +68,10 @@ def _first(
     return histories, lists.result()
 
 
-def _open(path: str, threads: int) -> None:
+def _open(path: str, device: str, threads: int) -> None:
     global _opened
     torch.set_num_threads(threads)
-    _opened = serve.load(path, verify=False)
+    _opened = serve.load(path, verify=False, device=device)
 
 
 def _answer(sent: Packed, k: int, exclude_seen: bool) -> pa.RecordBatch:

@@ -23,6 +23,7 @@ class Held:
     Args:
         path: a bundle, or a folder of versions.
         name: what the model is called; None: as its folder.
+        device: where models answer.
         measured: where versions are counted.
 
     Raises:
@@ -30,11 +31,12 @@ class Held:
         IntegrityError: it is damaged or answers otherwise than it must.
     """
 
-    def __init__(self, path: Path, name: str | None, measured: Measured) -> None:
-        self._path, self._name, self._measured = path, name, measured
+    def __init__(self, path: Path, name: str | None, device: str, measured: Measured) -> None:
+        self._path, self._name, self._device = path, name, device
+        self._measured = measured
         served = versions.current(path)
         self._seen = fingerprint(served)  # served, or refused
-        self.served = open_version(served, name)
+        self.served = open_version(served, name, device)
         self.loaded = {self.served.version: self.served}
         self._tell()
 
@@ -60,7 +62,7 @@ class Held:
             return False
         self._seen = found
         try:
-            opened = open_version(path, self._name)
+            opened = open_version(path, self._name, self._device)
         except (DeeprecError, BundleError, RuntimeError, ValueError, OSError) as error:
             LOG.error("refused %s, still serving version %s: %s", path, self.served.version, error)
             self._measured.reloads.labels("refused").inc()

@@ -23,19 +23,20 @@ class Opened:
     catalog: CatalogSearch
 
 
-def open_version(path: Path, name: str | None) -> Opened:
+def open_version(path: Path, name: str | None, device: str) -> Opened:
     """Loads a bundle once nothing speaks against it.
 
     Args:
         path: the bundle.
         name: what it is called; None: as its folder.
+        device: where its model answers.
 
     Raises:
         ConfigError: there is no such bundle.
         IntegrityError: a file is damaged, or a golden request is answered otherwise.
     """
     manifest = bundle.verify(path)
-    opened = serve.load(path, verify=False)
+    opened = serve.load(path, verify=False, device=device)
     with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]  # as in batcher.py
         differences = list(opened.golden())
     if differences:

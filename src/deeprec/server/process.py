@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from deeprec.config import ServeConfig
 from deeprec.console import console
+from deeprec.device import choose_device
 from deeprec.errors import ConfigError, Interrupted
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def server_of(config: ServeConfig) -> "Server":
     except ModuleNotFoundError as error:
         raise ConfigError(f"{NEEDED} ({error})") from error
     measured = Measured()
-    held = Held(Path(config.bundle), config.name, measured)
+    held = Held(Path(config.bundle), config.name, choose_device(config.device).name, measured)
     most = held.served.bundle.policy["limits"]
     batcher = Batcher(
         max_waiting=config.max_waiting,

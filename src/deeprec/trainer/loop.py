@@ -9,8 +9,8 @@ from lightning.pytorch import Trainer
 
 from deeprec.data.datamodule import DataModule
 from deeprec.data.grouping import Grouping
+from deeprec.device import DeviceName, Precision
 from deeprec.trainer.callback import Keeper, ProgressBar, Schedule
-from deeprec.trainer.device import DeviceName, Precision
 from deeprec.trainer.module import Training
 from deeprec.trainer.saving import OnDiskFull
 

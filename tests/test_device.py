@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from deeprec.trainer.device import choose_device, precision_note
+from deeprec.device import choose_device, precision_note
 
 
 @pytest.mark.parametrize(

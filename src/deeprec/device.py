@@ -23,8 +23,12 @@ class Device:
         return torch.device(self.name)
 
 
-def choose_device(wanted: DeviceName) -> Device:
+def choose_device(wanted: DeviceName, key: str = "device") -> Device:
     """The wanted device; `auto` takes CUDA where its driver answers, and the CPU otherwise.
+
+    Args:
+        wanted: what the config says.
+        key: where it says so.
 
     Raises:
         ConfigError: CUDA is wanted and does not answer.
@@ -33,8 +37,8 @@ def choose_device(wanted: DeviceName) -> Device:
         return Device("cuda", f"cuda ({torch.cuda.get_device_name()})")
     if wanted == "cuda":
         raise ConfigError(
-            "trainer.device=cuda: no CUDA device answers this build of torch "
-            f"({torch.__version__}); run deeprec doctor, or use trainer.device=cpu"
+            f"{key}=cuda: no CUDA device answers this build of torch "
+            f"({torch.__version__}); run deeprec doctor, or use {key}=cpu"
         )
     reason = "as configured" if wanted == "cpu" else "no CUDA device answers"
     return Device("cpu", f"cpu, {torch.get_num_threads()} threads ({reason})")
