@@ -9,7 +9,7 @@ import torch
 from dense import DenseSteps
 from histories import drawn, prepared
 from matrix_rate import products
-from on_device import DEVICE, STEPS, Report, Runner, Timed, in_turns
+from on_device import DEVICE, STEPS, Report, Runner, Timed, in_turns, kernels
 from ours import COMMON, OurSteps
 from step import (
     BATCH_USERS,
@@ -49,6 +49,10 @@ def measure_steps(report: Report, folder: Path) -> None:
                 ours = name + NARROW if compared != DENSE and name == EXACT else name
                 reached = taken[compared].ms / taken[ours].ms
                 report.goal(f"{part}: {compared} over {ours}", goal, reached, "higher", "times")
+        with report.section(f"kernels of {part}"):
+            there = [name for name in runners if name.endswith(THERE)]
+            found = [f"{name.removesuffix(THERE)} {kernels(runners[name][0])}" for name in there]
+            report.conditions[f"kernels of a {part}"] = ", ".join(found)
 
 
 def our_systems(users: Prepared, hidden_dims: list[int]) -> dict[str, OurSteps]:
@@ -110,7 +114,7 @@ def floors(width: int) -> dict[str, Runner]:
 
 
 def host_times(systems: dict[str, OurSteps]) -> dict[str, Timed]:
-    """What the thread that makes batches takes for one, alone."""
+    """What the thread that makes batches takes for one, alone, pinned where a GPU is to have it."""
     told = {EXACT: "exact softmax", SAMPLED: "sampled softmax", OWN: "own targets"}
     return {
         f"a batch made on the host, {words}": Timed(made_in(systems[name]), None, None)

@@ -5,6 +5,7 @@ between steps. Systems take turns. Without a GPU the same runs on the processor,
 does.
 """
 
+import gc
 import statistics
 import time
 import traceback
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from page import Goal, Measured, keep
 from sized import sized
+from torch.profiler import ProfilerActivity, profile
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 STEPS, ROUNDS, WARM = sized((20, 3, 3), quick=(2, 1, 1))
@@ -87,6 +89,21 @@ def wait() -> None:
         torch.cuda.synchronize()
 
 
+def kernels(advance: Callable[[], object], steps: int = 3) -> str:
+    """How many kernels and copies a step asks for, and how long they take, one after the other."""
+    advance()
+    wait()
+    activity = ProfilerActivity.CUDA if DEVICE.type == "cuda" else ProfilerActivity.CPU
+    with profile(activities=[activity]) as traced:
+        for _ in range(steps):
+            advance()
+        wait()
+    ran = [event for event in traced.events() or [] if not event.is_user_annotation]
+    ran = [event for event in ran if event.device_type.name.lower() == DEVICE.type]
+    ms = sum(event.time_range.elapsed_us() for event in ran) / 1000 / steps
+    return f"{len(ran) / steps:.0f} taking {ms:.3g} ms"
+
+
 class Report:
     """What was found so far, printed and kept as it comes.
 
@@ -144,6 +161,7 @@ class Report:
             self.conditions[f"failed, {name}"] = type(error).__name__
             keep(self.found())
         finally:
+            gc.collect()  # systems hold themselves, by their endless batches
             torch.cuda.empty_cache()
             print(f"# {name}: {time.monotonic() - before:.1f} s", flush=True)
 
