@@ -21,8 +21,8 @@ from gpu_catalogs import measure_catalogs
 from gpu_dsstne import measure_dsstne
 from gpu_lists import measure_lists
 from gpu_losses import measure_losses
-from gpu_steps import measure_steps
-from on_device import DEVICE, ROUNDS, STEPS, WARM, Report
+from gpu_steps import measure_steps, tell_kernels
+from on_device import DEVICE, ROUNDS, STEPS, WARM, Report, Runner
 from page import Measured, Plot, show
 from sized import QUICK
 from step import BATCH_USERS, DROPOUT, ITEMS
@@ -33,11 +33,11 @@ CLAIM = "On a GPU too, a training step takes a fraction of the commonly written 
 def measure() -> Measured:
     if DEVICE.type != "cuda" and not QUICK:
         sys.exit("gpu measures on a CUDA device, and none answers; --quick tries it without one")
-    report = Report(CLAIM, conditions())
+    report, there = Report(CLAIM, conditions()), dict[str, Runner]()
     with TemporaryDirectory() as made:
         folder = Path(made)
         with report.section("steps"):
-            measure_steps(report, folder / "steps")
+            there = measure_steps(report, folder / "steps")
         with report.section("dsstne"):
             measure_dsstne(report, folder / "dsstne")
         with report.section("losses"):
@@ -47,6 +47,8 @@ def measure() -> Measured:
         for backend in ("torch", "torchrec"):
             with report.section(f"catalogs, {backend}"):
                 measure_catalogs(report, folder, backend)
+        with report.section("kernels"):  # last: what traces kernels may slow what comes after it
+            tell_kernels(report, there)
     if not report.rows or (QUICK and report.failed):
         raise RuntimeError(f"failed: {', '.join(report.failed)}")
     return report.found(plots(report.rows))
