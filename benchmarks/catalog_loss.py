@@ -28,18 +28,22 @@ from deeprec.loss.marginal import Marginal
 from deeprec.loss.softmax import Softmax
 
 USERS, ITEMS, WIDTH, TARGETS, ROUNDS = sized((512, 30_000, 256, 30, 7), quick=(8, 200, 8, 5, 1))
+CPU = torch.device("cpu")
 
 Problem = tuple[Tensor, Tensor, Tensor, Jagged]  # hidden, weight, bias, target
 Form = Callable[[Tensor, Tensor, Tensor, Jagged], Tensor]
 
 
-def problem(items: int = ITEMS, width: int = WIDTH) -> Problem:
+def problem(
+    items: int = ITEMS, width: int = WIDTH, users: int = USERS, device: torch.device = CPU
+) -> Problem:
     draw = torch.Generator().manual_seed(0)
-    hidden = torch.randn(USERS, width, generator=draw).requires_grad_()
-    weight = (torch.randn(items, width, generator=draw) * 0.05).requires_grad_()
-    bias = torch.zeros(items, requires_grad=True)
-    rows = [torch.randperm(items, generator=draw)[:TARGETS].sort().values for _ in range(USERS)]
-    return hidden, weight, bias, Jagged(torch.cat(rows), torch.arange(USERS + 1) * TARGETS)
+    hidden = torch.randn(users, width, generator=draw)
+    weight = torch.randn(items, width, generator=draw) * 0.05
+    rows = [torch.randperm(items, generator=draw)[:TARGETS].sort().values for _ in range(users)]
+    target = Jagged(torch.cat(rows), torch.arange(users + 1) * TARGETS)
+    hidden, weight, bias = (each.to(device) for each in (hidden, weight, torch.zeros(items)))
+    return hidden.requires_grad_(), weight.requires_grad_(), bias.requires_grad_(), target
 
 
 def dense_target(target: Jagged, num_items: int) -> Tensor:

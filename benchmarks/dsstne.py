@@ -15,8 +15,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from dense import CPU, batches
 from histories import drawn, prepared
 from ours import COMMON, OurSteps
 from page import Measured, show
@@ -59,29 +59,44 @@ class Plain(nn.Module):
 
 
 class PlainSteps:
-    """One step after another on shuffled users."""
+    """One step after another on shuffled users; as `DenseSteps`, but for the sparse input."""
 
-    def __init__(self, part: Part, start: Mapping[str, Tensor]) -> None:
-        self.part, self.model = part, Plain(start)
+    def __init__(
+        self,
+        part: Part,
+        start: Mapping[str, Tensor],
+        *,
+        narrow: bool = False,
+        device: torch.device = CPU,
+        prefetch: int = 0,
+    ) -> None:
+        self.model, self.narrow, self.device = Plain(start).to(device), narrow, device
         self.optimizer = torch.optim.RMSprop(self.model.parameters(), lr=LR, alpha=SMOOTHING)
-        self.draw, self.order = np.random.default_rng(1), np.zeros(0, np.int64)
+        self.batches = batches(part, batch_users=BATCH_USERS, device=device, prefetch=prefetch)
+        self.losses: list[Tensor] = []
 
     def step(self) -> float:
-        if len(self.order) < BATCH_USERS:
-            self.order = self.draw.permutation(len(self.part.lengths))
-        users, self.order = self.order[:BATCH_USERS], self.order[BATCH_USERS:]
-        taken = self.part.take(users)
-        items_N = torch.from_numpy(taken.items.astype(np.int64))
-        offsets_B1 = torch.from_numpy(taken.offsets)
-        target_BV = torch.zeros(len(users), ITEMS)
-        target_BV[torch.repeat_interleave(offsets_B1.diff()), items_N] = 1.0
-        scores_BV = self.model(items_N, offsets_B1)
-        loss = F.binary_cross_entropy_with_logits(scores_BV, target_BV, reduction="sum")
-        loss = loss / len(users)
+        self.advance()
+        return self.loss()
+
+    def advance(self) -> None:
+        """A step whose loss is not looked at, for which a GPU would be waited for."""
+        rows = next(self.batches).to(self.device)
+        target_BV = rows.multi_hot(ITEMS)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.narrow):
+            scores_BV = self.model(rows.items, rows.offsets)
+            loss = F.binary_cross_entropy_with_logits(scores_BV, target_BV, reduction="sum")
+        loss = loss / len(target_BV)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it so
         self.optimizer.step()
-        return loss.item()
+        self.losses.append(loss.detach())
+
+    def loss(self) -> float:
+        """The mean over the steps since it was asked for last."""
+        found = torch.stack(self.losses).mean().item()
+        self.losses.clear()
+        return found
 
 
 def words() -> list[str]:

@@ -41,7 +41,11 @@ LOSSES: dict[str, tuple[Callable[[], Callable[..., Tensor]], str]] = {
 
 
 def products(
-    hidden_BD: Tensor, weight_VD: Tensor, bias_V: Tensor, dtype: torch.dtype
+    hidden_BD: Tensor,
+    weight_VD: Tensor,
+    bias_V: Tensor,
+    dtype: torch.dtype,
+    block_items: int = BLOCK_ITEMS,
 ) -> Callable[[], object]:
     """The three of them, block by block, the gradient of the table written whole."""
     hidden_BD, weight_VD, bias_V = (
@@ -52,7 +56,7 @@ def products(
     def run() -> None:
         of_hidden_BD = torch.zeros_like(hidden_BD)
         blocks = zip(
-            *(torch.split(each, BLOCK_ITEMS) for each in (weight_VD, of_weight_VD, bias_V))
+            *(torch.split(each, block_items) for each in (weight_VD, of_weight_VD, bias_V))
         )
         for weight_CD, into_CD, bias_C in blocks:
             scores_BC = torch.addmm(bias_C, hidden_BD, weight_CD.T)

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from lightning.fabric.utilities.apply_func import move_data_to_device
 from torch import Tensor, nn
 
 from deeprec.batch import Arranged
@@ -22,6 +23,7 @@ COMMON = (  # as the dense form and RecBole do it
     "optimizer.decay=0",
     "trainer.prefetch_batches=0",  # made in the step and counted in it
 )
+CPU = torch.device("cpu")
 
 
 class Alone(Training):
@@ -49,11 +51,24 @@ class OurSteps:
         prepared: the users.
         words: overrides of `deeprec train`.
         narrow: products in bfloat16, as `trainer.precision=bfloat16` has them.
+        device: where the model is.
+        prefetch: batches made ahead by a thread of their own; None: as the words say.
     """
 
-    def __init__(self, prepared: Prepared, words: Sequence[str], *, narrow: bool = False) -> None:
-        self.work, self.training = work_of(prepared, words)
-        self.narrow = narrow
+    def __init__(
+        self,
+        prepared: Prepared,
+        words: Sequence[str],
+        *,
+        narrow: bool = False,
+        device: torch.device = CPU,
+        prefetch: int | None = None,
+    ) -> None:
+        self.work, self.training = work_of(prepared, [*words, f"trainer.device={device.type}"])
+        self.training.to(device)
+        if prefetch is not None:
+            self.work.data.training.prefetch = prefetch
+        self.narrow, self.device = narrow, device
         self.batches = self.endless()
 
     def endless(self) -> Iterator[Arranged]:
@@ -62,9 +77,25 @@ class OurSteps:
 
     def step(self) -> float:
         """Returns its loss."""
-        batch = next(self.batches)
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.narrow):
+        self.advance()
+        return self.loss()
+
+    def advance(self) -> None:
+        """A step whose loss is not looked at, for which a GPU would be waited for."""
+        self.take(self.ready())
+
+    def ready(self) -> Arranged:
+        """The next batch, on the device."""
+        batch: Arranged = move_data_to_device(next(self.batches), self.device)
+        return batch
+
+    def take(self, batch: Arranged) -> None:
+        """A step on this batch."""
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.narrow):
             self.training.training_step(batch, 0)
+
+    def loss(self) -> float:
+        """The mean over users since it was asked for last."""
         return self.training.mean_loss()
 
     def start(self) -> dict[str, Tensor]:

@@ -7,11 +7,13 @@ why a figure misses its goal, or what it does not say.
 """
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 FOLDER = Path(__file__).parent
+UNFINISHED = "BENCHMARKS_UNFINISHED"
 # as a reader goes: what a step costs, what that buys, what grows; scripts not named here follow
 ORDER = (
     "step",
@@ -22,6 +24,7 @@ ORDER = (
     "time_to_ndcg",
     "equal_minutes",
     "gram",
+    "gpu",
 )
 TITLE = """# Benchmarks
 
@@ -75,6 +78,12 @@ class Result(TypedDict):
     name: str
     ran: Mapping[str, Any]  # command, date, machine, versions, others
     found: Measured
+
+
+def keep(found: Measured) -> None:
+    """What a long script has found so far, where run.py asks for it: a run cut off still tells."""
+    if path := os.environ.get(UNFINISHED):
+        Path(path).write_text(json.dumps(found) + "\n")
 
 
 def show(found: Measured) -> None:

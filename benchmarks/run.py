@@ -11,6 +11,8 @@ Other libraries live in environments of their own; what is not given is left out
     --irspack PYTHON     with irspack 0.5.2, dm-haiku, jax, optax, implicit 0.7.3
     --evaluation PYTHON  with ranx 0.3.21, ir-measures 0.4.3, torchmetrics 1.9.0, implicit 0.7.3
     --ml1m FOLDER        MovieLens 1M, prepared
+
+gpu is left out as well where no CUDA device answers.
 """
 
 import argparse
@@ -21,12 +23,14 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
+import torch
 from draw import draw_all
-from page import FOLDER, page, results
+from page import FOLDER, UNFINISHED, page, results
 from sized import VARIABLE
 
 GIVEN = {
@@ -36,6 +40,7 @@ GIVEN = {
     "ml1m": "PREPARED_ML1M",
 }
 NEEDS = {"time_to_ndcg": "ml1m"}
+ON_CUDA = {"gpu"}
 ALONE = 0.05  # of the machine: what others may take of an idle one
 MEASURE = """
 import importlib, json, pathlib, sys
@@ -56,13 +61,28 @@ def main() -> None:
     if arguments.quick:
         command = [sys.executable, "quick.py", *names]
         sys.exit(subprocess.call(command, cwd=FOLDER, env=environment | {VARIABLE: "1"}))
-    for name in [] if arguments.page else names:
-        needed = NEEDS.get(name)
-        if needed and GIVEN[needed] not in environment:
-            print(f"{name} is left out: it needs --{needed}")
-        else:
+    if not arguments.page:
+        for name in able(names, environment, named=bool(arguments.names)):
             store(name, environment, given(arguments))
     make_page(FOLDER)
+
+
+def able(names: list[str], environment: Mapping[str, str], *, named: bool) -> list[str]:
+    """Those of the scripts that have what they need here; what was asked for by name must."""
+    left_out = {name: lack for name in names if (lack := lacking(name, environment))}
+    told = [f"{name} is left out: it needs {lack}" for name, lack in left_out.items()]
+    if named and told:
+        sys.exit("\n".join(told))
+    print("\n".join(told))
+    return [name for name in names if name not in left_out]
+
+
+def lacking(name: str, environment: Mapping[str, str]) -> str | None:
+    """What a script needs and this machine or command does not give."""
+    if name in ON_CUDA:
+        return None if torch.cuda.is_available() else "a CUDA device, and none answers"
+    needed = NEEDS.get(name)
+    return f"--{needed}" if needed and GIVEN[needed] not in environment else None
 
 
 def parsed() -> argparse.Namespace:
@@ -93,17 +113,19 @@ def store(name: str, environment: dict[str, str], flags: str) -> None:
     unfinished = path.with_suffix(".unfinished")
     command = [sys.executable, "-c", MEASURE, name, str(unfinished)]
     busy, own, started = busy_seconds(), own_seconds(), time.monotonic()
+    environment = {**environment, UNFINISHED: str(unfinished)}
     subprocess.run(command, check=True, cwd=FOLDER, env=environment)
     others = busy_seconds() - busy - (own_seconds() - own)
     share = max(0.0, others) / (time.monotonic() - started) / (os.cpu_count() or 1)
+    found = json.loads(unfinished.read_text())
     ran = {
         "command": f"python benchmarks/run.py {name}{flags if uses_flags(name) else ''}",
         "date": str(date.today()),
-        "machine": f"{processor()}, {os.cpu_count()} cores, no GPU used",
+        "machine": f"{processor()}, {os.cpu_count()} cores, "
+        f"{found['conditions'].get('GPU', 'no GPU used')}",
         "versions": f"Python {platform.python_version()}, torch {version('torch')}",
         "others": "idle but for it" if share < ALONE else f"others took {share:.0%} of the machine",
     }
-    found = json.loads(unfinished.read_text())
     unfinished.unlink()
     path.write_text(json.dumps({"name": name, "ran": ran, "found": found}, indent=1) + "\n")
 

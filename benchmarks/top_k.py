@@ -22,19 +22,26 @@ from deeprec.model.topk import top_k
 
 USERS, WIDTH, SEEN, ROUNDS = sized((256, 128, 70, 7), quick=(8, 8, 5, 1))
 CATALOGS = sized((20_000, 100_000), quick=(300, 500))
-NONE = torch.zeros(0, dtype=torch.int64), torch.zeros(USERS + 1, dtype=torch.int64)
+CPU = torch.device("cpu")
 
 
-def problem(num_items: int, ties: bool) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    draw = torch.Generator().manual_seed(0)
+def problem(
+    num_items: int,
+    ties: bool,
+    *,
+    users: int = USERS,
+    width: int = WIDTH,
+    device: torch.device = CPU,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    draw = torch.Generator(device).manual_seed(0)
 
     def drawn(*shape: int) -> Tensor:
-        numbers = torch.randn(shape, generator=draw)
+        numbers = torch.randn(shape, generator=draw, device=device)
         return numbers.round() if ties else numbers  # whole scores
 
-    hidden, weight, bias = drawn(USERS, WIDTH), drawn(num_items, WIDTH), drawn(num_items)
-    seen = [torch.randperm(num_items, generator=draw)[:SEEN] for _ in range(USERS)]
-    return hidden, weight, bias, torch.cat(seen), torch.arange(USERS + 1) * SEEN
+    hidden, weight, bias = drawn(users, width), drawn(num_items, width), drawn(num_items)
+    seen = torch.randint(num_items, (users * SEEN,), generator=draw, device=device)
+    return hidden, weight, bias, seen, torch.arange(users + 1, device=device) * SEEN
 
 
 def product(hidden: Tensor, weight: Tensor, bias: Tensor, *_: object) -> None:
@@ -52,7 +59,8 @@ def naive(
 def ours(
     hidden: Tensor, weight: Tensor, bias: Tensor, seen: Tensor, offsets: Tensor, k: int
 ) -> None:
-    top_k(Encoded(hidden, *NONE, torch.zeros(0)), weight, bias, k, seen, offsets)
+    none = seen[:0], torch.zeros_like(offsets)
+    top_k(Encoded(hidden, *none, hidden.new_zeros(0)), weight, bias, k, seen, offsets)
 
 
 FORMS: dict[str, Callable[..., None]] = {"product": product, "naive": naive, "ours": ours}

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 STORED = sorted((BENCHMARKS / "results").glob("*.json"))
@@ -64,7 +65,8 @@ def test_a_result_says_how_it_came_about_and_not_where(page: ModuleType, stored:
 @pytest.mark.slow
 def test_scripts_run_whole_and_store_nothing() -> None:
     """Those that start few processes; `run.py --quick` runs all of them."""
-    names = ["dsstne", "equal_minutes", "input_side", "loader", "matrix_rate", "step", "top_k"]
+    names = ["dsstne", "equal_minutes", "gpu", "input_side", "loader", "matrix_rate"]
+    names += ["step", "top_k"]
     before = {path: path.read_bytes() for path in (BENCHMARKS / "results").iterdir()}
     environment = os.environ | {"PYTHONPATH": str(BENCHMARKS.parent / "src")}
     command = [sys.executable, str(BENCHMARKS / "run.py"), "--quick", *names]
@@ -73,6 +75,26 @@ def test_scripts_run_whole_and_store_nothing() -> None:
     ran = [line.split()[0] for line in done.stdout.splitlines() if " runs, " in line]
     assert ran == names
     assert before == {path: path.read_bytes() for path in (BENCHMARKS / "results").iterdir()}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="here it has its GPU")
+def test_without_a_gpu_its_benchmark_is_left_out_and_refused_by_name(
+    page: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = importlib.import_module("run")
+    assert run.able(["gpu", "step"], {}, named=False) == ["step"]
+    assert "gpu is left out: it needs a CUDA device" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="gpu is left out: it needs a CUDA device"):
+        run.able(["gpu", "step"], {}, named=True)
+
+
+def test_a_script_cut_off_leaves_what_it_found(
+    page: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page.keep({"claim": "nobody asked", "conditions": {}, "rows": [], "goals": []})
+    monkeypatch.setenv(page.UNFINISHED, str(tmp_path / "found"))
+    page.keep({"claim": "so far", "conditions": {}, "rows": [{"ms": 1.0}], "goals": []})
+    assert json.loads((tmp_path / "found").read_text())["rows"] == [{"ms": 1.0}]
 
 
 def test_a_missed_goal_has_its_reason_beside_the_script(page: ModuleType) -> None:

@@ -1,0 +1,97 @@
+"""Claim: on a GPU too, a step takes a fraction of the commonly written one.
+
+Wall milliseconds a step: chains of steps between which the GPU is not waited for, systems in turns
+in one process, the median of chains. Batches are made ahead by a thread, for every system alike.
+Beside each step stands the same with a batch that lies on the GPU already: what is left is the
+GPU's own time, or the program's that asks it. The dense form builds its rows on the GPU and has
+torch's fused Adam. A section that fails is told, and the next one begins.
+
+    python benchmarks/run.py gpu             # where a CUDA device answers
+    python benchmarks/run.py --quick gpu     # anywhere: whether it runs
+"""
+
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from gpu_catalogs import measure_catalogs
+from gpu_dsstne import measure_dsstne
+from gpu_lists import measure_lists
+from gpu_losses import measure_losses
+from gpu_steps import measure_steps, tell_kernels
+from on_device import DEVICE, ROUNDS, STEPS, WARM, Report, Runner
+from page import Measured, Plot, show
+from sized import QUICK
+from step import BATCH_USERS, DROPOUT, ITEMS
+
+CLAIM = "On a GPU too, a training step takes a fraction of the commonly written one."
+
+
+def measure() -> Measured:
+    if DEVICE.type != "cuda" and not QUICK:
+        sys.exit("gpu measures on a CUDA device, and none answers; --quick tries it without one")
+    report, there = Report(CLAIM, conditions()), dict[str, Runner]()
+    with TemporaryDirectory() as made:
+        folder = Path(made)
+        with report.section("steps"):
+            there = measure_steps(report, folder / "steps")
+        with report.section("dsstne"):
+            measure_dsstne(report, folder / "dsstne")
+        with report.section("losses"):
+            measure_losses(report)
+        with report.section("lists"):
+            measure_lists(report)
+        for backend in ("torch", "torchrec"):
+            with report.section(f"catalogs, {backend}"):
+                measure_catalogs(report, folder, backend)
+        with report.section("kernels"):  # last: what traces kernels may slow what comes after it
+            tell_kernels(report, there)
+    if not report.rows or (QUICK and report.failed):
+        raise RuntimeError(f"failed: {', '.join(report.failed)}")
+    return report.found(plots(report.rows))
+
+
+def conditions() -> dict[str, Any]:
+    cuda = DEVICE.type == "cuda"
+    return {
+        "GPU": torch.cuda.get_device_name() if cuda else None,
+        "CUDA": torch.version.cuda if cuda else None,
+        "TorchRec": installed("torchrec"),
+        "fbgemm": installed("fbgemm-gpu"),
+        "float32 products": torch.get_float32_matmul_precision(),
+        "items of the steps": ITEMS,
+        "users in a batch": BATCH_USERS,
+        "input dropout": DROPOUT,
+        "steps in a chain": STEPS,
+        "steps before it": WARM,
+        "chains": ROUNDS,
+    }
+
+
+def installed(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "none"
+
+
+def plots(rows: list[dict[str, Any]]) -> list[Plot]:
+    """The steps of each network."""
+    parts = dict.fromkeys(row["part"] for row in rows if row["part"].startswith("step "))
+    return [
+        {
+            "kind": "bar",
+            "x": "what",
+            "y": ["ms"],
+            "title": f"{part}: ms on the GPU",
+            "rows": [{"what": row["what"], "ms": row["ms"]} for row in rows if row["part"] == part],
+        }
+        for part in parts
+    ]
+
+
+if __name__ == "__main__":
+    show(measure())
