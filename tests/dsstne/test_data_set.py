@@ -79,7 +79,7 @@ def test_what_generate_replaces_is_told(tmp_path: Path, capsys: pytest.CaptureFi
     assert f"replaced {tmp_path}/d.nc, which was there" in said
     assert "features, which was there" not in said
     made(tmp_path, "k1\tf3\n", grow="create")
-    assert f"replaced {tmp_path}/features, which was there; data sets" in capsys.readouterr().out
+    assert f"replaced {tmp_path}/features, which was there; where" in capsys.readouterr().out
 
 
 def test_a_file_is_not_two_of_them(tmp_path: Path) -> None:
@@ -89,6 +89,9 @@ def test_a_file_is_not_two_of_them(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"-i, -o, -f and -s must be four files, got .*s twice"):
         command.run(["generate", *paths])
     assert (tmp_path / "s").read_text() == "k1\tf1\n"
+    paths[4] = str(tmp_path)
+    with pytest.raises(ConfigError, match=r"o\.nc lies in .*, all of which is read as samples"):
+        command.run(["generate", *paths])
 
 
 def test_rows_come_in_the_order_of_the_sample_index(tmp_path: Path) -> None:

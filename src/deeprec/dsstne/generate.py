@@ -79,6 +79,8 @@ def _check_places(samples: Path, *written: Path) -> None:
     for path, place in zip((samples, *written), places, strict=True):
         if places.count(place) > 1:
             raise ConfigError(f"-i, -o, -f and -s must be four files, got {path} twice")
+        if place.parent == places[0]:
+            raise ConfigError(f"{path} lies in {samples}, all of which is read as samples")
 
 
 def _write(output: Path, data_set: DataSet, indices: Mapping[Path, Mapping[str, int]]) -> None:
@@ -155,7 +157,7 @@ def _tell_what_is_gone(output: Path, feature_index: Path, data_set: bool, index:
         console.print(f"[yellow]note[/yellow] replaced {output}, which was there", soft_wrap=True)
     if index:
         console.print(
-            f"[yellow]note[/yellow] replaced {feature_index}, which was there; data sets and "
-            "networks made with the old one do not fit the new one",
+            f"[yellow]note[/yellow] replaced {feature_index}, which was there; where it had other "
+            "numbers, data sets and networks made with it do not fit the new one",
             soft_wrap=True,
         )
