@@ -22,7 +22,7 @@ from deeprec.trainer.loop import Loop
 from deeprec.trainer.module import Training
 from deeprec.trainer.run import RunFolder, open_run, refuse_foreign, refuse_to_overwrite
 from deeprec.trainer.solving import Solving
-from deeprec.work import READ, Work
+from deeprec.work import READ, Work, next_of
 
 GOING_ON = ("auto", "must")  # with the run in output_dir, if there is one, or in any case
 
@@ -102,7 +102,7 @@ def _together(
     if (best := the_only(weights)) is not None:
         console.print(f"{runs[best].path.name} alone is as good as any blend of these")
         runs[best].path.rename(output)
-        console.print(f"run: {output}\nnext: deeprec evaluate run={output}", soft_wrap=True)
+        console.print(f"run: {output}\nnext: {next_of(output, prepared)}", soft_wrap=True)
     else:
         written(output, runs, weights, prepared, configs[0].seed, watch)
     folder.remove(place)

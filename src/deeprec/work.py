@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -159,9 +160,7 @@ class Work:
                 f"best: epoch {best_epoch}, validation ndcg@100 {progress.best_score:.4f}; "
                 f"{'evaluate and export take' if judged else 'export takes'} it"
             )
-        evaluated, exported = "deeprec evaluate run=", "no holdout to judge on; deeprec export run="
-        further = f"{evaluated if judged else exported}{run.path}"
-        console.print(f"run: {run.path}\nnext: {further}", soft_wrap=True)
+        console.print(f"run: {run.path}\nnext: {next_of(run.path, self.prepared)}", soft_wrap=True)
 
     def _arranged(self, batch: Batch, draw: torch.Generator) -> Arranged:
         """What a step reads, ready to be moved to the device."""
@@ -392,6 +391,13 @@ class Work:
             progress.validations_since_best >= schedule.patience
         )
         return enough or progress.epoch >= schedule.max_epochs
+
+
+def next_of(run: Path, prepared: Prepared) -> str:
+    """What can be done with a run, in words and a command."""
+    if prepared.has_holdout:
+        return f"deeprec evaluate run={run}"
+    return f"no holdout to judge on; deeprec export run={run}"
 
 
 def _data(config: TrainConfig, prepared: Prepared, target: Target, loop: Loop) -> DataModule:

@@ -6,7 +6,7 @@ import netCDF4
 import numpy as np
 import pytest
 
-from deeprec.dsstne import train_data
+from deeprec.dsstne import command, train_data
 from deeprec.dsstne.data_set import (
     Attribute,
     DataSet,
@@ -68,6 +68,30 @@ def test_a_failed_generate_changes_no_file(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {
         *["d.nc", "features", "samples", "samples.txt"]
     }
+
+
+def test_what_generate_replaces_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As in DSSTNE, it is replaced; in DSSTNE, without a word."""
+    made(tmp_path, "k1\tf1:f2\n", grow="create")
+    assert "replaced" not in capsys.readouterr().out
+    made(tmp_path, "k1\tf2\n")
+    said = capsys.readouterr().out
+    assert f"replaced {tmp_path}/d.nc, which was there" in said
+    assert "features, which was there" not in said
+    made(tmp_path, "k1\tf3\n", grow="create")
+    assert f"replaced {tmp_path}/features, which was there; where" in capsys.readouterr().out
+
+
+def test_a_file_is_not_two_of_them(tmp_path: Path) -> None:
+    flags = ["-d", "d", "-c", "-i", "s", "-o", "o.nc", "-f", "f", "-s", "./s"]
+    paths = [str(tmp_path / one) if one[0] in "sof." else one for one in flags]
+    (tmp_path / "s").write_text("k1\tf1\n")
+    with pytest.raises(ConfigError, match=r"-i, -o, -f and -s must be four files, got .*s twice"):
+        command.run(["generate", *paths])
+    assert (tmp_path / "s").read_text() == "k1\tf1\n"
+    paths[4] = str(tmp_path)
+    with pytest.raises(ConfigError, match=r"o\.nc lies in .*, all of which is read as samples"):
+        command.run(["generate", *paths])
 
 
 def test_rows_come_in_the_order_of_the_sample_index(tmp_path: Path) -> None:
@@ -201,11 +225,11 @@ def test_a_width_that_memory_has_no_room_for_is_refused_and_not_tried(
     path = foreign(tmp_path / "d.nc", width0=2**31 - 1)
     monkeypatch.setattr(train_data, "available_bytes", lambda _: 64 * 1024**3)
     with pytest.raises(ResourceError, match="'old' has width 2,147,483,647; a catalog of so many"):
-        train_data.data_set_of(path, "old")
+        train_data.data_set_of("old", path)
     with netCDF4.Dataset(path, "a") as file:
         file.width0 = np.uint64(2**40)
     with pytest.raises(DataError, match="width0 must be 0 or more and below 2147483648"):
-        train_data.data_set_of(path, "old")
+        train_data.data_set_of("old", path)
 
 
 def test_what_contradicts_itself_is_refused(tmp_path: Path) -> None:

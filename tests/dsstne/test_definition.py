@@ -255,6 +255,13 @@ def test_the_command_says_every_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "#   Denoising.p: mapped" in text
 
 
+def test_what_is_refused_stands_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "n.json").write_text(json.dumps({"Layers": [{}, {"N": 2}, {"Kind": "Target"}]}))
+    with pytest.raises(ConfigError, match="cannot be brought over"):
+        command.run(["import-network", str(tmp_path / "n.json")])
+    assert "refused" not in capsys.readouterr().out
+
+
 def test_what_is_no_definition_is_refused(tmp_path: Path) -> None:
     (tmp_path / "n.json").write_text("{")
     with pytest.raises(DataError, match="cannot be read as JSON"):

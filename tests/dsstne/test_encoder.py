@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from deeprec.dsstne import command, validate
-from deeprec.dsstne.data_set import DataSet, sparse, write_data_sets
+from deeprec.dsstne.data_set import DataSet, read_data_sets, sparse, write_data_sets
 from deeprec.dsstne.encoder import read_told
 from deeprec.dsstne.network_file import write_network
 from deeprec.errors import ConfigError, DataError, NonFiniteError
@@ -37,16 +37,19 @@ def test_defaults_and_keys_in_any_case(tmp_path: Path) -> None:
                 TrainingParameters=steps)  # fmt: skip
     found = read_told(Path(path))
     assert (found.interval, found.multiplier) == (20, 0.5)
-    assert (found.command, found.network, found.data) == ("train", "n.json", "d.nc")
+    assert (found.command, found.network, found.data) == ("train", "n.json", ("d.nc",))
     assert (found.epochs, found.alpha, found.mu, found.decay) == (3, 0.1, 0.9, 0.5)
     assert [one.outcome for one in found.remarks] == ["not carried"]
 
 
-def test_what_it_refuses_is_named_at_once(tmp_path: Path) -> None:
+def test_what_it_refuses_is_named_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     steps = {"MiniBatch": 500, "Optimizer": "RMSProp", "Alhpa": 1}
     path = told(tmp_path / "c.cdl", Network="n.json", Command="Train", TrainingParameters=steps)
     with pytest.raises(ConfigError) as caught:
         command.run(["encoder", path])
+    assert capsys.readouterr().out == ""  # it stands once, in the error
     for words in (
         "minibatch: DSSTNE documents this",
         "Optimizer: sgd or nesterov, got 'rmsprop'",
@@ -62,7 +65,9 @@ WRONG = [
     ("TrainingParameters", "null", "TrainingParameters: must be an object, got None"),
     ("TrainingParameters", "[1]", r"TrainingParameters: must be an object, got \[1\]"),
     ("Network", "null", "network: must be a text, got None"),
-    ("Data", "7", "data: must be a text, got 7"),
+    ("Data", "7", "data: must be a file, or a list of files, got 7"),
+    ("Data", "[1]", r"data: must be a file, or a list of files, got \[1\]"),
+    ("Data", "[]", "Data: must be given"),
     ("Command", "[]", r"command: must be a text, got \[\]"),
     ("RandomSeed", '"x"', "randomseed: must be a whole number of 64 bits, got 'x'"),
     ("RandomSeed", "null", "randomseed: must be a whole number of 64 bits, got None"),
@@ -130,6 +135,44 @@ def test_it_trains_and_predicts(
     assert [line.split(",")[0] for line in lines[1:]] == [str(k) for k in range(1, 11)]
 
 
+def test_data_sets_may_lie_in_files_of_their_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As `generate` writes them; what is said of them is what is said of one file with both."""
+    data(tmp_path / "both.nc", ("gl_input", "gl_output"))
+    for side, one in zip(("input", "output"), read_data_sets(tmp_path / "both.nc")):
+        write_data_sets(tmp_path / f"{side}.nc", [one])
+    network = drawn((128, 128))
+    network.layers[0].data_set, network.layers[-1].data_set = "gl_input", "gl_output"
+    write_network(tmp_path / "n.nc", network)
+    files = [str(tmp_path / name) for name in ("both.nc", "output.nc", "input.nc")]
+    said = []
+    for given in (files[0], files[:1], files[1:]):
+        path = told(tmp_path / "p.cdl", Network=str(tmp_path / "n.nc"), Data=given,
+                    Command="Predict")  # fmt: skip
+        command.run(["encoder", path])
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1] == said[2]
+    assert len(said[0].splitlines()) == 11
+    path = told(tmp_path / "p.cdl", Network=str(tmp_path / "n.nc"), Data=files[1],
+                Command="Predict")  # fmt: skip
+    with pytest.raises(ConfigError, match="reads data set 'gl_input', and what is there is 'gl_o"):
+        command.run(["encoder", path])
+
+
+def test_data_sets_that_do_not_fit_are_refused_before_they_are_judged(tmp_path: Path) -> None:
+    write_network(tmp_path / "n.nc", drawn((128, 128)))
+    path = told(tmp_path / "p.cdl", Network=str(tmp_path / "n.nc"), Data=str(tmp_path / "d.nc"),
+                Command="Predict")  # fmt: skip
+    data(tmp_path / "d.nc", ("d_input", "d_output"), width=256)
+    with pytest.raises(ConfigError, match="'Items' has N=128, and data set 'd_input' is 256 wide"):
+        command.run(["encoder", path])
+    sets = [sparse("d_input", 128, [[1], [2]]), sparse("d_output", 128, [[1]])]
+    write_data_sets(tmp_path / "d.nc", sets)
+    with pytest.raises(DataError, match="'d_input' has 2 examples and 'd_output' 1"):
+        command.run(["encoder", path])
+
+
 def test_figures_are_those_of_the_ranking_by_score(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -177,6 +220,6 @@ def test_a_wrong_gradient_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(NonFiniteError, match="item_weight"):
         validate.validate(
             definition=NETWORKS / "movielens.json",
-            inputs=tmp_path / "d.nc",
-            outputs=tmp_path / "d.nc",
+            inputs=[tmp_path / "d.nc"],
+            outputs=[tmp_path / "d.nc"],
         )

@@ -103,6 +103,14 @@ def test_a_filter_leaves_out_what_it_names_whatever_stands_beside_it(
     assert "values of the filter are not read" in " ".join(capsys.readouterr().out.split())
 
 
+@pytest.mark.parametrize("flag", ["-f", "-r"])
+def test_an_index_file_is_no_samples(tmp_path: Path, network: Network, flag: str) -> None:
+    with pytest.raises(ConfigError, match=f"{flag} must be text samples, .* and .*/out reads as"):
+        lists(tmp_path, flag, str(tmp_path / "out"))
+    (tmp_path / "few").write_text("a\t1\nb\t0,0\n")  # a value, and it is no index
+    lists(tmp_path, flag, str(tmp_path / "few"))
+
+
 def test_a_filter_multiplies_where_that_is_asked_for(
     tmp_path: Path, network: Network, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -118,7 +118,7 @@ def test_gradients_of_values_are_those_of_the_loss(error: str, tmp_path: Path) -
     write_data_sets(tmp_path / "in.nc", [sparse("gl_input", 128, [[i] for i in range(6)])])
     write_data_sets(tmp_path / "out.nc", [outputs])
     path = definition(tmp_path / "c.json", error, "Elu", DeltaBoost={"one": 2.0, "zero": 1.0})
-    found = validate(definition=path, inputs=tmp_path / "in.nc", outputs=tmp_path / "out.nc")
+    found = validate(definition=path, inputs=[tmp_path / "in.nc"], outputs=[tmp_path / "out.nc"])
     assert len(found) > 3
     assert all(one.is_right for one in found)
 

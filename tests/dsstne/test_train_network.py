@@ -1,6 +1,7 @@
 """`generate`, `train` and `predict` one after the other, as a DSSTNE shop calls them."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -67,7 +68,9 @@ def lists(folder: Path, *flags: str) -> dict[str, tuple[list[str], list[float | 
     return read_samples(folder / "recs").rows
 
 
-def test_what_is_trained_recommends_what_the_taste_says(tmp_path: Path) -> None:
+def test_what_is_trained_recommends_what_the_taste_says(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = shop(tmp_path)
     trained(folder, "-e", "12", "-b", "16", "--optimizer", "adam", "-mu", ".9", "-mu1", ".99",
             "-alpha", ".04")  # fmt: skip
@@ -85,6 +88,10 @@ def test_what_is_trained_recommends_what_the_taste_says(tmp_path: Path) -> None:
     assert network.denoising_p == pytest.approx(0.2)
     with pytest.raises(ConfigError, match=r"gl\.nc is there already"):
         trained(folder)
+    said = capsys.readouterr().out
+    assert "no holdout to judge on; deeprec export run=" in said
+    assert "deeprec evaluate" not in said
+    assert f"next: deeprec dsstne predict -n {folder}/gl.nc" in said
 
 
 def test_another_output_is_learned_from_the_input(tmp_path: Path) -> None:
@@ -123,7 +130,9 @@ def test_data_sets_are_found_by_name_and_fit_their_layers(tmp_path: Path) -> Non
     [data_set] = read_data_sets(folder / "input.nc")
     data_set.name = "other"
     write_data_sets(folder / "input.nc", [data_set])
-    with pytest.raises(ConfigError, match="reads data set 'gl_input', and the file has 'other'"):
+    with pytest.raises(
+        ConfigError, match="reads data set 'gl_input', and what is there is 'other'"
+    ):
         trained(folder)
     data_set.name = "gl_input"
     write_data_sets(folder / "input.nc", [sparse("first", 128, [[1]]), data_set])
@@ -132,6 +141,17 @@ def test_data_sets_are_found_by_name_and_fit_their_layers(tmp_path: Path) -> Non
     (folder / "config.json").write_text(json.dumps(told))
     with pytest.raises(ConfigError, match="layer 'Output' has N=64, and data set 'gl_output' is"):
         trained(folder)
+
+
+def test_several_inputs_are_refused_before_training(tmp_path: Path) -> None:
+    folder = shop(tmp_path)
+    told = json.loads((folder / "config.json").read_text())
+    told["Layers"].insert(1, {"Name": "Age", "Kind": "Input", "DataSet": "ages", "N": "auto"})
+    told["Layers"][2]["Source"] = ["Input", "Age"]
+    (folder / "config.json").write_text(json.dumps(told))
+    with pytest.raises(ConfigError, match=r"one input layer here, .* 'gl_input', 'ages'; bring"):
+        trained(folder)
+    assert not (folder / "gl.prepared").exists()
 
 
 def test_flags_and_definition_reach_the_run(tmp_path: Path) -> None:
@@ -182,6 +202,26 @@ def test_flags_default_to_those_of_dsstne() -> None:
     assert sgd.rate(17, 20) == 1.0  # a rate that stays
     nesterov = Momentum(nesterov=True, **Steps(optimizer="nesterov", mu=0.9).part())
     assert (nesterov.momentum, nesterov.nesterov) == (0.9, True)
+
+
+@pytest.mark.parametrize("name", command.COMMANDS)
+def test_help_says_the_default_of_every_flag_that_may_be_left_out(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        command.run([name, "-h"])
+    usage, _, meanings = capsys.readouterr().out.partition("options:")
+    optional = re.findall(r"\[(-[^\s\]]+)\s", usage)  # those that take a value, and -c
+    without = {"generate": "-c", "train": "-d", "predict": "-f"}.get(name)
+    told = {}
+    for line in re.split(r"\n  (?=-)", meanings)[1:]:
+        flag, *words = line.split()
+        told[flag] = " ".join(words)
+    for flag in optional:
+        assert flag == without or "default: " in told[flag]
+    if name == "train":
+        assert told["-e"] == "E epochs; default: 40"
+        assert told["-alpha"] == "ALPHA learning rate; default: 0.025"
 
 
 def test_the_network_that_is_written_keeps_what_the_definition_says(tmp_path: Path) -> None:

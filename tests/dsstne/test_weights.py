@@ -24,7 +24,7 @@ from deeprec.dsstne.network import (
 )
 from deeprec.dsstne.network_file import read_network, write_network
 from deeprec.dsstne.text import read_index, write_index
-from deeprec.dsstne.weights import Rows, all_columns, new_model, rows_by_label
+from deeprec.dsstne.weights import Rows, all_columns, model_part, new_model, rows_by_label
 from deeprec.errors import ConfigError, DataError
 from deeprec.evaluate import evaluate
 from deeprec.export import export
@@ -120,6 +120,25 @@ def test_a_shared_table_is_read_where_it_is_shared() -> None:
     assert model.tied
     found = 1 / (1 + np.exp(-scores(model, HAVING)))
     np.testing.assert_allclose(found, forward(network, HAVING), atol=1e-5)
+
+
+def test_weights_shared_anywhere_are_copied_where_they_are_read(tmp_path: Path) -> None:
+    network = drawn((128, 128))
+    for ends, of, transposed in (
+        (("Items", "B"), ("Items", "A"), False),
+        (("A", "C"), ("B", "C"), False),
+        (("B", "Output"), ("Items", "B"), True),  # which are shared too
+    ):
+        weight = network.weight(*ends)
+        weight.values, weight.shared_with, weight.transposed = None, of, transposed
+    write_network(tmp_path / "n.nc", network)
+    read = read_network(tmp_path / "n.nc")
+    model = new_model(read, all_columns(read), "shared")
+    found = 1 / (1 + np.exp(-scores(model, HAVING)))
+    np.testing.assert_allclose(found, forward(network, HAVING), atol=1e-5)
+    said = [str(one) for one in model_part(read, "shared")[1] if "SharedWeights" in one.where]
+    assert len(said) == 3
+    assert "Output.SharedWeights: mapped: from B it holds a copy of the weights from" in said[2]
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,8 @@ from deeprec.batch import Batch, Jagged
 from deeprec.errors import ConfigError
 from deeprec.loss.softmax import Softmax
 from deeprec.model.autoencoder import Autoencoder
+from deeprec.model.hidden import Hidden
+from deeprec.model.layered import Layered
 from deeprec.model.linear_autoencoder import LinearAutoencoder
 from deeprec.trainer.built import begin_state, set_rates, state_tensors
 from deeprec.trainer.kinds import kinds_of
@@ -31,6 +33,14 @@ def test_every_parameter_is_trained_once_and_by_its_kind() -> None:
     assert kinds.catalog == [model.item_weight]
     assert {tuple(parameter.shape) for parameter in kinds.per_item} == {(20,)}
     assert len(kinds.per_item) == 3  # output bias, reconstruction bias, repeat bias
+
+
+def test_a_layer_of_as_many_units_as_there_are_items_is_a_layer() -> None:
+    model = Layered(20, layers=[Hidden(name="hidden", units=20)])
+    kinds = kinds_of(model)
+    assert [id(one) for one in kinds.per_item] == [id(model.item_bias)]
+    assert [tuple(one.shape) for one in kinds.layers] == [(20,)]
+    assert len(Sgd(weight_decay=1e-4).build(model)) == 3
 
 
 def test_rowwise_adagrad_on_the_catalog_table_equals_its_definition() -> None:

@@ -46,17 +46,17 @@ def _generate_flags(parser: argparse.ArgumentParser) -> None:
     _paths(
         parser,
         i="text samples, or a folder of them",
-        o="the NetCDF file to write",
-        f="feature index",
+        o="the NetCDF file to write; one that is there is replaced, as in DSSTNE",
+        f="feature index; without -c or -m, features that it does not have are left out",
         s="sample index: read and extended if it is there, made otherwise",
     )
     parser.add_argument("-d", required=True, help="name of the data set")
     grow = parser.add_mutually_exclusive_group()
-    grow.add_argument("-c", action="store_true", help="create the feature index")
-    grow.add_argument("-m", action="store_true", help="extend the feature index")
-    parser.add_argument(
-        "-t", choices=["indicator", "analog"], default="indicator", help="what is stored"
+    grow.add_argument(
+        "-c", action="store_true", help="create the feature index, in place of one that is there"
     )
+    grow.add_argument("-m", action="store_true", help="extend the feature index")
+    _known(parser, "-t", "indicator", "what is stored", choices=["indicator", "analog"])
 
 
 def _generate(told: argparse.Namespace) -> None:
@@ -74,7 +74,11 @@ def _generate(told: argparse.Namespace) -> None:
 
 
 def _encoder_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", type=Path, help="what encoder is told: JSON with Command, ...")
+    parser.add_argument(
+        "file",
+        type=Path,
+        help="what encoder is told: JSON with Command, Network, Data, TrainingParameters",
+    )
     _compatibility(parser, "as of train; and the ideal of ndcg is a list of all outputs")
 
 
@@ -91,13 +95,13 @@ def _validate_flags(parser: argparse.ArgumentParser) -> None:
         i="data set file of the input",
         o="data set file of the output",
     )
-    parser.add_argument("-b", type=int, default=16, help="examples, the first ones")
+    _known(parser, "-b", 16, "examples, the first ones")
 
 
 def _validate(told: argparse.Namespace) -> None:
     from deeprec.dsstne.validate import validate
 
-    validate(definition=told.c, inputs=told.i, outputs=told.o, examples=told.b)
+    validate(definition=told.c, inputs=[told.i], outputs=[told.o], examples=told.b)
 
 
 def _import_network_flags(parser: argparse.ArgumentParser) -> None:
@@ -140,7 +144,7 @@ def _import_weights(told: argparse.Namespace) -> None:
 
 def _export_network_flags(parser: argparse.ArgumentParser) -> None:
     _paths(parser, r="a run folder", n="the network file to write", f="feature index to write")
-    parser.add_argument("-d", default="gl", help="data sets are DATA_input and DATA_output")
+    _known(parser, "-d", "gl", "data sets are D_input and D_output")
 
 
 def _export_network(told: argparse.Namespace) -> None:
@@ -161,30 +165,20 @@ def _train_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("-d", help="not read, as in DSSTNE")
     own = Steps()
-    parser.add_argument("-b", type=int, default=own.batch, help="examples in a step")
-    parser.add_argument("-e", type=int, default=own.epochs, help="epochs")
-    parser.add_argument("-alpha", type=float, default=own.alpha, help="learning rate")
-    parser.add_argument("-lambda", type=float, default=own.decay, help="weight decay (L2)")
-    parser.add_argument("-lambda1", type=float, default=own.l1_decay, help="L1 decay")
-    parser.add_argument("-mu", type=float, default=own.mu, help="momentum, or smoothing")
-    parser.add_argument("-mu1", type=float, default=own.mu1, help="second beta of Adam")
-    parser.add_argument(
-        "--optimizer", choices=OPTIMIZERS, default=own.optimizer, help="DSSTNE's train knows sgd"
-    )
-    parser.add_argument(
-        "--alpha-interval",
-        type=int,
-        default=own.interval,
-        help="epochs after which alpha changes, encoder's AlphaInterval; 0: it stays",
-    )
-    parser.add_argument(
-        "--alpha-multiplier",
-        type=float,
-        default=own.multiplier,
-        help="what alpha is multiplied with then, encoder's AlphaMultiplier",
-    )
+    _known(parser, "-b", own.batch, "examples in a step")
+    _known(parser, "-e", own.epochs, "epochs")
+    _known(parser, "-alpha", own.alpha, "learning rate")
+    _known(parser, "-lambda", own.decay, "weight decay (L2)")
+    _known(parser, "-lambda1", own.l1_decay, "L1 decay")
+    _known(parser, "-mu", own.mu, "momentum, smoothing, or first beta of Adam; sgd has none")
+    _known(parser, "-mu1", own.mu1, "second beta of Adam")
+    _known(parser, "--optimizer", own.optimizer, "DSSTNE's train knows sgd", choices=OPTIMIZERS)
+    says = "epochs after which alpha changes, encoder's AlphaInterval; 0: it stays"
+    _known(parser, "--alpha-interval", own.interval, says)
+    says = "what alpha is multiplied with then, encoder's AlphaMultiplier"
+    _known(parser, "--alpha-multiplier", own.multiplier, says)
     _compatibility(parser, "train with its conventions where ours are others")
-    parser.add_argument("--seed", type=int, default=own.seed, help="of weights, order and dropout")
+    _known(parser, "--seed", own.seed, "of weights, order and dropout")
 
 
 def _train(told: argparse.Namespace) -> None:
@@ -192,8 +186,8 @@ def _train(told: argparse.Namespace) -> None:
 
     train_network(
         definition=told.c,
-        inputs=told.i,
-        outputs=told.o,
+        inputs=[told.i],
+        outputs=[told.o],
         network_file=told.n,
         steps=Steps(
             epochs=told.e,
@@ -220,20 +214,20 @@ def _predict_flags(parser: argparse.ArgumentParser) -> None:
         o="feature index of the output",
         n="the network file",
         r="text samples to answer",
-        s="the lists to write",
+        s="the lists to write; a file that is there is replaced, as in DSSTNE",
     )
     parser.add_argument("-f", type=Path, help="filter: what a sample should not be given")
     parser.add_argument(
         "--filter-mode",
         choices=["exclude", "multiply"],
         help="leave out what the filter names, or multiply scores by its values, as DSSTNE does; "
-        "default: exclude",
+        "default: exclude, or multiply with --compatibility dsstne",
     )
     _compatibility(parser, "multiply is the default of --filter-mode")
-    parser.add_argument("-b", type=int, default=1024, help="samples answered at once")
-    parser.add_argument("-k", type=int, default=100, help="features a list; there is no ceiling")
-    parser.add_argument("-p", default="4.3f", help="format of scores")
-    parser.add_argument("-l", default="Output", help="layer that is asked")
+    _known(parser, "-b", 1024, "samples answered at once")
+    _known(parser, "-k", 100, "features a list; there is no ceiling")
+    _known(parser, "-p", "4.3f", "format of scores, as of printf")
+    _known(parser, "-l", "Output", "layer that is asked")
 
 
 def _predict(told: argparse.Namespace) -> None:
@@ -257,8 +251,24 @@ def _predict(told: argparse.Namespace) -> None:
 
 
 def _compatibility(parser: argparse.ArgumentParser, meaning: str) -> None:
+    _known(parser, "--compatibility", "none", f"dsstne: {meaning}", choices=["none", "dsstne"])
+
+
+def _known(
+    parser: argparse.ArgumentParser,
+    flag: str,
+    default: str | float,
+    meaning: str,
+    *,
+    choices: Sequence[str] | None = None,
+) -> None:
+    """A flag that may be left out, of the type of its default, which its help says."""
     parser.add_argument(
-        "--compatibility", choices=["none", "dsstne"], default="none", help=f"dsstne: {meaning}"
+        flag,
+        type=type(default),
+        default=default,
+        choices=choices,
+        help=f"{meaning}; default: {default}",
     )
 
 

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,12 @@ import numpy.typing as npt
 import torch
 
 from deeprec.console import console
+from deeprec.dsstne.data_set import DataSet
 from deeprec.dsstne.definition import COMMENT
+from deeprec.dsstne.network import LayerKind, Network
 from deeprec.dsstne.network_file import read_network
 from deeprec.dsstne.remark import Remark, refuse, show
-from deeprec.dsstne.train_data import data_set_of
+from deeprec.dsstne.train_data import check_same_examples, check_width, data_set_of
 from deeprec.dsstne.train_network import Steps, train_network
 from deeprec.dsstne.validate import validate
 from deeprec.dsstne.weights import all_columns, new_model
@@ -43,7 +45,7 @@ class Told:
 
     command: str = ""
     network: str = ""
-    data: str = ""
+    data: tuple[str, ...] = ()
     seed: int = 1  # DSSTNE takes the time
     epochs: int = 0
     alpha: float = 0.1
@@ -70,7 +72,7 @@ def encoder(path: Path, *, as_dsstne: bool = False) -> None:
     told = read_told(path)
     show(told.remarks)
     refuse(path, told.remarks)
-    network, data = Path(told.network), Path(told.data)
+    network, data = Path(told.network), [Path(name) for name in told.data]
     if told.command == "predict":
         judge(network, data, ideal_of_all=as_dsstne)
     elif told.command == "validate":
@@ -149,6 +151,11 @@ def _text(value: Any) -> str:
     return value
 
 
+def _texts(value: Any) -> tuple[str, ...]:
+    found = tuple(_text(one) for one in (value if isinstance(value, list) else [value]))
+    return tuple(one for one in found if one)
+
+
 def _whole(value: Any) -> int:
     found = int(value)
     if isinstance(value, bool) or found != float(value) or abs(found) >= 2**63:
@@ -165,6 +172,7 @@ def _real(value: Any) -> float:
 
 KINDS: dict[type, tuple[str, Callable[[Any], Any]]] = {
     str: ("a text", _text),
+    tuple: ("a file, or a list of files", _texts),
     int: ("a whole number of 64 bits", _whole),
     float: ("a finite number", _real),
 }
@@ -190,15 +198,16 @@ def _check(told: Told) -> None:
             refused(name.capitalize(), "must be given")
 
 
-def judge(network_file: Path, data: Path, *, ideal_of_all: bool = False) -> None:
+def judge(network_file: Path, data: Sequence[Path], *, ideal_of_all: bool = False) -> None:
     """Prints k, precision, recall and ndcg at k of 1 to 10, of all examples with an output.
 
+    Data sets are those that the network reads; in DSSTNE they must be called input and output.
     What an example has as input may be in its list. The ideal of ndcg is the best that a list of k
     can reach, or with `ideal_of_all` that of a list of all outputs, as in DSSTNE, which is lower.
     """
     network = read_network(network_file)
     model = new_model(network, all_columns(network), network_file)
-    inputs, outputs = (data_set_of(data, name) for name in ("input", "output"))
+    inputs, outputs = _judged(network, data)
     offsets, columns, _ = inputs.rows()
     wanted_offsets, wanted, _ = outputs.rows()
     history, ends = torch.from_numpy(columns), torch.from_numpy(offsets)
@@ -219,6 +228,18 @@ def judge(network_file: Path, data: Path, *, ideal_of_all: bool = False) -> None
             found[2] = found[2] * _ideal(np.minimum(counts, k)) / _ideal(np.array(counts))
         means = [float(np.nanmean(each)) for each in found]
         console.print(f"{k}," + ",".join(f"{mean:6.4f}" for mean in means))
+
+
+def _judged(network: Network, data: Sequence[Path]) -> tuple[DataSet, DataSet]:
+    """What the network is shown, and what is compared with its lists."""
+    found = []
+    for kind in (LayerKind.INPUT, LayerKind.OUTPUT):
+        layer = network.of_kind(kind)[0]
+        found.append(data_set_of(layer.data_set, *data))
+        check_width(layer, found[-1])
+    inputs, outputs = found
+    check_same_examples(inputs, outputs)
+    return inputs, outputs
 
 
 def _ideal(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:

@@ -47,10 +47,11 @@ def generate(
         kind: indicators, or analog values.
 
     Raises:
-        ConfigError: there is no feature index and none is to be made.
+        ConfigError: there is no feature index and none is to be made, or two files are one.
         DataError: a file is not what it must be.
         ResourceError: a file cannot be written; then none of them was changed.
     """
+    _check_places(samples, output, feature_index, sample_index)
     if grow != "create" and not feature_index.is_file():
         raise ConfigError(f"{feature_index}: there is no feature index; say -c to create it")
     features = {} if grow == "create" else read_index(feature_index)
@@ -66,8 +67,20 @@ def generate(
         grown[feature_index] = told.features
     if len(told.samples) > len(known_samples):
         grown[sample_index] = told.samples
+    was_there = output.exists(), grow == "create" and feature_index.exists()
     _write(output, told.data_set, grown)
     _tell(told, output)
+    _tell_what_is_gone(output, feature_index, *was_there)
+
+
+def _check_places(samples: Path, *written: Path) -> None:
+    """No file stands for two, and what is read is not written over."""
+    places = [path.resolve() for path in (samples, *written)]
+    for path, place in zip((samples, *written), places, strict=True):
+        if places.count(place) > 1:
+            raise ConfigError(f"-i, -o, -f and -s must be four files, got {path} twice")
+        if place.parent == places[0]:
+            raise ConfigError(f"{path} lies in {samples}, all of which is read as samples")
 
 
 def _write(output: Path, data_set: DataSet, indices: Mapping[Path, Mapping[str, int]]) -> None:
@@ -136,3 +149,15 @@ def _tell(told: Indexed, output: Path) -> None:
         f"{len(data_set.indices):,} features of {len(told.features):,}, width {data_set.width:,}",
         soft_wrap=True,
     )
+
+
+def _tell_what_is_gone(output: Path, feature_index: Path, data_set: bool, index: bool) -> None:
+    """DSSTNE replaces both without a word."""
+    if data_set:
+        console.print(f"[yellow]note[/yellow] replaced {output}, which was there", soft_wrap=True)
+    if index:
+        console.print(
+            f"[yellow]note[/yellow] replaced {feature_index}, which was there; where it had other "
+            "numbers, data sets and networks made with it do not fit the new one",
+            soft_wrap=True,
+        )

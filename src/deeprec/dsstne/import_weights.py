@@ -17,7 +17,7 @@ from deeprec.dsstne.weights import model_part, put, rows_by_label
 from deeprec.errors import ConfigError
 from deeprec.trainer import checkpoint
 from deeprec.trainer.run import RunFolder, refuse_to_overwrite
-from deeprec.work import READ, Work
+from deeprec.work import READ, Work, next_of
 
 
 def import_weights(
@@ -61,7 +61,7 @@ def import_weights(
             f"[yellow]note[/yellow] {absent:,} of {len(rows):,} items are not in the output index "
             "and come last in every list"
         )
-    console.print(f"run: {output_dir}\nnext: deeprec evaluate run={output_dir}", soft_wrap=True)
+    console.print(f"run: {output_dir}\nnext: {next_of(output_dir, prepared)}", soft_wrap=True)
     return output_dir
 
 

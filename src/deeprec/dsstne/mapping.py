@@ -255,6 +255,7 @@ def _map_norms(to: Mapped, output: Layer) -> None:
 
 def _map_sharing(to: Mapped, network: Network, output: Layer) -> None:
     inputs = {layer.name for layer in network.of_kind(LayerKind.INPUT)}
+    is_trained = any(weight.values is not None for weight in network.weights)
     for weight in network.weights:
         if weight.shared_with is None:
             continue
@@ -263,11 +264,16 @@ def _map_sharing(to: Mapped, network: Network, output: Layer) -> None:
         if of_output and source in inputs and output.sources == [weight.source] == [target]:
             to.model["tied"] = True
             to.say(f"{output.name}.SharedWeights", "mapped", "model.tied=true")
+        elif is_trained:
+            says = f"from {weight.source} it holds a copy of the weights from {source} to {target}"
+            says += ", and training it further would part them"
+            to.say(f"{weight.target}.SharedWeights", "mapped", says)
         else:
             to.say(
                 f"{weight.target}.SharedWeights",
                 "refused",
-                "only an output that shares, transposed, the weights of the input is built",
+                "only an output that shares, transposed, the weights of the input is trained; "
+                "a network file that shares others is brought over, each with a copy",
             )
 
 

@@ -15,7 +15,7 @@ from deeprec.console import console, progress
 from deeprec.dsstne.network import Activation, LayerKind, Network
 from deeprec.dsstne.network_file import read_network
 from deeprec.dsstne.output import activated
-from deeprec.dsstne.text import Samples, labels_of, read_index, read_samples
+from deeprec.dsstne.text import Samples, labels_of, looks_like_index, read_index, read_samples
 from deeprec.dsstne.weights import new_model, rows_by_label
 from deeprec.errors import ConfigError, DataError
 from deeprec.model.layered import Layered
@@ -149,15 +149,16 @@ def predict(
         layer: that is asked.
 
     Raises:
-        ConfigError: a flag has no meaning, or the network is not one of ours.
+        ConfigError: a flag has no meaning, samples or filter are an index file, or the network is
+            not one of ours.
         DataError: a file is not what it must be.
     """
     _check(k, batch, score_format)
     network = read_network(network_file)
     _check_names(network, name, layer)
     answers = Answers(network, read_index(input_index), read_index(output_index), network_file)
-    asked = read_samples(samples)
-    told = Samples() if filters is None else read_samples(filters)
+    asked = _samples("-r", samples)
+    told = Samples() if filters is None else _samples("-f", filters)
     for remark in (*asked.remarks(), *_of_filter(told, filter_mode)):
         console.print(f"[yellow]note[/yellow] {remark}", soft_wrap=True)
     if not asked.rows:
@@ -172,6 +173,18 @@ def predict(
                 file.write(line)
             advance(len(some.names))
     console.print(f"{output}: {len(asked.rows):,} lists of up to {k} features", soft_wrap=True)
+
+
+def _samples(flag: str, path: Path) -> Samples:
+    found = read_samples(path)
+    if looks_like_index(found):
+        raise ConfigError(
+            f"{flag} must be text samples, `sample TAB feature,value:feature,value:...`, and "
+            f"{path} reads as an index file: {len(found.rows):,} labels and the numbers from 0 on. "
+            "Give the text that the index was made of; if these are samples, write `,0` behind "
+            "each feature"
+        )
+    return found
 
 
 def _batches(answers: Answers, asked: Samples, told: Samples, batch: int) -> Iterator[Some]:

@@ -13,7 +13,6 @@ STYLES: dict[Outcome, str] = {
     "ignored by DSSTNE": "dim",
     "differs": "yellow",
     "not carried": "yellow",
-    "refused": "red",
 }
 
 
@@ -30,8 +29,10 @@ class Remark:
 
 
 def show(remarks: Iterable[Remark]) -> None:
-    """One line a remark."""
+    """One line a remark; what is refused is left to `refuse`, so that it stands once."""
     for one in remarks:
+        if one.outcome == "refused":
+            continue
         style = STYLES[one.outcome]
         console.print(
             f"[{style}]{one.outcome:<17}[/{style}] {one.where}: {one.says}",

@@ -98,6 +98,16 @@ def write_index(path: Path, index: Mapping[str, int]) -> None:
             file.write(f"{label}\t{number}\n")
 
 
+def looks_like_index(samples: Samples) -> bool:
+    """Whether these lines are those of an index file: beside each label one of 0, 1, ..., once."""
+    numbers = []
+    for features, values in samples.rows.values():
+        if len(features) != 1 or values != [None] or not features[0].isdecimal():
+            return False
+        numbers.append(int(features[0]))
+    return sorted(numbers) == list(range(len(numbers))) and len(numbers) > 1
+
+
 def labels_of(index: Mapping[str, int], source: str) -> list[str]:
     """The labels by number.
 

@@ -12,6 +12,7 @@ from deeprec.console import console
 from deeprec.data import store
 from deeprec.data.store import Events
 from deeprec.dsstne.data_set import Attribute, DataSet, read_data_sets
+from deeprec.dsstne.network import Layer
 from deeprec.errors import ConfigError, DataError, ResourceError
 from deeprec.trainer.memory import available_bytes
 
@@ -19,23 +20,44 @@ ITEM_BYTES = 100  # of an identifier, as text and in a list and a table
 KINDS = ["input", "output"]
 
 
-def data_set_of(path: Path, name: str) -> DataSet:
-    """The data set of a file that a layer reads, by its name.
+def data_set_of(name: str, *paths: Path) -> DataSet:
+    """The data set that a layer reads, by its name; of several files, the first that has it.
 
     Raises:
-        ConfigError: it has none of that name.
-        DataError: it is no such file.
+        ConfigError: none of them has one of that name.
+        DataError: one is no such file.
         ResourceError: memory does not suffice for a catalog of its width.
     """
-    found = read_data_sets(path)
-    for one in found:
-        if one.name == name:
-            _check_room(path, one)
-            return one
+    known = []
+    for path in paths:
+        for one in read_data_sets(path):
+            if one.name == name:
+                _check_room(path, one)
+                return one
+            known.append(repr(one.name))
     raise ConfigError(
-        f"{path}: the network reads data set {name!r}, and the file has "
-        f"{', '.join(repr(one.name) for one in found)}; generate it with -d {name}"
+        f"{', '.join(map(str, paths))}: the network reads data set {name!r}, and what is there is "
+        f"{', '.join(known) or 'none'}; generate it with -d {name}"
     )
+
+
+def check_width(layer: Layer, data_set: DataSet) -> None:
+    """Raises ConfigError unless a layer is as wide as its data set, or has yet to learn it."""
+    if layer.units not in (0, data_set.width):
+        raise ConfigError(
+            f"layer {layer.name!r} has N={layer.units}, and data set {data_set.name!r} is "
+            f"{data_set.width} wide; train with N: auto, or generate it with the feature index of "
+            "the network"
+        )
+
+
+def check_same_examples(inputs: DataSet, outputs: DataSet) -> None:
+    """Raises DataError unless both have as many examples."""
+    if inputs.num_examples != outputs.num_examples:
+        raise DataError(
+            f"{inputs.name!r} has {inputs.num_examples:,} examples and {outputs.name!r} "
+            f"{outputs.num_examples:,}; generate both from the same samples"
+        )
 
 
 def _check_room(path: Path, data_set: DataSet) -> None:
@@ -66,11 +88,7 @@ def prepare_data(path: Path, inputs: DataSet, outputs: DataSet, *, weigh: bool) 
     Raises:
         DataError: they do not hold the same examples.
     """
-    if inputs.num_examples != outputs.num_examples:
-        raise DataError(
-            f"{inputs.name!r} has {inputs.num_examples:,} examples and {outputs.name!r} "
-            f"{outputs.num_examples:,}; generate both from the same samples"
-        )
+    check_same_examples(inputs, outputs)
     for one in (inputs, outputs):
         _say_what_is_lost(one, read=weigh and one is outputs, shown=one is inputs)
     shown, asked = (distinct(one) for one in (inputs, outputs))
@@ -155,6 +173,7 @@ def _manifest(same: bool) -> dict[str, object]:
         "instants": {"train": None, "validation": None, "holdout": None},
         "split": {"name": "none"},
         "kinds": [] if same else KINDS,
+        "counts": {"holdout_users": 0},
     }
 
 

@@ -1,6 +1,6 @@
 """Trains a network definition on data sets, as DSSTNE's `train` does, with any optimizer."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -9,15 +9,15 @@ from typing import Any, Literal, cast, get_args
 from deeprec import config
 from deeprec.config import TrainConfig
 from deeprec.console import console
-from deeprec.dsstne.data_set import DataSet
 from deeprec.dsstne.definition import read_definition
 from deeprec.dsstne.mapped import Mapped
 from deeprec.dsstne.mapping import mapped
-from deeprec.dsstne.network import Layer, LayerKind, Network
+from deeprec.dsstne.network import LayerKind, Network
+from deeprec.dsstne.network_check import check_one_input
 from deeprec.dsstne.network_file import write_network
 from deeprec.dsstne.remark import refuse, show
 from deeprec.dsstne.target_values import read_values
-from deeprec.dsstne.train_data import data_set_of, prepare_data
+from deeprec.dsstne.train_data import check_width, data_set_of, prepare_data
 from deeprec.dsstne.weights import all_columns, take
 from deeprec.errors import ConfigError
 from deeprec.model.layered import Layered
@@ -106,7 +106,12 @@ def _path(part: type) -> str:
 
 
 def train_network(
-    *, definition: Path, inputs: Path, outputs: Path, network_file: Path, steps: Steps
+    *,
+    definition: Path,
+    inputs: Sequence[Path],
+    outputs: Sequence[Path],
+    network_file: Path,
+    steps: Steps,
 ) -> None:
     """Writes the trained network, and keeps beside it the run and the data that it was trained on.
 
@@ -114,8 +119,8 @@ def train_network(
 
     Args:
         definition: JSON.
-        inputs: data set file of the input layer.
-        outputs: data set file of the output layer.
+        inputs: data set files, one of which has the data set of the input layer.
+        outputs: likewise of the output layer.
         network_file: a new file; NAME.run and NAME.prepared are put beside it.
         steps: how.
 
@@ -129,11 +134,12 @@ def train_network(
     network, to = _read(definition)
     layers = [network.of_kind(kind)[0] for kind in (LayerKind.INPUT, LayerKind.OUTPUT)]
     data = [
-        data_set_of(path, layer.data_set)
-        for path, layer in zip((inputs, outputs), layers, strict=True)
+        data_set_of(layer.data_set, *paths)
+        for paths, layer in zip((inputs, outputs), layers, strict=True)
     ]
     for layer, one in zip(layers, data, strict=True):
-        _fit(layer, one)
+        check_width(layer, one)
+        layer.extents = one.extents
     prepared = network_file.with_suffix(".prepared")
     weigh = read_values(to, network, layers[1], data[1])
     target = [f"target={prepare_data(prepared, data[0], data[1], weigh=weigh)}"]
@@ -149,17 +155,8 @@ def _read(definition: Path) -> tuple[Network, Mapped]:
     remarks = [*remarks, *to.remarks]
     show(one for one in remarks if one.outcome not in ("mapped", "ignored by DSSTNE"))
     refuse(definition, remarks)
+    check_one_input(network, definition)
     return network, to
-
-
-def _fit(layer: Layer, data_set: DataSet) -> None:
-    """Gives an `auto` layer the width of its data set."""
-    if layer.units not in (0, data_set.width):
-        raise ConfigError(
-            f"layer {layer.name!r} has N={layer.units}, and data set {data_set.name!r} is "
-            f"{data_set.width} wide; say N: auto"
-        )
-    layer.extents = data_set.extents
 
 
 def _config(to: Mapped, steps: Steps, target: list[str], prepared: Path, run: Path) -> TrainConfig:
@@ -190,4 +187,9 @@ def _write(network: Network, run: Path, network_file: Path) -> None:
     assert isinstance(model, Layered)
     take(network, all_columns(network), model)
     write_network(network_file, network)
-    console.print(f"network: {network_file}", soft_wrap=True)
+    console.print(
+        f"network: {network_file}\n"
+        f"next: deeprec dsstne predict -n {network_file} ... for lists, or import-weights for a "
+        "run over the items of a prepared folder, which evaluates, exports and serves",
+        soft_wrap=True,
+    )

@@ -1,5 +1,6 @@
 """Numerical gradients of a network definition against those that training would use."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from deeprec.dsstne.definition import read_definition
 from deeprec.dsstne.mapped import Mapped
 from deeprec.dsstne.mapping import mapped
 from deeprec.dsstne.network import LayerKind
+from deeprec.dsstne.network_check import check_one_input
 from deeprec.dsstne.remark import refuse
 from deeprec.dsstne.target_values import read_values
 from deeprec.dsstne.train_data import data_set_of, distinct, last_values
@@ -43,7 +45,12 @@ class Difference:
 
 
 def validate(
-    *, definition: Path, inputs: Path, outputs: Path, examples: int = 16, seed: int = 1
+    *,
+    definition: Path,
+    inputs: Sequence[Path],
+    outputs: Sequence[Path],
+    examples: int = 16,
+    seed: int = 1,
 ) -> list[Difference]:
     """Prints, for each tensor, how far its gradient is from central differences of the loss.
 
@@ -51,8 +58,8 @@ def validate(
 
     Args:
         definition: JSON.
-        inputs: data set file of the input layer.
-        outputs: data set file of the output layer.
+        inputs: data set files, one of which has the data set of the input layer.
+        outputs: likewise of the output layer.
         examples: so many, the first ones.
         seed: of the weights, and of which of them are looked at.
 
@@ -63,8 +70,9 @@ def validate(
     network, remarks = read_definition(definition)
     to = Mapped() if any(one.outcome == "refused" for one in remarks) else mapped(network)
     refuse(definition, [*remarks, *to.remarks])
+    check_one_input(network, definition)
     layers = [network.of_kind(kind)[0] for kind in (LayerKind.INPUT, LayerKind.OUTPUT)]
-    data = [data_set_of(path, layer.data_set) for path, layer in zip((inputs, outputs), layers)]
+    data = [data_set_of(layer.data_set, *paths) for paths, layer in zip((inputs, outputs), layers)]
     weigh = read_values(to, network, layers[1], data[1])
     torch.manual_seed(seed)
     model = _model(to, max(one.width for one in data)).double()

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from deeprec.dsstne.mapping import mapped
 from deeprec.dsstne.network import BatchNorm, Floats, Layer, LayerKind, Network, Weight
+from deeprec.dsstne.network_check import check_one_input
 from deeprec.dsstne.remark import Remark, refuse
-from deeprec.errors import ConfigError, DataError
+from deeprec.errors import DataError
 from deeprec.model.hidden import HiddenLayer
 from deeprec.model.layered import Layered
 from deeprec.model.pooled import PooledLayer
@@ -76,11 +77,7 @@ def model_part(network: Network, source: object) -> tuple[dict[str, Any], list[R
     """
     to = mapped(network)
     refuse(source, to.remarks)
-    if len(network.of_kind(LayerKind.INPUT)) > 1:
-        raise ConfigError(
-            f"{source}: weights of several input layers are not brought over; import the definition"
-            " and train it on user attributes"
-        )
+    check_one_input(network, source)
     part = {"_target_": "deeprec.model.layered.Layered", "_partial_": True, **to.model}
     part.setdefault("output_bias", 0.0)  # every bias is in the file
     return part, to.remarks

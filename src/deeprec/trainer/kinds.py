@@ -13,6 +13,9 @@ from torch import Tensor, nn
 
 from deeprec.model.sparse_input import SparseInput
 
+# by name: a layer may have as many units, and so biases, as there are items
+PER_ITEM = ("item_bias", "reconstruction_bias")
+
 
 @dataclass
 class Kinds:
@@ -35,9 +38,9 @@ def kinds_of(model: nn.Module) -> Kinds:
     assert isinstance(catalog, nn.Parameter)
     kinds.catalog.append(catalog)
     kinds.row_length_V = getattr(model, "row_length_V", None)
-    for parameter in model.parameters():
+    for name, parameter in model.named_parameters():
         if id(parameter) in tables or parameter is catalog or not parameter.requires_grad:
             continue
-        per_item = parameter.shape == catalog.shape[:1]
+        per_item = name.rpartition(".")[2] in PER_ITEM
         (kinds.per_item if per_item else kinds.layers).append(parameter)
     return kinds
