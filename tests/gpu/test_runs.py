@@ -12,7 +12,7 @@ import torch
 
 import deeprec
 import small_shop
-from deeprec.config import EvaluateConfig, ExportConfig, RecommendConfig, compose
+from deeprec.config import EvaluateConfig, ExportConfig, RecommendConfig, TrainConfig, compose
 from deeprec.errors import Interrupted
 from deeprec.evaluate import evaluate
 from deeprec.export import export
@@ -165,7 +165,7 @@ def test_lists_of_a_file_are_those_of_a_cpu(bundle: Path, prepared: Path, tmp_pa
         output = tmp_path / f"{device}{processes}.parquet"
         words = [f"bundle={bundle}", f"histories={prepared}", f"output={output}", "k=5"]
         words += [f"device={device}", f"processes={processes}", "batch_users=16"]
-        recommend(cast(RecommendConfig, compose("recommend", words)))
+        recommend(cast(RecommendConfig, TrainConfig, compose("recommend", words)))
         tables[device, processes] = pq.read_table(output)
     whole = tables["cpu", 1]
     for table in tables.values():
@@ -202,7 +202,7 @@ def test_an_interrupted_run_goes_on_with_all_of_its_state(
     broken = tmp_path / "broken"
     if goes_on == "cpu":  # as on another machine, which has no GPU
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    train(small_shop.composed(prepared, tmp_path / "unused", f"resume={broken}"))
+    train(cast(TrainConfig, compose("train", [f"resume={broken}"])))
     monkeypatch.undo()
     mine, theirs = weights(broken), weights(whole)
     for name, value in theirs.items():
