@@ -5,7 +5,7 @@ from pathlib import Path
 
 from catalog_size import EVENTS, LOSS, OPTIMIZER, USERS, WIDTH, tensors_of
 from generated import prepared_folder
-from gpu_steps import AHEAD, THERE
+from gpu_steps import THERE
 from on_device import DEVICE, Report, Runner, Timed, in_turns
 from ours import OurSteps
 from sized import sized
@@ -13,7 +13,7 @@ from sized import sized
 from deeprec.data.store import Prepared
 from deeprec.trainer.built import state_tensors
 
-CATALOGS = sized((100_000, 1_000_000, 10_000_000), quick=(3_000, 6_000))
+CATALOGS = sized((100_000, 10_000_000), quick=(3_000, 6_000))
 
 
 def measure_catalogs(report: Report, folder: Path, backend: str) -> None:
@@ -39,7 +39,7 @@ def named(num_items: int) -> str:
 def made(folder: Path, num_items: int, backend: str) -> OurSteps:
     path = folder / str(num_items)
     if not path.exists():
-        prepared_folder(path, num_users=4 * USERS, num_items=num_items, events_per_user=EVENTS)
+        prepared_folder(path, num_users=24 * USERS, num_items=num_items, events_per_user=EVENTS)
     words = [
         f"loss={LOSS}",
         f"optimizer={OPTIMIZER}",
@@ -47,7 +47,7 @@ def made(folder: Path, num_items: int, backend: str) -> OurSteps:
         f"model.table_backend={backend}",
         f"trainer.batch_users={USERS}",
     ]
-    return OurSteps(Prepared(path), words, device=DEVICE, prefetch=AHEAD)
+    return OurSteps(Prepared(path), words, device=DEVICE, ahead=True)
 
 
 def tell_memory(report: Report, part: str, ours: OurSteps, taken: Timed) -> None:

@@ -16,7 +16,7 @@ from deeprec.loss.marginal import Marginal
 from deeprec.loss.softmax import Softmax
 
 ITEMS, BLOCKS, STEPS = sized((27_278, (2_048, 8_192, 32_768), 8), quick=(300, (64, 512), 2))
-WIDTHS, BATCHES = sized(((256, 600), (512, 4_096)), quick=((8,), (8,)))
+WIDTHS, BATCHES = sized(((256,), (512, 4_096)), quick=((8,), (8,)))
 LOSSES: dict[str, Callable[..., Callable[..., Tensor]]] = {"softmax": Softmax, "marginal": Marginal}
 PRODUCTS = "three products alone"
 

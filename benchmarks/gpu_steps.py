@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from dense import DenseSteps
@@ -11,6 +12,7 @@ from histories import drawn, prepared
 from matrix_rate import products
 from on_device import DEVICE, STEPS, Report, Runner, Timed, in_turns, kernels
 from ours import COMMON, OurSteps
+from sized import sized
 from step import (
     BATCH_USERS,
     DENSE,
@@ -28,53 +30,79 @@ from step import (
 
 from deeprec.data.store import Prepared
 
-AHEAD = 2  # batches, as a run has it
-NARROW, ONE_BLOCK, THERE = ", bfloat16", ", catalog in one block", ", batch already on the GPU"
+AHEAD = 2  # batches of the dense form, which takes hardly any time to make one
+NARROW, SMALL_BLOCKS, THERE = ", bfloat16", ", blocks of 2,048", ", batch already on the GPU"
 GOALS = {EXACT: 5.0, SAMPLED: 10.0, OWN: 10.0}
+
+
+class Shape(NamedTuple):
+    """What is trained, and on how many users at once."""
+
+    hidden_dims: list[int]
+    items: int
+    batch_users: int
+
+    @property
+    def part(self) -> str:
+        network = "-".join(map(str, self.hidden_dims))
+        return f"step {network}, {self.items:,} items, {self.batch_users:,} users"
+
+
+SHAPES = [Shape(hidden_dims, ITEMS, BATCH_USERS) for hidden_dims in NETWORKS] + sized(
+    [Shape([256], ITEMS, 4_096), Shape([256], 200_000, 512)], quick=[]
+)
 
 
 def measure_steps(report: Report, folder: Path) -> dict[str, Runner]:
     """Returns those whose batch lies there already, to be looked into when all is timed."""
     there: dict[str, Runner] = {}
-    events = drawn(USERS, ITEMS, MEAN_DRAWS)
-    users = prepared(folder / "histories", events, ITEMS)
-    for hidden_dims in NETWORKS:
-        part = f"step {'-'.join(map(str, hidden_dims))}"
-        systems = our_systems(users, hidden_dims)
-        runners = dense_runners(users, hidden_dims, systems[EXACT]) | our_runners(systems)
-        runners |= floors(hidden_dims[-1])
+    for shape in SHAPES:
+        users = histories(folder / str(shape.items), shape.items)
+        systems = our_systems(users, shape)
+        runners = dense_runners(users, shape, systems[EXACT]) | our_runners(systems)
+        runners |= floors(shape)
         taken = in_turns(runners)
-        report.rows_of(part, taken, users=BATCH_USERS, against=DENSE)
-        report.rows_of(part, host_times(systems), users=BATCH_USERS)
+        report.rows_of(shape.part, taken, users=shape.batch_users, against=DENSE)
+        report.rows_of(shape.part, host_times(systems), users=shape.batch_users)
         for name, goal in GOALS.items():
             for compared in (DENSE, DENSE + NARROW):
                 ours = name + NARROW if compared != DENSE and name == EXACT else name
                 reached = taken[compared].ms / taken[ours].ms
-                report.goal(f"{part}: {compared} over {ours}", goal, reached, "higher", "times")
-        there |= {f"{part}: {name}": runners[name] for name in runners if name.endswith(THERE)}
+                report.goal(
+                    f"{shape.part}: {compared} over {ours}", goal, reached, "higher", "times"
+                )
+        if shape == SHAPES[0]:
+            there = {name: runner for name, runner in runners.items() if name.endswith(THERE)}
     return there
+
+
+def histories(folder: Path, items: int) -> Prepared:
+    """Five times the users of step.py: an epoch of many batches, so that its end is seldom."""
+    if folder.exists():
+        return Prepared(folder)
+    return prepared(folder, drawn(5 * USERS, items, MEAN_DRAWS), items)
 
 
 def tell_kernels(report: Report, runners: dict[str, Runner]) -> None:
     for name, runner in runners.items():
-        report.conditions[f"kernels of a {name.removesuffix(THERE)}"] = kernels(runner.advance)
+        report.conditions[f"kernels of a step: {name.removesuffix(THERE)}"] = kernels(
+            runner.advance
+        )
 
 
-def our_systems(users: Prepared, hidden_dims: list[int]) -> dict[str, OurSteps]:
+def our_systems(users: Prepared, shape: Shape) -> dict[str, OurSteps]:
     words = [
         *COMMON,
-        f"model.hidden_dims={hidden_dims}".replace(" ", ""),
-        f"trainer.batch_users={BATCH_USERS}",
+        f"model.hidden_dims={shape.hidden_dims}".replace(" ", ""),
+        f"trainer.batch_users={shape.batch_users}",
         f"optimizer.lr={LR}",
     ]
     sampled = [*words, "loss=sampled_softmax"]
-    ours = partial(OurSteps, users, device=DEVICE, prefetch=AHEAD)
-    in_one = [*words, f"loss.block_items={ITEMS}"]
+    ours = partial(OurSteps, users, device=DEVICE, ahead=True)
     return {
         EXACT: ours(words),
-        EXACT + ONE_BLOCK: ours(in_one),
+        EXACT + SMALL_BLOCKS: ours([*words, "loss.block_items=2048"]),
         EXACT + NARROW: ours(words, narrow=True),
-        EXACT + NARROW + ONE_BLOCK: ours(in_one, narrow=True),
         SAMPLED: ours(sampled),
         OWN: ours([*sampled, "loss.shared_targets=false"]),
     }
@@ -88,14 +116,14 @@ def our_runners(systems: dict[str, OurSteps]) -> dict[str, Runner]:
     return found
 
 
-def dense_runners(users: Prepared, hidden_dims: list[int], ours: OurSteps) -> dict[str, Runner]:
+def dense_runners(users: Prepared, shape: Shape, ours: OurSteps) -> dict[str, Runner]:
     start, found = ours.start(), {}
     for name, narrow in ((DENSE, False), (DENSE + NARROW, True)):
         dense = DenseSteps(
             users.parts["train"],
-            [ITEMS, *hidden_dims, ITEMS],
+            [shape.items, *shape.hidden_dims, shape.items],
             start,
-            batch_users=BATCH_USERS,
+            batch_users=shape.batch_users,
             lr=LR,
             dropout=DROPOUT,
             narrow=narrow,
@@ -107,13 +135,14 @@ def dense_runners(users: Prepared, hidden_dims: list[int], ours: OurSteps) -> di
     return found
 
 
-def floors(width: int) -> dict[str, Runner]:
+def floors(shape: Shape) -> dict[str, Runner]:
     """The three products with the catalog table alone, all items at once."""
-    hidden_BD = torch.randn(BATCH_USERS, width, device=DEVICE)
-    weight_VD = torch.randn(ITEMS, width, device=DEVICE)
-    bias_V = torch.zeros(ITEMS, device=DEVICE)
+    width = shape.hidden_dims[-1]
+    hidden_BD = torch.randn(shape.batch_users, width, device=DEVICE)
+    weight_VD = torch.randn(shape.items, width, device=DEVICE)
+    bias_V = torch.zeros(shape.items, device=DEVICE)
     return {
-        FLOOR + name: Runner(products(hidden_BD, weight_VD, bias_V, dtype, block_items=ITEMS))
+        FLOOR + name: Runner(products(hidden_BD, weight_VD, bias_V, dtype, block_items=shape.items))
         for name, dtype in (("", torch.float32), (NARROW, torch.bfloat16))
     }
 

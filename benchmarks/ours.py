@@ -13,6 +13,7 @@ from deeprec.console import console
 from deeprec.data.store import Prepared
 from deeprec.model.autoencoder import Autoencoder
 from deeprec.model.sparse_input import HISTORY
+from deeprec.trainer.loop import Loop
 from deeprec.trainer.module import Training
 from deeprec.work import Work
 
@@ -52,7 +53,7 @@ class OurSteps:
         words: overrides of `deeprec train`.
         narrow: products in bfloat16, as `trainer.precision=bfloat16` has them.
         device: where the model is.
-        prefetch: batches made ahead by a thread of their own; None: as the words say.
+        ahead: batches are made ahead as a run on this device has it; else: in the step.
     """
 
     def __init__(
@@ -62,12 +63,13 @@ class OurSteps:
         *,
         narrow: bool = False,
         device: torch.device = CPU,
-        prefetch: int | None = None,
+        ahead: bool = False,
     ) -> None:
         self.work, self.training = work_of(prepared, [*words, f"trainer.device={device.type}"])
         self.training.to(device)
-        if prefetch is not None:
-            self.work.data.training.prefetch = prefetch
+        if ahead:
+            data, loop = self.work.data.training, Loop()
+            data.prefetch, data.threads = loop.ahead_on(self.work.device.name)
         self.narrow, self.device = narrow, device
         self.batches = self.endless()
 

@@ -32,20 +32,22 @@ class StandInEncoder(nn.Module):
     ) -> Encoded:
         users_N = owners(offsets_B1)
         num_users = offsets_B1.numel() - 1
-        fresh_N = torch.ones(items_N.numel())
+        fresh_N = torch.ones(items_N.numel(), device=items_N.device)
         if ages_N.numel() > 0:
             fresh_N = torch.exp(-ages_N / 30)
-        hidden = torch.zeros(num_users, self.items.weight.shape[1])
+        hidden = torch.zeros(num_users, self.items.weight.shape[1], device=items_N.device)
         hidden = hidden.index_add(0, users_N, self.items(items_N) * fresh_N.unsqueeze(1))
         for place, table in enumerate(self.fields):
             rows = owners(attribute_offsets[place])
             hidden = hidden.index_add(0, rows, table(attribute_values[place]))
         pairs, place_N = torch.unique(users_N * self.num_items + items_N, return_inverse=True)
-        repeat_scores = torch.zeros(pairs.numel()).index_add(0, place_N, fresh_N)
+        repeat_scores = torch.zeros(pairs.numel(), device=pairs.device).index_add(
+            0, place_N, fresh_N
+        )
         counts = torch.bincount(
             torch.div(pairs, self.num_items, rounding_mode="floor"), minlength=num_users
         )
-        ends = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
+        ends = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
         return Encoded(torch.tanh(hidden), pairs % self.num_items, ends, repeat_scores)
 
 
@@ -80,7 +82,8 @@ class StandIn(nn.Module):
 
 
 def owners(offsets_B1: Tensor) -> Tensor:
-    return torch.repeat_interleave(torch.arange(offsets_B1.numel() - 1), offsets_B1.diff())
+    users_B = torch.arange(offsets_B1.numel() - 1, device=offsets_B1.device)
+    return torch.repeat_interleave(users_B, offsets_B1.diff())
 
 
 INSTANT = 1_700_000_000  # moment of prediction of every prepared folder made here

@@ -21,7 +21,7 @@ from deeprec.data.dataset import Batches, JudgedBatches
 from deeprec.data.judge import known_users
 from deeprec.data.store import PartName, Prepared
 from deeprec.data.target import ByKind, Reconstruct, Target
-from deeprec.device import choose_device, precision_note
+from deeprec.device import Device, choose_device, precision_note
 from deeprec.errors import ConfigError, DataError, DeeprecError, NonFiniteError
 from deeprec.loss.auto import Auto
 from deeprec.loss.fit import Trained, unfit_engine, unfit_weights
@@ -76,7 +76,7 @@ class Work:
         target: Target = Reconstruct()
         if config.target is not None:
             target = instantiate(config.target)
-        self.data = _data(config, prepared, target, self.loop)
+        self.data = _data(config, prepared, target, self.loop, self.device)
         self.learns_next = learns_next(config.model)
         self.facts = facts_of(prepared, self.data.training, self.learns_next)
         self.weighs_users = config.user_weights and prepared.user_weights is not None
@@ -300,7 +300,7 @@ class Work:
             instantiate(self.config.optimizer),
             batch_users=users,
             batch_events=int(users * self.data.training.lengths.mean()),
-            block_items=min(getattr(loss, "block_items", 8192), self.facts.num_items),
+            block_items=getattr(loss, "block_items", 8192),
             drawn_items=0 if negatives is None else negatives.count,
             draws_at_once=negatives is not None and not negatives.shared_targets,
             dense_gradient=getattr(loss, "dense_gradient", False)
@@ -309,6 +309,7 @@ class Work:
             per_user=self._per_user(model),
             ways=self._ways(hasattr(loss, "gram_items")),
             copied=self.schedule.save_in_background,
+            device=self.device.name,
         )
 
     def _ways(self, has_gram_items: bool = False) -> memory.Ways:
@@ -400,13 +401,17 @@ def next_of(run: Path, prepared: Prepared) -> str:
     return f"no holdout to judge on; deeprec export run={run}"
 
 
-def _data(config: TrainConfig, prepared: Prepared, target: Target, loop: Loop) -> DataModule:
+def _data(
+    config: TrainConfig, prepared: Prepared, target: Target, loop: Loop, device: Device
+) -> DataModule:
+    batches, threads = loop.ahead_on(device.name)
     training = Batches(
         prepared,
         target,
         grouping=loop.grouping,
         seed=config.seed,
-        prefetch=loop.prefetch_batches,
+        prefetch=batches,
+        threads=threads,
     )
     if not len(training.users):
         raise DataError(f"{prepared.path}: no user has training events; prepare other data")

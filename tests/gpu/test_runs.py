@@ -70,7 +70,7 @@ def test_every_model_learns_exports_and_answers_as_on_a_cpu(
     environment = json.loads((there / "environment.json").read_text())
     assert environment["cuda"] == torch.cuda.get_device_name()
     solved = model.removeprefix("model=") in SOLVED
-    assert best_score(there) == pytest.approx(best_score(here), abs=1e-3 if solved else CLOSE)
+    assert best_score(there) == pytest.approx(best_score(here), abs=5e-3 if solved else CLOSE)
     reports = [judged(there, tmp_path / device, device) for device in ("cpu", "cuda")]
     assert figures(reports[1]) == pytest.approx(figures(reports[0]), abs=1e-3)
     made = export(cast(ExportConfig, compose("export", [f"run={there}", f"output_dir={there}.b"])))
@@ -165,7 +165,7 @@ def test_lists_of_a_file_are_those_of_a_cpu(bundle: Path, prepared: Path, tmp_pa
         output = tmp_path / f"{device}{processes}.parquet"
         words = [f"bundle={bundle}", f"histories={prepared}", f"output={output}", "k=5"]
         words += [f"device={device}", f"processes={processes}", "batch_users=16"]
-        recommend(cast(RecommendConfig, TrainConfig, compose("recommend", words)))
+        recommend(cast(RecommendConfig, compose("recommend", words)))
         tables[device, processes] = pq.read_table(output)
     whole = tables["cpu", 1]
     for table in tables.values():
@@ -185,7 +185,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 def test_an_interrupted_run_goes_on_with_all_of_its_state(
     optimizer: str, goes_on: str, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    more = (f"optimizer={optimizer}", "optimizer.lr=0.05")
+    more = (f"optimizer={optimizer}", "optimizer.lr=0.05", "trainer.device=auto")
     whole = trained(prepared, tmp_path / "whole", STEPWISE[0], "cuda", *more)
     end_epoch = Keeper.end_epoch
 

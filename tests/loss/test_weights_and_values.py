@@ -25,7 +25,7 @@ PARAMETERS = {"slope": 0.2, "alpha": 1.5, "scale": 1.2}
 
 @pytest.fixture(params=[2**26, 0], ids=["kept", "scored again"])
 def room(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(softmax, "KEPT_BYTES", request.param)
+    monkeypatch.setitem(softmax.KEPT_BYTES, "cpu", request.param)
 
 
 def leaves(scale: float = 1.0) -> list[Tensor]:

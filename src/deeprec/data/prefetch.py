@@ -1,4 +1,4 @@
-"""Things made ahead of their use, by one thread beside the one that uses them."""
+"""Things made ahead of their use, by threads beside the one that uses them."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -9,16 +9,19 @@ Given = TypeVar("Given")
 Made = TypeVar("Made")
 
 
-def ahead(make: Callable[[Given], Made], given: Iterable[Given], count: int) -> Iterator[Made]:
+def ahead(
+    make: Callable[[Given], Made], given: Iterable[Given], count: int, threads: int = 1
+) -> Iterator[Made]:
     """`make` of each, in order, with up to `count` of them made before they are asked for.
 
     What `make` raises is raised where its result would have been. Whoever stops asking stops the
-    thread too.
+    threads too.
 
     Args:
-        make: called in another thread; its result must depend on its argument alone.
+        make: called in other threads; its result must depend on its argument alone.
         given: what it is called with.
         count: 0 makes each when it is asked for, without a thread.
+        threads: that make them at once.
 
     Example:
         >>> list(ahead(abs, [-1, 2, -3], 2))
@@ -28,7 +31,7 @@ def ahead(make: Callable[[Given], Made], given: Iterable[Given], count: int) -> 
         yield from map(make, given)
         return
     pending: deque[Future[Made]] = deque()
-    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as worker:
+    with ThreadPoolExecutor(threads, thread_name_prefix="ahead") as worker:
         try:
             for each in given:
                 pending.append(worker.submit(make, each))

@@ -7,7 +7,6 @@ from torch.nn import functional as F
 from deeprec.batch import Encoded
 from deeprec.loss.asked import Target
 from deeprec.loss.catalog_blocks import (
-    BLOCK_ITEMS,
     Cost,
     catalog_loss,
     check_block_items,
@@ -29,7 +28,7 @@ class Asymmetric(nn.Module):
         zero_shift: probability below which any other item costs nothing, in [0, 1).
         one_scale: weight of the targets.
         zero_scale: weight of all other items.
-        block_items: items scored at once.
+        block_items: items scored at once; None: as many as suit the device.
 
     Raises:
         ValueError: an exponent or the shift lies outside its range, or block_items is below 1.
@@ -49,7 +48,7 @@ class Asymmetric(nn.Module):
         zero_shift: float = 0.0,
         one_scale: float = 1.0,
         zero_scale: float = 1.0,
-        block_items: int = BLOCK_ITEMS,
+        block_items: int | None = None,
     ) -> None:
         super().__init__()
         check_block_items(block_items)

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from deeprec.loss.catalog_blocks import BLOCK_ITEMS
+from deeprec.loss.catalog_blocks import check_block_items
 
 # Operations of the exact loss in a step above which it is estimated: some seconds on two processor
 # cores in float32; on an accelerator, whose rate nobody measured here, about a tenth of that.
@@ -38,7 +38,7 @@ class Auto:
         hidden_per_user: hidden vectors of a user in a step, known from the model.
         device: `cpu` or `cuda`, known from the machine.
         negatives: items drawn for a batch where the loss is estimated.
-        block_items: items scored at once.
+        block_items: items scored at once; None: as many as suit the device.
 
     Raises:
         ValueError: negatives or block_items is below 1.
@@ -60,11 +60,11 @@ class Auto:
         hidden_per_user: float = 1.0,
         device: str = "cpu",
         negatives: int = 4096,
-        block_items: int = BLOCK_ITEMS,
+        block_items: int | None = None,
     ) -> None:
-        for name, value in (("negatives", negatives), ("block_items", block_items)):
-            if value < 1:
-                raise ValueError(f"{name} must be 1 or more, got {value}")
+        if negatives < 1:
+            raise ValueError(f"negatives must be 1 or more, got {negatives}")
+        check_block_items(block_items)
         self.num_items, self.linear, self.device = num_items, linear, device
         self.negatives, self.block_items = negatives, block_items
         # scores, scores again or kept, and two gradients: four products of 2 B V D operations; a

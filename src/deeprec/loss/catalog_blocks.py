@@ -30,15 +30,26 @@ from deeprec.batch import Asked, Encoded, Jagged, transposed
 from deeprec.loss.asked import Target, asked_of
 from deeprec.table import RowUpdate, Updates
 
-BLOCK_ITEMS = 2_048  # 4 MiB of scores for 512 users in float32: stays in a processor's cache
+BLOCK_ITEMS = 2_048  # on a CPU: 4 MiB of scores for 512 users in float32 stay in its cache
+CUDA_SCORES = 2**25  # of a block: each is some thirty kernels, whose launches a small one waits for
 
 Places = tuple[Tensor, Tensor]  # users and columns of some cells of a block, int64 each
 
 
-def check_block_items(block_items: int) -> None:
+def check_block_items(block_items: int | None) -> None:
     """Raises ValueError if a loss is told to score no item at once."""
-    if block_items < 1:
+    if block_items is not None and block_items < 1:
         raise ValueError(f"block_items must be 1 or more, got {block_items}")
+
+
+def fitting_block_items(num_users: int, device: str) -> int:
+    """Items that are best scored at once for so many users on a kind of device.
+
+    Example:
+        >>> fitting_block_items(512, "cpu"), fitting_block_items(512, "cuda")
+        (2048, 65536)
+    """
+    return BLOCK_ITEMS if device == "cpu" else max(1, CUDA_SCORES // max(num_users, 1))
 
 
 class Cells(NamedTuple):
@@ -82,16 +93,18 @@ class Blocks:
         item_weight_VD: Tensor,
         item_bias_V: Tensor,
         asked: Asked,
-        block_items: int,
+        block_items: int | None,
         product_dtype: torch.dtype,
     ) -> None:
         self.product_dtype = product_dtype
         self.hidden_BD, self.narrow_BD = encoded.hidden_BD, encoded.hidden_BD.to(product_dtype)
         self.item_weight_VD, self.item_bias_V = item_weight_VD, item_bias_V
-        self.num_items, self.block_items = item_weight_VD.shape[0], block_items
-        self.repeat = cells(asked.repeats, self.num_items, block_items)
+        num_users, device = len(self.hidden_BD), self.hidden_BD.device.type
+        self.num_items = item_weight_VD.shape[0]
+        self.block_items = block_items or fitting_block_items(num_users, device)
+        self.repeat = cells(asked.repeats, self.num_items, self.block_items)
         self.repeat_scores_M = encoded.repeat_scores_M[self.repeat.order_P]
-        self.target = cells(asked.target, self.num_items, block_items)
+        self.target = cells(asked.target, self.num_items, self.block_items)
         weights_P = asked.target.weights
         if weights_P is None:
             weights_P = self.hidden_BD.new_ones(asked.target.values.shape)
@@ -182,7 +195,8 @@ class Gradient:
                 grad_BC[block.repeat_places].to(self.repeat_M.dtype),
                 None if factor_B is None else factor_B[block.repeat_places[0]],
             )
-            grad_BC[block.repeat_places] = 0  # the product had no part in these scores
+            # the product had no part in these scores; a plain 0 would be copied from the host
+            grad_BC.index_put_(block.repeat_places, grad_BC.new_zeros(()))
         bias_C = self._bias_of(grad_BC, factor_B) if self.needed.item_bias else None
         grad_BC = grad_BC.to(self.blocks.product_dtype)
         if self.needed.hidden:
@@ -347,7 +361,7 @@ def catalog_loss(
     target: Target,
     *,
     num_users: Tensor,
-    block_items: int,
+    block_items: int | None,
     updates: Updates,
 ) -> Tensor:
     """The mean over users of a loss, differentiable in all that is scored with, once.
@@ -360,8 +374,9 @@ def catalog_loss(
         target: distinct item indices of each user in [0, V), weights absent or float [P]; plain or
             arranged.
         num_users: float [], above 0: what the sum over users is divided by.
-        block_items: items scored at once; memory is O(B * block_items), and O(V * D) for the
-            gradient of the table where there are no updates.
+        block_items: items scored at once, None: as many as suit the device; memory is
+            O(B * block_items), and O(V * D) for the gradient of the table where there are no
+            updates.
         updates: change the catalog's rows now, block by block, where they need a gradient; and
             how long a user's slopes may be, for which the blocks are gone over once more.
 
@@ -404,7 +419,7 @@ class _CatalogLoss(torch.autograd.Function):
         asked: Asked,
         walk: Walk,
         num_users: Tensor,
-        block_items: int,
+        block_items: int | None,
         dtype: torch.dtype,
         needed: Needed,
         updates: Updates,

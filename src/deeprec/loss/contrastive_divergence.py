@@ -15,7 +15,6 @@ from torch.nn import functional as F
 from deeprec.batch import Encoded, Jagged
 from deeprec.loss.asked import Target, asked_of
 from deeprec.loss.catalog_blocks import (
-    BLOCK_ITEMS,
     Block,
     Blocks,
     Gradient,
@@ -39,7 +38,7 @@ class ContrastiveDivergence(nn.Module):
         hidden_bias: float [D], known from the model; None: the model has no stochastic units.
         steps: of Gibbs sampling between what a user had and its reconstruction; the more, the
             closer to the gradient of the likelihood.
-        block_items: visible units drawn at once.
+        block_items: visible units drawn at once; None: as many as suit the device.
 
     Raises:
         ValueError: steps or block_items is below 1.
@@ -56,7 +55,7 @@ class ContrastiveDivergence(nn.Module):
         *,
         hidden_bias: Tensor | None = None,
         steps: int = 1,
-        block_items: int = BLOCK_ITEMS,
+        block_items: int | None = None,
     ) -> None:
         super().__init__()
         check_block_items(block_items)
@@ -172,7 +171,7 @@ def _contrast(dream: _Dream) -> Walk:
         total = blocks.hidden_BD.new_zeros(())
         for block, visible_BC in dream:
             had_BC = torch.zeros_like(visible_BC)
-            had_BC[block.places] = -1.0
+            had_BC.index_put_(block.places, had_BC.new_full((), -1.0))
             grad_SC = torch.cat([had_BC, visible_BC])
             total += grad_SC.sum(0) @ blocks.item_bias_V[block.items]
             if gradient is not None:

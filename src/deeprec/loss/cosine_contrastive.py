@@ -6,7 +6,6 @@ from torch import Tensor, nn
 from deeprec.batch import Encoded
 from deeprec.loss.asked import Target, asked_of
 from deeprec.loss.catalog_blocks import (
-    BLOCK_ITEMS,
     Cost,
     catalog_loss,
     check_block_items,
@@ -27,7 +26,7 @@ class CosineContrastive(nn.Module):
         num_items: V, known from the data.
         margin: an item that is no target costs nothing up to this cosine, in [-1, 1).
         negative_weight: of all items that are no target together, against 1 of the targets.
-        block_items: items scored at once.
+        block_items: items scored at once; None: as many as suit the device.
 
     Raises:
         ValueError: an argument lies outside its range.
@@ -45,7 +44,7 @@ class CosineContrastive(nn.Module):
         *,
         margin: float = 0.4,
         negative_weight: float = 10.0,
-        block_items: int = BLOCK_ITEMS,
+        block_items: int | None = None,
     ) -> None:
         super().__init__()
         check_block_items(block_items)

@@ -6,7 +6,6 @@ from torch import Tensor, nn
 from deeprec.batch import Encoded
 from deeprec.loss.asked import Target
 from deeprec.loss.catalog_blocks import (
-    BLOCK_ITEMS,
     Cost,
     catalog_loss,
     check_block_items,
@@ -22,7 +21,7 @@ class Hinge(nn.Module):
         margin: of the score, above 0.
         one_scale: weight of the targets.
         zero_scale: weight of all other items.
-        block_items: items scored at once.
+        block_items: items scored at once; None: as many as suit the device.
 
     Raises:
         ValueError: margin is not above 0, or block_items is below 1.
@@ -36,7 +35,7 @@ class Hinge(nn.Module):
         margin: float = 1.0,
         one_scale: float = 1.0,
         zero_scale: float = 1.0,
-        block_items: int = BLOCK_ITEMS,
+        block_items: int | None = None,
     ) -> None:
         super().__init__()
         check_block_items(block_items)

@@ -9,7 +9,6 @@ from torch.nn import functional as F
 from deeprec.batch import Encoded
 from deeprec.loss.asked import Target
 from deeprec.loss.catalog_blocks import (
-    BLOCK_ITEMS,
     Cost,
     catalog_loss,
     check_block_items,
@@ -26,7 +25,7 @@ class Marginal(nn.Module):
         zero_target: any other item costs until its probability falls to this, in [0, 1).
         one_scale: weight of the targets.
         zero_scale: weight of all other items.
-        block_items: items scored at once.
+        block_items: items scored at once; None: as many as suit the device.
 
     Raises:
         ValueError: zero_target is not below one_target, or one lies outside [0, 1];
@@ -42,7 +41,7 @@ class Marginal(nn.Module):
         zero_target: float = 0.0,
         one_scale: float = 1.0,
         zero_scale: float = 1.0,
-        block_items: int = BLOCK_ITEMS,
+        block_items: int | None = None,
     ) -> None:
         super().__init__()
         check_block_items(block_items)

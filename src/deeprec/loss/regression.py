@@ -11,7 +11,6 @@ from deeprec.activated import Activated, Output
 from deeprec.batch import Encoded
 from deeprec.loss.asked import Target
 from deeprec.loss.catalog_blocks import (
-    BLOCK_ITEMS,
     Blocks,
     Cost,
     Gradient,
@@ -48,7 +47,7 @@ class Regression(nn.Module):
             cross_entropy these must lie in [0, 1].
         one_scale: weight of the targets.
         zero_scale: weight of all other items; 0: only targets are learned from.
-        block_items: items scored at once.
+        block_items: items scored at once; None: as many as suit the device.
 
     Raises:
         ValueError: there is no such error or output, or block_items is below 1.
@@ -73,7 +72,7 @@ class Regression(nn.Module):
         values: bool = False,
         one_scale: float = 1.0,
         zero_scale: float = 1.0,
-        block_items: int = BLOCK_ITEMS,
+        block_items: int | None = None,
     ) -> None:
         super().__init__()
         check_block_items(block_items)

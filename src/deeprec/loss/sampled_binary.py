@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from deeprec.batch import Encoded
 from deeprec.loss.asked import Target, asked_of
 from deeprec.loss.candidate_catalog import candidate_catalog
-from deeprec.loss.catalog_blocks import BLOCK_ITEMS, Cost, catalog_loss, separable
+from deeprec.loss.catalog_blocks import Cost, catalog_loss, separable
 from deeprec.loss.negatives import Negatives
 from deeprec.loss.own_targets import own_scores
 from deeprec.table import NO_UPDATES, Updates
@@ -35,7 +35,7 @@ class SampledBinary(nn.Module):
         calibration: None, or gBCE's t in [0, 1]: 0 leaves probabilities as they come out, 1
             calibrates them fully.
         one_scale: weight of the targets.
-        block_items: items scored at once.
+        block_items: items scored at once; None: as many as suit the device.
 
     Raises:
         ValueError: an argument lies outside its range.
@@ -58,7 +58,7 @@ class SampledBinary(nn.Module):
         shared_targets: bool = True,
         calibration: float | None = None,
         one_scale: float = 1.0,
-        block_items: int = BLOCK_ITEMS,
+        block_items: int | None = None,
     ) -> None:
         super().__init__()
         if calibration is not None and not 0.0 <= calibration <= 1.0:

@@ -6,7 +6,6 @@ from deeprec.batch import Encoded
 from deeprec.loss.adjustment import Adjustment
 from deeprec.loss.asked import Target, asked_of
 from deeprec.loss.candidate_catalog import candidate_catalog
-from deeprec.loss.catalog_blocks import BLOCK_ITEMS
 from deeprec.loss.negatives import Negatives
 from deeprec.loss.own_targets import own_scores
 from deeprec.loss.softmax import Softmax, target_weights, users_with_targets
@@ -34,7 +33,7 @@ class SampledSoftmax(nn.Module):
         normalise_targets: as of `Softmax`.
         temperature: as of `Softmax`.
         popularity_adjustment: as of `Softmax`.
-        block_items: items scored at once.
+        block_items: items scored at once; None: as many as suit the device.
 
     Raises:
         ValueError: an argument lies outside its range.
@@ -58,7 +57,7 @@ class SampledSoftmax(nn.Module):
         normalise_targets: bool = False,
         temperature: float = 1.0,
         popularity_adjustment: float = 0.0,
-        block_items: int = BLOCK_ITEMS,
+        block_items: int | None = None,
     ) -> None:
         super().__init__()
         self.softmax = Softmax(normalise_targets=normalise_targets, block_items=block_items)

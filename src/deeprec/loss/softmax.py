@@ -12,7 +12,6 @@ from deeprec.batch import Encoded, Jagged
 from deeprec.loss.adjustment import Adjustment
 from deeprec.loss.asked import Target, asked_of, users_of
 from deeprec.loss.catalog_blocks import (
-    BLOCK_ITEMS,
     Block,
     Blocks,
     Gradient,
@@ -22,7 +21,8 @@ from deeprec.loss.catalog_blocks import (
 )
 from deeprec.table import NO_UPDATES, Updates
 
-KEPT_BYTES = 64 * 2**20  # of a batch's exponentials: what is kept is not scored a second time
+# of a batch's exponentials: what is kept is not scored a second time
+KEPT_BYTES = {"cpu": 64 * 2**20, "cuda": 2**30}
 SMALLEST_FACTOR = 1e-30
 
 
@@ -41,7 +41,7 @@ class Softmax(nn.Module):
             0: always.
         one_scale: weight of the targets.
         zero_scale: any other item competes as so many do, above 0.
-        block_items: items scored at once.
+        block_items: items scored at once; None: as many as suit the device.
 
     Raises:
         ValueError: temperature, one_scale or zero_scale is not above 0, one_target lies outside
@@ -67,7 +67,7 @@ class Softmax(nn.Module):
         zero_target: float = 0.0,
         one_scale: float = 1.0,
         zero_scale: float = 1.0,
-        block_items: int = BLOCK_ITEMS,
+        block_items: int | None = None,
     ) -> None:
         super().__init__()
         check_block_items(block_items)
@@ -194,7 +194,7 @@ class _Exponentials(NamedTuple):
 
 
 def _walk(margins: Margins, blocks: Blocks, gradient: Gradient | Lengths | None) -> Tensor:
-    room = 0 if gradient is None else KEPT_BYTES
+    room = 0 if gradient is None else KEPT_BYTES[blocks.hidden_BD.device.type]
     scores_P = torch.empty_like(blocks.weights_P)
     found = []
     for block in blocks:

@@ -90,7 +90,8 @@ class ItemToItem(NeighbourModel):
             self.between_items.fill(_table(self.num_items, had, lengths, others, similarity))
         self.item_bias.fill_(-1.0)
         shares = torch.from_numpy(popularity / max(users.num_users, 1)).float()
-        self.item_bias[torch.from_numpy(had).long()] = (shares - 1.0).clamp(max=-1e-6)
+        items, device = torch.from_numpy(had).long(), self.item_bias.device
+        self.item_bias[items.to(device)] = (shares - 1.0).clamp(max=-1e-6).to(device)
         yield float("nan")
 
     def solving_bytes(self, num_users: int, num_events: int) -> int:

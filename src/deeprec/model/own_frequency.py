@@ -56,8 +56,10 @@ class OwnFrequency(SolvedModel):
         known = weighted_histories(users, self.num_items)
         popularity_V = torch.bincount(known.values, minlength=self.num_items)
         order_V = torch.argsort(popularity_V, descending=True, stable=True)
-        self.place_V[order_V] = torch.arange(self.num_items)
-        self.item_bias.copy_(-self.place_V.float())
+        place_V = torch.empty_like(order_V)
+        place_V[order_V] = torch.arange(self.num_items)
+        self.place_V.copy_(place_V)
+        self.item_bias.copy_(-place_V)
         yield float("nan")
 
 

@@ -6,11 +6,11 @@ from torch import Tensor
 from deeprec.batch import Batch, Encoded
 from deeprec.errors import NonFiniteError
 from deeprec.model.base import Recommender
-from deeprec.model.topk import BLOCK_ITEMS, top_k
+from deeprec.model.topk import top_k
 
 
 def rank(
-    model: Recommender, batch: Batch, k: int, exclude_seen: bool, *, block_items: int = BLOCK_ITEMS
+    model: Recommender, batch: Batch, k: int, exclude_seen: bool, *, block_items: int = 0
 ) -> tuple[Tensor, Tensor]:
     """The k best items of each user, without gradients; the model is in eval mode already.
 
@@ -19,7 +19,7 @@ def rank(
         batch: B users.
         k: items per user.
         exclude_seen: whether items of the user's own history are left out.
-        block_items: catalog items scored at once.
+        block_items: catalog items scored at once; 0: as many as suit the device.
 
     Returns:
         items int64 [B, K], best first, ties by lower index, -1 where there are no more candidates;

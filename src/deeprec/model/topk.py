@@ -20,7 +20,7 @@ from torch import Tensor
 
 from deeprec.batch import Encoded
 
-BLOCK_ITEMS = 16_384  # 16 MiB of scores for 256 users in float32
+BLOCK_ITEMS = 16_384  # on a CPU: 16 MiB of scores for 256 users in float32
 
 
 class Allowed(NamedTuple):
@@ -37,7 +37,7 @@ def top_k(
     k: int,
     exclude_items_N: Tensor,
     exclude_offsets_B1: Tensor,
-    block_items: int = BLOCK_ITEMS,
+    block_items: int = 0,
     allowed: Allowed | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The k items of highest score for each user, best first.
@@ -52,7 +52,7 @@ def top_k(
         exclude_items_N: int64 [N], items that user b must not get; repeats are fine, and so are
             items that are not in the catalog.
         exclude_offsets_B1: int64 [B + 1], user b owns `exclude_items[offsets[b]:offsets[b + 1]]`.
-        block_items: items scored at once.
+        block_items: items scored at once; 0: as many as suit the device.
         allowed: the only items that may be in a list; None: all. Blocks that hold none of them are
             not scored.
 
@@ -72,6 +72,8 @@ def top_k(
     """
     hidden_BD, num_items = encoded.hidden_BD, item_weight_VD.shape[0]
     best_BK = no_keys(hidden_BD.shape[0], k, hidden_BD)
+    if block_items == 0:
+        block_items = on_cuda(hidden_BD.shape[0]) if hidden_BD.is_cuda else 16_384
     rules = rules_of(encoded, exclude_items_N, exclude_offsets_B1, num_items, block_items, allowed)
     for block in range(rules.num_blocks):
         if is_skipped(rules, block):
@@ -81,6 +83,11 @@ def top_k(
         scores_BC = block_scores(hidden_BD, item_weight_VD, item_bias_V, start, stop)
         best_BK = improve(best_BK, ruled(scores_BC, rules, block, start), start)
     return lists(best_BK)
+
+
+def on_cuda(num_users: int) -> int:
+    """Items scored at once on CUDA: 128 MiB of scores, for small blocks wait for their launches."""
+    return max(1, 33_554_432 // max(num_users, 1))
 
 
 def block_scores(

@@ -11,6 +11,7 @@ from rich.table import Table
 from torch import nn
 
 from deeprec.errors import ResourceError
+from deeprec.loss.catalog_blocks import fitting_block_items
 from deeprec.model.base import PerUser
 from deeprec.trainer.optimizer import Optimizer
 
@@ -50,13 +51,14 @@ def plan(
     *,
     batch_users: int,
     batch_events: int,
-    block_items: int,
+    block_items: int | None,
     drawn_items: int = 0,
     draws_at_once: bool = False,
     dense_gradient: bool = False,
     per_user: PerUser | None = None,
     ways: Ways = Ways(),
     copied: bool = False,
+    device: str = "cpu",
 ) -> list[Line]:
     """What each table, its gradient and its optimizer's state take, and one batch.
 
@@ -65,7 +67,7 @@ def plan(
         optimizer: not built yet.
         batch_users: users in a batch.
         batch_events: events in an average batch.
-        block_items: items that the loss scores at once.
+        block_items: items that the loss scores at once; None: as many as suit the device.
         drawn_items: items that a sampled loss draws for a batch; 0: the loss draws none.
         draws_at_once: whether the loss scores all of these at once, in place of blocks.
         dense_gradient: whether the loss gives every row of the catalog table a gradient, instead of
@@ -73,6 +75,7 @@ def plan(
         per_user: what a user takes in a step; None: one hidden vector, and eight of its width.
         ways: what to advise.
         copied: whether checkpoints are written from a copy.
+        device: where the scores are.
     """
     catalog = model.item_weight
     assert isinstance(catalog, nn.Parameter)
@@ -80,6 +83,7 @@ def plan(
     hidden, floats = per_user or PerUser(1.0, 8.0 * width)
     asked = round(batch_users * hidden)
     who = f"{asked:,} users" if per_user is None else f"{asked:,} positions"
+    block_items = min(block_items or fitting_block_items(asked, device), catalog.shape[0])
     said = f"what the layers say of {who}"
     lines = [
         *_learned_lines(model, optimizer, dense_gradient, copied, ways),
