@@ -40,11 +40,11 @@ def measure() -> Measured:
             there = measure_steps(report, folder / "steps")
         with report.section("dsstne"):
             measure_dsstne(report, folder / "dsstne")
-        with report.section("losses"):
-            measure_losses(report)
         with report.section("lists"):
             measure_lists(report)
-        for backend in ("torch", "torchrec"):
+        with report.section("losses"):
+            measure_losses(report)
+        for backend in ("torchrec", "torch"):
             with report.section(f"catalogs, {backend}"):
                 measure_catalogs(report, folder, backend)
         with report.section("kernels"):  # last: what traces kernels may slow what comes after it

@@ -13,6 +13,7 @@ from deeprec.loss.contrastive_divergence import ContrastiveDivergence
 from deeprec.loss.cosine import Cosine
 from deeprec.loss.cosine_contrastive import CosineContrastive
 from deeprec.loss.softmax import Softmax
+from deeprec.model.autoencoder import Autoencoder
 from deeprec.model.linear_autoencoder import LinearAutoencoder
 from deeprec.model.rbm import Rbm
 from deeprec.model.two_tower import TwoTower
@@ -125,9 +126,16 @@ def test_a_step_on_cuda_waits_for_nothing_and_is_that_of_a_cpu(name: str) -> Non
         assert_same_weights(here.model, there.model)
 
 
+# Nothing depends on these, or on a third of them, so that their gradients are rounding errors,
+# which Adam makes as long as others: biases before a batch norm, what all keys of attention share.
+FREE = ("layers.0.bias", "attention.asked.bias")
+
+
 def assert_same_weights(here: nn.Module, there: nn.Module) -> None:
     of_cuda: dict[str, Tensor] = there.state_dict()
     for name, weight in here.state_dict().items():
+        if name.endswith(FREE) and not isinstance(here, Autoencoder):
+            continue
         torch.testing.assert_close(
             of_cuda[name].cpu(),
             weight,

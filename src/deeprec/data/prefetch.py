@@ -3,7 +3,10 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
+
+import torch
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
@@ -21,7 +24,8 @@ def ahead(
         make: called in other threads; its result must depend on its argument alone.
         given: what it is called with.
         count: 0 makes each when it is asked for, without a thread.
-        threads: that make them at once.
+        threads: that make them at once, each of them with one thread of torch: pools of pools would
+            wait for each other.
 
     Example:
         >>> list(ahead(abs, [-1, 2, -3], 2))
@@ -31,7 +35,9 @@ def ahead(
         yield from map(make, given)
         return
     pending: deque[Future[Made]] = deque()
-    with ThreadPoolExecutor(threads, thread_name_prefix="ahead") as worker:
+    before = torch.get_num_threads()
+    alone = partial(torch.set_num_threads, 1) if threads > 1 else None
+    with ThreadPoolExecutor(threads, "ahead", initializer=alone) as worker:
         try:
             for each in given:
                 pending.append(worker.submit(make, each))
@@ -41,3 +47,5 @@ def ahead(
                 yield pending.popleft().result()
         finally:
             worker.shutdown(wait=False, cancel_futures=True)
+            if threads > 1:  # threads that begin later have as many as the last that was told
+                torch.set_num_threads(before)

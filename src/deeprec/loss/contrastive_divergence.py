@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deeprec.batch import Encoded, Jagged
+from deeprec.device import generator_of
 from deeprec.loss.asked import Target, asked_of
 from deeprec.loss.catalog_blocks import (
     Block,
@@ -142,7 +143,7 @@ class _Dream:
 
     def __init__(self, blocks: Blocks) -> None:
         self._blocks = blocks
-        self._generator = _generator_of(blocks.hidden_BD.device)
+        self._generator = generator_of(blocks.hidden_BD.device)
         self._state = self._generator.get_state()
 
     def __iter__(self) -> Iterator[tuple[Block, Tensor]]:
@@ -194,11 +195,3 @@ def _sums(rows: Jagged, item_weight_VD: Tensor) -> Tensor:
         rows.values, item_weight_VD, rows.offsets, mode="sum", include_last_offset=True
     )
     return sums_BD
-
-
-def _generator_of(device: torch.device) -> torch.Generator:
-    """The one that draws there unless another is named."""
-    if device.type != "cuda":
-        return torch.default_generator
-    index = torch.cuda.current_device() if device.index is None else device.index
-    return torch.cuda.default_generators[index]

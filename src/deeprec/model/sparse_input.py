@@ -427,6 +427,7 @@ def keyed(fields: Mapping[str, Jagged], names: Sequence[str]) -> Any:
         values=torch.cat([field.values for field in rows]),
         weights=torch.cat([_weights(field) for field in rows]),
         lengths=torch.cat([field.offsets.diff() for field in rows]),
+        length_per_key=[len(field.values) for field in rows],  # else it asks the device
     )
 
 

@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from deeprec.batch import Arranged, Batch, Encoded, Jagged, Penalty, Task
+from deeprec.device import seed_all
 from deeprec.errors import NonFiniteError
 from deeprec.loss.asked import Target, check
 from deeprec.loss.negatives import Negatives
@@ -190,7 +191,7 @@ class Training(LightningModule):
 
     def loss_of(self, batch: Arranged) -> Tensor:
         """What the step at hand makes smaller; the same whenever it is asked for."""
-        torch.manual_seed(_step_seed(self.seed, self.progress.step))
+        seed_all(_step_seed(self.seed, self.progress.step), self.device)
         batch.step = self.progress.step
         return self._loss_of(self.recommender.tasks(batch))
 
