@@ -68,8 +68,7 @@ class OurSteps:
         self.work, self.training = work_of(prepared, [*words, f"trainer.device={device.type}"])
         self.training.to(device)
         if ahead:
-            data, loop = self.work.data.training, Loop()
-            data.prefetch, data.threads = loop.ahead_on(self.work.device.name)
+            self.work.data.training.prefetch = Loop().prefetch_batches
         self.narrow, self.device = narrow, device
         self.batches = self.endless()
 

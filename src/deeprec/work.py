@@ -21,7 +21,7 @@ from deeprec.data.dataset import Batches, JudgedBatches
 from deeprec.data.judge import known_users
 from deeprec.data.store import PartName, Prepared
 from deeprec.data.target import ByKind, Reconstruct, Target
-from deeprec.device import Device, choose_device, precision_note
+from deeprec.device import choose_device, precision_note
 from deeprec.errors import ConfigError, DataError, DeeprecError, NonFiniteError
 from deeprec.loss.auto import Auto
 from deeprec.loss.fit import Trained, unfit_engine, unfit_weights
@@ -76,7 +76,7 @@ class Work:
         target: Target = Reconstruct()
         if config.target is not None:
             target = instantiate(config.target)
-        self.data = _data(config, prepared, target, self.loop, self.device)
+        self.data = _data(config, prepared, target, self.loop)
         self.learns_next = learns_next(config.model)
         self.facts = facts_of(prepared, self.data.training, self.learns_next)
         self.weighs_users = config.user_weights and prepared.user_weights is not None
@@ -401,17 +401,13 @@ def next_of(run: Path, prepared: Prepared) -> str:
     return f"no holdout to judge on; deeprec export run={run}"
 
 
-def _data(
-    config: TrainConfig, prepared: Prepared, target: Target, loop: Loop, device: Device
-) -> DataModule:
-    batches, threads = loop.ahead_on(device.name)
+def _data(config: TrainConfig, prepared: Prepared, target: Target, loop: Loop) -> DataModule:
     training = Batches(
         prepared,
         target,
         grouping=loop.grouping,
         seed=config.seed,
-        prefetch=batches,
-        threads=threads,
+        prefetch=loop.prefetch_batches,
     )
     if not len(training.users):
         raise DataError(f"{prepared.path}: no user has training events; prepare other data")

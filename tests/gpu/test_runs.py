@@ -39,8 +39,9 @@ STEPWISE = [
     "experiment=simplex trainer.batch_users=16",
 ]
 SOLVED = [
-    *("ease", "sparse_ease", "ials", "svd", "graph_filter"),
+    *("ease", "sparse_ease", "ials", "graph_filter"),
     *("item_to_item", "own_frequency", "popularity"),
+    "svd model.width=4",  # more are of no taste, and leave scores that differ by rounding alone
 ]
 CLOSE = 0.03  # of ndcg, where each device draws for itself
 
@@ -72,9 +73,7 @@ def test_every_model_learns_exports_and_answers_as_on_a_cpu(
     solved = model.removeprefix("model=") in SOLVED
     assert best_score(there) == pytest.approx(best_score(here), abs=5e-3 if solved else CLOSE)
     reports = [judged(there, tmp_path / device, device) for device in ("cpu", "cuda")]
-    # as many singular vectors as the shop has tastes, and scores that are as good as equal beyond
-    near = 0.05 if model == "model=svd" else 1e-3
-    assert figures(reports[1]) == pytest.approx(figures(reports[0]), abs=near)
+    assert figures(reports[1]) == pytest.approx(figures(reports[0]), abs=1e-3)
     made = export(cast(ExportConfig, compose("export", [f"run={there}", f"output_dir={there}.b"])))
     assert_same_answers(made)
 

@@ -29,7 +29,6 @@ class Batches:
         grouping: which users share a batch, before some are left out.
         seed: of the order of users and of what the target draws.
         prefetch: batches made ahead of their use; 0: each when it is asked for.
-        threads: that make them at once.
         finish: what is made of a batch, in the same thread, and given in its place; it draws from
             a generator of its own for each batch. None: nothing.
         rank: this process, in [0, world).
@@ -44,13 +43,12 @@ class Batches:
         grouping: Grouping,
         seed: int,
         prefetch: int = 0,
-        threads: int = 1,
         finish: Callable[[Batch, torch.Generator], Any] | None = None,
         rank: int = 0,
         world: int = 1,
     ) -> None:
         self.prepared, self.target, self.grouping = prepared, target, grouping
-        self.prefetch, self.threads, self.finish = prefetch, threads, finish
+        self.prefetch, self.finish = prefetch, finish
         self.seed, self.rank, self.world = seed, rank, world
         self.users = prepared.training_users()
         self._lengths = prepared.parts["train"].lengths
@@ -74,9 +72,7 @@ class Batches:
 
     def __iter__(self) -> Iterator[Any]:
         positions = range(self.position, len(self))
-        self._plan(self.epoch)  # once, before several threads ask for it
-        make = partial(self.finished, self.epoch)
-        batches = ahead(make, positions, self.prefetch, self.threads)
+        batches = ahead(partial(self.finished, self.epoch), positions, self.prefetch)
         for position, batch in zip(positions, batches, strict=True):
             # before the yield: whoever counts len(self) batches never comes back for the rest
             self._advance(position)

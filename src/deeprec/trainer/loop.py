@@ -1,9 +1,8 @@
 """How long, how much at once, on what: the config part of the group `trainer`."""
 
 import logging
-import os
 import warnings
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
@@ -24,9 +23,7 @@ class Loop:
         batch_users: users in a step, unless `batch_interactions` is given.
         batch_interactions: interactions in a step instead, about.
         bucket_lengths: users with histories of similar length share a step.
-        prefetch_batches: batches made ahead by threads of their own; 0: each when it is needed;
-            None: as many as suit the device.
-        prefetch_threads: threads that make them; None: as many as suit the device.
+        prefetch_batches: batches made ahead by a thread of their own; 0: each when it is needed.
         device: `auto` takes CUDA where its driver answers.
         precision: of matrix products; weights are float32 always.
         threads: of the CPU; None: as torch chooses.
@@ -53,8 +50,7 @@ class Loop:
         batch_users: int | None = 256,
         batch_interactions: int | None = None,
         bucket_lengths: bool = False,
-        prefetch_batches: int | None = None,
-        prefetch_threads: int | None = None,
+        prefetch_batches: int = 2,
         device: DeviceName = "auto",
         precision: Precision = "float32",
         threads: int | None = None,
@@ -71,7 +67,6 @@ class Loop:
         for name, value in (
             ("max_epochs", max_epochs),
             ("threads", threads),
-            ("prefetch_threads", prefetch_threads),
             ("validate_every_epochs", validate_every_epochs),
             ("validation_users", validation_users),
             ("early_stopping_patience", early_stopping_patience),
@@ -79,7 +74,7 @@ class Loop:
         ):
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be 1 or more, got {value}")
-        if prefetch_batches is not None and prefetch_batches < 0:
+        if prefetch_batches < 0:
             raise ValueError(f"prefetch_batches must be 0 or more, got {prefetch_batches}")
         if save_every_minutes is not None and not save_every_minutes >= 0:
             raise ValueError(f"save_every_minutes must be 0 or more, got {save_every_minutes}")
@@ -89,8 +84,7 @@ class Loop:
             )
         by_users = batch_users if batch_interactions is None else None
         self.grouping = Grouping(by_users, batch_interactions, bucket_lengths)
-        self.prefetch_batches, self.prefetch_threads = prefetch_batches, prefetch_threads
-        self.device, self.precision = device, precision
+        self.prefetch_batches, self.device, self.precision = prefetch_batches, device, precision
         self.threads, self.validation_users = threads, validation_users
         self.deterministic = deterministic
         self.schedule = Schedule(
@@ -103,16 +97,6 @@ class Loop:
             save_timeout_minutes,
             on_disk_full,
         )
-
-    def ahead_on(self, device: Literal["cpu", "cuda"]) -> tuple[int, int]:
-        """Batches made ahead, and the threads that make them.
-
-        A CPU needs its threads for the steps; a GPU takes several batches while one is made.
-        """
-        batches, threads = (2, 1) if device == "cpu" else (16, min(8, os.cpu_count() or 1))
-        if self.prefetch_batches is not None:
-            batches = self.prefetch_batches
-        return batches, self.prefetch_threads or threads
 
     def fit(self, training: Training, data: DataModule, keeper: Keeper) -> None:
         """Trains from `training.progress` on, to the last epoch or until it stops early."""
