@@ -1,4 +1,4 @@
-"""Claim: on a GPU too, a step takes a fraction of the commonly written one.
+"""Claim: what a step, a loss, a list and a larger catalog cost on a GPU, beside plain PyTorch.
 
 Wall milliseconds a step: chains of steps between which the GPU is not waited for, systems in turns
 in one process, the median of chains. Batches are made ahead by a thread, for every system alike.
@@ -27,7 +27,10 @@ from page import Measured, Plot, show
 from sized import QUICK
 from step import BATCH_USERS, DROPOUT, ITEMS
 
-CLAIM = "On a GPU too, a training step takes a fraction of the commonly written one."
+CLAIM = (
+    "What a training step, an exact loss, a list and a larger catalog cost on a GPU, beside plain "
+    "PyTorch."
+)
 
 
 def measure() -> Measured:
