@@ -110,11 +110,20 @@ def test_runs_of_different_folders_are_refused(members: list[Path], tmp_path: Pa
 
 
 def test_a_blend_that_is_no_better_is_not_written(members: list[Path], tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(members[0], tmp_path / "copy"))
     with pytest.raises(ConfigError, match="alone is as good on validation as any blend of these"):
-        blend(told(tmp_path / "same", members[0], members[0]))
+        blend(told(tmp_path / "same", members[0], copy))
     assert not (tmp_path / "same").exists()
 
 
 def test_one_run_is_no_blend(members: list[Path], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="runs: expected two or more"):
         told(tmp_path / "one", members[0])
+
+
+def test_a_run_beside_itself_is_no_blend(members: list[Path], tmp_path: Path) -> None:
+    again = tmp_path / "again"
+    again.symlink_to(members[0])
+    with pytest.raises(ConfigError, match=f"runs: {again} stands there twice"):
+        blend(told(tmp_path / "one", members[0], members[1], again))
+    assert not (tmp_path / "one").exists()

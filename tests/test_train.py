@@ -490,6 +490,9 @@ def test_after_a_loss_that_is_not_finite_what_was_saved_is_whole(
             train(small_shop.settings(prepared, run))
         assert failed.value.exit_code == 6
         assert f"deeprec train replay={run}.replay" in "".join(failed.value.__notes__)
+        status = json.loads((run / "status.json").read_text())
+        assert (status["state"], status["resumable"]) == ("failed", False)  # it would fail again
+        assert status["next"] == f"deeprec train replay={run}.replay"
         with pytest.raises(NonFiniteError, match="step 6 is not finite again, first: "):
             train(replay)
     kept = {path.name: path for path in (tmp_path / "run.replay").iterdir()}

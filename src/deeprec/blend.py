@@ -36,6 +36,7 @@ def blend(config: BlendConfig) -> Path:
     """
     output = Path(config.output_dir)
     refuse_to_overwrite(output)
+    refuse_twice(config.runs)
     runs = [open_run(path) for path in config.runs]
     for run in runs:
         if not run.finished:
@@ -52,6 +53,13 @@ def blend(config: BlendConfig) -> Path:
             f"{runs[best].path} alone is as good on validation as any blend of these; use it"
         )
     return written(output, runs, weights, prepared, config.seed)
+
+
+def refuse_twice(paths: Sequence[str]) -> None:
+    """A run beside itself would be weighed against itself."""
+    for place, path in enumerate(paths):
+        if any(Path(path).resolve() == Path(other).resolve() for other in paths[:place]):
+            raise ConfigError(f"runs: {path} stands there twice; name each run once")
 
 
 def weighed(runs: Sequence[Run], prepared: Prepared, validation_users: int) -> Weights:

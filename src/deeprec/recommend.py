@@ -145,6 +145,13 @@ def opened_histories(
         prepared = Prepared(path)
         users = prepared.judged_users("holdout")
         users = users if len(users) else np.arange(prepared.num_users)
+        if len(users) < prepared.num_users:
+            console.print(
+                f"[yellow]note[/yellow] of a prepared folder those are answered who are judged on "
+                f"its holdout, as they stood before it: {len(users):,} of {prepared.num_users:,} "
+                "users; give event files to answer everybody",
+                soft_wrap=True,
+            )
         yield len(users), prepared_histories(prepared, opened, users, config.batch_users)
         return
     with workspace(beside=Path(config.output).absolute().parent) as space:

@@ -131,21 +131,26 @@ class Work:
     def _tell_failure(self, run: RunFolder, error: BaseException) -> None:
         if run.finished:  # stopped just after it was sealed
             return
+        kept: Path | None = None
         if isinstance(error, NonFiniteError) and isinstance(self.learner, Training):
-            self._keep_for_replay(run, self.learner, error)
+            kept = self._keep_for_replay(run, self.learner, error)
         told_why = str(error) if isinstance(error, DeeprecError) else type(error).__name__
         interrupted = getattr(error, "exit_code", 1) > 128
         with suppress(OSError, DeeprecError):  # the disk may be what failed
             run.refuse_moved()
-            run.set_status("interrupted" if interrupted else "failed", reason=told_why)
+            state = "interrupted" if interrupted else "failed"
+            run.set_status(state, look_into=kept, reason=told_why)
 
-    def _keep_for_replay(self, run: RunFolder, training: Training, error: NonFiniteError) -> None:
+    def _keep_for_replay(
+        self, run: RunFolder, training: Training, error: NonFiniteError
+    ) -> Path | None:
         try:
             place = replay.keep(run, training, self.data.training, str(error))
         except DeeprecError as further:
             error.add_note(f"the step could not be kept for a replay: {further}")
-            return
+            return None
         error.add_note(f"look into it with `deeprec train replay={place}`")
+        return place
 
     def _conclude(self, run: RunFolder) -> None:
         progress, schedule = self.learner.progress, self.schedule

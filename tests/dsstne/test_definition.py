@@ -60,7 +60,7 @@ def test_the_movielens_sample_is_mapped_key_by_key(tmp_path: Path) -> None:
         "zero_target": 0.0,
         "one_scale": 1.0,
         "zero_scale": 1.0,
-        "block_items": 2048,
+        "block_items": None,
     }
     [hidden] = config.model["layers"]
     assert (hidden["units"], hidden["activation"], hidden["sources"]) == (128, "sigmoid", ["input"])

@@ -139,9 +139,16 @@ class RunFolder:
         if self._found() == self._held and not self.has_checkpoint:
             folder.remove(self.path)
 
-    def set_status(self, state: str, **more: Any) -> None:
-        """Says how the run stands, for people and for whoever restarts it."""
-        _write_json(self.path / "status.json", self._told(state, {**self.status, **more}))
+    def set_status(self, state: str, *, look_into: Path | None = None, **more: Any) -> None:
+        """Says how the run stands, for people and for whoever restarts it.
+
+        Args:
+            look_into: a step kept for a replay, at which going on would fail again.
+        """
+        told = self._told(state, {**self.status, **more})
+        if look_into is not None:
+            told |= {"resumable": False, "next": f"deeprec train replay={look_into}"}
+        _write_json(self.path / "status.json", told)
 
     def _told(self, state: str, known: Mapping[str, Any]) -> dict[str, Any]:
         resumable = state != "finished"
