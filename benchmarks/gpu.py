@@ -89,7 +89,7 @@ def plots(rows: list[dict[str, Any]]) -> list[Plot]:
             "kind": "bar",
             "x": "what",
             "y": ["ms"],
-            "title": f"{part}: ms on the GPU",
+            "title": f"{part.removeprefix('step ')}, ms",
             "rows": [{"what": row["what"], "ms": row["ms"]} for row in rows if row["part"] == part],
         }
         for part in parts
