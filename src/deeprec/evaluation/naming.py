@@ -4,28 +4,41 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 OWN_PLACE = ("output_dir", "resume", "prepared", "logger")  # of a config: not what was trained
-MOST_KEYS = 3  # that a name is made of; runs that differ in more are called by their folder
+# of settings that a name is made of; runs that differ in more are called by their folder
+MOST_KEYS, MOST_LETTERS = 3, 60
 
 
-def named(names: Sequence[str], configs: Sequence[Mapping[str, Any]]) -> list[str]:
+def named(
+    names: Sequence[str], configs: Sequence[Mapping[str, Any]], folders: Sequence[str]
+) -> list[str]:
     """Names of runs: the model, and the settings in which runs of that model differ.
+
+    Where these are many or long, the folder of the run stands for them.
 
     Args:
         names: of the models.
         configs: what each run was told.
+        folders: what the folder of each is called.
 
     Example:
-        >>> named(["a", "a", "b"], [{"seed": 1}, {"seed": 2}, {"seed": 1}])
+        >>> named(["a", "a", "b"], [{"seed": 1}, {"seed": 2}, {"seed": 1}], ["x", "y", "z"])
         ['a, seed=1', 'a, seed=2', 'b']
+        >>> named(["a", "a"], [{"parts": "p" * 80}, {"parts": "q" * 80}], ["x", "y"])
+        ['a in x', 'a in y']
     """
     flat = [_flat(config) for config in configs]
     told = []
-    for name, one in zip(names, flat, strict=True):
+    for name, one, folder in zip(names, flat, folders, strict=True):
         alike = [other for other, its in zip(flat, names, strict=True) if its == name]
         every = sorted({key for other in alike for key in other})
         keys = [key for key in every if len({str(other.get(key)) for other in alike}) > 1]
-        settings = [f"{_short(key, keys)}={one.get(key)}" for key in keys]
-        told.append(", ".join([name, *settings]) if len(keys) <= MOST_KEYS else name)
+        settings = ", ".join(f"{_short(key, keys)}={one.get(key)}" for key in keys)
+        if not keys:
+            told.append(name)
+        elif len(keys) <= MOST_KEYS and len(settings) <= MOST_LETTERS:
+            told.append(f"{name}, {settings}")
+        else:
+            told.append(f"{name} in {folder}")
     return told
 
 

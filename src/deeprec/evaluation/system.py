@@ -81,7 +81,8 @@ def open_systems(
     """
     systems = [open_system(path, question, device) for path in paths]
     runs = [system for system in systems if system.kind == "run"]
-    names = named([run.name for run in runs], [run.config for run in runs])
+    folders = [Path(run.source["run"]).name for run in runs]
+    names = named([run.name for run in runs], [run.config for run in runs], folders)
     for run, name in zip(runs, names, strict=True):
         run.name = name
     return [*systems, *_baselines(baselines, question, device)]
