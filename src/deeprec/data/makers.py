@@ -1,18 +1,18 @@
 """Things made ahead of their use by processes, which do not wait for each other as threads do."""
 
 import ctypes
-import io
-import pickle
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from itertools import accumulate
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import numpy.typing as npt
 import torch
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -95,14 +95,28 @@ class Makers:
 class Packed(NamedTuple):
     """Something made, its arrays in one piece of shared memory: one file, not one for each."""
 
-    told: bytes  # a pickle of everything else
-    places: list[slice]  # of each array in `memory`
+    told: Any  # it, with a `Column` in the place of each array and tensor
     memory: Tensor  # uint8
 
     def unpacked(self) -> Any:
         """It again; its arrays and tensors lie in `memory`."""
-        memory = self.memory.numpy().data
-        return pickle.loads(self.told, buffers=[memory[place] for place in self.places])
+        memory = self.memory.numpy()
+        return apply_to_collection(self.told, Column, lambda column: column.taken(memory))
+
+
+@dataclass(frozen=True)
+class Column:
+    """Where an array or tensor lies."""
+
+    start: int  # bytes
+    shape: tuple[int, ...]
+    dtype: str
+    is_tensor: bool
+
+    def taken(self, memory: npt.NDArray[np.uint8]) -> Any:
+        """It, as a view of the memory."""
+        array: npt.NDArray[Any] = np.ndarray(self.shape, self.dtype, memory.data, self.start)
+        return torch.from_numpy(array) if self.is_tensor else array
 
 
 def packed(made: Any) -> Packed:
@@ -112,29 +126,24 @@ def packed(made: Any) -> Packed:
         >>> packed([torch.tensor([1, 2]), "a"]).unpacked()
         [tensor([1, 2]), 'a']
     """
-    buffers: list[pickle.PickleBuffer] = []
-    told = io.BytesIO()
-    _Pickler(told, protocol=5, buffer_callback=buffers.append).dump(made)
-    arrays = [buffer.raw() for buffer in buffers]
-    starts = [0, *accumulate(-(-array.nbytes // ALIGNED) * ALIGNED for array in arrays)]
-    places = [slice(at, at + array.nbytes) for at, array in zip(starts, arrays, strict=False)]
-    memory: Tensor = torch.empty(starts[-1], dtype=torch.uint8)
+    kept: list[tuple[Column, npt.NDArray[Any]]] = []
+    size = 0
+
+    def put(one: Any) -> Column:
+        nonlocal size
+        array = one.numpy() if isinstance(one, Tensor) else one
+        column = Column(size, array.shape, array.dtype.str, isinstance(one, Tensor))
+        kept.append((column, array))
+        size += -(-array.nbytes // ALIGNED) * ALIGNED
+        return column
+
+    told = apply_to_collection(made, (Tensor, np.ndarray), put)
+    memory: Tensor = torch.empty(size + ALIGNED, dtype=torch.uint8)  # some, if all are empty
     memory.share_memory_()  # type: ignore[no-untyped-call]  # torch says no types
     into = memory.numpy()
-    for place, array in zip(places, arrays, strict=True):
-        into[place] = array
-    return Packed(told.getvalue(), places, memory)
-
-
-class _Pickler(pickle.Pickler):
-    """Hands the numbers of tensors over as it does those of arrays."""
-
-    def reducer_override(self, value: Any) -> Any:
-        return (_tensor, (value.numpy(),)) if isinstance(value, Tensor) else NotImplemented
-
-
-def _tensor(array: npt.NDArray[Any]) -> Tensor:
-    return torch.from_numpy(array)
+    for column, array in kept:
+        np.ndarray(array.shape, array.dtype, into.data, column.start)[...] = array
+    return Packed(told, memory)
 
 
 class _Made(Dataset[Packed | DeeprecError]):
