@@ -138,7 +138,8 @@ def test_they_end_at_once_with_a_process_that_is_killed() -> None:
     parent = os.fork()
     if parent == 0:
         try:
-            next(Makers(lambda place: place, (0, 0), after, processes=2, ahead=2))
+            made = Makers(lambda place: place, (0, 0), after, processes=2, ahead=2)
+            next(made)
         finally:
             os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(parent, 0)

@@ -1,12 +1,14 @@
 """Things made ahead of their use by processes, which do not wait for each other as threads do."""
 
 import ctypes
+import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -58,7 +60,7 @@ class Makers:
             prefetch_factor=ahead,
             multiprocessing_context="fork",
             collate_fn=_as_it_is,
-            worker_init_fn=_end_with_parent,
+            worker_init_fn=partial(_end_with, os.getpid()),
             generator=torch.Generator(),  # else it would draw from the one of this process
         )
         with _forking():
@@ -185,10 +187,12 @@ def _forking() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, heard)
 
 
-def _end_with_parent(number: int) -> None:
+def _end_with(parent: int, number: int) -> None:
     """Else it would keep the lock of a run that was killed, until it looks for its parent."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
+    if os.getppid() != parent:  # it was killed before it could be asked for
+        os._exit(1)
 
 
 def _starved(error: Exception) -> str | None:
