@@ -131,6 +131,19 @@ def terminated() -> None:
     _at_step(6, lambda: signal.raise_signal(signal.SIGTERM))
 
 
+def terminated_group() -> None:
+    """SIGTERM comes in the sixth step, to this process and to all that it began."""
+    os.setpgrp()
+    _at_step(6, lambda: os.killpg(0, signal.SIGTERM))
+
+
+def makers_killed() -> None:
+    """The processes that make batches are killed in the sixth step."""
+    import multiprocessing
+
+    _at_step(6, lambda: [child.kill() for child in multiprocessing.active_children()])
+
+
 def interrupted_twice() -> None:
     """SIGINT comes twice in the sixth step."""
     _at_step(6, lambda: [signal.raise_signal(signal.SIGINT) for _ in range(2)])

@@ -1,7 +1,7 @@
 """What a model is shown: the events of a few users, as jagged tensors.
 
 A training step never waits for its device, because whatever of it has a size that depends on data
-is decided before: `Arranged` holds it, made on the host by the thread that makes batches.
+is decided before: `Arranged` holds it, made on the host, ahead of it.
 
 Shapes, everywhere in deeprec:
     B  users in a batch            V  items in the catalog       D  width of hidden and item_weight

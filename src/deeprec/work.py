@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from deeprec import disk
-from deeprec.batch import Arranged, Batch
 from deeprec.config import TrainConfig, is_solved, refuse, to_dict
 from deeprec.console import console
 from deeprec.data.datamodule import DataModule, pinned
@@ -87,7 +86,8 @@ class Work:
         else:
             self._fit_to_machine()
             self.learner = self._new_training()
-            self.data.training.finish = self._arranged
+            self.data.training.finish = self.learner.arrange
+            self.data.training.receive = pinned if self.device.name == "cuda" else None
 
     def finish(self, run: RunFolder, watch: Watch | None = None) -> None:
         """Trains to the end, keeping the run folder true, and seals it."""
@@ -166,12 +166,6 @@ class Work:
                 f"{'evaluate and export take' if judged else 'export takes'} it"
             )
         console.print(f"run: {run.path}\nnext: {next_of(run.path, self.prepared)}", soft_wrap=True)
-
-    def _arranged(self, batch: Batch, draw: torch.Generator) -> Arranged:
-        """What a step reads, ready to be moved to the device."""
-        assert isinstance(self.learner, Training)
-        arranged = self.learner.arrange(batch, draw)
-        return pinned(arranged) if self.device.name == "cuda" else arranged
 
     def _refuse_to_solve(self, target: Part | None) -> None:
         """Raises ConfigError for what a solved model would pass over."""
@@ -413,6 +407,7 @@ def _data(config: TrainConfig, prepared: Prepared, target: Target, loop: Loop) -
         grouping=loop.grouping,
         seed=config.seed,
         prefetch=loop.prefetch_batches,
+        processes=loop.prefetch_processes,
     )
     if not len(training.users):
         raise DataError(f"{prepared.path}: no user has training events; prepare other data")

@@ -1,5 +1,6 @@
 """Batches are a pure function of seed, epoch, rank and position."""
 
+import multiprocessing
 from pathlib import Path
 
 import numpy as np
@@ -210,3 +211,29 @@ def test_the_place_told_is_that_of_what_was_taken_not_of_what_was_made(prepared:
     taken = iter(batches)
     next(taken)
     assert batches.state_dict() == {"epoch": 0, "position": 1}
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_batches_made_by_processes_are_the_same_and_begin_anywhere(
+    prepared: Prepared, processes: int
+) -> None:
+    alone = Batches(prepared, Reconstruct(), grouping=Grouping(3), seed=3)
+    truth = [batch.user_rows.tolist() for _ in range(3) for batch in alone]
+    made = Batches(
+        prepared,
+        Reconstruct(),
+        grouping=Grouping(3),
+        seed=3,
+        prefetch=2,
+        processes=processes,
+        receive=lambda batch: batch.user_rows.tolist(),
+    )
+    assert [*made, *made] == truth[: 2 * len(alone)]
+    begun = multiprocessing.active_children()
+    assert len(begun) == processes  # they outlived the first epoch
+    assert next(iter(made)) == truth[2 * len(alone)]  # and a pass that nobody goes on with
+    assert list(made) == truth[2 * len(alone) + 1 :]
+    made.load_state_dict({"epoch": 1, "position": 1})
+    assert list(made) == truth[len(alone) + 1 : 2 * len(alone)]
+    made.close()
+    assert not multiprocessing.active_children()

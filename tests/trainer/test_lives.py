@@ -127,6 +127,24 @@ def test_signals_end_a_run_in_good_order(
     assert content(run) == content(whole)
 
 
+@pytest.mark.parametrize(
+    ("fault", "code", "saved"), [("terminated_group", 143, 7), ("makers_killed", 5, 6)]
+)
+def test_a_run_whose_batches_come_from_processes_ends_in_good_order(
+    live: Live, whole: Path, tmp_path: Path, fault: str, code: int, saved: int
+) -> None:
+    run, words = tmp_path / "run", "trainer.prefetch_processes=2"
+    ended = live(command(run, words), fault=fault)
+    assert ended.code == code, ended.said
+    assert ("trainer.prefetch_processes" in ended.said) is (code == 5)
+    after = live([f"resume={run}"])
+    assert after.code == 0, after.said
+    assert after.began is not None
+    # what was made before they died is trained on
+    assert saved <= after.began <= saved + 6 * (code == 5)
+    assert content(run) == content(whole)
+
+
 def test_a_disk_without_room_stops_a_run_or_costs_it_checkpoints(
     live: Live, whole: Path, tmp_path: Path
 ) -> None:

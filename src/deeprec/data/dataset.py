@@ -11,6 +11,7 @@ import torch
 from deeprec.batch import Batch, Jagged
 from deeprec.data.grouping import Grouping
 from deeprec.data.judge import attributes_of, distinct, judged_batch, without_seen
+from deeprec.data.makers import Makers, Place
 from deeprec.data.prefetch import ahead
 from deeprec.data.store import SECONDS_PER_DAY, Events, PartName, Prepared
 from deeprec.data.target import Examples, Target
@@ -29,8 +30,11 @@ class Batches:
         grouping: which users share a batch, before some are left out.
         seed: of the order of users and of what the target draws.
         prefetch: batches made ahead of their use; 0: each when it is asked for.
-        finish: what is made of a batch, in the same thread, and given in its place; it draws from
-            a generator of its own for each batch. None: nothing.
+        processes: so many make batches, each `prefetch` ahead; 0: a thread beside this one.
+        finish: what is made of a batch, where the batch is made, and given in its place; it draws
+            from a generator of its own for each batch. None: nothing.
+        receive: what is then made of it in this process, in a thread beside this one. None:
+            nothing.
         rank: this process, in [0, world).
         world: processes that share the users.
     """
@@ -43,18 +47,22 @@ class Batches:
         grouping: Grouping,
         seed: int,
         prefetch: int = 0,
+        processes: int = 0,
         finish: Callable[[Batch, torch.Generator], Any] | None = None,
+        receive: Callable[[Any], Any] | None = None,
         rank: int = 0,
         world: int = 1,
     ) -> None:
         self.prepared, self.target, self.grouping = prepared, target, grouping
-        self.prefetch, self.finish = prefetch, finish
+        self.prefetch, self.processes = prefetch, processes
+        self.finish, self.receive = finish, receive
         self.seed, self.rank, self.world = seed, rank, world
         self.users = prepared.training_users()
         self._lengths = prepared.parts["train"].lengths
         self.period = prepared.training_period
         self.epoch, self.position = 0, 0
         self._plan = lru_cache(maxsize=1)(self._plan_epoch)
+        self._makers: Makers | None = None
 
     def __len__(self) -> int:
         """Batches in an epoch, the same for every rank."""
@@ -72,11 +80,16 @@ class Batches:
 
     def __iter__(self) -> Iterator[Any]:
         positions = range(self.position, len(self))
-        batches = ahead(partial(self.finished, self.epoch), positions, self.prefetch)
-        for position, batch in zip(positions, batches, strict=True):
+        for position, batch in zip(positions, self._ahead(positions), strict=True):
             # before the yield: whoever counts len(self) batches never comes back for the rest
-            self._advance(position)
+            self.epoch, self.position = self._after((self.epoch, position))
             yield batch
+
+    def close(self) -> None:
+        """Ends the processes that make batches; a further pass begins others."""
+        if self._makers is not None:
+            self._makers.close()
+            self._makers = None
 
     def batch(self, epoch: int, position: int) -> Batch:
         """The batch at this place of this epoch, whatever was asked for before."""
@@ -89,12 +102,35 @@ class Batches:
 
     def finished(self, epoch: int, position: int) -> Any:
         """What a pass gives at this place of this epoch."""
+        return self._received(self._made((epoch, position)))
+
+    def _ahead(self, positions: range) -> Iterator[Any]:
+        """What a pass gives at these positions of the epoch at hand."""
+        if self.processes == 0:
+            return ahead(partial(self.finished, self.epoch), positions, self.prefetch)
+        makers = self._makers_at((self.epoch, self.position))
+        return ahead(lambda _: self._received(next(makers)), positions, 1)
+
+    def _makers_at(self, place: Place) -> Makers:
+        """Those of the pass before, if they are at this place; they outlive epochs."""
+        if self._makers is None or self._makers.next_place != place:
+            self.close()
+            self._makers = Makers(
+                self._made, place, self._after, processes=self.processes, ahead=self.prefetch
+            )
+        return self._makers
+
+    def _received(self, made: Any) -> Any:
+        return made if self.receive is None else self.receive(made)
+
+    def _made(self, place: Place) -> Any:
+        epoch, position = place
         batch = self.batch(epoch, position)
         if self.finish is None:
             return batch
-        place = [self.seed, epoch, position * self.world + self.rank]
+        entropy = [self.seed, epoch, position * self.world + self.rank]
         draw = torch.Generator()
-        draw.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0] >> 1))
+        draw.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1))
         return self.finish(batch, draw)
 
     def state_dict(self) -> dict[str, int]:
@@ -104,9 +140,9 @@ class Batches:
     def load_state_dict(self, state: dict[str, int]) -> None:
         self.epoch, self.position = state["epoch"], state["position"]
 
-    def _advance(self, position: int) -> None:
-        finished = position + 1 == len(self)
-        self.epoch, self.position = (self.epoch + 1, 0) if finished else (self.epoch, position + 1)
+    def _after(self, place: Place) -> Place:
+        epoch, position = place
+        return (epoch + 1, 0) if position + 1 == len(self) else (epoch, position + 1)
 
     def _plan_epoch(
         self, epoch: int

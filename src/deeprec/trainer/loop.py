@@ -23,7 +23,8 @@ class Loop:
         batch_users: users in a step, unless `batch_interactions` is given.
         batch_interactions: interactions in a step instead, about.
         bucket_lengths: users with histories of similar length share a step.
-        prefetch_batches: batches made ahead by a thread of their own; 0: each when it is needed.
+        prefetch_batches: batches made ahead; 0: each when it is needed.
+        prefetch_processes: so many make batches, each `prefetch_batches` ahead; 0: a thread does.
         device: `auto` takes CUDA where its driver answers.
         precision: of matrix products; weights are float32 always.
         threads: of the CPU; None: as torch chooses.
@@ -51,6 +52,7 @@ class Loop:
         batch_interactions: int | None = None,
         bucket_lengths: bool = False,
         prefetch_batches: int = 2,
+        prefetch_processes: int = 0,
         device: DeviceName = "auto",
         precision: Precision = "float32",
         threads: int | None = None,
@@ -76,6 +78,13 @@ class Loop:
                 raise ValueError(f"{name} must be 1 or more, got {value}")
         if prefetch_batches < 0:
             raise ValueError(f"prefetch_batches must be 0 or more, got {prefetch_batches}")
+        if prefetch_processes < 0:
+            raise ValueError(f"prefetch_processes must be 0 or more, got {prefetch_processes}")
+        if prefetch_processes and not prefetch_batches:
+            raise ValueError(
+                "prefetch_batches must be 1 or more where processes make them, got "
+                f"prefetch_batches=0 and prefetch_processes={prefetch_processes}"
+            )
         if save_every_minutes is not None and not save_every_minutes >= 0:
             raise ValueError(f"save_every_minutes must be 0 or more, got {save_every_minutes}")
         if save_timeout_minutes is not None and not save_timeout_minutes > 0:
@@ -84,7 +93,8 @@ class Loop:
             )
         by_users = batch_users if batch_interactions is None else None
         self.grouping = Grouping(by_users, batch_interactions, bucket_lengths)
-        self.prefetch_batches, self.device, self.precision = prefetch_batches, device, precision
+        self.prefetch_batches, self.prefetch_processes = prefetch_batches, prefetch_processes
+        self.device, self.precision = device, precision
         self.threads, self.validation_users = threads, validation_users
         self.deterministic = deterministic
         self.schedule = Schedule(
@@ -109,7 +119,10 @@ class Loop:
             warnings.simplefilter("ignore")
             trainer = self._trainer([keeper, ProgressBar(len(data.training.users))])
             _start_at(trainer, progress.epoch)
-            trainer.fit(training, datamodule=data)
+            try:
+                trainer.fit(training, datamodule=data)
+            finally:
+                data.training.close()
 
     def _trainer(self, callbacks: list[Any]) -> Trainer:
         cuda = self.device != "cpu" and torch.cuda.is_available()

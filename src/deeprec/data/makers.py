@@ -1,0 +1,209 @@
+"""Things made ahead of their use by processes, which do not wait for each other as threads do."""
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from lightning_utilities.core.apply_func import apply_to_collection
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from deeprec.errors import DeeprecError, ResourceError
+
+Place = tuple[int, int]  # epoch, position
+
+ALIGNED = 64  # bytes; an array begins where a processor likes it
+DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux
+REQUESTS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+
+
+class Makers:
+    """Makes something for one place after the other, in order, without end.
+
+    The processes are forked from this one, and so know what it knows; they must not touch CUDA.
+    They end when this is closed, and with this process however it ends.
+
+    Args:
+        make: its result depends on its argument alone; of tensors and arrays on the host.
+        first: the first place.
+        after: the place after a place.
+        processes: how many.
+        ahead: so many are made ahead by each.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[Place], Any],
+        first: Place,
+        after: Callable[[Place], Place],
+        *,
+        processes: int,
+        ahead: int,
+    ) -> None:
+        self.next_place, self._after = first, after
+        self._in_use = threading.Lock()
+        loader = DataLoader(
+            _Made(make),
+            batch_size=None,
+            sampler=_places(first, after),
+            num_workers=processes,
+            prefetch_factor=ahead,
+            multiprocessing_context="fork",
+            collate_fn=_as_it_is,
+            worker_init_fn=partial(_end_with, os.getpid()),
+            generator=torch.Generator(),  # else it would draw from the one of this process
+        )
+        with _forking():
+            self._made: Any = iter(loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        """What was made for `next_place`.
+
+        Raises:
+            ResourceError: a process died, or there was no room for what it made.
+        """
+        with self._in_use:
+            try:
+                packed: Packed | DeeprecError = next(self._made)
+            except (RuntimeError, OSError, EOFError) as error:
+                if why := _starved(error):
+                    raise ResourceError(why) from error
+                raise
+        if isinstance(packed, DeeprecError):
+            raise packed
+        self.next_place = self._after(self.next_place)
+        return packed.unpacked()
+
+    def close(self) -> None:
+        """Ends the processes, once nobody waits for one of them."""
+        with self._in_use:
+            self._made._shutdown_workers()  # else whenever the last traceback that knows it is gone
+            self._made = iter(())
+
+
+class Packed(NamedTuple):
+    """Something made, its arrays in one piece of shared memory: one file, not one for each."""
+
+    told: Any  # it, with a `Column` in the place of each array and tensor
+    memory: Tensor  # uint8
+
+    def unpacked(self) -> Any:
+        """It again; its arrays and tensors lie in `memory`."""
+        memory = self.memory.numpy()
+        return apply_to_collection(self.told, Column, lambda column: column.taken(memory))
+
+
+@dataclass(frozen=True)
+class Column:
+    """Where an array or tensor lies."""
+
+    start: int  # bytes
+    shape: tuple[int, ...]
+    dtype: str
+    is_tensor: bool
+
+    def taken(self, memory: npt.NDArray[np.uint8]) -> Any:
+        """It, as a view of the memory."""
+        array: npt.NDArray[Any] = np.ndarray(self.shape, self.dtype, memory.data, self.start)
+        return torch.from_numpy(array) if self.is_tensor else array
+
+
+def packed(made: Any) -> Packed:
+    """What another process can take over without a copy.
+
+    Example:
+        >>> packed([torch.tensor([1, 2]), "a"]).unpacked()
+        [tensor([1, 2]), 'a']
+    """
+    kept: list[tuple[Column, npt.NDArray[Any]]] = []
+    size = 0
+
+    def put(one: Any) -> Column:
+        nonlocal size
+        array = one.numpy() if isinstance(one, Tensor) else one
+        column = Column(size, array.shape, array.dtype.str, isinstance(one, Tensor))
+        kept.append((column, array))
+        size += -(-array.nbytes // ALIGNED) * ALIGNED
+        return column
+
+    told = apply_to_collection(made, (Tensor, np.ndarray), put)
+    memory: Tensor = torch.empty(size + ALIGNED, dtype=torch.uint8)  # some, if all are empty
+    memory.share_memory_()  # type: ignore[no-untyped-call]  # torch says no types
+    into = memory.numpy()
+    for column, array in kept:
+        np.ndarray(array.shape, array.dtype, into.data, column.start)[...] = array
+    return Packed(told, memory)
+
+
+class _Made(Dataset[Packed | DeeprecError]):
+    def __init__(self, make: Callable[[Place], Any]) -> None:
+        self.make = make
+
+    def __getitem__(self, place: Place) -> Packed | DeeprecError:
+        try:
+            return packed(self.make(place))
+        except DeeprecError as error:
+            return error  # raised where it is asked for, without the traceback in its message
+
+
+def _places(first: Place, after: Callable[[Place], Place]) -> Iterable[Place]:
+    place = first
+    while True:
+        yield place
+        place = after(place)
+
+
+def _as_it_is(made: Any) -> Any:
+    return made
+
+
+@contextmanager
+def _forking() -> Iterator[None]:
+    """Signals are for this process: what is forked meanwhile never hears of them.
+
+    torch would raise at once, wherever this process is, that another died; it is told of it at the
+    latest five seconds after it asks for what that one should have made.
+    """
+    heard = signal.pthread_sigmask(signal.SIG_BLOCK, REQUESTS)
+    child_ends = signal.getsignal(signal.SIGCHLD)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGCHLD, child_ends)
+        signal.pthread_sigmask(signal.SIG_SETMASK, heard)
+
+
+def _end_with(parent: int, number: int) -> None:
+    """Else it would keep the lock of a run that was killed, until it looks for its parent."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
+    if os.getppid() != parent:  # it was killed before it could be asked for
+        os._exit(1)
+
+
+def _starved(error: Exception) -> str | None:
+    """What a person can do where a process ended, or had no room; None: it is another error."""
+    said = str(error).strip() or type(error).__name__
+    of_a_maker = said.startswith("Caught ")  # raised there, and told by it
+    gone = isinstance(error, ConnectionError | EOFError | FileNotFoundError) and not of_a_maker
+    if not (gone or said.startswith("DataLoader worker (pid") or "shared memory" in said):
+        return None
+    return (
+        f"a process that makes batches ended ({said.splitlines()[-1]}), as when memory or /dev/shm "
+        "is used up. What is saved is whole: go on with more memory, or begin a run with fewer "
+        "trainer.prefetch_processes or 0; in a container give `--shm-size=4g` or `--ipc=host`"
+    )
