@@ -111,6 +111,15 @@ def test_an_index_file_is_no_samples(tmp_path: Path, network: Network, flag: str
     lists(tmp_path, flag, str(tmp_path / "few"))
 
 
+@pytest.mark.parametrize("read", ["gl.nc", "in", "out", "samples"])
+def test_lists_do_not_replace_what_is_read(tmp_path: Path, network: Network, read: str) -> None:
+    lists(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    with pytest.raises(ConfigError, match=r"-s must be a file of its own, .* is read"):
+        lists(tmp_path, "-s", str(tmp_path / read))
+    assert {path: path.read_bytes() for path in before} == before
+
+
 def test_a_filter_multiplies_where_that_is_asked_for(
     tmp_path: Path, network: Network, capsys: pytest.CaptureFixture[str]
 ) -> None:

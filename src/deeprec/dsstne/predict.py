@@ -149,11 +149,12 @@ def predict(
         layer: that is asked.
 
     Raises:
-        ConfigError: a flag has no meaning, samples or filter are an index file, or the network is
-            not one of ours.
+        ConfigError: a flag has no meaning, the lists would replace what is read, samples or filter
+            are an index file, or the network is not one of ours.
         DataError: a file is not what it must be.
     """
     _check(k, batch, score_format)
+    _check_output(output, network_file, input_index, output_index, samples, filters)
     network = read_network(network_file)
     _check_names(network, name, layer)
     answers = Answers(network, read_index(input_index), read_index(output_index), network_file)
@@ -173,6 +174,17 @@ def predict(
                 file.write(line)
             advance(len(some.names))
     console.print(f"{output}: {len(asked.rows):,} lists of up to {k} features", soft_wrap=True)
+
+
+def _check_output(output: Path, *read: Path | None) -> None:
+    """What is read is not written over."""
+    for path in read:
+        if path is not None and output.resolve() == path.resolve():
+            raise ConfigError(
+                f"-s must be a file of its own, {path} is read; name another for lists"
+            )
+        if path is not None and output.resolve().parent == path.resolve():
+            raise ConfigError(f"-s {output} lies in {path}, all of which is read as samples")
 
 
 def _samples(flag: str, path: Path) -> Samples:

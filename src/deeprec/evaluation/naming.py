@@ -1,9 +1,12 @@
 """What systems of a report are called: by model, by what sets runs apart, no two the same."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
-OWN_PLACE = ("output_dir", "resume", "prepared", "logger")  # of a config: not what was trained
+# of a config: not what was trained
+OWN_PLACE = ("output_dir", "resume", "prepared", "logger")
+OWN_PACE = ("trainer.threads", "trainer.prefetch", "trainer.save_", "trainer.on_disk_full")
 # of settings that a name is made of; runs that differ in more are called by their folder
 MOST_KEYS, MOST_LETTERS = 3, 60
 
@@ -26,7 +29,7 @@ def named(
         >>> named(["a", "a"], [{"parts": "p" * 80}, {"parts": "q" * 80}], ["x", "y"])
         ['a in x', 'a in y']
     """
-    flat = [_flat(config) for config in configs]
+    flat = [trained_alike(config) for config in configs]
     told = []
     for name, one, folder in zip(names, flat, folders, strict=True):
         alike = [other for other, its in zip(flat, names, strict=True) if its == name]
@@ -40,6 +43,26 @@ def named(
         else:
             told.append(f"{name} in {folder}")
     return told
+
+
+def trained_alike(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's config without where it lies and what changes nothing of what is learned."""
+    return {key: value for key, value in _flat(config).items() if not key.startswith(OWN_PACE)}
+
+
+def apart(folders: Sequence[PurePath]) -> list[str]:
+    """What folders are called: so many of their last names that no two are alike.
+
+    Example:
+        >>> apart([PurePath("/a/x/run"), PurePath("/a/y/run")])
+        ['x/run', 'y/run']
+    """
+    most = max((len(folder.parts) for folder in folders), default=1)
+    for count in range(1, most + 1):
+        names = ["/".join(folder.parts[-count:]) for folder in folders]
+        if len({*names}) == len({*folders}):
+            break
+    return names if folders else []
 
 
 def trained(config: Mapping[str, Any]) -> dict[str, Any]:
