@@ -25,9 +25,9 @@ from deeprec.model.topk import (
     lists,
     no_key,
     no_keys,
-    on_cuda,
     ruled,
     rules_of,
+    suited,
     top_k,
     with_repeats,
 )
@@ -64,10 +64,7 @@ class PlainCatalog(nn.Module):
         allowed: Allowed | None,
     ) -> tuple[Tensor, Tensor]:
         """See `top_k`."""
-        num_users = encoded.hidden_BD.shape[0]
-        block_items = block_of(num_users, self.scores_at_once)
-        if encoded.hidden_BD.is_cuda:
-            block_items = on_cuda(num_users)
+        on_cpu = block_of(encoded.hidden_BD.shape[0], self.scores_at_once)
         return top_k(
             encoded,
             self.item_weight,
@@ -75,7 +72,7 @@ class PlainCatalog(nn.Module):
             k,
             excluded_N,
             offsets_B1,
-            block_items,
+            suited(encoded.hidden_BD, on_cpu),
             allowed,
         )
 
@@ -156,7 +153,7 @@ class CompactCatalog(nn.Module):
         """int64 [B, K]: the best keys, of scores or of their bounds."""
         hidden_BD, num_items = encoded.hidden_BD, item_bias_V.shape[0]
         best_BK = no_keys(hidden_BD.shape[0], k, hidden_BD)
-        block_items = on_cuda(hidden_BD.shape[0]) if hidden_BD.is_cuda else self.block_items
+        block_items = suited(hidden_BD, self.block_items)
         if scan:
             block_items = block_of(hidden_BD.shape[0], self.scores_at_once)
         rules = rules_of(encoded, excluded_N, offsets_B1, num_items, block_items, allowed)

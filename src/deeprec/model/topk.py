@@ -21,6 +21,7 @@ from torch import Tensor
 from deeprec.batch import Encoded
 
 BLOCK_ITEMS = 16_384  # on a CPU: 16 MiB of scores for 256 users in float32
+CUDA_SCORES = 2**25  # of a block: 128 MiB, for small ones wait for the launches of their kernels
 
 
 class Allowed(NamedTuple):
@@ -73,7 +74,7 @@ def top_k(
     hidden_BD, num_items = encoded.hidden_BD, item_weight_VD.shape[0]
     best_BK = no_keys(hidden_BD.shape[0], k, hidden_BD)
     if block_items == 0:
-        block_items = on_cuda(hidden_BD.shape[0]) if hidden_BD.is_cuda else 16_384
+        block_items = suited(hidden_BD)
     rules = rules_of(encoded, exclude_items_N, exclude_offsets_B1, num_items, block_items, allowed)
     for block in range(rules.num_blocks):
         if is_skipped(rules, block):
@@ -85,9 +86,9 @@ def top_k(
     return lists(best_BK)
 
 
-def on_cuda(num_users: int) -> int:
-    """Items scored at once on CUDA: 128 MiB of scores, for small blocks wait for their launches."""
-    return max(1, 33_554_432 // max(num_users, 1))
+def suited(hidden_BD: Tensor, on_cpu: int = BLOCK_ITEMS, scores_on_cuda: int = CUDA_SCORES) -> int:
+    """Items that are best scored at once for these users, where they are."""
+    return max(1, scores_on_cuda // max(hidden_BD.shape[0], 1)) if hidden_BD.is_cuda else on_cpu
 
 
 def block_scores(
