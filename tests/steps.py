@@ -4,11 +4,13 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from deeprec.batch import Batch, Jagged
 from deeprec.loss.asymmetric import Asymmetric
+from deeprec.loss.contrastive_divergence import ContrastiveDivergence
 from deeprec.loss.cosine import Cosine
+from deeprec.loss.cosine_contrastive import CosineContrastive
 from deeprec.loss.hinge import Hinge
 from deeprec.loss.marginal import Marginal
 from deeprec.loss.regression import Regression
@@ -20,9 +22,13 @@ from deeprec.model.autoencoder import Autoencoder
 from deeprec.model.hidden import Hidden
 from deeprec.model.layered import Layered
 from deeprec.model.linear_autoencoder import LinearAutoencoder
+from deeprec.model.rbm import Rbm
 from deeprec.model.recvae import RecVae
 from deeprec.model.sequence_encoder import SequenceEncoder
+from deeprec.model.two_tower import TwoTower
 from deeprec.model.variational import Variational
+from deeprec.trainer.constraints import Constraints
+from deeprec.trainer.module import Progress, Training
 from deeprec.trainer.momentum import AdaDelta, Momentum
 from deeprec.trainer.optimizer import Adagrad, Adam, Optimizer, RmsProp, RowwiseAdagrad, Sgd
 
@@ -112,3 +118,50 @@ OPTIMIZERS: list[Optimizer] = [
     Momentum(nesterov=True),
     AdaDelta(),
 ]
+LIMITLESS = [Adam(), *OPTIMIZERS[1:]]  # limits that would be without effect are refused
+HELD = Sgd(
+    constraints=Constraints(
+        l1_decay=0.1,
+        table_l1_decay=0.1,
+        unit_norm=1.0,
+        item_norm=1.0,
+        unit_slope_norm=1.0,
+        score_slope_norm=1.0,
+    )
+)
+linear = partial(LinearAutoencoder, ITEMS, popularity=POPULARITY, width=8)
+boltzmann = partial(Rbm, ITEMS, popularity=POPULARITY, num_users=500, hidden_units=8)
+COSINES: dict[str, Callable[[], nn.Module]] = {
+    "autoencoder": partial(autoencoder, repeats=True, reconstruction=0.0, unit_vectors=True),
+    "mean": partial(TwoTower, ITEMS, fields={"age": AGES}, width=8),
+    "attention": partial(TwoTower, ITEMS, fields={"age": AGES}, width=8, pooling="attention"),
+    "tied": partial(TwoTower, ITEMS, width=8, tied=True),
+}
+
+
+def margins(_: nn.Module) -> nn.Module:
+    return Softmax(block_items=64, zero_target=0.01, zero_scale=2.0)
+
+
+def cosine_contrastive(_: nn.Module) -> nn.Module:
+    return CosineContrastive(ITEMS, margin=0.1, block_items=64)
+
+
+def contrast(model: nn.Module, steps: int = 2) -> nn.Module:
+    hidden_bias = model.hidden_bias
+    assert isinstance(hidden_bias, Tensor)
+    return ContrastiveDivergence(hidden_bias=hidden_bias, steps=steps, block_items=64)
+
+
+def training_of(model: nn.Module, loss: nn.Module, optimizer: Optimizer) -> Training:
+    """Steps that need no Trainer around them."""
+    training = Training(
+        model,  # type: ignore[arg-type]
+        loss,
+        optimizer,
+        seed=0,
+        total_steps=10,
+        progress=Progress(),
+    )
+    training.manual_backward = lambda loss: loss.backward()  # type: ignore[method-assign]
+    return training

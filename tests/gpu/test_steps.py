@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 
 import pytest
 import torch
@@ -9,46 +10,33 @@ from lightning.fabric.utilities.apply_func import move_data_to_device
 from torch import Tensor, nn
 
 from deeprec.data.datamodule import pinned
-from deeprec.loss.contrastive_divergence import ContrastiveDivergence
-from deeprec.loss.cosine import Cosine
-from deeprec.loss.cosine_contrastive import CosineContrastive
-from deeprec.loss.softmax import Softmax
 from deeprec.model.autoencoder import Autoencoder
-from deeprec.model.linear_autoencoder import LinearAutoencoder
-from deeprec.model.rbm import Rbm
-from deeprec.model.two_tower import TwoTower
-from deeprec.trainer.constraints import Constraints
-from deeprec.trainer.module import Progress, Training
-from deeprec.trainer.optimizer import Adam, Optimizer, Sgd
-from steps import AGES, ITEMS, LOSSES, MODELS, OPTIMIZERS, POPULARITY, autoencoder, new_batch
+from deeprec.trainer.module import Training
+from deeprec.trainer.optimizer import Optimizer
+from steps import (
+    COSINES,
+    HELD,
+    LIMITLESS,
+    LOSSES,
+    MODELS,
+    OPTIMIZERS,
+    autoencoder,
+    boltzmann,
+    contrast,
+    cosine_contrastive,
+    linear,
+    margins,
+    new_batch,
+    training_of,
+)
 
 pytestmark = pytest.mark.gpu
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 STEPS = 3
 DRAW_ON_DEVICE = ("variational", "recvae")  # each device has a generator of its own
-PLAIN = Adam()
+PLAIN = LIMITLESS[0]
 
 Case = tuple[Callable[[], nn.Module], Callable[[nn.Module], nn.Module], Optimizer]
-
-
-def cosine(model: nn.Module) -> nn.Module:
-    return CosineContrastive(ITEMS, margin=0.1, block_items=64)
-
-
-def margins(_: nn.Module) -> nn.Module:
-    return Softmax(block_items=64, zero_target=0.01, zero_scale=2.0)
-
-
-HELD = Sgd(
-    constraints=Constraints(
-        l1_decay=0.1,
-        table_l1_decay=0.1,
-        unit_norm=1.0,
-        item_norm=1.0,
-        unit_slope_norm=1.0,
-        score_slope_norm=1.0,
-    )
-)
 
 
 def cases() -> Iterator[tuple[str, Case]]:
@@ -60,16 +48,9 @@ def cases() -> Iterator[tuple[str, Case]]:
             yield name, (MODELS[model], LOSSES["softmax"], optimizer)
     for model in ("plain", "tied", "layered"):
         yield f"{model}, constraints", (MODELS[model], margins, HELD)
-    linear = lambda: LinearAutoencoder(ITEMS, popularity=POPULARITY, width=8)
     yield "linear, cosine", (linear, LOSSES["cosine"], PLAIN)
-    towers = {
-        "mean": lambda: TwoTower(ITEMS, fields={"age": AGES}, width=8),
-        "attention": lambda: TwoTower(ITEMS, fields={"age": AGES}, width=8, pooling="attention"),
-        "tied": lambda: TwoTower(ITEMS, width=8, tied=True),
-        "unit vectors": lambda: autoencoder(repeats=True, reconstruction=0.0, unit_vectors=True),
-    }
-    for name, tower in towers.items():
-        yield f"cosines, {name}", (tower, cosine, PLAIN)
+    for name, tower in COSINES.items():
+        yield f"cosines, {name}", (tower, cosine_contrastive, PLAIN)
 
 
 CASES = dict(cases())
@@ -83,16 +64,7 @@ def training_on(device: torch.device, case: Case) -> Training:
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0  # drawn on the device
-    training = Training(
-        model,  # type: ignore[arg-type]
-        loss(model),
-        optimizer,
-        seed=0,
-        total_steps=10,
-        progress=Progress(),
-    )
-    training.manual_backward = lambda loss: loss.backward()  # type: ignore[method-assign]
-    return training.to(device)
+    return training_of(model, loss(model), optimizer).to(device)
 
 
 def step(training: Training, number: int) -> None:
@@ -148,15 +120,7 @@ def assert_same_weights(here: nn.Module, there: nn.Module) -> None:
 
 @pytest.mark.parametrize("steps", [1, 2])
 def test_a_boltzmann_machine_contrasts_on_cuda_without_waiting(steps: int) -> None:
-    def boltzmann() -> nn.Module:
-        return Rbm(ITEMS, popularity=POPULARITY, num_users=500, hidden_units=8)
-
-    def contrast(model: nn.Module) -> nn.Module:
-        hidden_bias = model.hidden_bias
-        assert isinstance(hidden_bias, Tensor)
-        return ContrastiveDivergence(hidden_bias=hidden_bias, steps=steps, block_items=64)
-
-    training = training_on(CUDA, (boltzmann, contrast, PLAIN))
+    training = training_on(CUDA, (boltzmann, partial(contrast, steps=steps), PLAIN))
     before = training.model.item_weight.detach().clone()
     for number in range(STEPS):
         step(training, number)
@@ -174,18 +138,3 @@ def test_narrow_products_on_cuda_stay_near_float32(loss: str) -> None:
             step(narrow, number)
     assert narrow.mean_loss() == pytest.approx(wide.mean_loss(), rel=0.02)
     assert {one.dtype for one in narrow.model.parameters()} == {torch.float32}
-
-
-def test_the_linear_autoencoder_takes_the_gram_road_on_cuda() -> None:
-    case = (
-        lambda: LinearAutoencoder(ITEMS, popularity=POPULARITY, width=8),
-        lambda model: Cosine(
-            ITEMS, row_length=getattr(model, "row_length_V", None), exclude_self=True
-        ),
-        PLAIN,
-    )
-    here, there = training_on(CPU, case), training_on(CUDA, case)
-    for number in range(STEPS):
-        step(here, number)
-        step(there, number)
-    assert_same_weights(here.model, there.model)

@@ -3,35 +3,32 @@
 Where nothing of a model or a loss can be read, on the meta device, a batch is arranged as ever.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from deeprec.loss.contrastive_divergence import ContrastiveDivergence
-from deeprec.loss.cosine_contrastive import CosineContrastive
-from deeprec.model.linear_autoencoder import LinearAutoencoder
-from deeprec.model.rbm import Rbm
-from deeprec.model.two_tower import TwoTower
-from deeprec.trainer.module import Progress, Training
+from deeprec.trainer.module import Training
 from deeprec.trainer.optimizer import Sgd
-from steps import AGES, ITEMS, LOSSES, MODELS, POPULARITY, new_batch
+from steps import (
+    COSINES,
+    LOSSES,
+    MODELS,
+    boltzmann,
+    contrast,
+    cosine_contrastive,
+    linear,
+    new_batch,
+    training_of,
+)
 
-BESIDES: dict[str, Callable[[], nn.Module]] = {
-    "linear": lambda: LinearAutoencoder(ITEMS, popularity=POPULARITY, width=8),
-    "two towers": lambda: TwoTower(ITEMS, fields={"age": AGES}, width=8),
-    "boltzmann": lambda: Rbm(ITEMS, popularity=POPULARITY, num_users=500, hidden_units=8),
-}
-ALL_MODELS = MODELS | BESIDES
+ALL_MODELS = MODELS | {"linear": linear, "two towers": COSINES["mean"], "boltzmann": boltzmann}
 ALL_LOSSES = LOSSES | {
-    "cosine_contrastive": lambda _: CosineContrastive(ITEMS, margin=0.1, block_items=64),
-    "contrastive_divergence": lambda model: ContrastiveDivergence(
-        hidden_bias=model.hidden_bias, steps=2, block_items=64
-    ),
+    "cosine_contrastive": cosine_contrastive,
+    "contrastive_divergence": contrast,
 }
 CASES = [
     (model, loss)
@@ -43,7 +40,7 @@ CASES = [
 
 @pytest.mark.parametrize(("model", "loss"), CASES)
 def test_a_batch_is_arranged_without_the_device(model: str, loss: str) -> None:
-    here, nowhere = training_of(model, loss), training_of(model, loss).to("meta")
+    here, nowhere = made(model, loss), made(model, loss).to("meta")
     assert nowhere.recommender.item_weight.is_meta
     found = [arranged(one) for one in (here, nowhere)]
     assert len(found[0]) > 5
@@ -51,17 +48,10 @@ def test_a_batch_is_arranged_without_the_device(model: str, loss: str) -> None:
         np.testing.assert_array_equal(one, other, strict=True)
 
 
-def training_of(model: str, loss: str) -> Training:
+def made(model: str, loss: str) -> Training:
     torch.manual_seed(3)
     built = ALL_MODELS[model]()
-    return Training(
-        built,  # type: ignore[arg-type]
-        ALL_LOSSES[loss](built),
-        Sgd(),
-        seed=0,
-        total_steps=10,
-        progress=Progress(),
-    )
+    return training_of(built, ALL_LOSSES[loss](built), Sgd())
 
 
 def arranged(training: Training) -> list[Any]:

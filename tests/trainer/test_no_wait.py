@@ -6,7 +6,6 @@ results whose size depends on what is in a tensor, copies to the host. tests/gpu
 
 import sys
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 import pytest
@@ -15,16 +14,22 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from deeprec.loss.contrastive_divergence import ContrastiveDivergence
-from deeprec.loss.cosine_contrastive import CosineContrastive
-from deeprec.loss.softmax import Softmax
-from deeprec.model.linear_autoencoder import LinearAutoencoder
-from deeprec.model.rbm import Rbm
-from deeprec.model.two_tower import TwoTower
-from deeprec.trainer.constraints import Constraints
-from deeprec.trainer.module import Progress, Training
-from deeprec.trainer.optimizer import Adam, Optimizer, Sgd
-from steps import AGES, ITEMS, LOSSES, MODELS, OPTIMIZERS, POPULARITY, autoencoder, new_batch
+from deeprec.trainer.optimizer import Optimizer
+from steps import (
+    COSINES,
+    HELD,
+    LIMITLESS,
+    LOSSES,
+    MODELS,
+    OPTIMIZERS,
+    boltzmann,
+    contrast,
+    cosine_contrastive,
+    linear,
+    margins,
+    new_batch,
+    training_of,
+)
 
 ASKING = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "_unique", "bincount")
 # where a number may be read, and why that is no wait
@@ -105,53 +110,27 @@ def test_a_step_waits_for_nothing(
 def test_a_step_held_to_constraints_waits_for_nothing(
     model: str, no_copies: Callable[[], None]
 ) -> None:
-    lengths = {"unit_norm": 1.0, "item_norm": 1.0, "unit_slope_norm": 1.0, "score_slope_norm": 1.0}
-    held = Constraints(l1_decay=0.1, table_l1_decay=0.1, **lengths)
-
-    def margins(_: nn.Module) -> nn.Module:
-        return Softmax(block_items=64, zero_target=0.01, zero_scale=2.0)
-
-    assert_no_wait(MODELS[model](), margins, Sgd(constraints=held), no_copies)
-
-
-LIMITLESS = [Adam(), *OPTIMIZERS[1:]]  # limits that would be without effect are refused
+    assert_no_wait(MODELS[model](), margins, HELD, no_copies)
 
 
 @pytest.mark.parametrize("optimizer", LIMITLESS, ids=lambda each: type(each).__name__)
 def test_a_step_of_the_linear_autoencoder_waits_for_nothing(
     optimizer: Optimizer, no_copies: Callable[[], None]
 ) -> None:
-    model = LinearAutoencoder(ITEMS, popularity=POPULARITY, width=8)
-    assert_no_wait(model, LOSSES["cosine"], optimizer, no_copies)
-
-
-COSINES: dict[str, Callable[[], nn.Module]] = {
-    "autoencoder": partial(autoencoder, repeats=True, reconstruction=0.0, unit_vectors=True),
-    "mean": partial(TwoTower, ITEMS, fields={"age": AGES}, width=8),
-    "attention": partial(TwoTower, ITEMS, fields={"age": AGES}, width=8, pooling="attention"),
-    "tied": partial(TwoTower, ITEMS, width=8, tied=True),
-}
+    assert_no_wait(linear(), LOSSES["cosine"], optimizer, no_copies)
 
 
 @pytest.mark.parametrize("model", COSINES)
 def test_a_step_of_cosines_waits_for_nothing(model: str, no_copies: Callable[[], None]) -> None:
-    def loss(model: nn.Module) -> nn.Module:
-        return CosineContrastive(ITEMS, margin=0.1, block_items=64)
-
-    assert_no_wait(COSINES[model](), loss, LIMITLESS[0], no_copies)
+    assert_no_wait(COSINES[model](), cosine_contrastive, LIMITLESS[0], no_copies)
 
 
 @pytest.mark.parametrize("loss", ["contrastive_divergence", "softmax"])
 def test_a_step_of_a_boltzmann_machine_waits_for_nothing(
     loss: str, no_copies: Callable[[], None]
 ) -> None:
-    model = Rbm(ITEMS, popularity=POPULARITY, num_users=500, hidden_units=8)
-
-    def contrast(_: nn.Module) -> nn.Module:
-        return ContrastiveDivergence(hidden_bias=model.hidden_bias, steps=2, block_items=64)
-
     found = contrast if loss == "contrastive_divergence" else LOSSES[loss]
-    assert_no_wait(model, found, LIMITLESS[0], no_copies)
+    assert_no_wait(boltzmann(), found, LIMITLESS[0], no_copies)
 
 
 def assert_no_wait(
@@ -160,15 +139,7 @@ def assert_no_wait(
     optimizer: Optimizer,
     no_copies: Callable[[], None],
 ) -> None:
-    training = Training(
-        model,  # type: ignore[arg-type]
-        loss(model),
-        optimizer,
-        seed=0,
-        total_steps=10,
-        progress=Progress(),
-    )
-    training.manual_backward = lambda loss: loss.backward()  # type: ignore[method-assign]
+    training = training_of(model, loss(model), optimizer)
     arranged = [training.arrange(new_batch(step), torch.Generator()) for step in range(2)]
     training.training_step(arranged[0], 0)
     before = model.item_weight.detach().clone()
