@@ -28,9 +28,12 @@ from deeprec.export import export, write
 from deeprec.golden import Trained, golden_answer
 from deeprec.model import compact
 from deeprec.model.base import Recommender
+from deeprec.model.blend import Blend
 from deeprec.model.exported import Exported, to_program
 from deeprec.model.ials import Ials
+from deeprec.model.in_onnx import to_onnx
 from deeprec.model.item_to_item import ItemToItem
+from deeprec.model.linear_autoencoder import LinearAutoencoder
 from deeprec.model.own_frequency import OwnFrequency
 from deeprec.model.rank import rank
 from deeprec.model.sequence_encoder import SequenceEncoder
@@ -125,14 +128,26 @@ OTHERS: dict[str, Callable[[], Recommender]] = {
     "ials": lambda: solved(Ials(24, width=4)),
     "item_to_item": lambda: solved(ItemToItem(24)),
     "own_frequency": lambda: solved(OwnFrequency(24)),
-    "sequence": lambda: SequenceEncoder(24, width=8, max_events=5, time_gaps=True).eval(),
+    "sequence": lambda: SequenceEncoder(
+        24, width=8, num_layers=1, max_events=5, time_gaps=True
+    ).eval(),
+    "blend": lambda: blend_of(
+        LinearAutoencoder(24, width=3), OTHERS["sequence"](), solved(ItemToItem(24))
+    ),
 }
 
 
+def blend_of(*members: Recommender) -> Recommender:
+    blend = Blend(24, members=members, weights=[1 / len(members)] * len(members))
+    blend.join()
+    return blend.eval()
+
+
 @pytest.mark.parametrize("name", OTHERS)
-def test_a_model_with_rounds_that_data_decides_is_a_program_too(name: str) -> None:
+def test_a_model_with_rounds_that_data_decides_is_a_program_too(name: str, tmp_path: Path) -> None:
     model = OTHERS[name]()
-    program, draw = to_program(Exported(model, fields={}).eval()).module(), random.Random(2)
+    torch.export.save(to_program(Exported(model, fields={}).eval()), tmp_path / bundle.PROGRAM)
+    program, draw = torch.export.load(tmp_path / bundle.PROGRAM).module(), random.Random(2)
     rows = [[draw.randrange(24) for _ in range(draw.randrange(9))] for _ in range(40)]
     items, offsets = jagged(rows)
     nothing = jagged([[] for _ in rows])
@@ -183,6 +198,23 @@ def test_onnx_answers_batches_as_the_model_does_and_refuses_by_number(
         number = re.search(r"idx=(\d+)", str(caught.value))
         assert number is not None
         assert name in rules[number[1]]
+
+
+def test_a_blend_of_whatever_there_is_is_in_onnx_too(tmp_path: Path) -> None:
+    model, draw = OTHERS["blend"](), random.Random(3)
+    onnx.save(to_onnx(model, {})[0], tmp_path / bundle.ONNX)
+    items, offsets = jagged(
+        [[draw.randrange(24) for _ in range(draw.randrange(9))] for _ in "1" * 40]
+    )
+    none, ends = np.zeros(0, np.int64), np.zeros(41, np.int64)
+    given = {"item_ids": items, "offsets": offsets, "ages": np.full(len(items), -1, np.float32)}
+    given |= {"k": 7, "exclude_seen": False, "only_allowed": False}
+    given |= dict.fromkeys(("denied_items", "allowed_items"), none)
+    given |= dict.fromkeys(("denied_offsets", "allowed_offsets"), ends)
+    batch = Batch(torch.arange(40), Jagged(items, offsets))
+    expected = rank(model, batch, 7, exclude_seen=False)
+    for best, scores, truth, true_scores in zip(*asked_onnx(tmp_path, **given), *expected):
+        assert same_answer(*(x.tolist() for x in (best, scores, truth, true_scores)))
 
 
 def test_where_scores_tie_in_onnx_the_lower_item_comes_first(made: Path, tmp_path: Path) -> None:

@@ -193,7 +193,7 @@ def save_program(draft: Path, asked: Answering) -> str | None:
         torch.export.save(program, draft / bundle.PROGRAM)
         try:
             loaded = torch.export.load(draft / bundle.PROGRAM).module()
-        except Exception as error:  # an assertion inside torch, as of blends
+        except Exception as error:  # an assertion inside torch
             (draft / bundle.PROGRAM).unlink()
             return f"absent, because torch.export cannot read back {type(asked.model).__name__}" + (
                 f": {error}" if str(error) else ""

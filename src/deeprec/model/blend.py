@@ -198,7 +198,7 @@ def standardised(said: Encoded, table_VD: Tensor, moments: Tensor) -> Encoded:
     """What one member said, over its spread, with a column of ones for the bias of its table."""
     hidden_BD = with_one(said.hidden_BD, table_VD.shape[1])
     items_M, offsets_B1, own_M = said.repeat_items_M, said.repeat_offsets_B1, said.repeat_scores_M
-    users_M, own_M = owners_of(offsets_B1), own_M.float()
+    users_M, own_M = owners_of(offsets_B1, items_M), own_M.float()
     product_M = products(hidden_BD, table_VD, items_M, offsets_B1, users_M)
     scale_B = 1.0 / deviation(hidden_BD, table_VD, moments, users_M, product_M, own_M)
     return Encoded(hidden_BD * scale_B[:, None], items_M, offsets_B1, own_M * scale_B[users_M])
@@ -234,12 +234,13 @@ def own_cells(encoded: list[Encoded], num_items: int) -> tuple[Tensor, Tensor]:
 
 def cells_of(said: Encoded, num_items: int) -> Tensor:
     """int64 [M]: user * V + item of what one member scores on its own, ascending."""
-    return owners_of(said.repeat_offsets_B1) * num_items + said.repeat_items_M
+    owners_M = owners_of(said.repeat_offsets_B1, said.repeat_items_M)
+    return owners_M * num_items + said.repeat_items_M
 
 
-def owners_of(offsets_B1: Tensor) -> Tensor:
+def owners_of(offsets_B1: Tensor, items_M: Tensor) -> Tensor:
     """int64 [M]: the user of each cell."""
-    return torch.repeat_interleave(offsets_B1[1:] - offsets_B1[:-1])
+    return torch.repeat_interleave(offsets_B1[1:] - offsets_B1[:-1], output_size=items_M.shape[0])
 
 
 def with_one(hidden: Tensor, size: int) -> Tensor:

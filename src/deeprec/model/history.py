@@ -53,7 +53,7 @@ def aggregate(
     """
     num_users = offsets_B1.shape[0] - 1
     users = torch.arange(num_users, device=items_N.device)
-    users_N = users.repeat_interleave(offsets_B1.diff())
+    users_N = users.repeat_interleave(offsets_B1.diff(), output_size=items_N.shape[0])
     pairs_N, order_N = torch.sort(users_N * num_items + items_N)
     pairs_M, pair_N, counts_M = torch.unique_consecutive(
         pairs_N, return_inverse=True, return_counts=True

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from deeprec.model.exporting import is_exporting
 from deeprec.model.window import Windows
 
 WIDENING = 4  # hidden units of a block's layers, in widths
@@ -105,9 +106,7 @@ class _Attention(nn.Module):
         grid = cells.view([num_users, longest, 3] + heads)  # noqa: RUF005  # TorchScript knows no *
         grid = grid.permute(2, 0, 3, 1, 4)
         bias_HLL = self.bias(longest).to(asked_WD.dtype)
-        seen_BHLA = F.scaled_dot_product_attention(
-            grid[0], grid[1], grid[2], attn_mask=bias_HLL.unsqueeze(0)
-        )
+        seen_BHLA = attention(grid[0], grid[1], grid[2], bias_HLL)
         seen = seen_BHLA.transpose(1, 2).reshape(num_users * longest, width)
         said_WD: Tensor = self.said(seen.index_select(0, windows.cells_W))
         return said_WD
@@ -119,3 +118,14 @@ class _Attention(nn.Module):
         bias_LLH = self.bias_LH.index_select(0, back_LL.clamp(min=0).flatten())
         bias_HLL = bias_LLH.view(longest, longest, -1).permute(2, 0, 1)
         return bias_HLL.masked_fill(back_LL < 0, float("-inf"))
+
+
+def attention(asked_BHLA: Tensor, keys_BHLA: Tensor, said_BHLA: Tensor, bias_HLL: Tensor) -> Tensor:
+    """float32 [B, H, L, A]: what events say, weighed by how well their keys meet what is asked."""
+    if not is_exporting():
+        return F.scaled_dot_product_attention(
+            asked_BHLA, keys_BHLA, said_BHLA, attn_mask=bias_HLL[None]
+        )
+    # the same in words that ONNX has, whose exporter mistakes the strides of that function
+    met_BHLL = asked_BHLA @ keys_BHLA.transpose(2, 3) / asked_BHLA.shape[3] ** 0.5
+    return (met_BHLL + bias_HLL).softmax(3) @ said_BHLA
