@@ -128,4 +128,5 @@ def attention(asked_BHLA: Tensor, keys_BHLA: Tensor, said_BHLA: Tensor, bias_HLL
         )
     # the same in words that ONNX has, whose exporter mistakes the strides of that function
     met_BHLL = asked_BHLA @ keys_BHLA.transpose(2, 3) / asked_BHLA.shape[3] ** 0.5
-    return (met_BHLL + bias_HLL).softmax(3) @ said_BHLA
+    heard_BHLA: Tensor = (met_BHLL + bias_HLL).softmax(3) @ said_BHLA
+    return heard_BHLA
