@@ -3,8 +3,8 @@
     ./scripts/forms RUN     # exports RUN into a folder that goes afterwards; needs the extra `onnx`
 
 Prints a line for each form: requests, those answered with other items, and the largest difference
-of a score. Exits with 1 where an answer is not the evaluated one. C++, Spark and the page, which
-need more than Python, are asked by their own tests.
+of a score. Exits with 1 where an answer is not the evaluated one. C++ is asked where cmake and g++
+are; Spark and the page are asked by their own tests.
 """
 
 import json
@@ -17,10 +17,11 @@ from typing import Any
 from urllib.request import urlopen
 
 CHECKOUT = Path(__file__).parents[1]
-sys.path.insert(0, str(CHECKOUT / "src"))
+sys.path[:0] = [str(CHECKOUT / "src"), str(CHECKOUT / "tests")]
 
 import torch  # noqa: E402
 
+import test_cpp  # noqa: E402
 from deeprec import bundle, forms  # noqa: E402
 from deeprec.config import ExportConfig, ServeConfig  # noqa: E402
 from deeprec.export import export  # noqa: E402
@@ -52,6 +53,16 @@ def ways(path: Path, opened: Bundle) -> Iterator[tuple[str, Ask]]:
         session = forms.onnx_session(path / bundle.ONNX)
         yield "onnxruntime, `model.onnx`", lambda request: forms.ask_onnx(session, asked, request)
     yield "HTTP, Open Inference Protocol", over_http(path, opened)
+    if not test_cpp.MISSING:
+        program_in_cpp = test_cpp.built(path.parent / "cpp")
+
+        def in_cpp(request: Request) -> dict[str, Any]:
+            asked = [test_cpp.lines_of(opened, request)]
+            model, num_fields = path / bundle.MODEL, len(opened.fields)
+            [answer] = test_cpp.answers_of(program_in_cpp, model, num_fields, asked)
+            return dict(zip(("items", "scores"), test_cpp.lists_of(answer)))
+
+        yield "C++, `model.pt` in libtorch", in_cpp
 
 
 def over_http(path: Path, opened: Bundle) -> Ask:

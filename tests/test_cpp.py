@@ -19,7 +19,10 @@ MISSING = [tool for tool in ("cmake", "g++") if shutil.which(tool) is None]
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    build = tmp_path_factory.mktemp("cpp")
+    return built(tmp_path_factory.mktemp("cpp"))
+
+
+def built(build: Path) -> Path:
     prefix = f"-DCMAKE_PREFIX_PATH={torch.utils.cmake_prefix_path}"
     commands = (
         ["cmake", "-S", str(EXAMPLE), "-B", str(build), prefix, "-DCMAKE_BUILD_TYPE=Quick"],
@@ -55,6 +58,18 @@ def lines_of(opened: Bundle, request: dict[str, Any]) -> str:
     return "\n".join([*lines, "ask\n"])
 
 
+def answers_of(program: Path, model: Path, num_fields: int, asked: list[str]) -> list[str]:
+    """A line for each request."""
+    command = [program, model, str(num_fields)]
+    done = subprocess.run(command, input="".join(asked), capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()
+
+
+def lists_of(answer: str) -> tuple[list[int], list[float]]:
+    pairs = [pair.split(":") for pair in answer.split()]
+    return [int(item) for item, _ in pairs], [float(score) for _, score in pairs]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(bool(MISSING), reason=f"{' and '.join(MISSING)} missing: no C++ here")
 def test_golden_requests_are_answered_in_cpp(program: Path, tmp_path: Path) -> None:
@@ -65,19 +80,11 @@ def test_golden_requests_are_answered_in_cpp(program: Path, tmp_path: Path) -> N
     )
     asked = [lines_of(opened, request) for request in requests]
     asked += ["items 1 99\nask\n", asked[0]]  # a refused request changes nothing
-    done = subprocess.run(
-        [program, made / bundle.MODEL, str(len(opened.fields))],
-        input="".join(asked),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    *answers, refused, again = done.stdout.splitlines()
+    model = made / bundle.MODEL
+    *answers, refused, again = answers_of(program, model, len(opened.fields), asked)
     assert len(answers) == len(requests) == 4 + 11
     for answer, truth in zip(answers, expected, strict=True):
-        pairs = [pair.split(":") for pair in answer.split()]
-        items, scores = [int(item) for item, _ in pairs], [float(score) for _, score in pairs]
-        assert same_answer(items, scores, truth["items"], truth["scores"])
+        assert same_answer(*lists_of(answer), truth["items"], truth["scores"])
     assert "error: " in refused
     assert "item_ids must lie in [0, 30), got 99 at position 1" in refused
     assert again == answers[0]
