@@ -6,16 +6,24 @@ import re
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
 
 import deeprec
 from deeprec import export
+from deeprec.config import ExportConfig, PrepareConfig, RecommendConfig, compose
 from deeprec.golden import Trained
 from deeprec.papers import sbom
+from deeprec.prepare import prepare
+from deeprec.recommend import recommend
+from deeprec.train import train
+from small_shop import composed
 from standin import FIELDS, StandIn, prepared_folder
 
 CONFIG = {
@@ -87,6 +95,28 @@ def test_privacy_counts_the_histories_that_goldens_hold(made: Path) -> None:
     assert told["fewest_training_users_of_an_item"] == 1
     assert told["attribute_values"] == {"age": "held as text", "town": "held as text"}
     assert told["consent"] is None
+
+
+def test_what_makes_a_history_is_told_and_recommend_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw = np.random.default_rng(0)
+    pairs = np.unique(draw.integers(0, 30, (300, 2)), axis=0).T.astype(str).tolist()
+    values = draw.integers(1, 6, len(pairs[0])).tolist()
+    events = pa.table({"user_id": pairs[0], "item_id": pairs[1], "value": values})
+    pq.write_table(events, tmp_path / "events.parquet")
+    words = ["data=table", f"data.events={tmp_path}/events.parquet", "data.value=value"]
+    words += ["split=random_fraction", "data.filters.minimum_value=4"]
+    prepare(cast(PrepareConfig, compose("prepare", [*words, f"output_dir={tmp_path}/prepared"])))
+    run = train(
+        composed(tmp_path / "prepared", tmp_path / "run", "model=popularity", "logger.wandb=off")
+    )
+    made = export.export(ExportConfig(str(run), str(tmp_path / "bundle")))
+    told = read(made / "preprocess.json")
+    assert (told["read_by"], told["events_kept"]) == ("table", {"minimum_value": 4})
+    asked = [str(made), f"{tmp_path}/events.parquet", f"{tmp_path}/lists.parquet"]
+    recommend(RecommendConfig(*asked))
+    assert "learned from events of minimum_value 4 alone" in capsys.readouterr().out
 
 
 def test_the_card_says_what_is_known_and_asks_for_the_rest(made: Path) -> None:

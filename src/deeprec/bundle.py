@@ -4,6 +4,7 @@ manifest.json          SHA-256 of every file, what it was made from, with which 
 model.pt               TorchScript: scripted, aten operations only, on the CPU
 catalog.parquet        item_index, item_id, item attributes; row = item_index
 signature.json         inputs and outputs of model.pt: name, type, shape, range, meaning
+preprocess.json        what of an event log a history is made of
 policy.json            what is answered when: seen items, unknown items, ties, padding, limits
 vocabularies.json      per user attribute, its values in index order, or {"hashed": rows}
 golden/requests.jsonl  requests, one a line
@@ -43,6 +44,7 @@ MODEL = "model.pt"
 CATALOG = "catalog.parquet"
 SIGNATURE = "signature.json"
 POLICY = "policy.json"
+PREPROCESS = "preprocess.json"
 VOCABULARIES = "vocabularies.json"
 GOLDEN_REQUESTS = "golden/requests.jsonl"
 GOLDEN_EXPECTED = "golden/expected.jsonl"
@@ -327,7 +329,8 @@ deeprec.
 
 - User attributes it takes: {attributes}.
 - Items of the user's own history are {seen}, unless a call says otherwise.
-- `signature.json` says what `model.pt` takes and gives; `policy.json` what it answers when.
+- `signature.json` says what `model.pt` takes and gives; `policy.json` what it answers when;
+  `preprocess.json` which events make a history, and in which order.
 - Before loading, compare every file with its SHA-256 in `manifest.json`: a damaged or foreign
   `model.pt` can run code. `serve.py` in this folder does this, maps item ids both ways and answers;
   it is one file and may be copied.

@@ -32,6 +32,7 @@ from deeprec.model.base import Recommender
 from deeprec.model.compact import Precision, narrowed
 from deeprec.model.rank import rank
 from deeprec.papers import card, mlflow, sbom
+from deeprec.papers.preprocess import preprocess
 from deeprec.serve import load_model, same_answer
 
 COMPARE_K = 100
@@ -342,6 +343,7 @@ def describe_origin(
         (draft / bundle.TRAIN_CONFIG).write_text(text, encoding="utf-8")
     for name_of_text, text_file in trained.texts.items():
         shutil.copyfile(text_file, draft / name_of_text)
+    bundle.write_json(draft / bundle.PREPROCESS, preprocess(prepared))
     bundle.write_json(draft / "privacy.json", card.privacy(prepared, golden_persons))
     identity = str(trained.made_from.get("checkpoint_identity", ""))
     bundle.write_json(draft / "sbom.cdx.json", sbom.sbom(name, identity, created))

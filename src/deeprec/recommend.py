@@ -1,5 +1,6 @@
 """Bundle + histories -> recommendation lists: in bounded memory, gone on with where it stopped."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -166,9 +167,24 @@ def opened_histories(
                 "[yellow]note[/yellow] this bundle weighs events by their age, and these have no "
                 "time, so each counts as just done; if a column holds it, say time=COLUMN"
             )
+        if kept := events_kept(opened):
+            console.print(
+                f"[yellow]note[/yellow] this bundle has learned from events of {kept} alone; give "
+                "it the same, as all events of these files count (preprocess.json)",
+                soft_wrap=True,
+            )
         facts = space.one(events, users=events.user.nunique(), **latest_time(events))
         now = facts["latest"] if config.now is None else instant(config.now)
         yield facts["users"], event_histories(space, events, opened, now, config.batch_users)
+
+
+def events_kept(opened: Bundle) -> str:
+    """Which events the histories of training were made of, in words; empty: all, or not known."""
+    place = opened.path / bundle.PREPROCESS
+    if not place.is_file():  # a bundle of an earlier version
+        return ""
+    kept = json.loads(place.read_text(encoding="utf-8"))["events_kept"]
+    return ", ".join(f"{name} {value}" for name, value in kept.items())
 
 
 def prepared_histories(
