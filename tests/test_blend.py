@@ -81,6 +81,7 @@ def test_no_member_is_better_on_validation(blended: Path, members: list[Path]) -
     assert open_run(blended).checkpoint.score == pytest.approx(validation_of(blended))
 
 
+@pytest.mark.slow
 def test_it_is_exported_and_evaluated_without_its_members(blended: Path, tmp_path: Path) -> None:
     judged = [f"run={blended}", "baselines=[]", "examples=0"]
     report = evaluate(cast(EvaluateConfig, compose("evaluate", judged)))

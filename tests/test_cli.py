@@ -255,6 +255,7 @@ def test_many_runs_are_every_combination(
     assert list(tmp_path.iterdir()) == []  # Hydra leaves nothing of its own
 
 
+@pytest.mark.slow
 def test_every_job_has_a_folder_of_its_own(called: list[tuple[str, VerbConfig]]) -> None:
     for _ in range(20):  # in the same second or two
         assert main(["export", "-m", "run=r", "golden_users=1,2"]) == 0

@@ -57,6 +57,7 @@ def test_with_validation_the_same_holdout_is_judged(folder: Path) -> None:
     assert report["protocol"]["split"]["train_on"] == "validation"
 
 
+@pytest.mark.slow
 def test_with_everything_a_run_is_served_and_not_judged(whole: Prepared, folder: Path) -> None:
     run = trained(whole, folder / "final", "model=svd")
     export(told("export", f"run={run}", f"output_dir={folder / 'bundle'}"))

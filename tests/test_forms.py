@@ -200,6 +200,7 @@ def test_onnx_answers_batches_as_the_model_does_and_refuses_by_number(
         assert name in rules[number[1]]
 
 
+@pytest.mark.slow
 def test_a_blend_of_whatever_there_is_is_in_onnx_too(tmp_path: Path) -> None:
     model, draw = OTHERS["blend"](), random.Random(3)
     onnx.save(to_onnx(model, {})[0], tmp_path / bundle.ONNX)

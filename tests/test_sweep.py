@@ -241,6 +241,7 @@ def test_a_worker_that_dies_is_a_failed_trial(prepared: Path, tmp_path: Path) ->
     assert "epoch   1/100000" in (tmp_path / "run.log").read_text()
 
 
+@pytest.mark.slow
 def test_a_signal_lets_trials_save_and_keeps_everything(
     prepared: Path, configs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

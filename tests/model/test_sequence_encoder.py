@@ -344,6 +344,7 @@ def hit_at_1(prepared: Path, run: Path, *words: str) -> tuple[float, dict[str, A
     return judged["systems"][0]["metrics"]["hit@1"]["mean"], judged
 
 
+@pytest.mark.slow
 def test_it_knows_what_only_order_tells_and_exports_what_was_evaluated(
     prepared: Path, tmp_path: Path
 ) -> None:

@@ -71,6 +71,7 @@ def lost(before: Life, after: Life) -> int:
     return done - (after.began or 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("background", "points"), [(False, POINTS), (True, ("weights written", "sealed", "renamed"))]
 )
