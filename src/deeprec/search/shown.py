@@ -83,15 +83,17 @@ class Progress:
 
 def show(trials: Sequence[Trial], defaults: Mapping[str, object]) -> None:
     """The best trials as a table."""
-    table = Table(title=f"{_counted(trials)}, the best first")
-    for head in ("trial", "validation ndcg@100", "epochs", "minutes"):
-        table.add_column(head, justify="right")
+    table = Table(title=f"{_counted(trials)}, the best on validation first")
+    for head in ("trial", "ndcg@100", "epochs", "min"):
+        table.add_column(head, justify="right", no_wrap=True)
     table.add_column("what differs", overflow="fold")
     for one in ranked(counted(trials))[:SHOWN]:
         score = "failed" if one.score is None else f"{one.score:.4f}"
         differs = escape(differing(one, defaults))
         minutes = f"{one.seconds / 60:.1f}"
-        table.add_row(str(one.number), score, f"{one.epochs}{_state(one)}", minutes, differs)
+        stopped = escape(_state(one)).lstrip(", ")
+        told = f"{differs} ({stopped})" if stopped else differs
+        table.add_row(str(one.number), score, str(one.epochs), minutes, told)
     console.print(table)
 
 
