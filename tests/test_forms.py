@@ -276,6 +276,17 @@ def test_a_model_that_torch_export_cannot_follow_says_so(tmp_path: Path) -> None
     assert not (tmp_path / "other").exists()
 
 
+def test_what_is_allowed_is_answered_however_low_it_stands(tmp_path: Path) -> None:
+    asked = trained(prepared_folder(tmp_path / "prepared")).answering
+    request = {"item_ids": ["004"], "ages": None, "attributes": {}, "exclude_seen": True}
+    request |= {"denied": ["007"], "allowed": None, "k": 30}
+    everything = golden_answer(asked, request)["item_ids"]
+    assert len(everything) == 28
+    last = everything[-3:]
+    found = golden_answer(asked, {**request, "allowed": [*last, "004", "007"], "k": 3})
+    assert found["item_ids"] == last
+
+
 def test_other_weights_are_not_taken(made: Path, tmp_path: Path) -> None:
     copied = Path(shutil.copytree(made, tmp_path / "copy"))
     content = bytearray((copied / bundle.WEIGHTS).read_bytes())

@@ -18,7 +18,7 @@ from deeprec.data.store import PartName, Prepared
 from deeprec.data.vocabulary import Vocabulary
 from deeprec.model.base import Recommender
 from deeprec.model.compact import Precision
-from deeprec.model.rank import rank
+from deeprec.model.rank import rank_without
 
 GOLDEN_K = 20
 SMALL_CATALOG = 2_000  # items; above, no golden request asks for more than there are
@@ -143,7 +143,7 @@ def with_unknown_item(trained: Trained, request: Request) -> Request:
 
 
 def golden_answer(asked: Answering, request: Request) -> dict[str, Any]:
-    """The evaluated answer to a golden request, ranked alone; it is cut to what may be answered."""
+    """The evaluated answer to a golden request, ranked alone."""
     catalog = asked.named.catalog
     indices = catalog.indices_of(request["item_ids"])
     batch = Batch(
@@ -152,19 +152,29 @@ def golden_answer(asked: Answering, request: Request) -> dict[str, Any]:
         None if request["ages"] is None else torch.tensor(request["ages"])[indices >= 0],
         {name: attribute_row(asked.named, name, request) for name in asked.fields},
     )
-    denied = {*catalog.indices_of(request["denied"]).tolist(), *asked.retired}
-    k = request["k"] + len(denied)
-    items, scores = trimmed(*rank(asked.model, batch, k, request["exclude_seen"]))[0]
-    kept = [n for n, item in enumerate(items) if item not in denied][: request["k"]]
+    left_out = torch.from_numpy(np.flatnonzero(left_out_of(asked, request)))
+    ends = torch.tensor([0, len(left_out)])
+    [(items, scores)] = trimmed(*rank_without(asked.model, batch, request["k"], left_out, ends))
+    return {"items": items, "item_ids": catalog.ids_of(items), "scores": scores}
+
+
+def left_out_of(asked: Answering, request: Request) -> npt.NDArray[np.bool_]:
+    """Bool [V]: what a request must not be answered with."""
+    catalog = asked.named.catalog
+
+    def named(item_ids: Sequence[str]) -> npt.NDArray[np.bool_]:
+        indices = catalog.indices_of(item_ids)
+        found_V = np.zeros(len(asked.model.item_weight), np.bool_)
+        found_V[indices[indices >= 0]] = True
+        return found_V
+
+    left_out_V = named(request["denied"])
+    left_out_V[list(asked.retired)] = True
+    if request["exclude_seen"]:
+        left_out_V |= named(request["item_ids"])
     if request["allowed"] is not None:
-        allowed = catalog.indices_of(request["allowed"]).tolist()
-        kept = [n for n in kept if items[n] in allowed]
-    items = [items[n] for n in kept]
-    return {
-        "items": items,
-        "item_ids": catalog.ids_of(items),
-        "scores": [scores[n] for n in kept],
-    }
+        left_out_V |= ~named(request["allowed"])
+    return left_out_V
 
 
 def attribute_row(named: Named, name: str, request: Request) -> Jagged:

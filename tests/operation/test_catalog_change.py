@@ -308,7 +308,7 @@ def test_every_model_with_one_more_item_says_the_same_of_all_others(
     before, rows = saved(name, tmp_path / "before.pt"), rows_of_items(60)
     if name == "ials":
         pytest.skip("weighs by the number of items, so every answer changes, and goldens refuse it")
-    if name in ("item_to_item", "own_frequency"):
+    if name == "own_frequency":
         with pytest.raises(ConfigError, match="there is no mean"):
             rewrite(before, tmp_path / "after.pt", retired=[], like=[1, 2])
         return
@@ -318,9 +318,31 @@ def test_every_model_with_one_more_item_says_the_same_of_all_others(
     items, scores = ask(tmp_path / "after.pt", [[8], []], NUM_ITEMS + 1, [])
     for row in range(2):
         score = dict(zip(items[row].tolist(), scores[row].tolist(), strict=True))
+        if name == "item_to_item":  # its own test says what it scores
+            continue
         mean = (score[1] + score[5] + score[6]) / 3
         assert score[NUM_ITEMS] == pytest.approx(mean, rel=1e-4, abs=1e-4)
     ask(tmp_path / "after.pt", [[NUM_ITEMS, 3]], 5, [])
+
+
+def test_a_new_item_is_a_neighbour_as_those_it_is_like_are_on_average(tmp_path: Path) -> None:
+    before, like = saved("item_to_item", tmp_path / "before.pt"), [1, 5, 6]
+    rewrite(before, tmp_path / "after.pt", retired=[], like=like)
+    between = new_models()["item_to_item"].between_items  # type: ignore[attr-defined]
+    said_VV = torch.zeros(NUM_ITEMS, NUM_ITEMS)
+    owners = torch.arange(NUM_ITEMS).repeat_interleave(between.starts_V1.diff())
+    said_VV.index_put_((owners, between.neighbours_X.long()), between.weights_X, accumulate=True)
+    own = said_VV.diagonal()[like].mean()[None, None]
+    last_1V = torch.cat([said_VV[like].mean(0)[None], own], 1)
+    said_VV = torch.cat([said_VV, said_VV[:, like].mean(1)[:, None]], 1)
+    said_VV = torch.cat([said_VV, last_1V])
+    row = [8, NUM_ITEMS, 21]
+    items, scores = ask(tmp_path / "after.pt", [row], NUM_ITEMS + 1, [])
+    found = dict(zip(items[0].tolist(), scores[0].tolist(), strict=True))
+    wanted = said_VV[row].sum(0)
+    for item in torch.nonzero(wanted)[:, 0].tolist():
+        assert found[item] == pytest.approx(float(wanted[item]), rel=1e-5)
+    assert NUM_ITEMS in torch.nonzero(wanted)
 
 
 def test_a_shared_table_stays_one(tmp_path: Path) -> None:

@@ -28,11 +28,25 @@ def rank(
     Raises:
         NonFiniteError: a score is NaN.
     """
+    return rank_without(model, batch, k, *seen_if(exclude_seen, batch), block_items=block_items)
+
+
+def rank_without(
+    model: Recommender,
+    batch: Batch,
+    k: int,
+    excluded_N: Tensor,
+    offsets_B1: Tensor,
+    *,
+    block_items: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """As `rank`, leaving out these items of each user, int64 [N] under offsets [B + 1]."""
     with torch.no_grad():
         encoded = encode(model, batch)
-        seen = seen_if(exclude_seen, batch)
         try:
-            return top_k(encoded, model.item_weight, model.item_bias, k, *seen, block_items)
+            return top_k(
+                encoded, model.item_weight, model.item_bias, k, excluded_N, offsets_B1, block_items
+            )
         except RuntimeError as error:  # what TorchScript can raise, as top_k must
             if "NaN" not in str(error):
                 raise

@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from scipy import sparse
 from torch import Tensor, nn
 
 from deeprec.errors import ConfigError
@@ -55,6 +57,8 @@ def check_offsets(
     self.model.check_offsets(values_name, values, offsets_name, offsets, num_users)
 """,
 )
+
+NEIGHBOURS = ("starts_V1", "neighbours_X", "weights_X")  # of `NeighbourScores`
 
 
 class WithoutRetired(nn.Module):
@@ -135,8 +139,13 @@ def add_item(model: Any, num_items: int, like: Sequence[int]) -> None:
     """Appends an item to every table of items: the mean of what they hold of `like`."""
     extended: dict[tuple[int, tuple[int, ...]], Tensor] = {}  # what was shared stays shared
     for module in model.modules():
-        own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
-        for name, table in own:
+        own = dict([*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)])
+        if own.keys() >= {*NEIGHBOURS}:
+            starts, neighbours, weights = map(own.pop, NEIGHBOURS)
+            tables = with_mean_of_neighbours(starts, neighbours, weights, like)
+            for name, table in zip(NEIGHBOURS, tables):
+                setattr(module, name, table)
+        for name, table in own.items():
             refuse_without_mean(name, table, num_items)
             if num_items in table.shape:
                 key = table.data_ptr(), tuple(table.shape)
@@ -159,6 +168,44 @@ def refuse_without_mean(name: str, table: Tensor, num_items: int) -> None:
             f"none can be added like others; {narrowed}train (solve) it again with the item in its "
             "catalog"
         )
+
+
+def with_mean_of_neighbours(
+    starts: Tensor, neighbours: Tensor, weights: Tensor, like: Sequence[int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A sparse table between items, as of `NeighbourScores`, with one more item on both sides.
+
+    It says of others the mean of what those of `like` say, and others say of it the mean of what
+    they say of those; of itself, the mean of what those say of themselves.
+
+    Example:
+        >>> starts, neighbours = torch.tensor([0, 1, 3]), torch.tensor([1, 0, 1])
+        >>> with_mean_of_neighbours(starts, neighbours, torch.tensor([4.0, 6.0, 8.0]), [0])[1:]
+        (tensor([1, 0, 1, 2, 1, 2], dtype=torch.int32), tensor([4., 6., 8., 6., 4., 0.]))
+    """
+    num_items = len(starts) - 1
+    places = neighbours.numpy(), starts.numpy()
+    table = sparse.csr_array((weights.numpy(), *places), shape=(num_items, num_items))
+    row = table[[*like]].mean(0)
+    column = table[:, [*like]].mean(1)
+    itself = table.diagonal()[[*like]].mean()
+    told, telling = np.flatnonzero(row), np.flatnonzero(column)
+    pairs = table.tocoo()
+    more = sparse.csr_array(
+        (
+            np.concatenate([pairs.data, row[told], column[telling], [itself]]),
+            (
+                np.concatenate([pairs.row, np.full(len(told), num_items), telling, [num_items]]),
+                np.concatenate([pairs.col, told, np.full(len(telling), num_items), [num_items]]),
+            ),
+        ),
+        shape=(num_items + 1, num_items + 1),
+    )
+    return (
+        torch.from_numpy(more.indptr.astype(np.int64)),
+        torch.from_numpy(more.indices.astype(np.int32)),
+        torch.from_numpy(more.data.astype(np.float32)),
+    )
 
 
 def with_mean(table: Tensor, num_items: int, like: Sequence[int]) -> Tensor:
