@@ -172,6 +172,9 @@ def _is_from(value: object, packages: Sequence[str]) -> bool:
 def _argument_mistakes(
     path: str, name: str, value: object, parameters: Mapping[str, Parameter], target: str
 ) -> list[str]:
+    if not parameters:
+        group = path.rpartition(".")[0]
+        return [f"{path}: {target} takes no arguments; another is chosen by {group}=CHOICE"]
     if name not in parameters:
         return [f"{path}: {target} has no such argument; {did_you_mean(name, parameters)}"]
     if value == MISSING:
