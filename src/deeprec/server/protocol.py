@@ -133,7 +133,9 @@ def questions_of(bundle: Bundle, said: Inference, limits: Limits) -> list[Questi
                 bundle=bundle,
                 items=[indices[place] for place in known],
                 ages=None if own_ages is None else [_age(own_ages[place]) for place in known],
-                attributes=values_of(bundle, {name: row[user] for name, row in values.items()}),
+                attributes=values_of(
+                    bundle, {name: row[user] for name, row in values.items()}, limits
+                ),
                 k=k,
                 exclude_seen=_one(said, tensors, "exclude_seen", seen),
                 denied=denied[user],
