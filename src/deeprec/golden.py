@@ -114,7 +114,9 @@ def request_of(trained: Trained, batch: Batch, row: int) -> Request:
         indices = rows.values[rows.offsets[row] : rows.offsets[row + 1]].tolist()
         if indices:
             # of an open vocabulary not a value that somebody has: a bundle is to know none
-            known = [f"value {row}"] if isinstance(values, Mapping) else [values[i] for i in indices]
+            known = (
+                [f"value {row}"] if isinstance(values, Mapping) else [values[i] for i in indices]
+            )
             attributes[name] = known[0] if len(known) == 1 else known
     return {
         "name": f"user {row}",

@@ -140,7 +140,7 @@ def test_a_layer_reads_the_inputs_that_it_names_and_no_other() -> None:
 @pytest.mark.parametrize(
     ("sources", "told", "said"),
     [
-        (["user:agee"], {}, "reads 'user:agee', which is no layer before it; those are input, hist"),
+        (["user:agee"], {}, "reads 'user:agee', which is no layer before it; those are inpu"),
         (["input", "history"], {}, "reads 'history' twice; name it once"),
         (["user:age"], {"tied": True}, "one layer must read the history and have 5 units.*got"),
         (["history"], {"dropped_inputs": ["age"]}, "dropped_inputs: 'age' is no input of this"),

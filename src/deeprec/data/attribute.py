@@ -28,6 +28,10 @@ ALONE = (
     "(columns of data.user_attributes)"
 )
 KEYS = ("file", "key", "columns")
+RESERVED = {
+    "user": ("user_id", "role", "holdout_unknown", "validation_unknown", "row"),
+    "item": ("item_id", "popularity", "row"),
+}
 LEADING_ZERO = r"^0[0-9]"  # a code, not a number
 
 AttributeFiles = Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
@@ -263,12 +267,15 @@ def _refuse_keys(one: Mapping[str, Any], of: str) -> None:
         raise ConfigError(f"data.{of}_attributes: needs a file and its key column, got {dict(one)}")
 
 
+def is_reserved(name: str, of: str) -> bool:
+    """Whether no attribute of a user or an item may have this name."""
+    return name in RESERVED[of] or name.startswith("_")
+
+
 def _refuse_names(names: Sequence[str], taken: Mapping[str, Any], of: str) -> None:
-    ours = {"user": ("user_id", "role", "holdout_unknown", "validation_unknown", "row")}
-    reserved = ours.get(of, ("item_id", "popularity", "row"))
     for name in names:
-        if name in reserved or name in taken or name.startswith("_"):
+        if is_reserved(name, of) or name in taken:
             raise DataError(
                 f"data.{of}_attributes: no column may be named {name!r}: it is in two tables, or "
-                f"one of {', '.join(reserved)}; rename it or choose other columns"
+                f"one of {', '.join(RESERVED[of])}; rename it or choose other columns"
             )

@@ -32,7 +32,8 @@ def judged_batch(
 
     Returns:
         Batch of B users: history oldest first with repeats, event values as its weights where
-        known, ages where times are known, one `attributes` entry per vocabulary, and as target each user's distinct items of `part`, ascending.
+        known, ages where times are known, one `attributes` entry per vocabulary, and as target
+        each user's distinct items of `part`, ascending.
     """
     history = prepared.history(user_rows, part)
     judged = prepared.parts[part].take(user_rows)

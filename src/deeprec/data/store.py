@@ -3,8 +3,9 @@
     manifest.json        config, counts, split instants, hashes
     catalog.parquet      one row per item: item_id, popularity in training, item attributes
     users.parquet        one row per user: user_id, role, user attributes (a value, or a list of
-                         them), validation_unknown and holdout_unknown (events to be judged on, their item not in the catalog);
-                         where users are weighed, _weight (float32, what its loss counts)
+                         them), validation_unknown and holdout_unknown (events to be judged on,
+                         their item not in the catalog); where users are weighed, _weight (float32,
+                         what its loss counts)
     vocabularies.json    per user attribute, its values in index order, or {"hashed": rows}
     contract.json        what the data contract report said
     train.arrow validation.arrow holdout.arrow

@@ -12,12 +12,10 @@ import numpy.typing as npt
 import torch
 
 from deeprec.console import console
-from deeprec.dsstne.data_set import DataSet
 from deeprec.dsstne.definition import COMMENT
-from deeprec.dsstne.network import LayerKind, Network
 from deeprec.dsstne.network_file import read_network
 from deeprec.dsstne.remark import Remark, refuse, show
-from deeprec.dsstne.train_data import check_same_examples, check_width, data_set_of
+from deeprec.dsstne.train_data import examples_of, rows_of_examples
 from deeprec.dsstne.train_network import Steps, train_network
 from deeprec.dsstne.validate import validate
 from deeprec.dsstne.weights import all_columns, new_model
@@ -207,13 +205,14 @@ def judge(network_file: Path, data: Sequence[Path], *, ideal_of_all: bool = Fals
     """
     network = read_network(network_file)
     model = new_model(network, all_columns(network), network_file)
-    inputs, outputs = _judged(network, data)
-    offsets, columns, _ = inputs.rows()
-    wanted_offsets, wanted, _ = outputs.rows()
+    examples = examples_of(network, data, data)
+    offsets, columns, _ = examples.history.rows()
+    wanted_offsets, wanted, _ = examples.output.rows()
     history, ends = torch.from_numpy(columns), torch.from_numpy(offsets)
+    attributes = {name: rows_of_examples(one) for name, one in examples.attributes.items()}
     none = torch.zeros(0, dtype=torch.int64), torch.zeros(len(offsets), dtype=torch.int64)
     with torch.no_grad():
-        encoded = model.encode(history, ends, torch.zeros(0), {})
+        encoded = model.encode(history, ends, torch.zeros(0), attributes)
         items, _ = top_k(encoded, model.item_weight, model.item_bias, max(CUTOFFS), *none)
     places, counts = [], []
     for row, having in zip(items.tolist(), np.split(wanted, wanted_offsets[1:-1])):
@@ -228,18 +227,6 @@ def judge(network_file: Path, data: Sequence[Path], *, ideal_of_all: bool = Fals
             found[2] = found[2] * _ideal(np.minimum(counts, k)) / _ideal(np.array(counts))
         means = [float(np.nanmean(each)) for each in found]
         console.print(f"{k}," + ",".join(f"{mean:6.4f}" for mean in means))
-
-
-def _judged(network: Network, data: Sequence[Path]) -> tuple[DataSet, DataSet]:
-    """What the network is shown, and what is compared with its lists."""
-    found = []
-    for kind in (LayerKind.INPUT, LayerKind.OUTPUT):
-        layer = network.of_kind(kind)[0]
-        found.append(data_set_of(layer.data_set, *data))
-        check_width(layer, found[-1])
-    inputs, outputs = found
-    check_same_examples(inputs, outputs)
-    return inputs, outputs
 
 
 def _ideal(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:

@@ -220,9 +220,8 @@ class ServingEncoder(nn.Module):
         self.bags = nn.ModuleList()
         for inputs in model.inputs:
             assert isinstance(inputs, SparseInput)
-            history = inputs.tables[HISTORY] if HISTORY in inputs.tables else None
-            if inputs.borrowed:
-                history = model.item_weight
+            own = inputs.tables.get(HISTORY)
+            history = model.item_weight if inputs.borrowed else own
             self.bags.append(Bags(history, inputs.tables, model.fields, {}))
         self.layers = model.layers
 
@@ -322,7 +321,6 @@ class _Plan:
             )
         return found
 
-
     def _denoised(self, i: int, dropped: Sequence[str]) -> bool:
         """Whether a layer reads an input with dropped values; it must be the first of its inputs.
 
@@ -361,9 +359,7 @@ def _named(inputs: Mapping[str, Sequence[str]], what: str, names: Sequence[str])
     return list(dict.fromkeys(field for name in names for field in inputs[name]))
 
 
-def _read_once(
-    reader: str, names: Sequence[str], inputs: Mapping[str, Sequence[str]]
-) -> list[str]:
+def _read_once(reader: str, names: Sequence[str], inputs: Mapping[str, Sequence[str]]) -> list[str]:
     """The sparse fields that a layer reads, in the order of its sources."""
     found: list[str] = []
     for field in (field for name in names for field in inputs.get(name, ())):
