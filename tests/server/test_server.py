@@ -103,7 +103,7 @@ def test_many_at_once_get_what_the_bundle_says_to_each(url: str, opened: Bundle)
                 "exclude_seen": draw.choice([None, True, False]),
                 "denied": draw.sample(["002", "009", "no item"], draw.randrange(3)),
                 "allowed": draw.choice([None, [], ["002", "011", "021", "no item"]]),
-                "attributes": {"age": draw.choice(["old", "no age", None])},
+                "attributes": {"age": draw.choice(["old", "no age", None, ["young", "old", "x"]])},
                 "now": 100 * DAY,
             }
         )
@@ -210,6 +210,8 @@ INFER = {"inputs": [tensor("item_ids", "BYTES", ["003"])]}
         ("/recommend", {"items": [["003", float("inf")]]}, 400, "items"),
         ("/recommend", {"items": ["003"] * 10_001}, 400, "at most 10000"),
         ("/recommend", {**RECOMMEND, "attributes": {"agee": "old"}}, 400, "takes age, town"),
+        ("/recommend", {**RECOMMEND, "attributes": {"age": [1]}}, 400, "attributes.age"),
+        ("/recommend", {**RECOMMEND, "attributes": {"age": ["x"] * 10_001}}, 400, "at most 10000"),
         ("/recommend", b" " * 1_048_577, 413, "1048576 bytes"),
         ("/nothing", None, 404, "Not Found"),
         ("/recommend", None, 405, "Not Allowed"),

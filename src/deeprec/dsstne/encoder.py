@@ -54,6 +54,7 @@ class Told:
     optimizer: str = "sgd"
     results: str = "network.nc"
     remarks: list[Remark] = field(default_factory=list)
+    spelt: dict[str, str] = field(default_factory=dict)  # keys of the file, by their small letters
 
 
 def encoder(path: Path, *, as_dsstne: bool = False) -> None:
@@ -103,18 +104,19 @@ def read_told(path: Path) -> Told:
     """
     try:
         values = json.loads(COMMENT.sub(lambda found: found[1] or "", path.read_text("utf-8")))
-        keys = {str(key).lower(): value for key, value in values.items()}
+        keys = dict(values.items())
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read as a JSON object ({error})") from error
     told = Told()
-    steps = keys.pop("trainingparameters", {})
-    if not isinstance(steps, dict):
-        says = f"must be an object, got {steps!r}"
-        told.remarks.append(Remark("TrainingParameters", "refused", says))
-        steps = {}
+    steps: Any = {}
+    for key in [key for key in keys if key.lower() == "trainingparameters"]:
+        steps = keys.pop(key)
+        if not isinstance(steps, dict):
+            told.remarks.append(Remark(key, "refused", f"must be an object, got {steps!r}"))
+            steps = {}
     _take(told, keys, {"network": "network", "command": "command", "randomseed": "seed",
                        "data": "data", "version": ""})  # fmt: skip
-    _take(told, {str(key).lower(): value for key, value in steps.items()},
+    _take(told, steps,
           {"epochs": "epochs", "alpha": "alpha", "mu": "mu", "lambda": "decay",
            "alphainterval": "interval", "alphamultiplier": "multiplier",
            "optimizer": "optimizer", "results": "results"})  # fmt: skip
@@ -125,14 +127,16 @@ def read_told(path: Path) -> Told:
 
 def _take(told: Told, keys: Mapping[str, Any], known: Mapping[str, str]) -> None:
     for key, value in keys.items():
-        if key in known:
-            if known[key]:
-                _take_one(told, key, value, known[key])
-        elif key in OURS:
-            told.remarks.append(Remark(key, "not carried", OURS[key]))
+        name = key.lower()
+        told.spelt[name] = key
+        if name in known:
+            if known[name]:
+                _take_one(told, key, value, known[name])
+        elif name in OURS:
+            told.remarks.append(Remark(key, "not carried", OURS[name]))
         else:
-            unknown = f"DSSTNE knows no such key; {did_you_mean(key, known)}"
-            told.remarks.append(Remark(key, "refused", SAYS.get(key, unknown)))
+            unknown = f"DSSTNE knows no such key; {did_you_mean(name, known)}"
+            told.remarks.append(Remark(key, "refused", SAYS.get(name, unknown)))
 
 
 def _take_one(told: Told, key: str, value: Any, name: str) -> None:
@@ -181,7 +185,8 @@ def _check(told: Told) -> None:
 
     def refused(where: str, says: str) -> None:
         if where.lower() not in known:
-            told.remarks.append(Remark(where, "refused", says))
+            key = told.spelt.get(where.lower(), where)
+            told.remarks.append(Remark(key, "refused", says))
 
     if told.command not in COMMANDS:
         refused("Command", f"expected one of {', '.join(COMMANDS)}, got {told.command!r}")
