@@ -5,7 +5,8 @@
     users.parquet        one row per user: user_id, role, user attributes (a value, or a list of
                          them), validation_unknown and holdout_unknown (events to be judged on,
                          their item not in the catalog); where users are weighed, _weight (float32,
-                         what its loss counts)
+                         what its loss counts), and _input_weight:INPUT (float32, what all that a
+                         user has of the input counts in training)
     vocabularies.json    per user attribute, its values in index order, or {"hashed": rows}
     contract.json        what the data contract report said
     train.arrow validation.arrow holdout.arrow
@@ -45,6 +46,7 @@ from deeprec.errors import IntegrityError
 KIND = "prepared"
 SECONDS_PER_DAY = 86_400
 WEIGHT = "_weight"  # column of users; no attribute can have its name
+INPUT_WEIGHT = "_input_weight:"  # before `history` or `user:NAME`, likewise
 USERS_A_READ = 4096
 
 PartName = Literal["train", "validation", "holdout"]
@@ -217,6 +219,15 @@ class Prepared:
         if WEIGHT not in self.users.column_names:
             return None
         return np.asarray(self.users[WEIGHT].to_numpy(), np.float32)
+
+    @cached_property
+    def input_weights(self) -> dict[str, npt.NDArray[np.float32]]:
+        """By input, float32 [U]: what all that a user has of it counts in training; absent: 1."""
+        return {
+            name.removeprefix(INPUT_WEIGHT): np.asarray(self.users[name].to_numpy(), np.float32)
+            for name in self.users.column_names
+            if name.startswith(INPUT_WEIGHT)
+        }
 
     @cached_property
     def training_period(self) -> tuple[int, int] | None:

@@ -13,9 +13,11 @@ from torch import Tensor
 from deeprec.console import console
 from deeprec.data import store
 from deeprec.data.store import Events
-from deeprec.dsstne.data_set import Attribute, DataSet, read_data_sets
+from deeprec.dsstne.data_set import DataSet, read_data_sets
 from deeprec.dsstne.network import Layer, LayerKind, Network
 from deeprec.errors import ConfigError, DataError, ResourceError
+from deeprec.model.layered import OF_USER
+from deeprec.model.sparse_input import HISTORY
 from deeprec.trainer.memory import available_bytes
 
 ITEM_BYTES = 100  # of an identifier, as text and in a list and a table
@@ -215,6 +217,7 @@ def _users(examples: Examples) -> pa.Table:
     return pa.table(
         {
             **({} if weights is None else {store.WEIGHT: weights}),
+            **{f"{store.INPUT_WEIGHT}{name}": one for name, one in input_weights(examples).items()},
             "user_id": _names(count),
             "role": ["all"] * count,
             **{name: _lists(one) for name, one in examples.attributes.items()},
@@ -222,6 +225,17 @@ def _users(examples: Examples) -> pa.Table:
             "holdout_unknown": nobody,
         }
     )
+
+
+def input_weights(examples: Examples) -> dict[str, npt.NDArray[np.float32]]:
+    """By input, what each example of it counts, where that is said."""
+    further = {f"{OF_USER}{name}": one for name, one in examples.attributes.items()}
+    inputs = {HISTORY: examples.history, **further}
+    return {
+        name: weights
+        for name, one in inputs.items()
+        if (weights := one.example_weights) is not None
+    }
 
 
 def _lists(data_set: DataSet) -> pa.Array:
@@ -241,14 +255,24 @@ def _manifest(same: bool) -> dict[str, object]:
     }
 
 
+def _are_alike(offsets: npt.NDArray[np.int64], columns: npt.NDArray[np.int64]) -> bool:
+    """Whether several examples all have the same columns."""
+    lengths = np.diff(offsets)
+    if len(lengths) < 2 or lengths[0] == 0 or np.any(lengths != lengths[0]):
+        return False
+    rows = columns.reshape(len(lengths), -1)
+    return bool((rows == rows[0]).all())
+
+
 def _say_what_is_lost(data_set: DataSet, *, read: bool, shown: bool) -> None:
     lost = []
     _, columns, values = data_set.rows()
+    offsets, once = distinct(data_set)
     if not read and not np.all(values == 1.0):
         lost.append("values other than 1 count as 1")
-    if shown and Attribute.WEIGHTED in data_set.attributes:
-        lost.append("weights of examples are read of the output alone, where they weigh the loss")
-    if len(columns) > len(distinct(data_set)[1]):
+        if shown and _are_alike(offsets, once):
+            lost.append("so all examples have the same, and nothing is learned of it")
+    if len(columns) > len(once):
         lost.append("a column that stands twice in an example counts once")
     for one in lost:
         console.print(f"[yellow]note[/yellow] data set {data_set.name!r}: {one}", soft_wrap=True)

@@ -19,7 +19,13 @@ from deeprec.dsstne.mapping import mapped
 from deeprec.dsstne.network import LayerKind
 from deeprec.dsstne.remark import refuse
 from deeprec.dsstne.target_values import read_values
-from deeprec.dsstne.train_data import Examples, distinct, examples_of, last_values
+from deeprec.dsstne.train_data import (
+    Examples,
+    distinct,
+    examples_of,
+    input_weights,
+    last_values,
+)
 from deeprec.errors import NonFiniteError
 from deeprec.model.hidden import Hidden
 from deeprec.model.layered import Layered
@@ -159,10 +165,11 @@ def _arranged(model: Layered, data: Examples, examples: int, *, weigh: bool) -> 
     if weigh:
         values = last_values(data.output)[: len(target.values)]
         target.weights = torch.from_numpy(values).double()
-    batch = Batch(torch.arange(count), history, None, attributes, target)
+    weights = {name: torch.from_numpy(one[:count]) for name, one in input_weights(data).items()}
+    batch = Batch(torch.arange(count), history, None, attributes, target, input_weights=weights)
     arranged = model.arrange(batch, torch.Generator())
-    if (weights := data.output.example_weights) is not None:
-        arranged.asked[0].user_weights = torch.from_numpy(weights[:count]).double()
+    if (of_users := data.output.example_weights) is not None:
+        arranged.asked[0].user_weights = torch.from_numpy(of_users[:count]).double()
     arranged.fields = {
         name: replace(one, weights=None if one.weights is None else one.weights.double())
         for name, one in arranged.fields.items()

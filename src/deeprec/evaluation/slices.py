@@ -200,4 +200,4 @@ def _bands(table: pa.Table, name: str, asked: str) -> tuple[IntArray, list[str]]
 def attribute_names(table: pa.Table) -> list[str]:
     """The columns of users or items that are attributes."""
     own = {"user_id", "item_id", "role", "popularity", "validation_unknown", "holdout_unknown"}
-    return [name for name in table.column_names if name not in own]
+    return [name for name in table.column_names if name not in own and not name.startswith("_")]

@@ -12,7 +12,16 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from deeprec.batch import Arranged, Batch, Encoded, Jagged, Penalty, Task, with_transposition
+from deeprec.batch import (
+    Arranged,
+    Batch,
+    Encoded,
+    Jagged,
+    Penalty,
+    Task,
+    multiplied,
+    with_transposition,
+)
 from deeprec.errors import did_you_mean
 from deeprec.model import autoencoder
 from deeprec.model.as_dsstne import LayerAsDsstne
@@ -108,7 +117,7 @@ class Layered(nn.Module):
             layers = [_as_dsstne(layer) for layer in layers]
         self.num_items = num_items
         self.fields = _stand_ins(layers) if fields is None else dict(fields)
-        known = _fields_of_inputs(self.fields)
+        self.fields_of_inputs = known = _fields_of_inputs(self.fields)
         plan = _Plan(layers, output_sources, known)
         self.history_weighting, self.fade_days = history_weighting, fade_days
         self.normalize, self.input_dropout, self.tied = normalize, input_dropout, tied
@@ -154,6 +163,9 @@ class Layered(nn.Module):
         items = batch.history
         known = {name: batch.attributes[name] for name in self.fields}
         fields = self._shown(items.values, items.offsets, batch.known_ages, known)
+        for source, weights_B in batch.input_weights.items():
+            for name in self.fields_of_inputs[source]:
+                fields[name] = multiplied(fields[name], weights_B)
         for name in self.dropped:
             fields[name], _ = divide(fields[name], self.input_dropout, draw)
         fields = {name: with_transposition(rows) for name, rows in fields.items()}
