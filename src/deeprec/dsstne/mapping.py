@@ -305,8 +305,9 @@ def _map_sharing(to: Mapped, network: Network, output: Layer) -> None:
             to.say(
                 f"{weight.target}.SharedWeights",
                 "refused",
-                "only an output that shares, transposed, the weights of the history is trained; "
-                "a network file that shares others is brought over, each with a copy",
+                "only an output that shares, transposed, the weights of the history is trained: "
+                "others have tables of their own, which change inside backward; a file that "
+                "shares others is brought over, each with a copy",
             )
 
 
