@@ -92,8 +92,11 @@ def inference(request: Request) -> dict[str, Any]:
         tensor("item_ids", "BYTES", request["item_ids"]),
         tensor("denied_items", "BYTES", request["denied"]),
         tensor("k", "INT64", [request["k"]]),
-        *(tensor(f"attribute.{n}", "BYTES", [v]) for n, v in request["attributes"].items()),
     ]
+    for name, said in request["attributes"].items():
+        values = said if isinstance(said, list) else [said]
+        inputs.append(tensor(f"attribute.{name}", "BYTES", values))
+        inputs.append(tensor(f"attribute_offsets.{name}", "INT64", [0, len(values)]))
     if request["ages"] is not None:
         inputs.append(tensor("ages", "FP32", request["ages"]))
     if request["allowed"] is not None:

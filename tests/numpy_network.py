@@ -17,19 +17,20 @@ ACTIVATIONS = {
 }
 
 
-def forward(network: Network, columns: list[list[int]]) -> np.ndarray:
-    """Activated outputs, [examples, width], of examples that have these input columns."""
+def forward(network: Network, *columns: list[list[int]]) -> np.ndarray:
+    """Activated outputs, [examples, width], of examples that have these columns of each input."""
     known: dict[str, np.ndarray] = {}
+    count, given = len(columns[0]), iter(columns)
     for layer in network.layers:
         if layer.kind == LayerKind.INPUT:
-            known[layer.name] = np.zeros((len(columns), layer.units))
-            for row, having in zip(known[layer.name], columns):
+            known[layer.name] = np.zeros((count, layer.units))
+            for row, having in zip(known[layer.name], next(given), strict=True):
                 row[having] = 1.0
             continue
         if layer.type == LayerType.POOLING:
             known[layer.name] = pooled(layer.pooling, [known[name] for name in layer.sources])
             continue
-        z = np.zeros((len(columns), layer.units))
+        z = np.zeros((count, layer.units))
         for source in layer.sources:
             weight = network.weight(source, layer.name)
             z += known[source] @ network.matrix(weight).astype(np.float64) + weight.bias

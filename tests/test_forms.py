@@ -30,9 +30,11 @@ from deeprec.model import compact
 from deeprec.model.base import Recommender
 from deeprec.model.blend import Blend
 from deeprec.model.exported import Exported, to_program
+from deeprec.model.hidden import Hidden
 from deeprec.model.ials import Ials
 from deeprec.model.in_onnx import to_onnx
 from deeprec.model.item_to_item import ItemToItem
+from deeprec.model.layered import Layered
 from deeprec.model.linear_autoencoder import LinearAutoencoder
 from deeprec.model.own_frequency import OwnFrequency
 from deeprec.model.rank import rank
@@ -158,6 +160,34 @@ def test_a_model_with_rounds_that_data_decides_is_a_program_too(name: str, tmp_p
         found = program(items, offsets, known, [], [], 7, no, *nothing, no.clone(), *nothing)
         for best, scores, truth, true_scores in zip(*found, *expected):
             assert same_answer(*(x.tolist() for x in (best, scores, truth, true_scores)))
+
+
+def test_layers_that_read_one_input_are_a_program_too() -> None:
+    """Values of an attribute may be several, or none."""
+    torch.manual_seed(0)
+    layers = [
+        Hidden(name="likes", units=3, sources=["user:likes"]),
+        Hidden(name="both", units=4, sources=["likes", "history"]),
+    ]
+    model = Layered(24, fields={"age": 2, "likes": 5}, layers=layers).eval()
+    program, draw = (
+        to_program(Exported(model, fields=model.fields).eval()).module(),
+        random.Random(2),
+    )
+    items, offsets = jagged(
+        [[draw.randrange(24) for _ in range(draw.randrange(9))] for _ in range(40)]
+    )
+    known = {name: jagged([draw.sample(range(size), draw.randrange(size)) for _ in range(40)])
+             for name, size in model.fields.items()}  # fmt: skip
+    fields = {name: Jagged(*rows) for name, rows in known.items()}
+    batch = Batch(torch.arange(40), Jagged(items, offsets), None, fields)
+    expected = rank(model, batch, 7, exclude_seen=False)
+    values, ends = map(list, zip(*known.values()))
+    unknown, no = torch.full([len(items)], -1.0), torch.tensor(False)
+    nothing = jagged([[]] * 40)
+    found = program(items, offsets, unknown, values, ends, 7, no, *nothing, no.clone(), *nothing)
+    for best, scores, truth, true_scores in zip(*found, *expected):
+        assert same_answer(*(x.tolist() for x in (best, scores, truth, true_scores)))
 
 
 def asked_onnx(path: Path, **given: object) -> tuple[np.ndarray, np.ndarray]:

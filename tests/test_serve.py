@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+import torch
 
 import deeprec
 from deeprec import bundle, folder, serve
@@ -237,6 +238,20 @@ def test_attributes_matter_and_unknown_values_do_not(opened: Bundle) -> None:
     alone = opened.recommend([["003"]])[0]  # another number of users adds up in another order
     assert alone == plain._replace(scores=pytest.approx(plain.scores, rel=1e-6))
     assert len({str(answer.scores) for answer in (plain, young, old)}) == 3
+
+
+def test_several_values_of_an_attribute_count_once_each(opened: Bundle) -> None:
+    asked = [["young", "old", "not known", "young"], ["old", "young"], [], None, "old"]
+    answers = opened.recommend([["003"]] * 5, k=30, attributes={"age": asked})
+    assert answers[0] == answers[1]
+    assert answers[2] == answers[3]
+    places = opened.vocabularies["age"]
+    both = torch.tensor(sorted([places["young"], places["old"]])), torch.tensor([0, 2])
+    history = torch.tensor(opened.indices_of(["003"])), torch.tensor([0, 1])
+    items, scores = opened.rank(*history, attributes={"age": both}, k=30)
+    assert answers[0].item_ids == opened.item_ids.take(items[0].numpy()).to_pylist()
+    assert answers[0].scores == pytest.approx(scores[0].tolist(), rel=1e-5)
+    assert answers[0].scores != pytest.approx(answers[4].scores, rel=1e-3)
 
 
 def test_the_rest_of_the_call_does_not_change_an_answer(opened: Bundle) -> None:

@@ -65,6 +65,8 @@ class Batch:
     attributes: dict[str, Jagged] = field(default_factory=dict)  # user attributes, by field name
     target: Jagged | None = None  # distinct item indices, ascending inside a user
     user_weights: Tensor | None = None  # float32 [B], what each user's loss counts; absent: 1
+    # by input, `history` or `user:NAME`: float32 [B], what all that a user has of it counts
+    input_weights: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def num_users(self) -> int:
@@ -79,6 +81,7 @@ class Batch:
             {name: rows.on(device) for name, rows in self.attributes.items()},
             None if self.target is None else self.target.on(device),
             None if self.user_weights is None else self.user_weights.to(device),
+            {name: weights.to(device) for name, weights in self.input_weights.items()},
         )
 
     @property
@@ -173,6 +176,18 @@ class Penalty(NamedTuple):
 
     weight: float  # of it in the step's loss
     value: Tensor  # float32 []
+
+
+def multiplied(rows: Jagged, factors_B: Tensor) -> Jagged:
+    """The same rows, each with its weights times a factor.
+
+    Example:
+        >>> rows = Jagged(torch.tensor([7, 8, 7]), torch.tensor([0, 2, 3]))
+        >>> multiplied(rows, torch.tensor([2.0, 3.0]))
+        Jagged(values=tensor([7, 8, 7]), offsets=tensor([0, 2, 3]), weights=tensor([2., 2., 3.]))
+    """
+    weights = factors_B.repeat_interleave(rows.offsets.diff())
+    return replace(rows, weights=weights if rows.weights is None else rows.weights * weights)
 
 
 def transposed(rows: Jagged) -> ByItem:

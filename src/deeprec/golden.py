@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -15,7 +16,7 @@ from deeprec.batch import Batch, Jagged
 from deeprec.catalog import Catalog
 from deeprec.data.judge import judged_batch, spread
 from deeprec.data.store import PartName, Prepared
-from deeprec.data.vocabulary import Vocabulary
+from deeprec.data.vocabulary import Vocabulary, rows_of
 from deeprec.model.base import Recommender
 from deeprec.model.compact import Precision
 from deeprec.model.rank import rank_without
@@ -110,9 +111,13 @@ def request_of(trained: Trained, batch: Batch, row: int) -> Request:
     for name in trained.fields:
         values = prepared.vocabularies[name]
         rows = batch.attributes[name]
-        for index in rows.values[rows.offsets[row] : rows.offsets[row + 1]].tolist():
+        indices = rows.values[rows.offsets[row] : rows.offsets[row + 1]].tolist()
+        if indices:
             # of an open vocabulary not a value that somebody has: a bundle is to know none
-            attributes[name] = f"value {row}" if isinstance(values, Mapping) else values[index]
+            known = (
+                [f"value {row}"] if isinstance(values, Mapping) else [values[i] for i in indices]
+            )
+            attributes[name] = known[0] if len(known) == 1 else known
     return {
         "name": f"user {row}",
         "item_ids": prepared.catalog.ids_of(batch.history.values[events]),
@@ -178,8 +183,9 @@ def left_out_of(asked: Answering, request: Request) -> npt.NDArray[np.bool_]:
 
 
 def attribute_row(named: Named, name: str, request: Request) -> Jagged:
-    values = [request["attributes"][name]] if name in request["attributes"] else []
-    return one_row(named.vocabulary(name).indices_of(values))
+    said = request["attributes"].get(name, [])
+    values = [said if isinstance(said, list) else [said]]
+    return rows_of(pa.array(values, pa.list_(pa.string())), named.vocabulary(name))
 
 
 def one_row(values: npt.NDArray[np.int64]) -> Jagged:

@@ -35,7 +35,7 @@ TOLERANCE = 1e-5  # of a score, relative: what another machine's arithmetic may 
 
 Time = int | float | datetime  # seconds since 1970-01-01 UTC; a datetime without zone is UTC
 History = Sequence[str] | Sequence[tuple[str, Time]]
-Attributes = Mapping[str, Sequence[str | None]]
+Attributes = Mapping[str, Sequence[str | Sequence[str] | None]]  # each history's value or values
 
 
 class BundleError(Exception):
@@ -193,7 +193,8 @@ class Bundle:
             k: recommendations per history.
             exclude_seen: leave out items of the history; by default as policy.json says.
             now: moment of prediction; by default the present. Only matters where there are times.
-            attributes: user attribute -> its value for each history, None where unknown.
+            attributes: user attribute -> its value for each history, or a list of its values; None
+                where unknown.
             denied: item ids never to be answered.
             allowed: the only item ids that may be answered; None: all of the bundle.
             batch_users: histories ranked at once.
@@ -370,10 +371,18 @@ class Bundle:
         rows = {}
         for name, values in attributes.items():
             index_of = self.vocabularies[name]
-            rows[name] = jagged(
-                [[index_of[v]] if v is not None and v in index_of else [] for v in values]
-            )
+            rows[name] = jagged([indices_of_values(index_of, value) for value in values])
         return rows
+
+
+def indices_of_values(index_of: "dict[str, int] | Hashed", said: Any) -> list[int]:
+    """The indices of a value, or of several in a list, each once; of what is not known, none.
+
+    >>> indices_of_values({"a": 0, "b": 1}, ["b", "a", "c", "b"]), indices_of_values({}, None)
+    ([0, 1], [])
+    """
+    values = said if isinstance(said, list | tuple) else [said]
+    return sorted({index_of[value] for value in values if value is not None and value in index_of})
 
 
 class Hashed:

@@ -27,7 +27,7 @@ from deeprec.work import READ, Work, next_of
 GOING_ON = ("auto", "must")  # with the run in output_dir, if there is one, or in any case
 
 
-def train(config: TrainConfig, *, watch: Watch | None = None) -> Path:
+def train(config: TrainConfig, *, watch: Watch | None = None, says_next: bool = True) -> Path:
     """Trains, and returns the run folder. Of the prepared folder the holdout is not read.
 
     A new run that ends before its first checkpoint leaves no folder behind, so that the corrected
@@ -39,6 +39,7 @@ def train(config: TrainConfig, *, watch: Watch | None = None) -> Path:
 
     Args:
         watch: is told of each validation of a new run, and may stop it.
+        says_next: whether to say what can be done with a new run.
 
     Raises:
         ConfigError: output_dir holds something, another process trains this run, or this process
@@ -70,7 +71,7 @@ def train(config: TrainConfig, *, watch: Watch | None = None) -> Path:
     work = Work(config, prepared)
     with RunFolder.begun(output, work.config, work.prepared, work.facts) as run:
         try:
-            work.finish(run, watch)
+            work.finish(run, watch, says_next=says_next)
         except disk.DiskHangsError:
             raise
         except BaseException:

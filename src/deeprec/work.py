@@ -89,7 +89,7 @@ class Work:
             self.data.training.finish = self.learner.arrange
             self.data.training.receive = pinned if self.device.name == "cuda" else None
 
-    def finish(self, run: RunFolder, watch: Watch | None = None) -> None:
+    def finish(self, run: RunFolder, watch: Watch | None = None, *, says_next: bool = True) -> None:
         """Trains to the end, keeping the run folder true, and seals it."""
         logger = instantiate(self.config.logger)
         progress = self.learner.progress
@@ -117,6 +117,8 @@ class Work:
                 run.refuse_moved()  # then that is why
             raise
         self._conclude(run)
+        if says_next:
+            console.print(f"next: {next_of(run.path, self.prepared)}", soft_wrap=True)
         for sink in sinks:
             sink.close()
 
@@ -165,7 +167,7 @@ class Work:
                 f"best: epoch {best_epoch}, validation ndcg@100 {progress.best_score:.4f}; "
                 f"{'evaluate and export take' if judged else 'export takes'} it"
             )
-        console.print(f"run: {run.path}\nnext: {next_of(run.path, self.prepared)}", soft_wrap=True)
+        console.print(f"run: {run.path}", soft_wrap=True)
 
     def _refuse_to_solve(self, target: Part | None) -> None:
         """Raises ConfigError for what a solved model would pass over."""

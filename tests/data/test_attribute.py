@@ -7,11 +7,19 @@ from typing import Any
 import ibis
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from deeprec.data.attribute import join_attributes, read_attributes, vocabulary
+from deeprec.data.attribute import (
+    hashed_column,
+    join_attributes,
+    read_attributes,
+    vocabulary,
+)
+from deeprec.data.vocabulary import Hashed, rows_of
 from deeprec.data.workspace import Workspace
 from deeprec.errors import ConfigError, DataError
+from deeprec.serve import hash_row
 
 
 @pytest.fixture
@@ -131,3 +139,40 @@ def test_a_value_that_few_users_to_train_on_have_is_unknown() -> None:
     assert checks[0].says == "1 values, and 2 too rare to be known"
     everybody = vocabulary("city", column, min_users=2)
     assert everybody[1] == ["bern", "oslo"]
+
+
+def test_of_several_values_each_is_known_once_and_rare_ones_are_not() -> None:
+    column = pa.array([["b", "a", "b"], None, ["c", None, "a"], [], ["a", "z"]])
+    text, values, [check] = vocabulary("likes", column)
+    assert values == ["a", "b", "c", "z"]
+    assert text.to_pylist() == [["a", "b"], None, ["a", "c"], [], ["a", "z"]]
+    assert check.facts == {"values": 4, "rare_values": 0}
+    trained = np.array([True, True, True, True, False])
+    text, values, [check] = vocabulary("likes", column, trained=trained, min_users=2)
+    assert (values, check.facts["rare_values"]) == (["a"], 3)  # twice of one user is one user
+    assert text.to_pylist() == [["a"], None, ["a"], [], ["a"]]
+    numbers = pa.array([[n, n + 1] for n in range(100)])
+    assert len(vocabulary("near", numbers)[1]) == 101  # none of them becomes a bucket
+
+
+def test_of_several_values_each_is_hashed() -> None:
+    column = pa.chunked_array([[["b", "a", "b"], None], [["a"]]])
+    text, check = hashed_column("likes", column, 64)
+    assert text.to_pylist() == [["a", "b"], None, ["a"]]
+    assert check.facts["values"] == 2
+    rows = rows_of(text, Hashed(64))
+    assert rows.offsets.tolist() == [0, 2, 2, 3]
+    assert rows.values.tolist() == [*sorted(hash_row(v, 64) for v in "ab"), hash_row("a", 64)]
+
+
+def test_lists_of_a_table_are_joined_whatever_the_order_of_its_rows(
+    space: Workspace, tmp_path: Path
+) -> None:
+    found = []
+    for rows in ([["z"], ["b", "a"]], [["b", "a"], ["z"]]):
+        pq.write_table(pa.table({"id": ["a", "a"], "likes": rows}), tmp_path / "u.parquet")
+        spec = {"file": str(tmp_path / "u.parquet"), "key": "id"}
+        tables, _ = read_attributes(space, spec, "user")
+        joined, _ = join_attributes(space, ids(space, ["a", "b"]), tables, "user")
+        found.append(joined["likes"].to_pylist())
+    assert found[0] == found[1] == [["b", "a"], None]

@@ -132,6 +132,17 @@ def test_dsstne_text(space: Workspace, tmp_path: Path) -> None:
     expected = dsstne_by_hand(DSSTNE)
     log = read.dsstne_text(space, path=str(tmp_path / "in.txt"))
     assert rows(space, log) == sorted((user, item) for user, item, _ in expected)
+    likes = {"likes": str(tmp_path / "likes.txt")}
+    (tmp_path / "likes.txt").write_text("u1\tb,2:a\nu2\tc\nu2\ta\n")
+    more = read.dsstne_text(space, path=str(tmp_path / "in.txt"), user_attributes=likes)
+    assert [
+        {**row, "likes": sorted(row["likes"])} for row in known(space, more.user_attributes[0])
+    ] == [
+        {"user": "u1", "likes": ["a", "b"]},
+        {"user": "u2", "likes": ["a"]},
+    ]
+    assert [file.name for file in more.files] == ["in.txt", "likes.txt"]
+    (tmp_path / "likes.txt").unlink()
     timed = read.dsstne_text(space, path=str(tmp_path), values="time")
     assert rows(space, timed) == sorted((u, i, int(v)) for u, i, v in expected if v)
     valued = read.dsstne_text(space, path=str(tmp_path), values="value")

@@ -51,7 +51,7 @@ def test_what_it_refuses_is_named_at_once(
         command.run(["encoder", path])
     assert capsys.readouterr().out == ""  # it stands once, in the error
     for words in (
-        "minibatch: DSSTNE documents this",
+        "MiniBatch: DSSTNE documents this",
         "Optimizer: sgd or nesterov, got 'rmsprop'",
         "did you mean 'alpha'?",
         "Epochs: must be given",
@@ -64,27 +64,27 @@ WRONG = [
     ("TrainingParameters", "5", "TrainingParameters: must be an object, got 5"),
     ("TrainingParameters", "null", "TrainingParameters: must be an object, got None"),
     ("TrainingParameters", "[1]", r"TrainingParameters: must be an object, got \[1\]"),
-    ("Network", "null", "network: must be a text, got None"),
-    ("Data", "7", "data: must be a file, or a list of files, got 7"),
-    ("Data", "[1]", r"data: must be a file, or a list of files, got \[1\]"),
+    ("Network", "null", "Network: must be a text, got None"),
+    ("Data", "7", "Data: must be a file, or a list of files, got 7"),
+    ("Data", "[1]", r"Data: must be a file, or a list of files, got \[1\]"),
     ("Data", "[]", "Data: must be given"),
-    ("Command", "[]", r"command: must be a text, got \[\]"),
-    ("RandomSeed", '"x"', "randomseed: must be a whole number of 64 bits, got 'x'"),
-    ("RandomSeed", "null", "randomseed: must be a whole number of 64 bits, got None"),
-    ("RandomSeed", "1" + "0" * 30, "randomseed: must be a whole number of 64 bits, got 10{30}$"),
+    ("Command", "[]", r"Command: must be a text, got \[\]"),
+    ("RandomSeed", '"x"', "RandomSeed: must be a whole number of 64 bits, got 'x'"),
+    ("RandomSeed", "null", "RandomSeed: must be a whole number of 64 bits, got None"),
+    ("RandomSeed", "1" + "0" * 30, "RandomSeed: must be a whole number of 64 bits, got 10{30}$"),
 ]
 WRONG_STEPS = [
-    ("Epochs", '"many"', "epochs: must be a whole number of 64 bits, got 'many'"),
-    ("Epochs", "null", "epochs: must be a whole number of 64 bits, got None"),
-    ("Epochs", "1e400", "epochs: must be a whole number of 64 bits, got inf"),
-    ("Epochs", "NaN", "epochs: must be a whole number of 64 bits, got nan"),
-    ("Epochs", "2.5", r"epochs: must be a whole number of 64 bits, got 2\.5"),
-    ("Alpha", '"x"', "alpha: must be a finite number, got 'x'"),
-    ("Alpha", "Infinity", "alpha: must be a finite number, got inf"),
-    ("Mu", "{}", "mu: must be a finite number, got {}"),
-    ("Lambda", "NaN", "lambda: must be a finite number, got nan"),
-    ("Results", "null", "results: must be a text, got None"),
-    ("Optimizer", "3", "optimizer: must be a text, got 3"),
+    ("Epochs", '"many"', "Epochs: must be a whole number of 64 bits, got 'many'"),
+    ("Epochs", "null", "Epochs: must be a whole number of 64 bits, got None"),
+    ("Epochs", "1e400", "Epochs: must be a whole number of 64 bits, got inf"),
+    ("Epochs", "NaN", "Epochs: must be a whole number of 64 bits, got nan"),
+    ("Epochs", "2.5", r"Epochs: must be a whole number of 64 bits, got 2\.5"),
+    ("Alpha", '"x"', "Alpha: must be a finite number, got 'x'"),
+    ("Alpha", "Infinity", "Alpha: must be a finite number, got inf"),
+    ("Mu", "{}", "Mu: must be a finite number, got {}"),
+    ("Lambda", "NaN", "Lambda: must be a finite number, got nan"),
+    ("Results", "null", "Results: must be a text, got None"),
+    ("Optimizer", "3", "Optimizer: must be a text, got 3"),
 ]
 
 
@@ -101,7 +101,15 @@ def test_a_value_of_a_wrong_kind_is_refused_once_by_its_key(
     (tmp_path / "c.cdl").write_text(f"{{{lines}}}")
     with pytest.raises(ConfigError, match=says) as caught:
         command.run(["encoder", str(tmp_path / "c.cdl")])
-    assert str(caught.value).lower().count(f"- {key.lower()}:") == 1
+    assert str(caught.value).count(f"- {key}:") == 1
+
+
+def test_a_key_is_quoted_as_it_was_written(tmp_path: Path) -> None:
+    path = told(tmp_path / "c.cdl", netWORK="n.json", data=[], COMMAND="fly", trainingParameters=5)
+    with pytest.raises(ConfigError) as caught:
+        command.run(["encoder", path])
+    said = [line.split(":")[0] for line in str(caught.value).splitlines() if "  - " in line]
+    assert said == ["  - trainingParameters", "  - COMMAND", "  - data"]
 
 
 def test_what_is_nested_too_deeply_is_no_file_of_it(tmp_path: Path) -> None:

@@ -7,19 +7,30 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from deeprec.batch import Task
 from deeprec.data.dataset import Batches
 from deeprec.data.grouping import Grouping
 from deeprec.data.store import Prepared
 from deeprec.data.target import ByKind
 from deeprec.dsstne import command
-from deeprec.dsstne.data_set import Attribute, read_data_sets, sparse, write_data_sets
+from deeprec.dsstne.data_set import (
+    Attribute,
+    DataSet,
+    DataType,
+    read_data_sets,
+    sparse,
+    write_data_sets,
+)
 from deeprec.dsstne.network import LayerKind
 from deeprec.dsstne.network_file import read_network
 from deeprec.dsstne.text import read_index, read_samples
-from deeprec.dsstne.train_data import prepare_data
+from deeprec.dsstne.train_data import Examples, prepare_data
 from deeprec.dsstne.train_network import Steps
-from deeprec.errors import ConfigError, DataError
+from deeprec.errors import ConfigError
+from deeprec.model.hidden import Hidden
+from deeprec.model.layered import Layered
 from deeprec.trainer.momentum import Momentum
 from deeprec.trainer.optimizer import Sgd
 from deeprec.trainer.run import open_run
@@ -89,8 +100,7 @@ def test_what_is_trained_recommends_what_the_taste_says(
     with pytest.raises(ConfigError, match=r"gl\.nc is there already"):
         trained(folder)
     said = capsys.readouterr().out
-    assert "no holdout to judge on; deeprec export run=" in said
-    assert "deeprec evaluate" not in said
+    assert said.count("next: ") == 1
     assert f"next: deeprec dsstne predict -n {folder}/gl.nc" in said
 
 
@@ -110,7 +120,9 @@ def test_prepared_data_hold_every_example_once(tmp_path: Path) -> None:
         np.ones(3, np.float32),
         outputs.attributes | Attribute.WEIGHTED,
     )
-    assert prepare_data(tmp_path / "p", inputs, outputs, weigh=False) == "by_kind"
+    further = {"towns": sparse("towns", 3, [[2, 0, 2], [], [1]])}
+    examples = Examples(inputs, outputs, further)
+    assert prepare_data(tmp_path / "p", examples, weigh=False) == "by_kind"
     prepared = Prepared(tmp_path / "p")
     events = prepared.parts["train"].take(np.arange(3))
     assert events.offsets.tolist() == [0, 3, 5, 7]
@@ -120,9 +132,49 @@ def test_prepared_data_hold_every_example_once(tmp_path: Path) -> None:
     assert prepared.num_items == 256
     assert prepared.popularity[[5, 200, 7]].tolist() == [0, 1, 1]
     again = sparse("again", 128, [[1, 5], [], [7]])
-    assert prepare_data(tmp_path / "q", inputs, again, weigh=False) == "reconstruct"
-    with pytest.raises(DataError, match="'in' has 3 examples and 'few' 1"):
-        prepare_data(tmp_path / "r", inputs, sparse("few", 128, [[1]]), weigh=False)
+    assert prepare_data(tmp_path / "q", Examples(inputs, again), weigh=False) == "reconstruct"
+    assert prepared.vocabularies == {"towns": ["0", "1", "2"]}
+    towns = prepared.attribute("towns", np.array([2, 0, 1]))
+    assert (towns.values.tolist(), towns.offsets.tolist()) == ([1, 0, 2], [0, 1, 3, 3])
+
+
+def test_weights_of_an_input_multiply_what_its_examples_show(tmp_path: Path) -> None:
+    inputs, towns = sparse("in", 8, [[5, 1], [3], []]), sparse("towns", 4, [[2, 0], [1], [3]])
+    for one, weights in ((inputs, [0.5, 2.0, 7.0]), (towns, [3.0, 0.0, 0.25])):
+        one.attributes, one.weights = one.attributes | Attribute.WEIGHTED, np.float32(weights)
+    outputs = sparse("out", 8, [[0], [4, 3], [7]])
+    prepare_data(tmp_path / "p", Examples(inputs, outputs, {"towns": towns}), weigh=False)
+    batches = Batches(Prepared(tmp_path / "p"), ByKind(), grouping=Grouping(8), seed=0)
+    layers = [Hidden(name="a", units=3, activation="identity")]
+    model = Layered(8, fields={"towns": 4}, layers=layers)
+    [task] = model.tasks(model.arrange(batches.batch(0, 0), torch.Generator()))
+    assert isinstance(task, Task)
+    history, town, bias = (
+        value.detach().numpy()
+        for value in (
+            model.state_dict()["inputs.0.tables.history"],
+            model.state_dict()["inputs.0.tables.user:towns"],
+            model.state_dict()["layers.0.bias"],
+        )
+    )
+    rows = [
+        0.5 * history[[5, 1]].sum(0) + 3.0 * town[[2, 0]].sum(0),
+        2.0 * history[3],
+        0.25 * town[3],
+    ]
+    expected = np.stack(rows) + bias
+    np.testing.assert_allclose(task.encoded.hidden_BD.detach().numpy(), expected, atol=1e-6)
+
+
+def test_an_input_of_numbers_alone_says_nothing_and_that_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    numbers = np.float32([0.5, 2.0, 7.0, 0.25])
+    dense = DataSet("in", Attribute(0), DataType.FLOAT, (2,), values=numbers)
+    prepare_data(tmp_path / "p", Examples(dense, sparse("out", 4, [[0], [1]])), weigh=False)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "'in': values other than 1 count as 1" in said
+    assert "all examples have the same, and nothing is learned of it" in said
 
 
 def test_data_sets_are_found_by_name_and_fit_their_layers(tmp_path: Path) -> None:
@@ -141,17 +193,6 @@ def test_data_sets_are_found_by_name_and_fit_their_layers(tmp_path: Path) -> Non
     (folder / "config.json").write_text(json.dumps(told))
     with pytest.raises(ConfigError, match="layer 'Output' has N=64, and data set 'gl_output' is"):
         trained(folder)
-
-
-def test_several_inputs_are_refused_before_training(tmp_path: Path) -> None:
-    folder = shop(tmp_path)
-    told = json.loads((folder / "config.json").read_text())
-    told["Layers"].insert(1, {"Name": "Age", "Kind": "Input", "DataSet": "ages", "N": "auto"})
-    told["Layers"][2]["Source"] = ["Input", "Age"]
-    (folder / "config.json").write_text(json.dumps(told))
-    with pytest.raises(ConfigError, match=r"one input layer here, .* 'gl_input', 'ages'; bring"):
-        trained(folder)
-    assert not (folder / "gl.prepared").exists()
 
 
 def test_flags_and_definition_reach_the_run(tmp_path: Path) -> None:
@@ -237,7 +278,7 @@ def test_the_network_that_is_written_keeps_what_the_definition_says(tmp_path: Pa
 def test_values_of_an_analog_output_weigh_its_targets(tmp_path: Path) -> None:
     inputs = sparse("in", 128, [[5, 1], [7]])
     outputs = sparse("out", 128, [[9, 2, 9], [3]], [[4, 1, 8], [0.5]])
-    assert prepare_data(tmp_path / "p", inputs, outputs, weigh=True) == "by_kind"
+    assert prepare_data(tmp_path / "p", Examples(inputs, outputs), weigh=True) == "by_kind"
     prepared = Prepared(tmp_path / "p")
     batches = Batches(prepared, ByKind(weigh=True), grouping=Grouping(8), seed=0)
     target = batches.batch(0, 0).target

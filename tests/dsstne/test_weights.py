@@ -206,16 +206,20 @@ def test_a_run_of_ours_becomes_a_network_with_the_same_answers(
 def test_an_autoencoder_that_fits_is_the_network_that_it_is(tied: bool) -> None:
     torch.manual_seed(0)
     dims, plain = [5, 3, 5], {"history_weighting": "binary", "normalize": False}
-    model = Autoencoder(24, hidden_dims=dims, activation="selu", tied=tied, **plain).eval()
+    model = Autoencoder(
+        24, fields={"age": 3}, hidden_dims=dims, activation="selu", tied=tied, **plain
+    ).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_()
     assert list(obstacles(model)) == []
     items, offsets = torch.tensor([3, 3, 8, 20]), torch.tensor([0, 3, 4])
-    hidden = model.encode(items, offsets, torch.zeros(0), {}).hidden_BD
+    known = {"age": (torch.tensor([2, 0]), torch.tensor([0, 2, 2]))}
+    hidden = model.encode(items, offsets, torch.zeros(0), known).hidden_BD
     expected = torch.sigmoid(hidden @ model.item_weight.T + model.item_bias).detach().numpy()
     network = network_of(layered(model), Learned(), "gl")
-    np.testing.assert_allclose(forward(network, [[3, 8], [20]])[:, :24], expected, atol=1e-5)
+    found = forward(network, [[3, 8], [20]], [[2, 0], []])
+    np.testing.assert_allclose(found[:, :24], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,7 @@ def prepared(tmp_path: Path) -> Prepared:
                 "user_id": ["u", "v", "w"],
                 "role": ["all", "all", "holdout"],
                 "town": ["n", None, "n"],
+                "likes": [["x", "y"], None, []],
             }
         ),
         vocabularies={},
@@ -116,6 +117,7 @@ def test_time_is_left_out_where_nothing_was_cut(prepared: Prepared) -> None:
     [
         ("histroy", "none of history, users"),
         ("user.twon", "did you mean 'town'"),
+        ("user.likes", "has several values of it"),
         ("item.", "none"),
     ],
 )

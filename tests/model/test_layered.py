@@ -11,6 +11,7 @@ from deeprec.batch import Batch, Jagged, Penalty, Task
 from deeprec.model.hidden import Hidden, divergence
 from deeprec.model.initial import INITS, fill
 from deeprec.model.layered import Layered
+from deeprec.part import mistakes
 from recommender_contract import FIELDS, NUM_ITEMS, USERS, RecommenderContract, batch
 
 LAYERS = (
@@ -23,6 +24,30 @@ LAYERS = (
 class TestLayered(RecommenderContract):
     def new_model(self) -> Layered:
         return Layered(NUM_ITEMS, fields=FIELDS, layers=LAYERS, output_sources=["two", "side"])
+
+
+class TestInputsByName(RecommenderContract):
+    """Layers that read some of the inputs, or all of them."""
+
+    def new_model(self) -> Layered:
+        layers = [
+            Hidden(name="one", units=4, sources=["history"]),
+            Hidden(name="two", units=3, sources=["one", "user:age", "user:a.b%2E"]),
+            Hidden(name="three", units=5, sources=["user:a.b%2E"], activation="tanh"),
+            Hidden(name="all", units=4, sources=["input", "two"]),
+        ]
+        return Layered(NUM_ITEMS, fields=FIELDS, layers=layers, output_sources=["all", "three"])
+
+
+class TestTiedHistory(RecommenderContract):
+    """One table of history and catalog, beside a layer that reads an attribute alone."""
+
+    def new_model(self) -> Layered:
+        layers = [
+            Hidden(name="a", units=5, sources=["history", "user:age"]),
+            Hidden(name="b", units=5, sources=["a", "user:a.b%2E"]),
+        ]
+        return Layered(NUM_ITEMS, fields=FIELDS, layers=layers, tied=True)
 
 
 class TestTied(RecommenderContract):
@@ -88,6 +113,64 @@ def test_layers_read_what_they_say_they_read() -> None:
         np.testing.assert_allclose(row, np.concatenate([expit(z), side]), atol=1e-5)
 
 
+def test_a_layer_reads_the_inputs_that_it_names_and_no_other() -> None:
+    torch.manual_seed(0)
+    layers = [
+        Hidden(name="one", units=3, sources=["user:age", "history"], activation="identity"),
+        Hidden(name="two", units=2, sources=["user:a.b%2E"], activation="identity"),
+    ]
+    outputs = ["one", "two"]
+    model = Layered(NUM_ITEMS, fields=FIELDS, layers=layers, output_sources=outputs).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_()
+        hidden = model.encode(*batch(USERS)).hidden_BD.numpy()
+    state = {name: value.numpy() for name, value in model.state_dict().items()}
+    tables = {name for name in state if ".tables." in name}
+    named = ["0.tables.user:age", "0.tables.history", "1.tables.user:a%2Eb%252E"]
+    assert tables == {f"inputs.{name}" for name in named}
+    for row, (items, _, known) in zip(hidden, USERS):
+        one = state["inputs.0.tables.history"][sorted({*items})].sum(0) + state["layers.0.bias"]
+        one = one + state["inputs.0.tables.user:age"][known["age"]].sum(0)
+        two = state["inputs.1.tables.user:a%2Eb%252E"][known["a.b%2E"]].sum(0)
+        expected = np.concatenate([one, two + state["layers.1.bias"]])
+        np.testing.assert_allclose(row, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("sources", "told", "said"),
+    [
+        (["user:agee"], {}, "reads 'user:agee', which is no layer before it; those are inpu"),
+        (["input", "history"], {}, "reads 'history' twice; name it once"),
+        (["user:age"], {"tied": True}, "one layer must read the history and have 5 units.*got"),
+        (["history"], {"dropped_inputs": ["age"]}, "dropped_inputs: 'age' is no input of this"),
+        (["user:age", "history"], {"compatibility": "dsstne", "input_dropout": 0.2},
+         "'a' reads several inputs, of which DSSTNE's denoising"),
+    ],
+)  # fmt: skip
+def test_inputs_that_are_not_there_or_named_twice_are_refused(
+    sources: list[str], told: dict[str, object], said: str
+) -> None:
+    layers = [Hidden(name="a", units=5, sources=sources)]
+    with pytest.raises(ValueError, match=said):
+        Layered(NUM_ITEMS, fields=FIELDS, layers=layers, **told)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["input", "history", "user:age"])
+def test_a_layer_has_no_name_of_an_input(name: str) -> None:
+    with pytest.raises(ValueError, match=f"the name '{name}' is taken by an input"):
+        Layered(NUM_ITEMS, layers=[Hidden(name=name, units=2)])
+
+
+def test_a_config_that_names_an_attribute_is_checked_before_there_are_data() -> None:
+    hidden = {"_target_": "deeprec.model.hidden.Hidden", "name": "a", "units": 4}
+    part = {"_target_": "deeprec.model.layered.Layered", "_partial_": True}
+    layers = [{**hidden, "sources": ["history", "user:town"]}]
+    assert mistakes("model", {**part, "layers": layers}) == []
+    [said] = mistakes("model", {**part, "layers": [{**hidden, "sources": ["histroy"]}]})
+    assert "reads 'histroy', which is no layer before it" in said
+
+
 def test_a_sparse_layer_is_penalised_by_its_gradient_as_documented() -> None:
     activations = torch.rand(7, 3, dtype=torch.float64).requires_grad_()
     p, beta = 0.2, 3.0
@@ -110,6 +193,22 @@ def test_the_penalty_stands_beside_the_task() -> None:
     assert penalty.weight == 2.0
     expected = divergence(task.encoded.hidden_BD, 0.1)
     assert penalty.value.item() == pytest.approx(expected.item())
+
+
+def test_values_are_dropped_of_the_inputs_that_are_named() -> None:
+    model = Layered(NUM_ITEMS, fields={"age": 4}, input_dropout=0.75, dropped_inputs=["user:age"])
+    items, ages = torch.arange(NUM_ITEMS).repeat(400), torch.arange(4).repeat(400)
+    history = Jagged(items, torch.arange(401) * NUM_ITEMS)
+    known = {"age": Jagged(ages, torch.arange(401) * 4)}
+    given = Batch(torch.arange(400), history, None, known, history)
+    fields = model.arrange(given, torch.Generator().manual_seed(1)).fields
+    assert fields["history"].values.tolist() == items.tolist()
+    shown = fields["user:age"]
+    assert shown.weights is not None
+    assert {*shown.weights.tolist()} == {4.0}
+    assert abs(len(shown.values) / 1600 - 0.25) < 5 * math.sqrt(0.25 * 0.75 / 1600)
+    rows = np.split(shown.values.numpy(), shown.offsets[1:-1].numpy())
+    assert all(sorted({*row}) == row.tolist() for row in rows)
 
 
 def test_dropped_items_are_made_up_for() -> None:

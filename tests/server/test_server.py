@@ -103,7 +103,7 @@ def test_many_at_once_get_what_the_bundle_says_to_each(url: str, opened: Bundle)
                 "exclude_seen": draw.choice([None, True, False]),
                 "denied": draw.sample(["002", "009", "no item"], draw.randrange(3)),
                 "allowed": draw.choice([None, [], ["002", "011", "021", "no item"]]),
-                "attributes": {"age": draw.choice(["old", "no age", None])},
+                "attributes": {"age": draw.choice(["old", "no age", None, ["young", "old", "x"]])},
                 "now": 100 * DAY,
             }
         )
@@ -178,6 +178,24 @@ def test_indices_go_in_and_out_as_the_signature_says(url: str, opened: Bundle) -
         assert sorted(row) == [-1] * (31 - len(best)) + sorted(best)
 
 
+def test_users_have_as_many_values_as_the_offsets_say(url: str, opened: Bundle) -> None:
+    inputs = [
+        tensor("item_ids", "BYTES", ["003", "007"]),
+        tensor("offsets", "INT64", [0, 1, 1, 2]),
+        tensor("attribute.age", "BYTES", ["young", "old", "old"]),
+        tensor("attribute_offsets.age", "INT64", [0, 2, 2, 3]),
+        tensor("k", "INT64", [5]),
+    ]
+    status, said = fetch(f"{url}/v2/models/made/infer", {"inputs": inputs})
+    assert status == 200, said
+    ages = [["old", "young"], [], "old"]
+    answers = opened.recommend([["003"], [], ["007"]], attributes={"age": ages}, k=5)
+    items, scores = (one["data"] for one in said["outputs"])
+    assert items == [item for answer in answers for item in answer.item_ids]
+    expected = [score for answer in answers for score in answer.scores]
+    assert scores == pytest.approx(expected, rel=1e-5, abs=1e-6)
+
+
 def test_health_metadata_and_metrics(url: str) -> None:
     for path in ("/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/made/ready"):
         assert fetch(url + path)[0] == 200
@@ -210,6 +228,8 @@ INFER = {"inputs": [tensor("item_ids", "BYTES", ["003"])]}
         ("/recommend", {"items": [["003", float("inf")]]}, 400, "items"),
         ("/recommend", {"items": ["003"] * 10_001}, 400, "at most 10000"),
         ("/recommend", {**RECOMMEND, "attributes": {"agee": "old"}}, 400, "takes age, town"),
+        ("/recommend", {**RECOMMEND, "attributes": {"age": [1]}}, 400, "attributes.age"),
+        ("/recommend", {**RECOMMEND, "attributes": {"age": ["x"] * 10_001}}, 400, "at most 10000"),
         ("/recommend", b" " * 1_048_577, 413, "1048576 bytes"),
         ("/nothing", None, 404, "Not Found"),
         ("/recommend", None, 405, "Not Allowed"),
@@ -238,6 +258,7 @@ INFER = {"inputs": [tensor("item_ids", "BYTES", ["003"])]}
                 (tensor("ages", "FP32", [-1]), "at least 0 days"),
                 (tensor("k", "INT64", [1, 2]), "one value"),
                 (tensor("attribute.age", "BYTES", []), "needs 1 values"),
+                (tensor("attribute_offsets.age", "INT64", [0, 0]), "of its values is missing"),
                 (tensor("denied_offsets", "INT64", [0]), "users"),
                 ({**tensor("k", "INT64", [3]), "shape": [2]}, "its shape"),
             ]

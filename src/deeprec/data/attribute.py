@@ -11,10 +11,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from deeprec.catalog import Catalog
 from deeprec.data.column import as_id
 from deeprec.data.contract import Check, Level
 from deeprec.data.source import Delimiter, Encoding, open_files
-from deeprec.data.vocabulary import Hashed
+from deeprec.data.vocabulary import Hashed, flattened, holds_lists, rows_of
 from deeprec.data.workspace import Workspace
 from deeprec.errors import ConfigError, DataError, did_you_mean
 
@@ -27,6 +28,10 @@ ALONE = (
     "(columns of data.user_attributes)"
 )
 KEYS = ("file", "key", "columns")
+RESERVED = {
+    "user": ("user_id", "role", "holdout_unknown", "validation_unknown", "row"),
+    "item": ("item_id", "popularity", "row"),
+}
 LEADING_ZERO = r"^0[0-9]"  # a code, not a number
 
 AttributeFiles = Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
@@ -113,6 +118,9 @@ def vocabulary(
     Numbers of more than 32 distinct values become 16 buckets of about as many users each, named by
     their range; fewer stay as they are.
 
+    A column of lists stays one of lists, each of distinct values in ascending order; no numbers of
+    it become buckets.
+
     Args:
         name: of the attribute.
         column: of each user; null where unknown.
@@ -125,11 +133,16 @@ def vocabulary(
         >>> vocabulary("income", pa.array(range(160)))[1][:2]
         ['0 to 9', '10 to 19']
     """
-    numbers = _numbers(column)
+    if listed := holds_lists(column.type):
+        column = _in_lists(column, _texts_of(column))
+    lengths, flat = flattened(column)
+    if trained is not None:
+        trained = np.repeat(trained, lengths)
+    numbers = None if listed else _numbers(column)
     if numbers is not None and len(np.unique(numbers[~np.isnan(numbers)])) > MAX_PLAIN_NUMBERS:
         text = _buckets(numbers)
     else:
-        text = pc.cast(column, pa.string())
+        text = pc.cast(flat, pa.string())
     rare = 0
     if min_users is not None:
         text, rare = _admitted(text, trained, min_users)
@@ -137,7 +150,7 @@ def vocabulary(
     says = f"{len(values):,} values" + (f", and {rare:,} too rare to be known" if rare else "")
     facts = {"values": len(values), "rare_values": rare}
     check = Check(f"user attribute {name}", "ok", says, facts=facts)
-    if len(values) > max(MANY_VALUES, 0.1 * len(column)):
+    if len(values) > max(MANY_VALUES, (OWN_VALUE if listed else 0.1) * len(flat)):
         check = Check(
             check.name,
             "warn",
@@ -145,17 +158,20 @@ def vocabulary(
             ALONE,
             check.facts,
         )
-    return text, values, [check]
+    return _in_lists(column, values) if listed else text, values, [check]
 
 
 def hashed_column(name: str, column: pa.ChunkedArray, rows: int) -> tuple[pa.Array, Check]:
     """A user attribute of an open vocabulary as strings, and how many of its values share a row."""
-    text = pc.cast(column.combine_chunks(), pa.string())
-    values = pc.unique(text.drop_null())
+    text = column.combine_chunks()
+    lists = holds_lists(text.type)
+    text = _in_lists(text, _texts_of(text)) if lists else pc.cast(text, pa.string())
+    given = flattened(text)[1].drop_null()
+    values = pc.unique(given)
     used = len(np.unique(Hashed(rows).indices_of(values)))
     says = f"{len(values):,} values hashed into {used:,} of {rows:,} rows"
     facts = {"values": len(values), "rows": rows, "rows_used": used}
-    if len(values) > max(MANY_VALUES, OWN_VALUE * (len(text) - text.null_count)):
+    if len(values) > max(MANY_VALUES, OWN_VALUE * len(given)):
         return text, Check(f"user attribute {name}", "warn", says, ALONE, facts)
     if len(values) <= rows:
         return text, Check(f"user attribute {name}", "ok", says, facts=facts)
@@ -185,6 +201,20 @@ def _admitted(
     known = counts.field("values").filter(pc.greater_equal(counts.field("counts"), min_users))
     rare = len(pc.unique(text.drop_null())) - len(known)
     return pc.if_else(pc.is_in(text, value_set=known), text, pa.scalar(None, text.type)), rare
+
+
+def _texts_of(lists: pa.Array) -> list[str]:
+    """The distinct values of a column of lists as text, ascending."""
+    values = pc.unique(pc.cast(flattened(lists)[1], pa.string()).drop_null())
+    return sorted(values.to_pylist(), key=str.encode)
+
+
+def _in_lists(lists: pa.Array, values: Sequence[str]) -> pa.Array:
+    """The known values of each list as text, each once, ascending; null where a list is null."""
+    known = rows_of(lists.cast(pa.list_(pa.string())), Catalog(values))
+    texts = pa.array(values, pa.string()).take(pa.array(known.values.numpy()))
+    offsets = pa.array(known.offsets.numpy(), pa.int32())
+    return pa.ListArray.from_arrays(offsets, texts, mask=pc.is_null(lists))
 
 
 def _numbers(column: pa.Array) -> npt.NDArray[np.float64] | None:
@@ -237,12 +267,15 @@ def _refuse_keys(one: Mapping[str, Any], of: str) -> None:
         raise ConfigError(f"data.{of}_attributes: needs a file and its key column, got {dict(one)}")
 
 
+def is_reserved(name: str, of: str) -> bool:
+    """Whether no attribute of a user or an item may have this name."""
+    return name in RESERVED[of] or name.startswith("_")
+
+
 def _refuse_names(names: Sequence[str], taken: Mapping[str, Any], of: str) -> None:
-    ours = {"user": ("user_id", "role", "holdout_unknown", "validation_unknown", "row")}
-    reserved = ours.get(of, ("item_id", "popularity", "row"))
     for name in names:
-        if name in reserved or name in taken or name.startswith("_"):
+        if is_reserved(name, of) or name in taken:
             raise DataError(
                 f"data.{of}_attributes: no column may be named {name!r}: it is in two tables, or "
-                f"one of {', '.join(reserved)}; rename it or choose other columns"
+                f"one of {', '.join(RESERVED[of])}; rename it or choose other columns"
             )

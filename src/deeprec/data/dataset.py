@@ -227,6 +227,10 @@ def training_batch(
         attributes=attributes_of(prepared, rows[useful]),
         target=Jagged(batch.target.values, _offsets(lengths[useful]), batch.target.weights),
         user_weights=None if weights is None else torch.from_numpy(weights[rows[useful]]),
+        input_weights={
+            name: torch.from_numpy(of_input[rows[useful]])
+            for name, of_input in prepared.input_weights.items()
+        },
     )
 
 

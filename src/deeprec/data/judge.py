@@ -5,12 +5,10 @@ Validation, evaluation, export and recommendation all show a user to a model thr
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import torch
 
 from deeprec.batch import Batch, Jagged
 from deeprec.data.store import SECONDS_PER_DAY, Events, PartName, Prepared
-from deeprec.data.vocabulary import rows_of
 
 
 def judged_batch(
@@ -34,8 +32,8 @@ def judged_batch(
 
     Returns:
         Batch of B users: history oldest first with repeats, event values as its weights where
-        known, ages where times are known, one `attributes` entry per vocabulary with at most one
-        value a user, and as target each user's distinct items of `part`, ascending.
+        known, ages where times are known, one `attributes` entry per vocabulary, and as target
+        each user's distinct items of `part`, ascending.
     """
     history = prepared.history(user_rows, part)
     judged = prepared.parts[part].take(user_rows)
@@ -69,12 +67,8 @@ def known_users(prepared: Prepared, part: PartName) -> Batch:
 
 
 def attributes_of(prepared: Prepared, user_rows: npt.NDArray[np.int64]) -> dict[str, Jagged]:
-    """Per user attribute with a vocabulary, its value's index; a user with none owns none."""
-    rows = pa.array(user_rows)
-    return {
-        name: rows_of(prepared.users[name].take(rows), prepared.vocabulary(name))
-        for name in prepared.vocabularies
-    }
+    """Per user attribute with a vocabulary, indices of its values; a user with none owns none."""
+    return {name: prepared.attribute(name, user_rows) for name in prepared.vocabularies}
 
 
 def distinct(rows: Jagged) -> Jagged:

@@ -4,6 +4,7 @@ Every reader takes a workspace and gives an `EventLog`. What a reader drops, it 
 """
 
 import importlib.util
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -216,6 +217,7 @@ def dsstne_text(
     *,
     path: str,
     values: Literal["ignored", "time", "value"] = "ignored",
+    user_attributes: Mapping[str, str] | None = None,
     repeats: bool = False,
     filters: Filters = KEEP_ALL,
 ) -> EventLog:
@@ -227,6 +229,8 @@ def dsstne_text(
     Args:
         path: a file, a folder or a glob.
         values: what stands after the comma: "ignored", "time" or "value".
+        user_attributes: name -> text samples whose features are the values of a user attribute,
+            several of them a user.
         repeats: whether an item of the history may be recommended again.
         filters: what to keep.
 
@@ -244,7 +248,17 @@ def dsstne_text(
         log = canonical_log(workspace, Source(samples, files), mapping, repeats, filters)
         return replace(log, checks=(*checks, *log.checks), more=read)
 
-    return read(path)
+    log = read(path)
+    for name, location in (user_attributes or {}).items():
+        files = find(location)
+        lists, checks = _as_attribute(workspace, files, name)
+        log = replace(
+            log,
+            files=(*log.files, *files),
+            user_attributes=(*log.user_attributes, lists),
+            checks=(*log.checks, *checks),
+        )
+    return log
 
 
 def synthetic(
@@ -429,6 +443,15 @@ def _dsstne_samples(workspace: Workspace, files: tuple[Path, ...]) -> tuple[ir.T
     each = kept.select("user", feature=kept.data.split(":").unnest())
     parts = each.filter(each.feature != "").mutate(parts=ibis._.feature.split(","))
     return parts.select("user", item=parts.parts[0], value=parts.parts[1]), checks
+
+
+def _as_attribute(
+    workspace: Workspace, files: tuple[Path, ...], name: str
+) -> tuple[ir.Table, list[Check]]:
+    """The features of text samples as lists, one for each user."""
+    samples, checks = _dsstne_samples(workspace, files)
+    lists = samples.group_by("user").aggregate(**{name: ibis._["item"].collect()})
+    return workspace.keep("attribute", lists), checks
 
 
 def _seeds_folder() -> Path:

@@ -2,9 +2,11 @@
 
     manifest.json        config, counts, split instants, hashes
     catalog.parquet      one row per item: item_id, popularity in training, item attributes
-    users.parquet        one row per user: user_id, role, user attributes, validation_unknown and
-                         holdout_unknown (events to be judged on, their item not in the catalog);
-                         where users are weighed, _weight (float32, what its loss counts)
+    users.parquet        one row per user: user_id, role, user attributes (a value, or a list of
+                         them), validation_unknown and holdout_unknown (events to be judged on,
+                         their item not in the catalog); where users are weighed, _weight (float32,
+                         what its loss counts), and _input_weight:INPUT (float32, what all that a
+                         user has of the input counts in training)
     vocabularies.json    per user attribute, its values in index order, or {"hashed": rows}
     contract.json        what the data contract report said
     train.arrow validation.arrow holdout.arrow
@@ -33,15 +35,18 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 
 from deeprec import folder
+from deeprec.batch import Jagged
 from deeprec.catalog import Catalog
-from deeprec.data.vocabulary import Stored, Vocabulary, vocabulary_of
+from deeprec.data.vocabulary import Stored, Vocabulary, rows_of, vocabulary_of
 from deeprec.errors import IntegrityError
 
 KIND = "prepared"
 SECONDS_PER_DAY = 86_400
 WEIGHT = "_weight"  # column of users; no attribute can have its name
+INPUT_WEIGHT = "_input_weight:"  # before `history` or `user:NAME`, likewise
 USERS_A_READ = 4096
 
 PartName = Literal["train", "validation", "holdout"]
@@ -155,8 +160,8 @@ class Part:
         }
         for chunk in np.unique(chunks):
             here = np.flatnonzero(chunks == chunk)
-            source = _ranges(starts[here], lengths[here])
-            destination = _ranges(offsets[here], lengths[here])
+            source = ranges(starts[here], lengths[here])
+            destination = ranges(offsets[here], lengths[here])
             for name, column in columns.items():
                 column[destination] = self._columns[chunk][name][source]
         return Events(offsets, **columns)
@@ -182,6 +187,7 @@ class Prepared:
         self.users: pa.Table = pq.read_table(path / "users.parquet")
         self.roles: npt.NDArray[Any] = self.users["role"].to_numpy(zero_copy_only=False)
         self.vocabularies: dict[str, Stored] = json.loads((path / "vocabularies.json").read_text())
+        self._attributes: dict[str, Jagged] = {}  # as rows of their tables, once asked for
         self.parts: dict[str, Part] = {name: Part(path / f"{name}.arrow") for name in parts}
         for name, part in self.parts.items():
             if part.num_users != self.num_users:
@@ -213,6 +219,15 @@ class Prepared:
         if WEIGHT not in self.users.column_names:
             return None
         return np.asarray(self.users[WEIGHT].to_numpy(), np.float32)
+
+    @cached_property
+    def input_weights(self) -> dict[str, npt.NDArray[np.float32]]:
+        """By input, float32 [U]: what all that a user has of it counts in training; absent: 1."""
+        return {
+            name.removeprefix(INPUT_WEIGHT): np.asarray(self.users[name].to_numpy(), np.float32)
+            for name in self.users.column_names
+            if name.startswith(INPUT_WEIGHT)
+        }
 
     @cached_property
     def training_period(self) -> tuple[int, int] | None:
@@ -276,13 +291,23 @@ class Prepared:
         """The values of a user attribute, as rows of a table."""
         return vocabulary_of(self.vocabularies[name])
 
+    def attribute(self, name: str, user_rows: npt.NDArray[np.int64]) -> Jagged:
+        """What these users have of an attribute, as rows of its table."""
+        if name not in self._attributes:
+            self._attributes[name] = rows_of(self.users[name], self.vocabulary(name))
+        known = self._attributes[name]
+        starts, ends = known.offsets.numpy()[user_rows], known.offsets.numpy()[user_rows + 1]
+        values = known.values.numpy()[ranges(starts, ends - starts)]
+        offsets = np.concatenate([[0], np.cumsum(ends - starts)])
+        return Jagged(torch.from_numpy(values), torch.from_numpy(offsets))
+
 
 def join(first: Events, second: Events) -> Events:
     """The events of the same users, each user's `first` before its `second`."""
     lengths = first.lengths + second.lengths
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    to_first = _ranges(offsets[:-1], first.lengths)
-    to_second = _ranges(offsets[:-1] + first.lengths, second.lengths)
+    to_first = ranges(offsets[:-1], first.lengths)
+    to_second = ranges(offsets[:-1] + first.lengths, second.lengths)
     columns = {}
     for name, column in first.columns.items():
         columns[name] = np.empty(offsets[-1], column.dtype)
@@ -305,8 +330,8 @@ def write(
 
     Args:
         items: item_id (string), popularity (int64, training events of distinct users), attributes.
-        users: user_id (string), role (string), attributes (string, null where unknown),
-            validation_unknown and holdout_unknown (int64).
+        users: user_id (string), role (string), attributes (string or a list of them, null where
+            unknown), validation_unknown and holdout_unknown (int64).
         vocabularies: per user attribute that is a sparse input, its values in index order, or
             {"hashed": rows}.
         parts: per part, its users' events in the order of `users`, in one or more pieces, taken
@@ -330,7 +355,7 @@ def _write_part(path: Path, pieces: Iterator[Events]) -> None:
             part.append(piece)
 
 
-def _ranges(starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def ranges(starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """starts[0], starts[0] + 1, ..., for each range, one after the other."""
     ends = np.cumsum(lengths)
     return np.repeat(starts - ends + lengths, lengths) + np.arange(ends[-1] if len(ends) else 0)

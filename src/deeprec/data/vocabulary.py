@@ -53,10 +53,36 @@ def vocabulary_of(stored: Stored) -> Vocabulary:
 
 
 def rows_of(values: pa.Array | pa.ChunkedArray, vocabulary: Vocabulary) -> Jagged:
-    """Each user's value as the index that it has; who has none, or one not known, owns none."""
+    """Each user's value as the index that it has; who has none, or one not known, owns none.
+
+    Of a column of lists a user owns the indices of its values, each once, ascending.
+
+    Example:
+        >>> rows_of(pa.array([["b", "a", "b"], None, ["c", "a"]]), Catalog(["a", "b"]))
+        Jagged(values=tensor([0, 1, 0]), offsets=tensor([0, 2, 2, 3]), weights=None)
+    """
+    lengths, flat = flattened(values)
+    indices = vocabulary.indices_of(flat)
+    users, known = np.repeat(np.arange(len(lengths)), lengths), indices >= 0
+    size = max(len(vocabulary), 1)
+    pairs = np.unique(users[known] * size + indices[known])
+    counts = np.bincount(pairs // size, minlength=len(lengths))
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    return Jagged(torch.from_numpy(pairs % size), torch.from_numpy(offsets))
+
+
+def flattened(
+    values: pa.Array | pa.ChunkedArray,
+) -> tuple[npt.NDArray[np.int64], pa.Array]:
+    """How many values each user has, and all of them; a null is one value where it is no list."""
     if isinstance(values, pa.ChunkedArray):
         values = values.combine_chunks()
-    indices = vocabulary.indices_of(values)
-    known = indices >= 0
-    offsets = np.concatenate([[0], np.cumsum(known)]).astype(np.int64)
-    return Jagged(torch.from_numpy(indices[known]), torch.from_numpy(offsets))
+    if not holds_lists(values.type):
+        return np.ones(len(values), np.int64), values
+    lengths = pc.fill_null(pc.list_value_length(values), 0)
+    return np.asarray(lengths).astype(np.int64), values.flatten()
+
+
+def holds_lists(kind: pa.DataType) -> bool:
+    """Whether a column of this type may have several values a user."""
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))

@@ -89,19 +89,15 @@ def _encoder(told: argparse.Namespace) -> None:
 
 
 def _validate_flags(parser: argparse.ArgumentParser) -> None:
-    _paths(
-        parser,
-        c="network definition, JSON",
-        i="data set file of the input",
-        o="data set file of the output",
-    )
+    _paths(parser, c="network definition, JSON", o="data set file of the output")
+    _input_files(parser)
     _known(parser, "-b", 16, "examples, the first ones")
 
 
 def _validate(told: argparse.Namespace) -> None:
     from deeprec.dsstne.validate import validate
 
-    validate(definition=told.c, inputs=[told.i], outputs=[told.o], examples=told.b)
+    validate(definition=told.c, inputs=told.i, outputs=[told.o], examples=told.b)
 
 
 def _import_network_flags(parser: argparse.ArgumentParser) -> None:
@@ -124,6 +120,7 @@ def _import_weights_flags(parser: argparse.ArgumentParser) -> None:
         i="feature index of its input",
         o="feature index of its output",
     )
+    _further_inputs(parser, "INDEX")
     parser.add_argument(
         "--prepared", type=Path, required=True, help="prepared folder of whose items it recommends"
     )
@@ -137,6 +134,7 @@ def _import_weights(told: argparse.Namespace) -> None:
         network_file=told.n,
         input_index=told.i,
         output_index=told.o,
+        further={name: Path(index) for name, index in told.input},
         prepared_folder=told.prepared,
         output_dir=told.output_dir,
     )
@@ -159,10 +157,10 @@ def _train_flags(parser: argparse.ArgumentParser) -> None:
     _paths(
         parser,
         c="network definition, JSON",
-        i="data set file of the input",
         o="data set file of the output",
         n="the network file to write; a new one",
     )
+    _input_files(parser)
     parser.add_argument("-d", help="not read, as in DSSTNE")
     own = Steps()
     _known(parser, "-b", own.batch, "examples in a step")
@@ -186,7 +184,7 @@ def _train(told: argparse.Namespace) -> None:
 
     train_network(
         definition=told.c,
-        inputs=[told.i],
+        inputs=told.i,
         outputs=[told.o],
         network_file=told.n,
         steps=Steps(
@@ -216,6 +214,7 @@ def _predict_flags(parser: argparse.ArgumentParser) -> None:
         r="text samples to answer",
         s="the lists to write; a file that is there is replaced, as in DSSTNE",
     )
+    _further_inputs(parser, "INDEX", "SAMPLES")
     parser.add_argument("-f", type=Path, help="filter: what a sample should not be given")
     parser.add_argument(
         "--filter-mode",
@@ -231,6 +230,7 @@ def _predict_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _predict(told: argparse.Namespace) -> None:
+    from deeprec.dsstne.further import Further
     from deeprec.dsstne.predict import predict
 
     predict(
@@ -240,6 +240,7 @@ def _predict(told: argparse.Namespace) -> None:
         output_index=told.o,
         samples=told.r,
         output=told.s,
+        further={name: Further(Path(index), Path(samples)) for name, index, samples in told.input},
         filters=told.f,
         filter_mode=told.filter_mode
         or ("multiply" if told.compatibility == "dsstne" else "exclude"),
@@ -247,6 +248,27 @@ def _predict(told: argparse.Namespace) -> None:
         k=told.k,
         score_format=told.p,
         layer=told.l,
+    )
+
+
+def _input_files(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-i",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="data set files of the inputs: one with all, or several",
+    )
+
+
+def _further_inputs(parser: argparse.ArgumentParser, *files: str) -> None:
+    parser.add_argument(
+        "--input",
+        nargs=1 + len(files),
+        metavar=("DATA_SET", *files),
+        action="append",
+        default=[],
+        help="of a network of several inputs, each beside the history; default: none",
     )
 
 

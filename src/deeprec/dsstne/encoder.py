@@ -12,12 +12,10 @@ import numpy.typing as npt
 import torch
 
 from deeprec.console import console
-from deeprec.dsstne.data_set import DataSet
 from deeprec.dsstne.definition import COMMENT
-from deeprec.dsstne.network import LayerKind, Network
 from deeprec.dsstne.network_file import read_network
 from deeprec.dsstne.remark import Remark, refuse, show
-from deeprec.dsstne.train_data import check_same_examples, check_width, data_set_of
+from deeprec.dsstne.train_data import examples_of, rows_of_examples
 from deeprec.dsstne.train_network import Steps, train_network
 from deeprec.dsstne.validate import validate
 from deeprec.dsstne.weights import all_columns, new_model
@@ -56,6 +54,7 @@ class Told:
     optimizer: str = "sgd"
     results: str = "network.nc"
     remarks: list[Remark] = field(default_factory=list)
+    spelt: dict[str, str] = field(default_factory=dict)  # keys of the file, by their small letters
 
 
 def encoder(path: Path, *, as_dsstne: bool = False) -> None:
@@ -105,18 +104,19 @@ def read_told(path: Path) -> Told:
     """
     try:
         values = json.loads(COMMENT.sub(lambda found: found[1] or "", path.read_text("utf-8")))
-        keys = {str(key).lower(): value for key, value in values.items()}
+        keys = dict(values.items())
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read as a JSON object ({error})") from error
     told = Told()
-    steps = keys.pop("trainingparameters", {})
-    if not isinstance(steps, dict):
-        says = f"must be an object, got {steps!r}"
-        told.remarks.append(Remark("TrainingParameters", "refused", says))
-        steps = {}
+    steps: Any = {}
+    for key in [key for key in keys if key.lower() == "trainingparameters"]:
+        steps = keys.pop(key)
+        if not isinstance(steps, dict):
+            told.remarks.append(Remark(key, "refused", f"must be an object, got {steps!r}"))
+            steps = {}
     _take(told, keys, {"network": "network", "command": "command", "randomseed": "seed",
                        "data": "data", "version": ""})  # fmt: skip
-    _take(told, {str(key).lower(): value for key, value in steps.items()},
+    _take(told, steps,
           {"epochs": "epochs", "alpha": "alpha", "mu": "mu", "lambda": "decay",
            "alphainterval": "interval", "alphamultiplier": "multiplier",
            "optimizer": "optimizer", "results": "results"})  # fmt: skip
@@ -127,14 +127,16 @@ def read_told(path: Path) -> Told:
 
 def _take(told: Told, keys: Mapping[str, Any], known: Mapping[str, str]) -> None:
     for key, value in keys.items():
-        if key in known:
-            if known[key]:
-                _take_one(told, key, value, known[key])
-        elif key in OURS:
-            told.remarks.append(Remark(key, "not carried", OURS[key]))
+        name = key.lower()
+        told.spelt[name] = key
+        if name in known:
+            if known[name]:
+                _take_one(told, key, value, known[name])
+        elif name in OURS:
+            told.remarks.append(Remark(key, "not carried", OURS[name]))
         else:
-            unknown = f"DSSTNE knows no such key; {did_you_mean(key, known)}"
-            told.remarks.append(Remark(key, "refused", SAYS.get(key, unknown)))
+            unknown = f"DSSTNE knows no such key; {did_you_mean(name, known)}"
+            told.remarks.append(Remark(key, "refused", SAYS.get(name, unknown)))
 
 
 def _take_one(told: Told, key: str, value: Any, name: str) -> None:
@@ -183,7 +185,8 @@ def _check(told: Told) -> None:
 
     def refused(where: str, says: str) -> None:
         if where.lower() not in known:
-            told.remarks.append(Remark(where, "refused", says))
+            key = told.spelt.get(where.lower(), where)
+            told.remarks.append(Remark(key, "refused", says))
 
     if told.command not in COMMANDS:
         refused("Command", f"expected one of {', '.join(COMMANDS)}, got {told.command!r}")
@@ -207,13 +210,14 @@ def judge(network_file: Path, data: Sequence[Path], *, ideal_of_all: bool = Fals
     """
     network = read_network(network_file)
     model = new_model(network, all_columns(network), network_file)
-    inputs, outputs = _judged(network, data)
-    offsets, columns, _ = inputs.rows()
-    wanted_offsets, wanted, _ = outputs.rows()
+    examples = examples_of(network, data, data)
+    offsets, columns, _ = examples.history.rows()
+    wanted_offsets, wanted, _ = examples.output.rows()
     history, ends = torch.from_numpy(columns), torch.from_numpy(offsets)
+    attributes = {name: rows_of_examples(one) for name, one in examples.attributes.items()}
     none = torch.zeros(0, dtype=torch.int64), torch.zeros(len(offsets), dtype=torch.int64)
     with torch.no_grad():
-        encoded = model.encode(history, ends, torch.zeros(0), {})
+        encoded = model.encode(history, ends, torch.zeros(0), attributes)
         items, _ = top_k(encoded, model.item_weight, model.item_bias, max(CUTOFFS), *none)
     places, counts = [], []
     for row, having in zip(items.tolist(), np.split(wanted, wanted_offsets[1:-1])):
@@ -228,18 +232,6 @@ def judge(network_file: Path, data: Sequence[Path], *, ideal_of_all: bool = Fals
             found[2] = found[2] * _ideal(np.minimum(counts, k)) / _ideal(np.array(counts))
         means = [float(np.nanmean(each)) for each in found]
         console.print(f"{k}," + ",".join(f"{mean:6.4f}" for mean in means))
-
-
-def _judged(network: Network, data: Sequence[Path]) -> tuple[DataSet, DataSet]:
-    """What the network is shown, and what is compared with its lists."""
-    found = []
-    for kind in (LayerKind.INPUT, LayerKind.OUTPUT):
-        layer = network.of_kind(kind)[0]
-        found.append(data_set_of(layer.data_set, *data))
-        check_width(layer, found[-1])
-    inputs, outputs = found
-    check_same_examples(inputs, outputs)
-    return inputs, outputs
 
 
 def _ideal(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:

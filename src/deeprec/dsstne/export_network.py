@@ -1,8 +1,9 @@
 """A run of ours as a network file, with the index file of its columns."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 
@@ -25,9 +26,11 @@ from deeprec.dsstne.network_file import write_network
 from deeprec.dsstne.text import write_index
 from deeprec.dsstne.weights import Rows, take
 from deeprec.errors import ConfigError
+from deeprec.model.attribute_field import field_of
 from deeprec.model.autoencoder import Autoencoder
 from deeprec.model.hidden import Hidden
-from deeprec.model.layered import INPUT, Layered
+from deeprec.model.layered import INPUT, OF_USER, Layered
+from deeprec.model.sparse_input import HISTORY, SparseInput
 from deeprec.trainer.run import open_run
 
 ACTIVATIONS = {
@@ -47,8 +50,10 @@ def export_network(run_folder: Path, output: Path, index: Path, *, name: str = "
     Args:
         run_folder: a run of `model=layered`, or of an autoencoder without what DSSTNE lacks.
         output: the network file.
-        index: the feature index, of input and output alike.
-        name: of the data sets, before `_input` and `_output`.
+        index: the feature index, of history and output alike; beside it lies one for each user
+            attribute, INDEX.NAME.
+        name: of the data sets of history and output, before `_input` and `_output`; that of a user
+            attribute is called as it is.
 
     Raises:
         ConfigError: the model has something that a network of DSSTNE has not; all of it is named.
@@ -61,14 +66,35 @@ def export_network(run_folder: Path, output: Path, index: Path, *, name: str = "
     constraints = (run.config.optimizer or {}).get("constraints") or {}
     learned = learned_by(run.config.loss, constraints, run_folder)
     network = network_of(model, learned, name)
-    labels = Prepared(run.prepared, parts=()).catalog.item_ids.to_pylist()
+    prepared = Prepared(run.prepared, parts=())
+    labels = prepared.catalog.item_ids.to_pylist()
+    values = {name: _values(prepared, name) for name in _read(model)}
     write_network(output, network)
-    write_index(index, {label: number for number, label in enumerate(labels)})
+    _write_index(index, labels)
+    for attribute, known in values.items():
+        beside = index.with_name(f"{index.name}.{quote(attribute, safe='')}")
+        _write_index(beside, known)
+        console.print(f"{beside} names the columns of data set {attribute!r}", soft_wrap=True)
     console.print(
         f"{output}: {len(network.layers)} layers over {len(labels):,} items, width "
         f"{network.layers[0].units:,}; {index} names the columns",
         soft_wrap=True,
     )
+
+
+def _write_index(path: Path, labels: Sequence[str]) -> None:
+    write_index(path, {label: number for number, label in enumerate(labels)})
+
+
+def _values(prepared: Prepared, name: str) -> Sequence[str]:
+    """The values of a user attribute, in the order of its columns."""
+    values = prepared.vocabularies[name]
+    if isinstance(values, Mapping):
+        raise ConfigError(
+            f"the values of {name!r} are hashed in {prepared.path}, and columns of DSSTNE have "
+            f"names; prepare it without data.filters.hashed_attributes.{name}"
+        )
+    return values
 
 
 def network_of(model: Layered, learned: Learned, name: str) -> Network:
@@ -82,17 +108,11 @@ def network_of(model: Layered, learned: Learned, name: str) -> Network:
     num_items = len(model.item_bias)
     width = aligned(num_items)
     network = Network(name, [], denoising_p=model.input_dropout, **learned.settings)
-    network.layers.append(
-        Layer(
-            "Input",
-            LayerKind.INPUT,
-            data_set=f"{name}_input",
-            extents=(width,),
-            flags=LayerFlag.SPARSE,
-        )
-    )
+    network.layers.append(_input("Input", f"{name}_input", width))
+    for attribute, size in _read(model).items():
+        network.layers.append(_input(_input_name(attribute), attribute, aligned(size)))
     parts = list(model.parts)
-    network.layers += [_layer(part, _sources(parts, i)) for i, part in enumerate(parts)]
+    network.layers += [_layer(part, _sources(model, i)) for i, part in enumerate(parts)]
     network.layers.append(
         replace(
             learned.output,
@@ -105,16 +125,36 @@ def network_of(model: Layered, learned: Learned, name: str) -> Network:
         ((p.sparseness, p.sparseness_weight) for p in parts if p.sparseness_weight), (0.0, 0.0)
     )
     columns = np.arange(num_items)
-    take(network, Rows(columns, columns), model)
+    attributes = {attribute: np.arange(size) for attribute, size in _read(model).items()}
+    take(network, Rows(columns, columns, attributes), model)
     return network
 
 
-def _sources(layers: list[Hidden], i: int) -> list[str]:
+def _input(name: str, data_set: str, width: int) -> Layer:
+    flags = LayerFlag.SPARSE
+    return Layer(name, LayerKind.INPUT, data_set=data_set, extents=(width,), flags=flags)
+
+
+def _read(model: Layered) -> dict[str, int]:
+    """The user attributes that some layer reads, and how many values each has."""
+    inputs = [one for one in model.inputs if isinstance(one, SparseInput)]
+    tables = {name for one in inputs for name in one.tables}
+    return {name: size for name, size in model.fields.items() if field_of(name) in tables}
+
+
+def _input_name(attribute: str) -> str:
+    """A name that no hidden layer has: those of ours never begin so."""
+    return f"{OF_USER}{attribute}"
+
+
+def _sources(model: Layered, i: int) -> list[str]:
     """Names as DSSTNE has them, in the order of the columns that they fill."""
-    wanted = layers[i].sources
+    wanted = model.parts[i].sources
     if wanted is None:
-        wanted = (layers[i - 1].name,) if i else (INPUT,)
-    return ["Input" if name == INPUT else name for name in wanted]
+        wanted = (model.parts[i - 1].name,) if i else (INPUT,)
+    every = ["Input", *map(_input_name, _read(model))]
+    inputs = {INPUT: every, HISTORY: ["Input"]}
+    return [one for name in wanted for one in inputs.get(name, [name])]
 
 
 def _layer(part: Hidden, sources: list[str]) -> Layer:
@@ -168,8 +208,6 @@ def _obstacles(model: object) -> Iterator[str]:
         return
     if model.history_weighting != "binary" or model.normalize:
         yield "histories are weighted; model.history_weighting=binary, model.normalize=false"
-    if model.fields:
-        yield "it reads user attributes, which have columns of their own in DSSTNE"
     for part in model.parts:
         if part.activation not in ACTIVATIONS:
             yield f"layer {part.name!r} is {part.activation}, which DSSTNE has not"

@@ -10,7 +10,7 @@ from deeprec.model.autoencoder import Autoencoder
 from deeprec.model.hidden import Hidden, HiddenLayer
 from deeprec.model.layered import Layered
 from deeprec.model.layers import ACTIVATIONS, Activation
-from deeprec.model.sparse_input import HISTORY, SparseInput
+from deeprec.model.sparse_input import SparseInput
 
 
 def obstacles(model: Autoencoder) -> Iterator[str]:
@@ -25,8 +25,8 @@ def obstacles(model: Autoencoder) -> Iterator[str]:
             "items had before have scores of their own; model.repeat_scores=false, "
             "model.reconstruction=0"
         )
-    if model.fields:
-        yield "it reads user attributes, which have columns of their own in DSSTNE"
+    if model.divisors:
+        yield "user attributes are of two tables; model.quotient_remainder=[]"
     if model.unit_vectors:
         yield "hidden vectors have length 1; model.unit_vectors=false"
 
@@ -43,13 +43,15 @@ def layered(model: Autoencoder) -> Layered:
         Hidden(name=f"Hidden{i}", units=units, activation=cast(Activation, activation))
         for i, (units, activation) in enumerate(zip(widths, used, strict=True), 1)
     ]
-    found = Layered(model.num_items, layers=parts, tied=model.tied, output_bias=0.0)
+    found = Layered(
+        model.num_items, fields=model.fields, layers=parts, tied=model.tied, output_bias=0.0
+    )
     found.item_weight.copy_(model.item_weight)
     found.item_bias.copy_(model.item_bias)
-    if not model.tied:
-        inputs = found.inputs[0]
-        assert isinstance(inputs, SparseInput)
-        inputs.tables[HISTORY].copy_(model.sparse_input.tables[HISTORY])
+    inputs = found.inputs[0]
+    assert isinstance(inputs, SparseInput)
+    for name, table in inputs.tables.items():
+        table.copy_(model.sparse_input.tables[name])
     biases = [model.layers.bias, *(linear.bias for linear in linears)]
     for i, (held, bias) in enumerate(zip(found.layers, biases, strict=True)):
         assert isinstance(held, HiddenLayer)

@@ -1,5 +1,6 @@
 """A network file to a run that evaluates, exports and serves."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -8,6 +9,7 @@ from deeprec import config, folder
 from deeprec.config import TrainConfig
 from deeprec.console import console
 from deeprec.data.store import Prepared
+from deeprec.dsstne.further import attribute_columns, check_further
 from deeprec.dsstne.mapping import mapped
 from deeprec.dsstne.network import Network
 from deeprec.dsstne.network_file import read_network
@@ -25,29 +27,42 @@ def import_weights(
     network_file: Path,
     input_index: Path,
     output_index: Path,
+    further: Mapping[str, Path] | None = None,
     prepared_folder: Path,
     output_dir: Path,
 ) -> Path:
     """Writes a run that holds the network as trained, over the catalog of a prepared folder.
 
-    An item of the catalog that an index does not have gets a row of zeros, and the lowest bias.
+    An item of the catalog that an index does not have gets a row of zeros, and the lowest bias; so
+    does a value of a user attribute, which has no bias.
+
+    Args:
+        network_file: the network.
+        input_index: feature index of its history.
+        output_index: feature index of its output.
+        further: by data set, feature index of each further input; the prepared folder has a user
+            attribute of its name, and no other.
+        prepared_folder: of whose items it recommends.
+        output_dir: the run, a new folder.
 
     Raises:
-        ConfigError: the network is not one of ours, or output_dir is not new.
+        ConfigError: the network is not one of ours, its inputs and the user attributes differ, or
+            output_dir is not new.
         DataError: a file is not what it must be, or the catalog and the index files share nothing.
     """
     refuse_to_overwrite(output_dir)
     network = read_network(network_file)
     model, remarks = model_part(network, network_file)
     show(one for one in remarks if one.outcome == "mapped")
+    check_further(network, further or {})
     prepared = Prepared(prepared_folder, parts=READ)
-    if prepared.vocabularies:
-        raise ConfigError(
-            f"{prepared_folder} has user attributes, which the network does not read; prepare the "
-            "events without data.user_attributes"
-        )
+    _check_attributes(network, prepared)
+    attributes = {
+        name: attribute_columns(network, prepared, name, path)
+        for name, path in (further or {}).items()
+    }
     labels = prepared.catalog.item_ids.to_pylist()
-    rows = rows_by_label(labels, read_index(input_index), read_index(output_index))
+    rows = rows_by_label(labels, read_index(input_index), read_index(output_index), attributes)
     work = Work(_config(network, model, prepared_folder, output_dir), prepared)
     put(network, rows, work.learner.model)
     with RunFolder.begun(output_dir, work.config, prepared, work.facts) as run:
@@ -63,6 +78,21 @@ def import_weights(
         )
     console.print(f"run: {output_dir}\nnext: {next_of(output_dir, prepared)}", soft_wrap=True)
     return output_dir
+
+
+def _check_attributes(network: Network, prepared: Prepared) -> None:
+    """The user attributes are the further inputs, by name."""
+    wanted, there = {*network.further}, {*prepared.vocabularies}
+    if more := there - wanted:
+        raise ConfigError(
+            f"{prepared.path} has user attributes that the network does not read, "
+            f"{', '.join(sorted(more))}; prepare the events without them (data.user_attributes)"
+        )
+    if missing := wanted - there:
+        raise ConfigError(
+            f"the network reads {', '.join(sorted(missing))}, and {prepared.path} has no user "
+            "attribute of this name; prepare the events with it (data.user_attributes)"
+        )
 
 
 def _config(

@@ -6,6 +6,7 @@ its Xavier, the sign of its Constant) the value is changed so that the weights s
 
 from typing import Any
 
+from deeprec.data.attribute import is_reserved
 from deeprec.dsstne.mapped import Mapped
 from deeprec.dsstne.network import (
     Activation,
@@ -19,8 +20,9 @@ from deeprec.dsstne.network import (
     Pooling,
 )
 from deeprec.dsstne.output import OUTPUTS, output_of
+from deeprec.model.layered import INPUT, OF_USER
+from deeprec.model.sparse_input import HISTORY
 
-INPUT = "input"
 ACTIVATIONS = {
     Activation.SIGMOID: "sigmoid", Activation.TANH: "tanh", Activation.LINEAR: "identity",
     Activation.RECTIFIED_LINEAR: "relu", Activation.LEAKY_RELU: "leaky_relu",
@@ -58,7 +60,7 @@ def mapped(network: Network) -> Mapped:
     if network.of_kind(LayerKind.TARGET):
         to.say("Layers", "refused", "DSSTNE documents Target layers and has none")
     to.choices = {"model": "layered"}
-    _map_inputs(to, network, inputs)
+    _map_inputs(to, network)
     to.model["layers"] = [_hidden(to, network, layer) for layer in hidden]
     _map_output(to, network, output, {layer.name for layer in hidden})
     _map_sharing(to, network, output)
@@ -68,26 +70,56 @@ def mapped(network: Network) -> Mapped:
     return to
 
 
-def _map_inputs(to: Mapped, network: Network, inputs: list[Layer]) -> None:
-    first, *more = inputs
-    to.say(first.name, "mapped", f"data set {first.data_set!r} is the history of a user")
-    for layer in more:
+def _map_inputs(to: Mapped, network: Network) -> None:
+    history, further = network.history, network.further
+    inputs = network.of_kind(LayerKind.INPUT)
+    to.say(history.name, "mapped", f"data set {history.data_set!r} is the history of a user")
+    for name, layer in further.items():
         to.say(
             layer.name,
-            "differs",
-            f"data set {layer.data_set!r} becomes user attributes of the prepared data "
-            "(data.user_attributes), read by every layer that reads an input",
+            "mapped",
+            f"data set {name!r} is the user attribute {name!r}, several values a user "
+            f"(data.user_attributes), read by the layers that name it, as {OF_USER}{name}",
         )
-    if LayerFlag.SPARSE not in first.flags:
-        to.say(first.name, "differs", "a history is sparse and its items count 1, dense or not")
-    if first.dropout:
-        to.say(f"{first.name}.pDropout", "not carried", "input_dropout is Denoising.p")
-    dropped = network.denoising_p if LayerFlag.SPARSE in first.flags else 0.0
-    to.model["input_dropout"] = dropped
-    if network.denoising_p and dropped:
-        to.say("Denoising.p", "mapped", f"model.input_dropout={dropped:g}, drawn anew at each step")
-    elif network.denoising_p:
+        if is_reserved(name, "user"):
+            says = f"no user attribute may be called {name!r}; generate it with another -d"
+            to.say(f"{layer.name}.DataSet", "refused", says)
+    if len(further) + 1 < len(inputs):
+        says = "several input layers read one data set; give each layer that reads it one of them"
+        to.say("Layers", "refused", says)
+    for layer in inputs:
+        if LayerFlag.SPARSE not in layer.flags:
+            to.say(layer.name, "differs", "an input is sparse and its values count 1, dense or not")
+        if layer.dropout:
+            to.say(f"{layer.name}.pDropout", "not carried", "input_dropout is Denoising.p")
+    _map_denoising(to, network)
+
+
+def _map_denoising(to: Mapped, network: Network) -> None:
+    """DSSTNE denoises the inputs with Sparse."""
+    inputs = network.of_kind(LayerKind.INPUT)
+    noisy = [source_of(network, one.name) for one in inputs if LayerFlag.SPARSE in one.flags]
+    to.model["input_dropout"] = network.denoising_p if noisy else 0.0
+    if not network.denoising_p:
+        return
+    if not noisy:
         to.say("Denoising.p", "ignored by DSSTNE", "it is of inputs with Sparse alone")
+        return
+    says = f"model.input_dropout={network.denoising_p:g}, drawn anew at each step"
+    if network.further:
+        to.model["dropped_inputs"] = noisy
+        says += f", of {', '.join(noisy)}"
+    to.say("Denoising.p", "mapped", says)
+
+
+def source_of(network: Network, name: str) -> str:
+    """What a layer of ours reads, where one of the network reads the layer of this name."""
+    attributes = {layer.name: attribute for attribute, layer in network.further.items()}
+    if name in attributes:
+        return f"{OF_USER}{attributes[name]}"
+    if name == network.history.name:
+        return HISTORY if attributes else INPUT
+    return _plain(name)
 
 
 def _hidden(to: Mapped, network: Network, layer: Layer) -> dict[str, Any]:
@@ -103,9 +135,7 @@ def _hidden(to: Mapped, network: Network, layer: Layer) -> dict[str, Any]:
         "_target_": "deeprec.model.hidden.Hidden",
         "name": _plain(layer.name),
         "units": max(layer.units, 1),
-        "sources": list(
-            dict.fromkeys(INPUT if name in inputs else _plain(name) for name in layer.sources)
-        ),
+        "sources": list(dict.fromkeys(source_of(network, name) for name in layer.sources)),
         "activation": ACTIVATIONS.get(layer.activation, "identity"),
         **_init(layer),
         "init_bias": layer.bias_init,
@@ -254,14 +284,17 @@ def _map_norms(to: Mapped, output: Layer) -> None:
 
 
 def _map_sharing(to: Mapped, network: Network, output: Layer) -> None:
-    inputs = {layer.name for layer in network.of_kind(LayerKind.INPUT)}
     is_trained = any(weight.values is not None for weight in network.weights)
     for weight in network.weights:
         if weight.shared_with is None:
             continue
         source, target = weight.shared_with
         of_output = weight.target == output.name and weight.transposed
-        if of_output and source in inputs and output.sources == [weight.source] == [target]:
+        if (
+            of_output
+            and source == network.history.name
+            and output.sources == [weight.source] == [target]
+        ):
             to.model["tied"] = True
             to.say(f"{output.name}.SharedWeights", "mapped", "model.tied=true")
         elif is_trained:
@@ -272,8 +305,9 @@ def _map_sharing(to: Mapped, network: Network, output: Layer) -> None:
             to.say(
                 f"{weight.target}.SharedWeights",
                 "refused",
-                "only an output that shares, transposed, the weights of the input is trained; "
-                "a network file that shares others is brought over, each with a copy",
+                "only an output that shares, transposed, the weights of the history is trained: "
+                "others have tables of their own, which change inside backward; a file that "
+                "shares others is brought over, each with a copy",
             )
 
 
@@ -378,4 +412,4 @@ def _map_rest(to: Mapped, network: Network, hidden: list[Layer]) -> None:
 
 def _plain(name: str) -> str:
     """A name of a hidden layer that no input has."""
-    return f"{name}_" if name == INPUT else name
+    return f"{name}_" if name in (INPUT, HISTORY) else name.replace(OF_USER, "user_")

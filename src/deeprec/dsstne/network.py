@@ -168,6 +168,19 @@ class Network:
     def of_kind(self, kind: LayerKind) -> list[Layer]:
         return [layer for layer in self.layers if layer.kind == kind]
 
+    @property
+    def history(self) -> Layer:
+        """The input that is a user's history: of the data set of the output, or else the first."""
+        inputs = self.of_kind(LayerKind.INPUT)
+        asked = {layer.data_set for layer in self.of_kind(LayerKind.OUTPUT)}
+        return next((one for one in inputs if one.data_set and one.data_set in asked), inputs[0])
+
+    @property
+    def further(self) -> dict[str, Layer]:
+        """Every other input, by the user attribute that it is, which is called as its data set."""
+        inputs = self.of_kind(LayerKind.INPUT)
+        return {one.data_set or one.name: one for one in inputs if one is not self.history}
+
     def weight(self, source: str, target: str) -> Weight:
         return next(
             weight for weight in self.weights if (weight.source, weight.target) == (source, target)

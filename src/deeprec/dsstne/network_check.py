@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from deeprec.dsstne.network import Layer, LayerKind, LayerType, Network
-from deeprec.errors import ConfigError, DataError
+from deeprec.errors import DataError
 
 
 def check_network(network: Network, path: Path) -> None:
@@ -30,18 +30,6 @@ def check_network(network: Network, path: Path) -> None:
         for name in layer.sources:
             if name not in known or known[name].type != LayerType.CONVOLUTIONAL:
                 _check_weight(network, name, layer, path)
-
-
-def check_one_input(network: Network, source: object) -> None:
-    """Raises ConfigError for a network that reads several data sets, which have no place here."""
-    inputs = network.of_kind(LayerKind.INPUT)
-    if len(inputs) > 1:
-        read = ", ".join(repr(layer.data_set) for layer in inputs)
-        raise ConfigError(
-            f"{source}: a network with weights has one input layer here, and this one reads {read};"
-            " bring its definition by `deeprec dsstne import-network` and train it on the first as "
-            "history and the others as data.user_attributes"
-        )
 
 
 def _check_sharing(network: Network, path: Path) -> None:

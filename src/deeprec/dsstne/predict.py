@@ -4,6 +4,8 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -12,11 +14,12 @@ from torch import Tensor
 
 from deeprec import folder
 from deeprec.console import console, progress
+from deeprec.dsstne.further import Further, check_further, index_of_input
 from deeprec.dsstne.network import Activation, LayerKind, Network
 from deeprec.dsstne.network_file import read_network
 from deeprec.dsstne.output import activated
 from deeprec.dsstne.text import Samples, labels_of, looks_like_index, read_index, read_samples
-from deeprec.dsstne.weights import new_model, rows_by_label
+from deeprec.dsstne.weights import all_columns, new_model, rows_by_label
 from deeprec.errors import ConfigError, DataError
 from deeprec.model.layered import Layered
 from deeprec.model.topk import BLOCK_ITEMS, top_k_of_blocks
@@ -34,6 +37,7 @@ class Some:
     names: Sequence[str]
     items: Tensor  # int64 [N], what the samples have
     offsets: Tensor  # int64 [B + 1]
+    attributes: Mapping[str, tuple[Tensor, Tensor]]  # what they have of further inputs
     filtered: Tensor  # int64 [F], what the filter names
     filtered_offsets: Tensor  # int64 [B + 1]
     factors: Tensor  # float32 [F]
@@ -46,6 +50,7 @@ class Answers:
         network: with its weights.
         inputs: feature index of the input.
         outputs: feature index of the output.
+        attributes: by data set, feature index of each further input.
         source: where the network is from, for errors.
     """
 
@@ -54,21 +59,23 @@ class Answers:
         network: Network,
         inputs: Mapping[str, int],
         outputs: Mapping[str, int],
+        attributes: Mapping[str, Mapping[str, int]],
         source: Path,
     ) -> None:
         self.labels = labels_of(outputs, "output feature index")
         more = [label for label in inputs if label not in outputs]  # read, never recommended
         self.known = {label: i for i, label in enumerate([*self.labels, *more])}
-        self.model: Layered = new_model(
-            network, rows_by_label(list(self.known), inputs, outputs), source
-        )
-        self.inputs = inputs
+        further = {name: all_columns(network).attributes[name] for name in attributes}
+        rows = rows_by_label(list(self.known), inputs, outputs, further)
+        self.model: Layered = new_model(network, rows, source)
+        self.inputs, self.attributes = inputs, attributes
         [self.output] = network.of_kind(LayerKind.OUTPUT)
 
     @torch.no_grad()
     def best(self, some: Some, k: int, mode: FilterMode) -> tuple[Tensor, Tensor]:
         """Items int64 [B, K] of the output, -1 where a list ends, and scores float32 [B, K]."""
-        hidden_BD = self.model.encode(some.items, some.offsets, torch.zeros(0), {}).hidden_BD
+        told = some.items, some.offsets, torch.zeros(0), some.attributes
+        hidden_BD = self.model.encode(*told).hidden_BD
         if mode == "multiply":
             excluded, offsets = some.filtered[:0], torch.zeros_like(some.filtered_offsets)
         else:
@@ -124,6 +131,7 @@ def predict(
     output_index: Path,
     samples: Path,
     output: Path,
+    further: Mapping[str, Further] | None = None,
     filters: Path | None = None,
     filter_mode: FilterMode = "exclude",
     batch: int = 1024,
@@ -140,6 +148,7 @@ def predict(
         output_index: feature index of what is recommended.
         samples: text, or a folder of it.
         output: the lists.
+        further: by data set, what the network reads beside the samples, of samples of their names.
         filters: text in the form of samples: features that a sample should not be given.
         filter_mode: `exclude` leaves them out; `multiply` multiplies their scores by the value
             beside each, 0 where there is none, as DSSTNE does.
@@ -149,18 +158,26 @@ def predict(
         layer: that is asked.
 
     Raises:
-        ConfigError: a flag has no meaning, the lists would replace what is read, samples or filter
-            are an index file, or the network is not one of ours.
+        ConfigError: a flag has no meaning, an input is missing, the lists would replace what is
+            read, samples or filter are an index file, or the network is not one of ours.
         DataError: a file is not what it must be.
     """
     _check(k, batch, score_format)
-    _check_output(output, network_file, input_index, output_index, samples, filters)
+    more = further or {}
+    read = [path for one in more.values() for path in (one.index, one.samples)]
+    _check_output(output, network_file, input_index, output_index, samples, filters, *read)
     network = read_network(network_file)
     _check_names(network, name, layer)
-    answers = Answers(network, read_index(input_index), read_index(output_index), network_file)
+    check_further(network, more)
+    indices = {name: index_of_input(network, name, one.index) for name, one in more.items()}
+    answers = Answers(
+        network, read_index(input_index), read_index(output_index), indices, network_file
+    )
+    beside = {name: _samples(f"--input {name}", one.samples) for name, one in more.items()}
     asked = _samples("-r", samples)
     told = Samples() if filters is None else _samples("-f", filters)
-    for remark in (*asked.remarks(), *_of_filter(told, filter_mode)):
+    said = [asked.remarks(), *map(partial(_of_further, asked), beside, beside.values())]
+    for remark in chain(*said, _of_filter(told, filter_mode)):
         console.print(f"[yellow]note[/yellow] {remark}", soft_wrap=True)
     if not asked.rows:
         raise DataError(f"{samples}: holds no samples")
@@ -169,7 +186,7 @@ def predict(
         draft.open("w", encoding="utf-8") as file,
         progress("recommending", len(asked.rows), "samples") as advance,
     ):
-        for some in _batches(answers, asked, told, batch):
+        for some in _batches(answers, asked, beside, told, batch):
             for line in _lines(answers, some, k, filter_mode, score_format):
                 file.write(line)
             advance(len(some.names))
@@ -199,7 +216,16 @@ def _samples(flag: str, path: Path) -> Samples:
     return found
 
 
-def _batches(answers: Answers, asked: Samples, told: Samples, batch: int) -> Iterator[Some]:
+def _of_further(asked: Samples, name: str, beside: Samples) -> Iterator[str]:
+    """What a person should know of the samples of a further input."""
+    yield from (f"{name}: {one}" for one in beside.remarks())
+    if without := sum(sample not in beside.rows for sample in asked.rows):
+        yield f"{name}: {without:,} of {len(asked.rows):,} samples have no line there"
+
+
+def _batches(
+    answers: Answers, asked: Samples, beside: Mapping[str, Samples], told: Samples, batch: int
+) -> Iterator[Some]:
     names = list(asked.rows)
     for start in range(0, len(names), batch):
         some = names[start : start + batch]
@@ -216,7 +242,17 @@ def _batches(answers: Answers, asked: Samples, told: Samples, batch: int) -> Ite
             }
             filtered.append(list(known))
             factors.extend(known.values())
-        yield Some(some, *jagged(having), *jagged(filtered), torch.tensor(factors))
+        attributes = {
+            name: jagged([_values(beside[name], sample, index) for sample in some])
+            for name, index in answers.attributes.items()
+        }
+        yield Some(some, *jagged(having), attributes, *jagged(filtered), torch.tensor(factors))
+
+
+def _values(samples: Samples, sample: str, index: Mapping[str, int]) -> list[int]:
+    """The columns that a sample has of a further input, each once."""
+    features, _ = samples.rows.get(sample, ([], []))
+    return sorted({index[feature] for feature in features if feature in index})
 
 
 def _indices(
@@ -270,7 +306,7 @@ def _check_names(network: Network, name: str, layer: str) -> None:
     outputs = [one.name for one in network.of_kind(LayerKind.OUTPUT)]
     if layer not in outputs:
         raise ConfigError(f"-l must be the output layer, {', '.join(outputs)}, got {layer!r}")
-    wanted = network.of_kind(LayerKind.INPUT)[0].data_set
+    wanted = network.history.data_set
     if wanted != f"{name}_input":
         console.print(
             f"[yellow]note[/yellow] the network reads data set {wanted!r}, not {name}_input, which "

@@ -1,23 +1,73 @@
 """Data sets of DSSTNE as a prepared folder: columns are items, and examples are users."""
 
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
+from torch import Tensor
 
 from deeprec.console import console
 from deeprec.data import store
 from deeprec.data.store import Events
-from deeprec.dsstne.data_set import Attribute, DataSet, read_data_sets
-from deeprec.dsstne.network import Layer
+from deeprec.dsstne.data_set import DataSet, read_data_sets
+from deeprec.dsstne.network import Layer, LayerKind, Network
 from deeprec.errors import ConfigError, DataError, ResourceError
+from deeprec.model.layered import OF_USER
+from deeprec.model.sparse_input import HISTORY
 from deeprec.trainer.memory import available_bytes
 
 ITEM_BYTES = 100  # of an identifier, as text and in a list and a table
 KINDS = ["input", "output"]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What a network is shown and asked, as many examples in each data set, in one order."""
+
+    history: DataSet
+    output: DataSet
+    attributes: Mapping[str, DataSet] = field(default_factory=dict)  # further inputs
+
+    @property
+    def num_items(self) -> int:
+        """Columns of history and output alike, each of which is an item."""
+        return max(self.history.width, self.output.width)
+
+    def widths(self) -> dict[str, int]:
+        """The values that each user attribute can have."""
+        return {name: one.width for name, one in self.attributes.items()}
+
+
+def examples_of(network: Network, inputs: Sequence[Path], outputs: Sequence[Path]) -> Examples:
+    """The data sets that the layers of a network read, whose widths the layers then have.
+
+    Args:
+        network: with one output.
+        inputs: data set files, which have those of all input layers.
+        outputs: data set files, which have that of the output layer.
+
+    Raises:
+        ConfigError: a file lacks a data set, or one is not as wide as its layer.
+        DataError: one is no such file, or they do not hold as many examples.
+        ResourceError: memory does not suffice for a catalog of their width.
+    """
+
+    def of(layer: Layer, paths: Sequence[Path]) -> DataSet:
+        found = data_set_of(layer.data_set, *paths)
+        check_width(layer, found)
+        layer.extents = found.extents
+        return found
+
+    [output] = network.of_kind(LayerKind.OUTPUT)
+    history, asked = of(network.history, inputs), of(output, outputs)
+    attributes = {name: of(layer, inputs) for name, layer in network.further.items()}
+    for one in (asked, *attributes.values()):
+        check_same_examples(history, one)
+    return Examples(history, asked, attributes)
 
 
 def data_set_of(name: str, *paths: Path) -> DataSet:
@@ -71,45 +121,46 @@ def _check_room(path: Path, data_set: DataSet) -> None:
         )
 
 
-def prepare_data(path: Path, inputs: DataSet, outputs: DataSet, *, weigh: bool) -> str:
-    """Writes the prepared folder of two data sets, every example of which is trained on.
+def prepare_data(path: Path, examples: Examples, *, weigh: bool) -> str:
+    """Writes the prepared folder of data sets, every example of which is trained on.
 
-    Item i is column i: of the input in what is shown, of the output in what is asked.
+    Item i is column i: of the history in what is shown, of the output in what is asked. A further
+    input is a user attribute of lists, value i of which is column i.
 
     Args:
         path: of the folder.
-        inputs: what is shown.
-        outputs: what is asked.
+        examples: what is shown and asked.
         weigh: whether values of the output are kept, to weigh its targets.
 
     Returns:
         The choice of `target` that learns the output from the input.
-
-    Raises:
-        DataError: they do not hold the same examples.
     """
-    check_same_examples(inputs, outputs)
-    for one in (inputs, outputs):
-        _say_what_is_lost(one, read=weigh and one is outputs, shown=one is inputs)
+    inputs, outputs = examples.history, examples.output
+    for one in (inputs, *examples.attributes.values(), outputs):
+        _say_what_is_lost(one, read=weigh and one is outputs, shown=one is not outputs)
     shown, asked = (distinct(one) for one in (inputs, outputs))
     same = not weigh and all(np.array_equal(one, other) for one, other in zip(shown, asked))
     events = _events(shown) if same else _of_both(shown, asked, outputs if weigh else None)
-    num_items = max(inputs.width, outputs.width)
+    num_items = examples.num_items
     store.write(
         path,
         items=pa.table(
             {
-                "item_id": [str(i) for i in range(num_items)],
+                "item_id": _names(num_items),
                 "popularity": np.bincount(asked[1], minlength=num_items),
             }
         ),
-        users=_users(inputs.num_examples, outputs.example_weights),
-        vocabularies={},
+        users=_users(examples),
+        vocabularies={name: _names(width) for name, width in examples.widths().items()},
         parts={"train": [events], **{part: [_nothing(events)] for part in store.PARTS[1:]}},
         contract={},
         manifest=_manifest(same),
     )
     return "reconstruct" if same else "by_kind"
+
+
+def _names(width: int) -> list[str]:
+    return [str(column) for column in range(width)]
 
 
 def distinct(data_set: DataSet) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -119,6 +170,12 @@ def distinct(data_set: DataSet) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.i
     keys = np.unique(rows * data_set.width + columns)
     counts = np.bincount(keys // data_set.width, minlength=data_set.num_examples)
     return np.concatenate([[0], np.cumsum(counts)]), keys % data_set.width
+
+
+def rows_of_examples(data_set: DataSet) -> tuple[Tensor, Tensor]:
+    """The columns of every example as models take the values of an attribute."""
+    offsets, columns = distinct(data_set)
+    return torch.from_numpy(columns), torch.from_numpy(offsets)
 
 
 def _events(rows: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]) -> Events:
@@ -154,17 +211,38 @@ def _nothing(like: Events) -> Events:
     return Events(np.zeros(like.num_users + 1, np.int64), **empty)
 
 
-def _users(count: int, weights: npt.NDArray[np.float32] | None) -> pa.Table:
+def _users(examples: Examples) -> pa.Table:
+    count, weights = examples.output.num_examples, examples.output.example_weights
     nobody = np.zeros(count, np.int64)
     return pa.table(
         {
             **({} if weights is None else {store.WEIGHT: weights}),
-            "user_id": [str(i) for i in range(count)],
+            **{f"{store.INPUT_WEIGHT}{name}": one for name, one in input_weights(examples).items()},
+            "user_id": _names(count),
             "role": ["all"] * count,
+            **{name: _lists(one) for name, one in examples.attributes.items()},
             "validation_unknown": nobody,
             "holdout_unknown": nobody,
         }
     )
+
+
+def input_weights(examples: Examples) -> dict[str, npt.NDArray[np.float32]]:
+    """By input, what each example of it counts, where that is said."""
+    further = {f"{OF_USER}{name}": one for name, one in examples.attributes.items()}
+    inputs = {HISTORY: examples.history, **further}
+    return {
+        name: weights
+        for name, one in inputs.items()
+        if (weights := one.example_weights) is not None
+    }
+
+
+def _lists(data_set: DataSet) -> pa.Array:
+    """The columns of each example, as the values of an attribute."""
+    offsets, columns = distinct(data_set)
+    texts = pa.array(_names(data_set.width), pa.large_string()).take(pa.array(columns))
+    return pa.LargeListArray.from_arrays(pa.array(offsets), texts)
 
 
 def _manifest(same: bool) -> dict[str, object]:
@@ -177,14 +255,24 @@ def _manifest(same: bool) -> dict[str, object]:
     }
 
 
+def _are_alike(offsets: npt.NDArray[np.int64], columns: npt.NDArray[np.int64]) -> bool:
+    """Whether several examples all have the same columns."""
+    lengths = np.diff(offsets)
+    if len(lengths) < 2 or lengths[0] == 0 or np.any(lengths != lengths[0]):
+        return False
+    rows = columns.reshape(len(lengths), -1)
+    return bool((rows == rows[0]).all())
+
+
 def _say_what_is_lost(data_set: DataSet, *, read: bool, shown: bool) -> None:
     lost = []
     _, columns, values = data_set.rows()
+    offsets, once = distinct(data_set)
     if not read and not np.all(values == 1.0):
         lost.append("values other than 1 count as 1")
-    if shown and Attribute.WEIGHTED in data_set.attributes:
-        lost.append("weights of examples are read of the output alone, where they weigh the loss")
-    if len(columns) > len(distinct(data_set)[1]):
+        if shown and _are_alike(offsets, once):
+            lost.append("so all examples have the same, and nothing is learned of it")
+    if len(columns) > len(once):
         lost.append("a column that stands twice in an example counts once")
     for one in lost:
         console.print(f"[yellow]note[/yellow] data set {data_set.name!r}: {one}", soft_wrap=True)

@@ -13,11 +13,10 @@ from deeprec.dsstne.definition import read_definition
 from deeprec.dsstne.mapped import Mapped
 from deeprec.dsstne.mapping import mapped
 from deeprec.dsstne.network import LayerKind, Network
-from deeprec.dsstne.network_check import check_one_input
 from deeprec.dsstne.network_file import write_network
 from deeprec.dsstne.remark import refuse, show
 from deeprec.dsstne.target_values import read_values
-from deeprec.dsstne.train_data import check_width, data_set_of, prepare_data
+from deeprec.dsstne.train_data import examples_of, prepare_data
 from deeprec.dsstne.weights import all_columns, take
 from deeprec.errors import ConfigError
 from deeprec.model.layered import Layered
@@ -119,7 +118,7 @@ def train_network(
 
     Args:
         definition: JSON.
-        inputs: data set files, one of which has the data set of the input layer.
+        inputs: data set files, which have the data sets of the input layers.
         outputs: likewise of the output layer.
         network_file: a new file; NAME.run and NAME.prepared are put beside it.
         steps: how.
@@ -132,19 +131,14 @@ def train_network(
         if path.exists():
             raise ConfigError(f"{path} is there already; name another network, or move it away")
     network, to = _read(definition)
-    layers = [network.of_kind(kind)[0] for kind in (LayerKind.INPUT, LayerKind.OUTPUT)]
-    data = [
-        data_set_of(layer.data_set, *paths)
-        for paths, layer in zip((inputs, outputs), layers, strict=True)
-    ]
-    for layer, one in zip(layers, data, strict=True):
-        check_width(layer, one)
-        layer.extents = one.extents
+    examples = examples_of(network, inputs, outputs)
     prepared = network_file.with_suffix(".prepared")
-    weigh = read_values(to, network, layers[1], data[1])
-    target = [f"target={prepare_data(prepared, data[0], data[1], weigh=weigh)}"]
+    [output] = network.of_kind(LayerKind.OUTPUT)
+    weigh = read_values(to, network, output, examples.output)
+    target = [f"target={prepare_data(prepared, examples, weigh=weigh)}"]
     target += ["target.weigh=true"] if weigh else []
-    run = train(_config(to, steps, target, prepared, network_file.with_suffix(".run")))
+    told = _config(to, steps, target, prepared, network_file.with_suffix(".run"))
+    run = train(told, says_next=False)
     _write(network, run, network_file)
 
 
@@ -155,7 +149,6 @@ def _read(definition: Path) -> tuple[Network, Mapped]:
     remarks = [*remarks, *to.remarks]
     show(one for one in remarks if one.outcome not in ("mapped", "ignored by DSSTNE"))
     refuse(definition, remarks)
-    check_one_input(network, definition)
     return network, to
 
 

@@ -17,10 +17,15 @@ from deeprec.dsstne.definition import read_definition
 from deeprec.dsstne.mapped import Mapped
 from deeprec.dsstne.mapping import mapped
 from deeprec.dsstne.network import LayerKind
-from deeprec.dsstne.network_check import check_one_input
 from deeprec.dsstne.remark import refuse
 from deeprec.dsstne.target_values import read_values
-from deeprec.dsstne.train_data import data_set_of, distinct, last_values
+from deeprec.dsstne.train_data import (
+    Examples,
+    distinct,
+    examples_of,
+    input_weights,
+    last_values,
+)
 from deeprec.errors import NonFiniteError
 from deeprec.model.hidden import Hidden
 from deeprec.model.layered import Layered
@@ -58,7 +63,7 @@ def validate(
 
     Args:
         definition: JSON.
-        inputs: data set files, one of which has the data set of the input layer.
+        inputs: data set files, which have the data sets of the input layers.
         outputs: likewise of the output layer.
         examples: so many, the first ones.
         seed: of the weights, and of which of them are looked at.
@@ -70,19 +75,18 @@ def validate(
     network, remarks = read_definition(definition)
     to = Mapped() if any(one.outcome == "refused" for one in remarks) else mapped(network)
     refuse(definition, [*remarks, *to.remarks])
-    check_one_input(network, definition)
-    layers = [network.of_kind(kind)[0] for kind in (LayerKind.INPUT, LayerKind.OUTPUT)]
-    data = [data_set_of(layer.data_set, *paths) for paths, layer in zip((inputs, outputs), layers)]
-    weigh = read_values(to, network, layers[1], data[1])
+    data = examples_of(network, inputs, outputs)
+    [output] = network.of_kind(LayerKind.OUTPUT)
+    weigh = read_values(to, network, output, data.output)
     torch.manual_seed(seed)
-    model = _model(to, max(one.width for one in data)).double()
+    model = _model(to, data).double()
     told = config.compose(
         "train", [f"loss={to.choices['loss']}", "prepared=known", "output_dir=known"]
     )
     assert isinstance(told, config.TrainConfig)
     assert told.loss is not None
     loss = instantiate({**told.loss, **to.loss})
-    arranged = _arranged(model, data[0], data[1], examples, weigh=weigh)
+    arranged = _arranged(model, data, examples, weigh=weigh)
     found = differences(model, loss, arranged, seed)
     for one in found:
         console.print(f"{one.name:<40} {one.largest:.2e} {'ok' if one.is_right else 'wrong'}")
@@ -141,37 +145,40 @@ def _loss(model: Layered, loss: nn.Module, arranged: Arranged) -> Tensor:
     return torch.stack(parts).sum()
 
 
-def _model(to: Mapped, num_items: int) -> Layered:
+def _model(to: Mapped, data: Examples) -> Layered:
     """The model, with nothing dropped."""
     layers = [Hidden(**{**_plain(part), "dropout": 0.0}) for part in to.model["layers"]]
     settings = {**to.model, "layers": layers, "input_dropout": 0.0}
-    return Layered(num_items, **{"output_bias": 0.0, **settings})
+    given = {"output_bias": 0.0, **settings, "fields": data.widths()}
+    return Layered(data.num_items, **given)
 
 
 def _plain(part: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in part.items() if name != "_target_"}
 
 
-def _arranged(
-    model: Layered, inputs: DataSet, outputs: DataSet, examples: int, *, weigh: bool
-) -> Arranged:
+def _arranged(model: Layered, data: Examples, examples: int, *, weigh: bool) -> Arranged:
     """The first examples, their weights in float64."""
-    rows = []
-    for data_set in (inputs, outputs):
-        offsets, columns = distinct(data_set)
-        offsets = offsets[: examples + 1]
-        columns = columns[: offsets[-1]]
-        rows.append(Jagged(torch.from_numpy(columns), torch.from_numpy(offsets)))
-    count = len(rows[0].offsets) - 1
+    target, history = _first(data.output, examples), _first(data.history, examples)
+    attributes = {name: _first(one, examples) for name, one in data.attributes.items()}
+    count = len(target.offsets) - 1
     if weigh:
-        values = last_values(outputs)[: len(rows[1].values)]
-        rows[1].weights = torch.from_numpy(values).double()
-    batch = Batch(torch.arange(count), rows[0], None, {}, rows[1])
+        values = last_values(data.output)[: len(target.values)]
+        target.weights = torch.from_numpy(values).double()
+    weights = {name: torch.from_numpy(one[:count]) for name, one in input_weights(data).items()}
+    batch = Batch(torch.arange(count), history, None, attributes, target, input_weights=weights)
     arranged = model.arrange(batch, torch.Generator())
-    if (weights := outputs.example_weights) is not None:
-        arranged.asked[0].user_weights = torch.from_numpy(weights[:count]).double()
+    if (of_users := data.output.example_weights) is not None:
+        arranged.asked[0].user_weights = torch.from_numpy(of_users[:count]).double()
     arranged.fields = {
         name: replace(one, weights=None if one.weights is None else one.weights.double())
         for name, one in arranged.fields.items()
     }
     return arranged
+
+
+def _first(data_set: DataSet, examples: int) -> Jagged:
+    """The columns of the first examples."""
+    offsets, columns = distinct(data_set)
+    offsets = offsets[: examples + 1]
+    return Jagged(torch.from_numpy(columns[: offsets[-1]]), torch.from_numpy(offsets))

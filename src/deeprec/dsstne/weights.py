@@ -3,8 +3,8 @@
 A column of a data set is a row of our tables: which, the index files and the catalog say.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from deeprec.dsstne.mapping import mapped
 from deeprec.dsstne.network import BatchNorm, Floats, Layer, LayerKind, Network, Weight
-from deeprec.dsstne.network_check import check_one_input
 from deeprec.dsstne.remark import Remark, refuse
 from deeprec.errors import DataError
+from deeprec.model.attribute_field import field_of
 from deeprec.model.hidden import HiddenLayer
 from deeprec.model.layered import Layered
 from deeprec.model.pooled import PooledLayer
@@ -33,40 +33,56 @@ class Rows:
     Args:
         inputs: int64 [V], column of the input data set; -1: the network never saw the item.
         outputs: int64 [V], column of the output data set; -1: it is never recommended.
+        attributes: by user attribute that is a further input, int64, column of its data set of each
+            value; -1: the network never saw it.
     """
 
     inputs: Columns
     outputs: Columns
+    attributes: Mapping[str, Columns] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.inputs)
 
 
-def rows_by_label(labels: list[str], inputs: Mapping[str, int], outputs: Mapping[str, int]) -> Rows:
+def rows_by_label(
+    labels: Sequence[str],
+    inputs: Mapping[str, int],
+    outputs: Mapping[str, int],
+    attributes: Mapping[str, Columns] | None = None,
+) -> Rows:
     """The columns of these items by two index files.
 
     Raises:
         DataError: the index files know none of them.
     """
-    rows = Rows(
-        np.array([inputs.get(label, -1) for label in labels], np.int64),
-        np.array([outputs.get(label, -1) for label in labels], np.int64),
-    )
-    for name, columns in (("input", rows.inputs), ("output", rows.outputs)):
-        if len(columns) and int(columns.max()) < 0:
-            raise DataError(
-                f"none of {len(labels):,} items is in the {name} index; are these the index files "
-                "of the network?"
-            )
-    return rows
+    found = [
+        columns_of(labels, index, f"none of {len(labels):,} items is in the {name} index")
+        for name, index in (("input", inputs), ("output", outputs))
+    ]
+    return Rows(found[0], found[1], attributes or {})
+
+
+def columns_of(labels: Sequence[str], index: Mapping[str, int], otherwise: str) -> Columns:
+    """int64, the column of each label, -1 where the index has none.
+
+    Raises:
+        DataError: it has none of them; `otherwise` says so.
+    """
+    columns = np.array([index.get(label, -1) for label in labels], np.int64)
+    if len(columns) and int(columns.max()) < 0:
+        raise DataError(f"{otherwise}; are these the index files of the network?")
+    return columns
 
 
 def all_columns(network: Network) -> Rows:
     """An item for each column, of a network whose columns nobody has named."""
-    widths = [network.of_kind(kind)[0].units for kind in (LayerKind.INPUT, LayerKind.OUTPUT)]
+    [output] = network.of_kind(LayerKind.OUTPUT)
+    widths = network.history.units, output.units
     columns = np.arange(max(widths))
     inputs, outputs = (np.where(columns < width, columns, -1) for width in widths)
-    return Rows(inputs, outputs)
+    further = {name: np.arange(layer.units) for name, layer in network.further.items()}
+    return Rows(inputs, outputs, further)
 
 
 def model_part(network: Network, source: object) -> tuple[dict[str, Any], list[Remark]]:
@@ -77,7 +93,6 @@ def model_part(network: Network, source: object) -> tuple[dict[str, Any], list[R
     """
     to = mapped(network)
     refuse(source, to.remarks)
-    check_one_input(network, source)
     part = {"_target_": "deeprec.model.layered.Layered", "_partial_": True, **to.model}
     part.setdefault("output_bias", 0.0)  # every bias is in the file
     return part, to.remarks
@@ -90,7 +105,8 @@ def new_model(network: Network, rows: Rows, source: object) -> Layered:
         ConfigError: as `model_part`.
     """
     part, _ = model_part(network, source)
-    model = instantiate(part, num_items=len(rows))
+    fields = {name: len(columns) for name, columns in rows.attributes.items()}
+    model = instantiate(part, num_items=len(rows), fields=fields)
     assert isinstance(model, Layered)
     put(network, rows, model)
     return model.eval()
@@ -100,20 +116,21 @@ def new_model(network: Network, rows: Rows, source: object) -> Layered:
 def put(network: Network, rows: Rows, model: nn.Module) -> None:
     """Copies the weights of a network into the model that its settings made."""
     assert isinstance(model, Layered)
-    [source] = network.of_kind(LayerKind.INPUT)
     [output] = network.of_kind(LayerKind.OUTPUT)
-    hidden = network.of_kind(LayerKind.HIDDEN)
-    readers = [layer for layer in hidden if source.name in layer.sources]
-    if not model.tied:
-        for layer, inputs in zip(readers, model.inputs, strict=True):
-            assert isinstance(inputs, SparseInput)
-            matrix = network.matrix(network.weight(source.name, layer.name))
-            inputs.tables[HISTORY].copy_(_gathered(matrix, rows.inputs, 0.0))
+    hidden, known = network.of_kind(LayerKind.HIDDEN), _inputs(network, rows)
+    readers = [layer for layer in hidden if known.keys() & {*layer.sources}]
+    for layer, inputs in zip(readers, model.inputs, strict=True):
+        assert isinstance(inputs, SparseInput)
+        for name in known.keys() & {*layer.sources}:
+            if known[name].field not in inputs.borrowed:
+                matrix = network.matrix(network.weight(name, layer.name))
+                table = inputs.tables[known[name].field]
+                table.copy_(_gathered(matrix, known[name].columns, 0.0))
     for layer, held in zip(hidden, model.layers, strict=True):
         if isinstance(held, PooledLayer):
             continue
         assert isinstance(held, HiddenLayer)
-        _put_layer(network, layer, held, source.name)
+        _put_layer(network, layer, held, known)
     matrices = [network.matrix(network.weight(name, output.name)) for name in output.sources]
     bias = _bias(network, output)
     model.item_weight.copy_(_gathered(np.concatenate(matrices).T, rows.outputs, 0.0))
@@ -126,8 +143,8 @@ def take(network: Network, rows: Rows, model: nn.Module) -> None:
     Columns of the output that no item has get a score below any other.
     """
     assert isinstance(model, Layered)
-    [source] = network.of_kind(LayerKind.INPUT)
     [output] = network.of_kind(LayerKind.OUTPUT)
+    known = _inputs(network, rows)
     shared = {weight.target: weight for weight in network.weights if weight.shared_with}
     network.weights = []
     tables = iter(model.inputs)
@@ -135,13 +152,16 @@ def take(network: Network, rows: Rows, model: nn.Module) -> None:
         if isinstance(held, PooledLayer):
             continue
         assert isinstance(held, HiddenLayer)
-        names = [name for name in layer.sources if name != source.name]
+        names = [name for name in layer.sources if name not in known]
         blocks = iter(_blocks(held, [network.layer(name).units for name in names]))
+        inputs = next(tables) if held.reads >= 0 else None
         for name in layer.sources:
-            if name != source.name:
+            if inputs is None or name not in known:
                 values = next(blocks)
             else:
-                values = _scattered(_table(model, next(tables)), rows.inputs, source.units, 0.0)
+                table = _table(model, inputs, known[name].field)
+                width = network.layer(name).units
+                values = _scattered(table, known[name].columns, width, 0.0)
             bias = array(held.bias) if name == layer.sources[0] else np.zeros_like(held.bias.data)
             weight = Weight(name, layer.name, np.asarray(bias), values, norm=layer.weight_norm)
             network.weights.append(weight)
@@ -169,9 +189,26 @@ def _blocks(held: HiddenLayer, widths: list[int]) -> list[Floats]:
     return list(np.split(array(held.from_layers.weight).T, np.cumsum(widths)[:-1]))
 
 
-def _table(model: Layered, inputs: nn.Module) -> Floats:
+@dataclass(frozen=True)
+class _Input:
+    """An input layer as ours: the sparse field that it is, and the column of each of its rows."""
+
+    field: str
+    columns: Columns
+
+
+def _inputs(network: Network, rows: Rows) -> dict[str, _Input]:
+    """The input layers, by name."""
+    further = {
+        layer.name: _Input(field_of(name), rows.attributes[name])
+        for name, layer in network.further.items()
+    }
+    return {network.history.name: _Input(HISTORY, rows.inputs), **further}
+
+
+def _table(model: Layered, inputs: nn.Module, name: str) -> Floats:
     assert isinstance(inputs, SparseInput)
-    return array(model.item_weight if model.tied else inputs.tables[HISTORY])
+    return array(model.item_weight if name in inputs.borrowed else inputs.tables[name])
 
 
 def _take_norm(layer: Layer, held: HiddenLayer) -> None:
@@ -196,9 +233,9 @@ def _scattered(table: Floats, columns: Columns, width: int, absent: float) -> Fl
     return found
 
 
-def _put_layer(network: Network, layer: Layer, held: HiddenLayer, source: str) -> None:
+def _put_layer(network: Network, layer: Layer, held: HiddenLayer, inputs: Container[str]) -> None:
     held.bias.copy_(torch.from_numpy(_bias(network, layer)))
-    names = [name for name in dict.fromkeys(layer.sources) if name != source]
+    names = [name for name in dict.fromkeys(layer.sources) if name not in inputs]
     if names:
         matrices = [network.matrix(network.weight(name, layer.name)) for name in names]
         assert isinstance(held.from_layers, nn.Linear)

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from deeprec.batch import Batch
 from deeprec.data.store import SECONDS_PER_DAY, PartName, Prepared
+from deeprec.data.vocabulary import holds_lists
 from deeprec.errors import ConfigError, did_you_mean
 
 IntArray = npt.NDArray[np.int64]
@@ -176,6 +177,11 @@ def _bands(table: pa.Table, name: str, asked: str) -> tuple[IntArray, list[str]]
         raise ConfigError(
             f"slices: {asked}: there is no such attribute; {did_you_mean(name, attributes)}"
         )
+    if holds_lists(table[name].type):
+        raise ConfigError(
+            f"slices: {asked}: a user or item has several values of it, and a slice has each once; "
+            "leave it out"
+        )
     values = table[name].combine_chunks().cast(pa.string())
     counts = pc.value_counts(values.drop_null())
     ranked = sorted(counts.to_pylist(), key=lambda one: (-one["counts"], one["values"]))
@@ -194,4 +200,4 @@ def _bands(table: pa.Table, name: str, asked: str) -> tuple[IntArray, list[str]]
 def attribute_names(table: pa.Table) -> list[str]:
     """The columns of users or items that are attributes."""
     own = {"user_id", "item_id", "role", "popularity", "validation_unknown", "holdout_unknown"}
-    return [name for name in table.column_names if name not in own]
+    return [name for name in table.column_names if name not in own and not name.startswith("_")]

@@ -94,27 +94,44 @@ class TwoBags(nn.Module):
         return of_quotients_BH + of_remainders_BH
 
 
+class Unread(nn.Module):
+    """Nothing, in the place of the rows of a table that is not read."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+
+    def forward(self, values_N: Tensor, offsets_B1: Tensor, weights_N: Tensor) -> Tensor:
+        return torch.zeros([offsets_B1.shape[0] - 1, self.width], device=weights_N.device)
+
+
 class Bags(nn.Module):
     """What a served model reads of users: their histories and attributes, summed.
 
     Args:
-        history: the table of the history.
-        tables: those of the attributes, by sparse field.
+        history: the table of the history; None: it is not read.
+        tables: those of the attributes that are read, by sparse field.
         attributes: in the order of the model's fields.
         divisors: of attributes of two tables.
     """
 
     def __init__(
         self,
-        history: nn.Parameter,
+        history: nn.Parameter | None,
         tables: nn.ParameterDict,
         attributes: Iterable[str],
         divisors: Mapping[str, int],
     ) -> None:
         super().__init__()
-        self.history = Bag(history)
+        width = next(table.shape[1] for table in (history, *tables.values()) if table is not None)
+        self.history: nn.Module = Unread(width) if history is None else Bag(history)
         self.attributes = nn.ModuleList(
-            [attribute_bag(tables, name, divisors.get(name)) for name in attributes]
+            [
+                attribute_bag(tables, name, divisors.get(name))
+                if name in divisors or field_of(name) in tables
+                else Unread(width)
+                for name in attributes
+            ]
         )
 
     def forward(

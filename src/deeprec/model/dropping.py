@@ -19,11 +19,11 @@ def divide(rows: Jagged, share: float, draw: torch.Generator) -> tuple[Jagged, J
 def _only(rows: Jagged, chosen: Tensor) -> Jagged:
     """The chosen values, by their places: to select with a mask takes longer."""
     places = torch.nonzero(chosen).squeeze(1)
-    assert rows.weights is not None
+    weights = torch.ones(len(rows.values)) if rows.weights is None else rows.weights
     return Jagged(
         rows.values.index_select(0, places),
         torch.searchsorted(places, rows.offsets),
-        rows.weights.index_select(0, places),
+        weights.index_select(0, places),
     )
 
 

@@ -26,9 +26,10 @@ class Hidden:
     Args:
         name: by which other layers read it.
         units: of it.
-        sources: layers that it reads: earlier ones by name, or `input`, the summed embeddings of
-            the sparse input, which has tables of its own for each layer that reads it. None: the
-            layer before; of the first layer, the input.
+        sources: what it reads: earlier layers by name, or the summed embeddings of inputs, which
+            have tables of their own for each layer that reads them: `history`, `user:NAME` of a
+            user attribute, or `input`, all of these. None: the layer before; of the first layer,
+            `input`.
         skips: earlier layers of as many units, whose activations are added to what it reads.
         activation: after it.
         slope: of a leaky_relu below 0.

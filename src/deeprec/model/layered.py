@@ -12,10 +12,20 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from deeprec.batch import Arranged, Batch, Encoded, Jagged, Penalty, Task, with_transposition
+from deeprec.batch import (
+    Arranged,
+    Batch,
+    Encoded,
+    Jagged,
+    Penalty,
+    Task,
+    multiplied,
+    with_transposition,
+)
+from deeprec.errors import did_you_mean
 from deeprec.model import autoencoder
 from deeprec.model.as_dsstne import LayerAsDsstne
-from deeprec.model.attribute_field import Bags, attribute_fields, attribute_tables
+from deeprec.model.attribute_field import Bags, attribute_fields, attribute_tables, field_of
 from deeprec.model.dropping import check_share, divide
 from deeprec.model.hidden import Hidden, HiddenLayer, divergence
 from deeprec.model.history import (
@@ -32,6 +42,7 @@ from deeprec.model.sparse_input import HISTORY, Backend, SparseInput
 from deeprec.model.user_input import asked_without_repeats
 
 INPUT = "input"
+OF_USER = "user:"  # before the name of a user attribute, where one is a source
 ONE_LAYER = (Hidden(name="hidden", units=128),)
 
 
@@ -51,8 +62,9 @@ class Layered(nn.Module):
         fade_days: as of `Autoencoder`.
         normalize: as of `Autoencoder`.
         input_dropout: as of `Autoencoder`.
+        dropped_inputs: of which inputs values are dropped, by name as in `sources` of a layer.
         tied: one table for the items of a history and for the catalog, where one layer alone reads
-            the input and has D units.
+            the history and has D units.
         input_init: where the input tables start, see `deeprec.model.initial.fill`; None: as the
             layer that reads them.
         input_init_scale: of that; None: as the layer.
@@ -86,6 +98,7 @@ class Layered(nn.Module):
         fade_days: float = 90.0,
         normalize: bool = False,
         input_dropout: float = 0.0,
+        dropped_inputs: Sequence[str] = (HISTORY,),
         tied: bool = False,
         input_init: Init | None = None,
         input_init_scale: float | None = None,
@@ -102,29 +115,26 @@ class Layered(nn.Module):
         as_dsstne = compatibility == "dsstne"
         if as_dsstne:
             layers = [_as_dsstne(layer) for layer in layers]
-        plan = _Plan(layers, output_sources)
-        self.num_items, self.fields = num_items, dict(fields or {})
+        self.num_items = num_items
+        self.fields = _stand_ins(layers) if fields is None else dict(fields)
+        self.fields_of_inputs = known = _fields_of_inputs(self.fields)
+        plan = _Plan(layers, output_sources, known)
         self.history_weighting, self.fade_days = history_weighting, fade_days
         self.normalize, self.input_dropout, self.tied = normalize, input_dropout, tied
+        self.dropped = _named(known, "dropped_inputs", dropped_inputs)
         self.parts, self.output = tuple(layers), plan.output
         width = sum(layers[i].units for i in self.output)
-        readers = [layers[i] for i in plan.readers]
-        _check_tied(tied, readers, width)
-        tables = attribute_tables(self.fields, {})
-        self.inputs = nn.ModuleList(
-            SparseInput(
-                tables if tied else {HISTORY: num_items, **tables},
-                reader.units,
-                borrowed=[HISTORY] if tied else [],
-                backend=table_backend,
-            )
-            for reader in readers
-        )
-        for reader, inputs in zip(readers, self.inputs):
-            assert isinstance(inputs, SparseInput)
-            _start(inputs, reader, input_init, input_init_scale)
+        _check_tied(tied, plan, width)
+        tables = {HISTORY: num_items, **attribute_tables(self.fields, {})}
+        self.inputs = nn.ModuleList()
+        for i in plan.readers:
+            borrowed = [HISTORY] if tied and HISTORY in plan.shown[i] else []
+            own = {name: tables[name] for name in plan.shown[i] if name not in borrowed}
+            inputs = SparseInput(own, layers[i].units, borrowed=borrowed, backend=table_backend)
+            _start(inputs, layers[i], input_init, input_init_scale)
+            self.inputs.append(inputs)
         denoising = input_dropout if as_dsstne else None
-        self.layers = nn.ModuleList(plan.new_layers(denoising))
+        self.layers = nn.ModuleList(plan.new_layers(denoising, self.dropped))
         self.item_weight = nn.Parameter(torch.empty(num_items, width))
         if as_dsstne and output_init == "selu":
             output_init = "selu_narrow"
@@ -153,10 +163,12 @@ class Layered(nn.Module):
         items = batch.history
         known = {name: batch.attributes[name] for name in self.fields}
         fields = self._shown(items.values, items.offsets, batch.known_ages, known)
-        kept, _ = divide(fields[HISTORY], self.input_dropout, draw)
-        fields = {
-            name: with_transposition(rows) for name, rows in {**fields, HISTORY: kept}.items()
-        }
+        for source, weights_B in batch.input_weights.items():
+            for name in self.fields_of_inputs[source]:
+                fields[name] = multiplied(fields[name], weights_B)
+        for name in self.dropped:
+            fields[name], _ = divide(fields[name], self.input_dropout, draw)
+        fields = {name: with_transposition(rows) for name, rows in fields.items()}
         return Arranged(batch.num_users, fields, [asked_without_repeats(batch)])
 
     def tasks(self, arranged: Arranged) -> list[Task | Penalty]:
@@ -220,7 +232,8 @@ class ServingEncoder(nn.Module):
         self.bags = nn.ModuleList()
         for inputs in model.inputs:
             assert isinstance(inputs, SparseInput)
-            history = model.item_weight if model.tied else inputs.tables[HISTORY]
+            own = inputs.tables.get(HISTORY)
+            history = model.item_weight if inputs.borrowed else own
             self.bags.append(Bags(history, inputs.tables, model.fields, {}))
         self.layers = model.layers
 
@@ -249,20 +262,26 @@ class ServingEncoder(nn.Module):
 class _Plan:
     """Which layer reads which, by their places."""
 
-    def __init__(self, layers: Sequence[Hidden], output_sources: Sequence[str] | None) -> None:
+    def __init__(
+        self,
+        layers: Sequence[Hidden],
+        output_sources: Sequence[str] | None,
+        inputs: Mapping[str, Sequence[str]],
+    ) -> None:
         if not layers:
             raise ValueError("layers must be one or more, got none")
-        self.layers = layers
+        self.layers, self.inputs = layers, inputs
         places: dict[str, int] = {}
-        self.sources: list[list[int]] = []  # of each layer; -1 is the input
+        self.sources: list[list[int]] = []  # of each layer; -1 is an input
+        self.shown: list[list[str]] = []  # the sparse fields that each reads, in order
         self.skips: list[list[int]] = []
         for i, layer in enumerate(layers):
-            if layer.name in places or layer.name == INPUT:
-                raise ValueError(f"layers: the name {layer.name!r} is taken")
+            _check_name(layer.name, places)
             read = layer.sources
             if read is None:
                 read = (layers[i - 1].name,) if i else (INPUT,)
-            self.sources.append(_places({**places, INPUT: -1}, layer.name, read))
+            self.sources.append(_places({**places, **dict.fromkeys(inputs, -1)}, layer.name, read))
+            self.shown.append(_read_once(layer.name, read, inputs))
             self.skips.append(_places(places, layer.name, layer.skips))
             if layer.pooling != "none":
                 self._check_pooled(i, layer)
@@ -289,7 +308,7 @@ class _Plan:
                 f"sources, got {layer.units}"
             )
 
-    def new_layers(self, denoising: float | None) -> list[nn.Module]:
+    def new_layers(self, denoising: float | None, dropped: Sequence[str]) -> list[nn.Module]:
         """The layers; with `denoising`, as DSSTNE has them."""
         found: list[nn.Module] = []
         for i, layer in enumerate(self.layers):
@@ -299,9 +318,10 @@ class _Plan:
                 continue
             make: Callable[..., HiddenLayer] = HiddenLayer
             if denoising is not None:
-                before = self.sources[i][: self.sources[i].index(-1)] if i in self.readers else []
+                noise = denoising if denoising and self._denoised(i, dropped) else 0.0
+                before = self.sources[i][: self.sources[i].index(-1)] if noise else []
                 units = sum(self.layers[j].units for j in before)
-                make = partial(LayerAsDsstne, denoising=denoising, before_input=units)
+                make = partial(LayerAsDsstne, denoising=noise, before_input=units)
             found.append(
                 make(
                     layer,
@@ -312,6 +332,60 @@ class _Plan:
                 )
             )
         return found
+
+    def _denoised(self, i: int, dropped: Sequence[str]) -> bool:
+        """Whether a layer reads an input with dropped values; it must be the first of its inputs.
+
+        What comes before such an input is multiplied too, and inputs are read as one sum.
+        """
+        of_layer = [name for name in self.shown[i] if name in dropped]
+        if of_layer and (len(of_layer) > 1 or of_layer[0] != self.shown[i][0]):
+            raise ValueError(
+                f"layers: {self.layers[i].name!r} reads several inputs, of which DSSTNE's "
+                "denoising multiplies those before one with dropped values; compatibility=dsstne "
+                "knows it where the first input alone has them"
+            )
+        return bool(of_layer)
+
+
+def _fields_of_inputs(attributes: Mapping[str, int]) -> dict[str, list[str]]:
+    """By what a layer may name as a source, the sparse fields that it then reads."""
+    own = {f"{OF_USER}{name}": [field_of(name)] for name in attributes}
+    every = [HISTORY, *(field_of(name) for name in attributes)]
+    return {INPUT: every, HISTORY: [HISTORY], **own}
+
+
+def _stand_ins(layers: Sequence[Hidden]) -> dict[str, int]:
+    """The attributes that layers read, of one value each: a config is checked without data."""
+    named = [name for layer in layers for name in layer.sources or ()]
+    return {name.removeprefix(OF_USER): 1 for name in named if name.startswith(OF_USER)}
+
+
+def _named(inputs: Mapping[str, Sequence[str]], what: str, names: Sequence[str]) -> list[str]:
+    """The sparse fields of these inputs, each once."""
+    for name in names:
+        if name not in inputs:
+            raise ValueError(
+                f"{what}: {name!r} is no input of this data; {did_you_mean(name, inputs)}"
+            )
+    return list(dict.fromkeys(field for name in names for field in inputs[name]))
+
+
+def _read_once(reader: str, names: Sequence[str], inputs: Mapping[str, Sequence[str]]) -> list[str]:
+    """The sparse fields that a layer reads, in the order of its sources."""
+    found: list[str] = []
+    for field in (field for name in names for field in inputs.get(name, ())):
+        if field in found:
+            raise ValueError(f"layers: {reader!r} reads {field!r} twice; name it once")
+        found.append(field)
+    return found
+
+
+def _check_name(name: str, taken: Mapping[str, int]) -> None:
+    if name in taken:
+        raise ValueError(f"layers: the name {name!r} is taken")
+    if name in (INPUT, HISTORY) or name.startswith(OF_USER):
+        raise ValueError(f"layers: the name {name!r} is taken by an input")
 
 
 def _as_dsstne(layer: Hidden) -> Hidden:
@@ -351,9 +425,10 @@ def _start(
         )
 
 
-def _check_tied(tied: bool, readers: Sequence[Hidden], width: int) -> None:
-    if tied and [reader.units for reader in readers] != [width]:
+def _check_tied(tied: bool, plan: _Plan, width: int) -> None:
+    units = [plan.layers[i].units for i in plan.readers if HISTORY in plan.shown[i]]
+    if tied and units != [width]:
         raise ValueError(
-            "tied makes one table of input and catalog, so one layer must read the input and have "
-            f"{width} units, as many as the output reads; got {[r.units for r in readers]}"
+            "tied makes one table of history and catalog, so one layer must read the history and "
+            f"have {width} units, as many as the output reads; got {units}"
         )

@@ -26,7 +26,7 @@ class Question:
     bundle: Bundle
     items: list[int]
     ages: list[float] | None
-    attributes: dict[str, int]  # name -> index of its value; absent: unknown
+    attributes: dict[str, list[int]]  # name -> indices of its values; absent: unknown
     k: int
     exclude_seen: bool
     denied: list[int]
@@ -41,7 +41,8 @@ class Question:
     @property
     def num_events(self) -> int:
         """What it takes of the room in a call."""
-        return len(self.items) + len(self.denied) + len(self.allowed or [])
+        values = max(map(len, self.attributes.values()), default=0)
+        return max(len(self.items) + len(self.denied) + len(self.allowed or []), values)
 
 
 @dataclass(frozen=True)
@@ -165,9 +166,7 @@ def rank(questions: Sequence[Question]) -> list[Ranked]:
     if first.ages is not None:
         ages = torch.tensor([age for one in questions for age in one.ages or []])
     attributes = {
-        name: jagged(
-            [[one.attributes[name]] if name in one.attributes else [] for one in questions]
-        )
+        name: jagged([one.attributes.get(name, []) for one in questions])
         for name in first.bundle.fields
     }
     # TorchScript's optimiser takes a third of a second for shapes that it has not seen, and makes

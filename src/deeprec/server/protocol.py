@@ -21,6 +21,7 @@ from deeprec.server.question import Limits, checked_k, distinct, refuse_more, va
 
 NO_SCORE = -3.4028234663852886e38  # the lowest float32
 ATTRIBUTE = "attribute."  # before the name of a user attribute that is an input
+OF_VALUES = "attribute_offsets."  # likewise, where users have several values, or none
 TYPES: dict[str, tuple[str, ...]] = {
     "item_ids": ("BYTES", "INT64"),
     "offsets": ("INT64", "INT32"),
@@ -76,12 +77,13 @@ def metadata(opened: Opened, loaded: Sequence[str]) -> dict[str, Any]:
     def tensor(name: str, datatype: str, *shape: int) -> dict[str, Any]:
         return {"name": name, "datatype": datatype, "shape": list(shape)}
 
-    attributes = [tensor(ATTRIBUTE + name, "BYTES", -1) for name in opened.bundle.fields]
+    values = [tensor(ATTRIBUTE + name, "BYTES", -1) for name in opened.bundle.fields]
+    offsets = [tensor(OF_VALUES + name, "INT64", -1) for name in opened.bundle.fields]
     return {
         "name": opened.name,
         "versions": list(loaded),
         "platform": "pytorch_libtorch",
-        "inputs": [*(tensor(name, TYPES[name][0], -1) for name in TYPES), *attributes],
+        "inputs": [*(tensor(name, TYPES[name][0], -1) for name in TYPES), *values, *offsets],
         "outputs": [tensor("items", "BYTES", -1, -1), tensor("scores", "FP32", -1, -1)],
     }
 
@@ -133,7 +135,9 @@ def questions_of(bundle: Bundle, said: Inference, limits: Limits) -> list[Questi
                 bundle=bundle,
                 items=[indices[place] for place in known],
                 ages=None if own_ages is None else [_age(own_ages[place]) for place in known],
-                attributes=values_of(bundle, {name: row[user] for name, row in values.items()}),
+                attributes=values_of(
+                    bundle, {name: row[user] for name, row in values.items()}, limits
+                ),
                 k=k,
                 exclude_seen=_one(said, tensors, "exclude_seen", seen),
                 denied=denied[user],
@@ -177,7 +181,9 @@ def answer(opened: Opened, said: Inference, ranked: Sequence[Ranked], k: int) ->
 
 def _by_name(bundle: Bundle, inputs: Sequence[TensorIn]) -> dict[str, TensorIn]:
     tensors: dict[str, TensorIn] = {}
-    attributes = {ATTRIBUTE + name: ("BYTES",) for name in bundle.fields}
+    attributes = {ATTRIBUTE + name: ("BYTES",) for name in bundle.fields} | {
+        OF_VALUES + name: TYPES["offsets"] for name in bundle.fields
+    }
     for one in inputs:
         types = TYPES.get(one.name, attributes.get(one.name))
         if types is None:
@@ -240,14 +246,28 @@ def _ends(
     return ends
 
 
-def _attributes(tensors: Mapping[str, TensorIn], num_users: int) -> dict[str, list[str]]:
-    """Attribute -> a value for each user; "" is not known."""
-    found = {}
+def _attributes(
+    tensors: Mapping[str, TensorIn], num_users: int
+) -> dict[str, list[str] | list[list[str]]]:
+    """Attribute -> a value for each user, "" is not known; or by offsets, all values of each."""
+    found: dict[str, list[str] | list[list[str]]] = {}
     for name, one in tensors.items():
-        if name.startswith(ATTRIBUTE):
-            if len(one.data) != num_users:
-                raise RequestError(f"{name} needs {num_users} values, got {len(one.data)}")
-            found[name.removeprefix(ATTRIBUTE)] = one.data
+        attribute = name.removeprefix(ATTRIBUTE)
+        offsets = OF_VALUES + attribute
+        if name.startswith(OF_VALUES) and ATTRIBUTE + name.removeprefix(OF_VALUES) not in tensors:
+            raise RequestError(f"{name} is given, and {ATTRIBUTE}... of its values is missing")
+        if not name.startswith(ATTRIBUTE):
+            continue
+        if offsets in tensors:
+            ends = _ends(tensors, offsets, len(one.data), num_users)
+            found[attribute] = [one.data[start:stop] for start, stop in pairwise(ends)]
+        elif len(one.data) != num_users:
+            raise RequestError(
+                f"{name} needs {num_users} values, got {len(one.data)}; {offsets} says which are "
+                "whose where users have several"
+            )
+        else:
+            found[attribute] = one.data
     return found
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 
-from deeprec.serve import SECONDS_PER_DAY, Bundle, RequestError
+from deeprec.serve import SECONDS_PER_DAY, Bundle, RequestError, indices_of_values
 from deeprec.server.batcher import Question
 
 Event = tuple[str, FiniteFloat]  # item id, seconds since 1970
@@ -31,7 +31,7 @@ class Asked(BaseModel):
     exclude_seen: bool | None = None  # None: as the bundle's policy says
     denied: list[str] = []
     allowed: list[str] | None = None  # the only ones that may be answered; None: all
-    attributes: dict[str, str | None] = {}
+    attributes: dict[str, str | list[str] | None] = {}
     now: FiniteFloat | None = None  # seconds since 1970; None: the present
 
 
@@ -74,7 +74,7 @@ def question_of(bundle: Bundle, said: Asked, limits: Limits) -> Question:
         bundle=bundle,
         items=[indices[place] for place in known],
         ages=ages,
-        attributes=values_of(bundle, said.attributes),
+        attributes=values_of(bundle, said.attributes, limits),
         k=checked_k(bundle, said.k, limits),
         exclude_seen=bundle.policy["exclude_seen"]
         if said.exclude_seen is None
@@ -103,8 +103,10 @@ def _in_order(items: Sequence[str] | Sequence[Event]) -> tuple[list[str], list[f
     return [str(one[0]) for one in events], [float(one[1]) for one in events]
 
 
-def values_of(bundle: Bundle, said: Mapping[str, str | None]) -> dict[str, int]:
-    """Attribute -> index of its value; a value that is not known is left out."""
+def values_of(
+    bundle: Bundle, said: Mapping[str, str | list[str] | None], limits: Limits
+) -> dict[str, list[int]]:
+    """Attribute -> indices of its values; a value that is not known is left out."""
     found = {}
     for name, value in said.items():
         if name not in bundle.vocabularies:
@@ -112,9 +114,9 @@ def values_of(bundle: Bundle, said: Mapping[str, str | None]) -> dict[str, int]:
                 f"attribute {name[:100]!r} is not known; this bundle takes "
                 f"{', '.join(bundle.fields) or 'none'}"
             )
-        index_of = bundle.vocabularies[name]
-        if value is not None and value in index_of:
-            found[name] = index_of[value]
+        if isinstance(value, list):
+            refuse_more(f"attributes.{name[:100]}", len(value), limits.max_events)
+        found[name] = indices_of_values(bundle.vocabularies[name], value)
     return found
 
 

@@ -99,7 +99,8 @@ class Constraints:
             if held.reads >= 0:
                 inputs = model.inputs[held.reads]
                 assert isinstance(inputs, SparseInput)
-                tables = [*inputs.tables.values(), *([model.item_weight] if model.tied else [])]
+                borrowed = [model.item_weight] if inputs.borrowed else []
+                tables = [*inputs.tables.values(), *borrowed]
                 yield from (Units(table, 0, norm) for table in tables)
 
     def slopes(self, model: nn.Module) -> list[tuple[nn.Module, float]]:

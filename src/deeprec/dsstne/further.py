@@ -1,0 +1,66 @@
+"""Inputs of a network beside the history: what is given for them, by their data sets."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from deeprec.data.store import Prepared
+from deeprec.dsstne.network import Network
+from deeprec.dsstne.text import read_index
+from deeprec.dsstne.weights import Columns, columns_of
+from deeprec.errors import ConfigError, DataError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Further:
+    """An input beside the history: the feature index of its data set, and text samples of it."""
+
+    index: Path
+    samples: Path
+
+
+def check_further(network: Network, given: Collection[str]) -> None:
+    """Raises ConfigError unless all inputs beside the history are given, and no other."""
+    wanted = [*network.further]
+    for name in given:
+        if name not in wanted:
+            raise ConfigError(
+                f"--input {name}: the network reads no such data set beside its history, "
+                f"{network.history.data_set!r}; {did_you_mean(name, wanted)}"
+            )
+    if missing := [name for name in wanted if name not in given]:
+        raise ConfigError(
+            f"the network reads {', '.join(map(repr, missing))} too; give each as --input with the "
+            "name of the data set and its files"
+        )
+
+
+def index_of_input(network: Network, name: str, path: Path) -> dict[str, int]:
+    """The feature index of a further input.
+
+    Raises:
+        DataError: it names a column that the input does not have.
+    """
+    index, width = read_index(path), network.further[name].units
+    if max(index.values(), default=0) >= width:
+        raise DataError(
+            f"{path} names column {max(index.values())}, and the network reads {width} columns of "
+            f"{name!r}; give the index that its data set was generated with"
+        )
+    return index
+
+
+def attribute_columns(network: Network, prepared: Prepared, name: str, path: Path) -> Columns:
+    """The column of each value of a user attribute.
+
+    Raises:
+        ConfigError: its values are hashed.
+        DataError: the index has none of them.
+    """
+    values, index = prepared.vocabularies[name], index_of_input(network, name, path)
+    if isinstance(values, Mapping):
+        raise ConfigError(
+            f"{prepared.path} hashes the values of {name!r}, and columns have names; prepare it "
+            f"without data.filters.hashed_attributes.{name}"
+        )
+    return columns_of(values, index, f"none of {len(values):,} values of {name!r} is in {path}")
