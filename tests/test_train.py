@@ -510,6 +510,58 @@ def test_after_a_loss_that_is_not_finite_what_was_saved_is_whole(
     assert all(torch.isfinite(weight).all() for weight in weights.values())
 
 
+@pytest.mark.parametrize(
+    ("name", "factor", "told"),
+    [
+        ("item_weight", 1e25, "the norm of item_weight became inf at or before step 4"),
+        ("gradient", 1e30, r"the norm of the gradient became inf at step 0"),
+    ],
+)
+def test_norms_that_are_not_finite_stop_a_run_whose_numbers_all_are(
+    prepared: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    factor: float,
+    told: str,
+) -> None:
+    run = tmp_path / "run"
+    if name == "gradient":
+        loss_of = Training._loss_of
+        monkeypatch.setattr(Training, "_loss_of", lambda *args: loss_of(*args) * factor)
+    else:
+        monkeypatch.setattr("deeprec.work.Keeper", Grow)
+    with pytest.raises(NonFiniteError, match=told) as failed:
+        train(small_shop.settings(prepared, run))
+    assert failed.value.exit_code == 6
+    assert not run.exists()
+    with pytest.raises(NonFiniteError, match="is not finite again, first: "):
+        train(TrainConfig(replay=str(tmp_path / "run.replay")))
+
+
+class Grow(Keeper):
+    """Makes one item's weights so large that their squares overflow, and no loss by it."""
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:  # type: ignore[no-untyped-def]
+        super().on_train_batch_end(trainer, module, outputs, batch, batch_idx)
+        if module.progress.step == 4:
+            module.model.item_weight.data[3] = 1e25
+
+
+def test_a_run_that_ends_far_above_where_it_began_says_so_and_a_sound_one_does_not(
+    whole: Path, prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert json.loads((whole / "status.json").read_text())["warning"] is None
+    words = ("optimizer.lr=1e4", "trainer.max_epochs=2")
+    run = train(small_shop.settings(prepared, tmp_path / "run", *words))
+    last_loss = float(read_metrics(run / "metrics.csv")[-1]["loss"])
+    status = json.loads((run / "status.json").read_text())
+    assert status["state"] == "finished"
+    told = rf"the loss was \d\d\.\d at the first step, {re.escape(f'{last_loss:.3g}')} at the end"
+    assert re.match(told, status["warning"])
+    assert status["warning"] in " ".join(capsys.readouterr().out.split())
+
+
 def test_weights_that_are_not_finite_are_refused_however_well_they_are_sealed(
     whole: Path, prepared: Path, tmp_path: Path
 ) -> None:

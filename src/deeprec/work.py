@@ -32,7 +32,7 @@ from deeprec.model.layered import Layered
 from deeprec.model.sparse_input import SparseInput
 from deeprec.part import find, instantiate
 from deeprec.schema import Part
-from deeprec.trainer import memory, replay
+from deeprec.trainer import memory, replay, sound
 from deeprec.trainer.callback import Keeper, Schedule, Watch
 from deeprec.trainer.facts import (
     build_loss,
@@ -101,7 +101,7 @@ class Work:
             with disk.written(run.path), memory.told():
                 if not self._is_over(progress):
                     self._fit(Keeper(run, self.data, self.schedule, sinks, watch))
-                run.finish()  # before the sinks, which may take their time
+                run.finish(self._warning())  # before the sinks, which may take their time
         except disk.DiskHangsError:
             for sink in sinks:
                 sink.abandon()
@@ -154,6 +154,16 @@ class Work:
         error.add_note(f"look into it with `deeprec train replay={place}`")
         return place
 
+    def _warning(self) -> str | None:
+        progress = self.learner.progress
+        return sound.warning(
+            first_loss=progress.first_loss,
+            last_loss=progress.last_loss,
+            best_score=progress.best_score,
+            last_score=progress.last_score,
+            judged=len(self.data.validation.users),
+        )
+
     def _conclude(self, run: RunFolder) -> None:
         progress, schedule = self.learner.progress, self.schedule
         judged = self.prepared.has_holdout
@@ -167,6 +177,8 @@ class Work:
                 f"best: epoch {best_epoch}, validation ndcg@100 {progress.best_score:.4f}; "
                 f"{'evaluate and export take' if judged else 'export takes'} it"
             )
+        if warning := self._warning():
+            console.print(f"[yellow]note[/yellow] {warning}", soft_wrap=True)
         console.print(f"run: {run.path}", soft_wrap=True)
 
     def _refuse_to_solve(self, target: Part | None) -> None:

@@ -4,7 +4,7 @@ import math
 import resource
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -17,7 +17,6 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
-from torch import Tensor
 
 from deeprec.batch import Arranged, Batch
 from deeprec.console import RateColumn, console
@@ -27,6 +26,7 @@ from deeprec.trainer.logger import Sink
 from deeprec.trainer.module import Learner, Training
 from deeprec.trainer.run import RunFolder
 from deeprec.trainer.saving import OnDiskFull, Saver
+from deeprec.trainer.sound import weight_norm
 from deeprec.trainer.stopping import Stopping
 from deeprec.trainer.validation import validate
 
@@ -136,9 +136,11 @@ class Keeper(Callback):
 
         Raises:
             Interrupted: a signal asked for it; what was learned is saved.
+            NonFiniteError: the loss or the norm of the weights is not finite.
         """
         learner.check_finite()
         progress, schedule = learner.progress, self.schedule
+        weights = weight_norm(learner.model, progress.step)
         seconds = time.monotonic() - self._started
         epoch = progress.epoch + 1
         last = epoch == schedule.max_epochs
@@ -147,7 +149,7 @@ class Keeper(Callback):
             score = self._validate(learner)
         progress.epoch, progress.batch = epoch, 0
         stop = self._is_enough(learner)
-        self._record(learner, score, seconds)
+        self._record(learner, score, seconds, weights)
         if self.stopping.asked is not None:
             self._save_and_stop(learner, score)
         if last or stop or score is not None or progress.epoch % schedule.save_every_epochs == 0:
@@ -175,6 +177,7 @@ class Keeper(Callback):
         )
         learner.model.train()
         progress = learner.progress
+        progress.last_score = score
         if score is not None and (progress.best_score is None or score > progress.best_score):
             progress.best_score, progress.best_step = score, progress.step
             progress.validations_since_best = 0
@@ -193,7 +196,9 @@ class Keeper(Callback):
         patience = self.schedule.patience
         return patience is not None and learner.progress.validations_since_best >= patience
 
-    def _record(self, learner: Learner, score: float | None, seconds: float) -> None:
+    def _record(
+        self, learner: Learner, score: float | None, seconds: float, weights: float
+    ) -> None:
         self.run.refuse_moved()
         progress, loss = learner.progress, learner.mean_loss()
         rate, memory = self._users / max(seconds, 1e-9), memory_bytes()
@@ -203,12 +208,12 @@ class Keeper(Callback):
             "users_per_second": round(rate, 1),
             "seconds": round(seconds, 3),
             "memory_bytes": memory,
-            "weight_norm": _norm(learner.model.parameters()),
+            "weight_norm": weights,
             "gradient_norm": progress.gradient_norm,
         }
         told = f"epoch {progress.epoch:>3}/{self.schedule.max_epochs}"
         if not math.isnan(loss):
-            row["loss"] = loss
+            row["loss"] = progress.last_loss = loss
             told += f"  loss {loss:.4f}"
         judged = ""
         if score is not None:
@@ -274,11 +279,6 @@ class ProgressBar(Callback):
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
-
-
-def _norm(tensors: Iterable[Tensor]) -> float:
-    """The Euclidean norm of all of them together."""
-    return math.hypot(*(torch.linalg.vector_norm(one.detach()).item() for one in tensors))
 
 
 def memory_bytes() -> int:

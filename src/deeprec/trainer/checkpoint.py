@@ -27,6 +27,7 @@ from deeprec import folder
 from deeprec.errors import ConfigError, IntegrityError, NonFiniteError
 from deeprec.trainer.built import state_tensors
 from deeprec.trainer.module import Learner, Progress
+from deeprec.trainer.sound import LOWER
 
 KIND = "checkpoint"
 SAFE_NAMES = {
@@ -223,8 +224,7 @@ def _drop_old(checkpoints: Path) -> None:
 def _check_finite_weights(model: nn.Module) -> None:
     if name := not_finite(model):
         raise NonFiniteError(
-            f"{name} holds a value that is not finite; nothing of it is saved. Lower the "
-            "learning rates (optimizer.lr, optimizer.table_lr) or give optimizer.warmup_steps"
+            f"{name} holds a value that is not finite; nothing of it is saved. {LOWER}"
         )
 
 
