@@ -1,7 +1,7 @@
 """The parts of a run, put together from its config and its prepared folder, and trained."""
 
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -82,10 +82,12 @@ class Work:
         self.learner: Training | Solving
         if self.solved:
             self._refuse_to_solve(told)
-            self.learner = self._new_solving()
+            with self._telling_of_memory():
+                self.learner = self._new_solving()
         else:
             self._fit_to_machine()
-            self.learner = self._new_training()
+            with self._telling_of_memory():
+                self.learner = self._new_training()
             self.data.training.finish = self.learner.arrange
             self.data.training.receive = pinned if self.device.name == "cuda" else None
 
@@ -98,7 +100,7 @@ class Work:
         run.set_status("running", reason=None)
         self._introduce()
         try:
-            with disk.written(run.path), memory.told():
+            with disk.written(run.path), self._telling_of_memory():
                 if not self._is_over(progress):
                     self._fit(Keeper(run, self.data, self.schedule, sinks, watch))
                 run.finish(self._warning())  # before the sinks, which may take their time
@@ -335,6 +337,10 @@ class Work:
             batch=f"a smaller trainer.{'batch_interactions' if grouped else 'batch_users'}",
             no_dense_gradient="loss.gram_items=4096" if has_gram_items else "loss=sampled_softmax",
         )
+
+    def _telling_of_memory(self) -> AbstractContextManager[None]:
+        ways = self._ways()
+        return memory.told(ways.width if self.solved else f"{ways.batch} or {ways.width}")
 
     def _new_loss(
         self, part: Mapping[str, Any], model: nn.Module, popularity: Tensor | None

@@ -11,6 +11,7 @@ from rich.table import Table
 from torch import nn
 
 from deeprec.errors import ResourceError
+from deeprec.halving import denies_memory
 from deeprec.loss.catalog_blocks import fitting_block_items
 from deeprec.model.base import PerUser
 from deeprec.trainer.optimizer import Optimizer
@@ -23,7 +24,6 @@ FEWER = "data.filters with fewer items"
 BLOCK, NEGATIVES = "a smaller loss.block_items", "fewer loss.negatives"
 STATE = "optimizer=rowwise_adagrad"
 NO_COPY = "trainer.save_in_background=false"
-NONE_LEFT = "can't allocate memory"  # what torch says of a CPU's
 BLOCKS = 3  # blocks of scores a loss holds at once: scores, their gradient, one between
 
 
@@ -152,22 +152,25 @@ def check(lines: list[Line], available: int) -> None:
 
 
 @contextmanager
-def told() -> Iterator[None]:
+def told(less_with: str) -> Iterator[None]:
     """Makes an error for a person of what is said where memory does not suffice after all.
+
+    Args:
+        less_with: the settings with which a run takes less.
 
     Raises:
         ResourceError: it does not.
     """
     try:
         yield
-    except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is one of the latter
-        if NONE_LEFT in str(error) or isinstance(error, MemoryError | torch.OutOfMemoryError):
-            said = str(error).partition("\n")[0]
-            raise ResourceError(
-                f"memory does not suffice, whatever the plan said ({said}). What is saved is "
-                "whole: leave the run more memory and go on, or begin one with what the plan names"
-            ) from error
-        raise
+    except (MemoryError, RuntimeError) as error:
+        if not denies_memory(error):
+            raise
+        said = str(error).partition("\n")[0]
+        raise ResourceError(
+            f"memory does not suffice, whatever the plan said ({said}). What is saved is whole: "
+            f"leave the run more memory and go on, or begin one with {less_with}"
+        ) from error
 
 
 def available_bytes(device: torch.device) -> int:
