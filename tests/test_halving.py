@@ -38,6 +38,7 @@ def starved(asked, megabytes):
 def judged(name, users):
     words = [f"bundle={bundle}", f"prepared={prepared}", f"output_dir={place / name}"]
     words += ["baselines=[popularity]", "examples=0", "slices=[]", "cutoffs=[10]"]
+    words += ["bootstrap_samples=2"]
     report = evaluate.evaluate(compose("evaluate", [*words, f"batch_users={users}"]))
     return report["controls"], [one["metrics"] for one in report["systems"]]
 

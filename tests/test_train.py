@@ -305,8 +305,10 @@ def test_no_whole_checkpoint_is_an_error_and_not_a_new_start(
     with pytest.raises(Interrupted):
         train(small_shop.settings(prepared, run))
     (run / "checkpoints" / "step-00000002" / "optimizer.safetensors").unlink()
-    with pytest.raises(IntegrityError, match="no checkpoint is whole"):
+    with pytest.raises(IntegrityError, match="no checkpoint is whole") as found:
         train(TrainConfig(resume=str(run)))
+    assert f"`mv {run} {run}.damaged`" in str(found.value)
+    assert f"`deeprec train resume={run}` again" in str(found.value)
 
 
 def flip(path: Path, place: int = 0) -> None:

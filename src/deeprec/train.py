@@ -166,7 +166,12 @@ def _load_newest(run: RunFolder, learner: Training | Solving) -> None:
         console.print(f"[yellow]rejected[/yellow] {reason}", soft_wrap=True)
     if found is None:
         if rejected:
-            raise IntegrityError(f"{run.path}: no checkpoint is whole; train again from the start")
+            raise IntegrityError(
+                f"{run.path}: no checkpoint is whole, so there is nothing to go on with. If a copy "
+                f"of one is kept elsewhere, put it into {run.checkpoints} and give `deeprec train "
+                f"resume={run.path}` again. Else train it anew: `mv {run.path} {run.path}.damaged`,"
+                " and the command that it was begun with; its config.yaml holds every setting"
+            )
         return
     refuse_foreign(found, run)
     if told := other_versions(found):

@@ -125,6 +125,7 @@ def test_signals_end_a_run_in_good_order(
     assert (status["resumable"], status["next"]) == (True, f"deeprec train resume={run}")
     after = live([f"resume={run}"])
     assert (after.code, after.began) == (0, saved)
+    assert " 0 users/s" not in after.said  # of an epoch whose users an earlier life saw
     assert content(run) == content(whole)
 
 

@@ -77,7 +77,8 @@ class Keeper(Callback):
             schedule.on_disk_full,
             schedule.save_timeout_minutes,
         )
-        self._started, self._users = 0.0, 0
+        self._started: float | None = None  # None: an earlier life saw the users of this epoch
+        self._users = 0
         self._saved = time.monotonic()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -141,7 +142,7 @@ class Keeper(Callback):
         learner.check_finite()
         progress, schedule = learner.progress, self.schedule
         weights = weight_norm(learner.model, progress.step)
-        seconds = time.monotonic() - self._started
+        seconds = None if self._started is None else time.monotonic() - self._started
         epoch = progress.epoch + 1
         last = epoch == schedule.max_epochs
         score = None
@@ -197,16 +198,14 @@ class Keeper(Callback):
         return patience is not None and learner.progress.validations_since_best >= patience
 
     def _record(
-        self, learner: Learner, score: float | None, seconds: float, weights: float
+        self, learner: Learner, score: float | None, seconds: float | None, weights: float
     ) -> None:
         self.run.refuse_moved()
         progress, loss = learner.progress, learner.mean_loss()
-        rate, memory = self._users / max(seconds, 1e-9), memory_bytes()
+        memory = memory_bytes()
         row: dict[str, float] = {
             "epoch": progress.epoch,
             "step": progress.step,
-            "users_per_second": round(rate, 1),
-            "seconds": round(seconds, 3),
             "memory_bytes": memory,
             "weight_norm": weights,
             "gradient_norm": progress.gradient_norm,
@@ -215,12 +214,16 @@ class Keeper(Callback):
         if not math.isnan(loss):
             row["loss"] = progress.last_loss = loss
             told += f"  loss {loss:.4f}"
+        if seconds is not None:
+            rate = self._users / max(seconds, 1e-9)
+            row |= {"users_per_second": round(rate, 1), "seconds": round(seconds, 3)}
+            told += f"  {rate:,.0f} users/s"
         judged = ""
         if score is not None:
             row["val/ndcg@100"] = score
             best = "  [green]best[/green]" if progress.best_step == progress.step else ""
             judged = f"  ndcg@100 {score:.4f}{best}"
-        console.print(f"{told}  {rate:,.0f} users/s  {memory / 1e6:,.0f} MB{judged}")
+        console.print(f"{told}  {memory / 1e6:,.0f} MB{judged}")
         for sink in self.sinks:
             sink.write(row)
 
