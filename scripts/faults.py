@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from fault import asking, damage, machine, process
+from fault import asking, damage, large, machine, process
 from fault.ground import Count, Ground, opened
 
 FAULTS: dict[str, Callable[[Ground], Count]] = {
@@ -23,6 +23,7 @@ FAULTS: dict[str, Callable[[Ground], Count]] = {
         *(damage.checkpoint_bits, damage.prepared_bits, damage.bundle_bits, damage.truncated),
         *(damage.garbled, damage.events, damage.configs, damage.many, asking.requests),
         *(machine.tracker, machine.order, machine.small_disks, machine.long_line, machine.wheels),
+        large.large_catalog,
     )
 }
 

@@ -458,6 +458,20 @@ def test_where_the_optimizer_takes_most_a_smaller_one_is_named() -> None:
     assert memory.plan(model, Adam(), **sizes) == [line for line in adam if line.bytes != rows]
 
 
+def test_what_processes_keep_of_the_weights_is_planned_on_a_cpu() -> None:
+    with torch.device("meta"):
+        model = Autoencoder(1_000_000, hidden_dims=[64])
+    sizes = {"batch_users": 256, "batch_events": 10_000, "block_items": 2048}
+    alone = memory.plan(model, RowwiseAdagrad(), **sizes)
+    forked = memory.plan(model, RowwiseAdagrad(), forked=True, **sizes)
+    [more] = [line for line in forked if line not in alone]
+    tables = 2 * 1_000_000 * (64 + 1)  # with a number a row that the optimizer remembers
+    assert 4 * tables <= more.bytes <= 1.1 * 4 * tables
+    assert "trainer.prefetch_processes=0" in more.settings
+    on_cuda = memory.plan(model, RowwiseAdagrad(), forked=True, device="cuda", **sizes)
+    assert more.name not in {line.name for line in on_cuda}
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_is_never_saved(
     prepared: Path, tmp_path: Path
 ) -> None:

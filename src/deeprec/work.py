@@ -324,6 +324,7 @@ class Work:
             per_user=self._per_user(model),
             ways=self._ways(hasattr(loss, "gram_items")),
             copied=self.schedule.save_in_background,
+            forked=self.loop.prefetch_processes > 0,
             device=self.device.name,
         )
 

@@ -37,7 +37,7 @@ SAFE_NAMES = {
     torch.int64: "I64",
     torch.bool: "BOOL",
 }
-ROWS = 2**20  # of a table that are looked at at once
+AT_ONCE = 2**20  # numbers that are looked at at once: what is made of them takes 4 MiB
 KEPT = 2  # the newest so many are kept, and the best
 
 
@@ -244,8 +244,8 @@ def not_finite(model: nn.Module) -> str | None:
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    rows = torch.split(tensor, ROWS) if tensor.dim() else [tensor]
-    return all(bool(torch.isfinite(some).all()) for some in rows)
+    some_of = torch.split(tensor.reshape(-1), AT_ONCE)
+    return all(bool(torch.isfinite(some).all()) for some in some_of)
 
 
 def _copy(saved: Any, tensors: Mapping[str, Tensor]) -> None:

@@ -24,6 +24,7 @@ FEWER = "data.filters with fewer items"
 BLOCK, NEGATIVES = "a smaller loss.block_items", "fewer loss.negatives"
 STATE = "optimizer=rowwise_adagrad"
 NO_COPY = "trainer.save_in_background=false"
+NO_FORK = "trainer.prefetch_processes=0"
 BLOCKS = 3  # blocks of scores a loss holds at once: scores, their gradient, one between
 
 
@@ -58,6 +59,7 @@ def plan(
     per_user: PerUser | None = None,
     ways: Ways = Ways(),
     copied: bool = False,
+    forked: bool = False,
     device: str = "cpu",
 ) -> list[Line]:
     """What each table, its gradient and its optimizer's state take, and one batch.
@@ -75,6 +77,8 @@ def plan(
         per_user: what a user takes in a step; None: one hidden vector, and eight of its width.
         ways: what to advise.
         copied: whether checkpoints are written from a copy.
+        forked: whether processes make batches. On a CPU they keep the weights as they were when
+            they were forked, all of them together once, while this process changes its own.
         device: where the scores are.
     """
     catalog = model.item_weight
@@ -85,8 +89,10 @@ def plan(
     who = f"{asked:,} users" if per_user is None else f"{asked:,} positions"
     block_items = min(block_items or fitting_block_items(asked, device), catalog.shape[0])
     said = f"what the layers say of {who}"
+    learned = _learned_lines(model, optimizer, dense_gradient, ways)
     lines = [
-        *_learned_lines(model, optimizer, dense_gradient, copied, ways),
+        *learned,
+        *_copy_lines(learned, copied, forked and device == "cpu", ways),
         Line(f"a batch of {batch_events:,} events", batch_events * EVENT, (ways.batch,)),
         Line(said, round(batch_users * floats) * FLOAT, (ways.width, ways.batch)),
         _score_lines(asked, who, block_items, drawn_items if draws_at_once else 0, ways),
@@ -199,7 +205,7 @@ def _without(lines: list[Line], settings: list[str]) -> int:
 
 
 def _learned_lines(
-    model: nn.Module, optimizer: Optimizer, dense_gradient: bool, copied: bool, ways: Ways
+    model: nn.Module, optimizer: Optimizer, dense_gradient: bool, ways: Ways
 ) -> list[Line]:
     """What parameters, their gradients and their optimizers take, large tables one by one."""
     lines, small = [], 0
@@ -208,10 +214,18 @@ def _learned_lines(
             lines += _table_lines(name, parameter, optimizer, dense_gradient, ways)
         else:
             small += parameter.numel()
-    if copied:
-        size = sum(line.bytes for line in lines if not line.name.endswith("gradient"))
-        lines.append(Line("a copy of these to save", size, (ways.width, NO_COPY)))
     return [*lines, Line("everything else that is learned", 4 * small * FLOAT, (ways.width,))]
+
+
+def _copy_lines(learned: list[Line], copied: bool, forked: bool, ways: Ways) -> Iterator[Line]:
+    """What is held of all this once more, as it was at some moment."""
+    size = sum(line.bytes for line in learned if not line.name.endswith("gradient"))
+    if copied:
+        yield Line("a copy of these to save", size, (ways.width, NO_COPY))
+    if forked:
+        yield Line(
+            "these as they were, for processes that make batches", size, (ways.width, NO_FORK)
+        )
 
 
 def _score_lines(asked: int, who: str, block_items: int, draws: int, ways: Ways) -> Line:
