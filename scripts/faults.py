@@ -47,7 +47,7 @@ def main() -> int:
 
 
 def _tell(name: str, count: Count, table: Path | None) -> None:
-    told = " ".join((FAULTS[name].__doc__ or "").split()).rstrip(".")
+    told = " ".join((FAULTS[name].__doc__ or "").partition("\n\n")[0].split()).rstrip(".")
     line = f"| `{name}`: {told} | {count.tries:,} | {count.lost} | {count.silent} |"
     print(line, flush=True)
     if table is not None:

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -195,6 +196,37 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(
 
 
 SEQUENCE = ("model=sequence_encoder", "model.width=8", "model.max_events=10")
+
+
+class Note(Keeper):
+    """Keeps what each step is asked."""
+
+    seen: ClassVar[list[torch.Tensor]] = []
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:  # type: ignore[no-untyped-def]
+        self.seen.append(batch.asked[0].target.values)
+        super().on_train_batch_end(trainer, module, outputs, batch, batch_idx)
+
+
+def test_threads_change_no_batch_and_no_weight_by_more_than_rounding(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deeprec.work.Keeper", Note)
+    before, runs, seen = torch.get_num_threads(), [], []
+    try:
+        for number in (1, 2):
+            words = (f"trainer.threads={number}", "model.hidden_dims=[256]", "trainer.max_epochs=2")
+            monkeypatch.setattr(Note, "seen", [])
+            runs.append(
+                weights(train(small_shop.settings(prepared, tmp_path / f"{number}", *words)))
+            )
+            seen.append(Note.seen)
+    finally:
+        torch.set_num_threads(before)
+    assert len(seen[0]) == 8
+    assert all(torch.equal(*both) for both in zip(*seen, strict=True))
+    for name, one in runs[0].items():
+        torch.testing.assert_close(one, runs[1][name], rtol=1e-3, atol=1e-4)
 
 
 class Stop(Keeper):
