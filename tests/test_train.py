@@ -610,6 +610,28 @@ def test_a_run_that_ends_far_above_where_it_began_says_so_and_a_sound_one_does_n
     assert status["warning"] in " ".join(capsys.readouterr().out.split())
 
 
+class SaveByItself(Keeper):
+    """Asks Lightning for a checkpoint, as a callback of somebody else might."""
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:  # type: ignore[no-untyped-def]
+        trainer.save_checkpoint(self.run.path.with_name("own.ckpt"))
+
+
+def test_a_trainer_neither_writes_nor_reads_a_pickle(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deeprec.work.Keeper", SaveByItself)
+    with pytest.raises(ConfigError, match="would write a pickle there"):
+        train(small_shop.settings(prepared, tmp_path / "run"))
+    assert not any(tmp_path.iterdir())
+    work = Work(small_shop.settings(prepared, tmp_path / "run"), Prepared(prepared))
+    canary, trainer = tmp_path / "canary", work.loop._trainer([])
+    (tmp_path / "bad.ckpt").write_bytes(f"cposix\nmkdir\n(V{canary}\ntR.".encode())
+    with pytest.raises(ConfigError, match="would read it as a pickle"):
+        trainer.fit(work.learner, work.data, ckpt_path=tmp_path / "bad.ckpt")  # type: ignore[arg-type]
+    assert not canary.exists()
+
+
 def test_weights_that_are_not_finite_are_refused_however_well_they_are_sealed(
     whole: Path, prepared: Path, tmp_path: Path
 ) -> None:
