@@ -140,6 +140,23 @@ def _torchrun(words: list[str], processes: int, environment: dict[str, str]) -> 
     return done.returncode, done.stdout + done.stderr
 
 
+def moved(ground: Ground) -> Count:
+    """A run is moved, removed or replaced while it trains: it ends, and goes on where it is now."""
+    count = Count()
+    for _ in ground.times(11):
+        for fault in ("moved", "removed", "replaced"):
+            with ground.new() as run:
+                life = ground.live(ground.command(run), fault=fault)
+                there = [one for one in run.rglob("*") if one.is_file()]
+                lost = life.code != 5 or bool(there)
+                elsewhere = run.with_name("elsewhere")
+                if fault != "removed":
+                    lost |= ground.live([f"resume={elsewhere}"]).code != 0
+                silent = not lost and fault != "removed" and not ground.same(elsewhere)
+                count.take(lost=lost, silent=silent, why=f"{fault}: {life.said}")
+    return count
+
+
 def readers(ground: Ground) -> Count:
     """A run is opened again and again while it saves after every step and drops what is old."""
     count = Count()
