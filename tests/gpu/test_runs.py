@@ -192,16 +192,18 @@ def test_users_that_do_not_fit_are_ranked_in_halves_with_the_same_lists() -> Non
     def lists(start: int, stop: int) -> Lists:
         return rank(model, batch.some(start, stop), 100, True, block_items=200_000)
 
-    whole = torch.cat([lists(start, start + 256)[0] for start in range(0, 4096, 256)])
+    pieces = [lists(start, start + 256) for start in range(0, 4096, 256)]
+    items, scores = (torch.cat(parts) for parts in zip(*pieces, strict=True))
     torch.cuda.empty_cache()
     total = torch.cuda.mem_get_info()[1]
     torch.cuda.set_per_process_memory_fraction(2e9 / total)  # of 3.3 GB of scores
     try:
-        found, _ = halving(lists, 4096)
+        found = halving(lists, 4096)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert halving.most < 4096
-    assert torch.equal(found, whole)
+    torch.testing.assert_close(found[1], scores)
+    assert (found[0] == items).float().mean() > 0.999  # products of other sizes round otherwise
 
 
 def test_a_run_without_memory_on_the_device_names_what_takes_less(
@@ -211,7 +213,7 @@ def test_a_run_without_memory_on_the_device_names_what_takes_less(
     torch.cuda.set_per_process_memory_fraction(1e-6)
     try:
         with pytest.raises(ResourceError, match=r"a smaller trainer\.batch_users or "):
-            trained(prepared, tmp_path / "run", STEPWISE[0], "cuda")
+            trained(prepared, tmp_path / "run", STEPWISE[0], "cuda", "model.hidden_dims=[200000]")
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
 
