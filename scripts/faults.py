@@ -12,17 +12,18 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from fault import asking, damage, machine, process
+from fault import asking, damage, large, machine, process
 from fault.ground import Count, Ground, opened
 
 FAULTS: dict[str, Callable[[Ground], Count]] = {
     one.__name__: one
     for one in (
         *(process.kill, process.points, process.chains, process.terminate, process.threads),
-        *(process.ranks, process.crowd, process.readers),
+        *(process.ranks, process.crowd, process.moved, process.readers),
         *(damage.checkpoint_bits, damage.prepared_bits, damage.bundle_bits, damage.truncated),
         *(damage.garbled, damage.events, damage.configs, damage.many, asking.requests),
         *(machine.tracker, machine.order, machine.small_disks, machine.long_line, machine.wheels),
+        large.large_catalog,
     )
 }
 
@@ -46,7 +47,7 @@ def main() -> int:
 
 
 def _tell(name: str, count: Count, table: Path | None) -> None:
-    told = " ".join((FAULTS[name].__doc__ or "").split()).rstrip(".")
+    told = " ".join((FAULTS[name].__doc__ or "").partition("\n\n")[0].split()).rstrip(".")
     line = f"| `{name}`: {told} | {count.tries:,} | {count.lost} | {count.silent} |"
     print(line, flush=True)
     if table is not None:

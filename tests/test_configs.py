@@ -111,3 +111,13 @@ def test_every_value_that_preparing_would_refuse_is_named_with_its_key() -> None
         "data.filters.min_users_per_item: must be 1 or more, got 0",
         "data.filters.max_history: must be 1 or more, got 0",
     ]
+
+
+def test_beside_resume_only_what_changes_no_bit_of_a_run_may_be_said() -> None:
+    composed = compose("train", ["resume=runs/a", "trainer.prefetch_processes=0"])
+    assert isinstance(composed, config.TrainConfig)
+    assert composed.trainer.keys() - {"_target_"} == {"prefetch_processes"}  # no default counts
+    for key, value in (("trainer.threads", 2), ("trainer.batch_users", 5), ("trainer", "default")):
+        assert mistakes(
+            "train", "resume=runs/a", "trainer.prefetch_batches=1", f"{key}={value}"
+        ) == [f"{key}: a resumed run goes on under the config it has; leave {key} out"]

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -197,6 +198,37 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(
 SEQUENCE = ("model=sequence_encoder", "model.width=8", "model.max_events=10")
 
 
+class Note(Keeper):
+    """Keeps what each step is asked."""
+
+    seen: ClassVar[list[torch.Tensor]] = []
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:  # type: ignore[no-untyped-def]
+        self.seen.append(batch.asked[0].target.values)
+        super().on_train_batch_end(trainer, module, outputs, batch, batch_idx)
+
+
+def test_threads_change_no_batch_and_no_weight_by_more_than_rounding(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deeprec.work.Keeper", Note)
+    before, runs, seen = torch.get_num_threads(), [], []
+    try:
+        for number in (1, 2):
+            words = (f"trainer.threads={number}", "model.hidden_dims=[256]", "trainer.max_epochs=2")
+            monkeypatch.setattr(Note, "seen", [])
+            runs.append(
+                weights(train(small_shop.settings(prepared, tmp_path / f"{number}", *words)))
+            )
+            seen.append(Note.seen)
+    finally:
+        torch.set_num_threads(before)
+    assert len(seen[0]) == 8
+    assert all(torch.equal(*both) for both in zip(*seen, strict=True))
+    for name, one in runs[0].items():
+        torch.testing.assert_close(one, runs[1][name], rtol=1e-3, atol=1e-4)
+
+
 class Stop(Keeper):
     """Asks a run to stop as a signal would, after some steps."""
 
@@ -305,8 +337,10 @@ def test_no_whole_checkpoint_is_an_error_and_not_a_new_start(
     with pytest.raises(Interrupted):
         train(small_shop.settings(prepared, run))
     (run / "checkpoints" / "step-00000002" / "optimizer.safetensors").unlink()
-    with pytest.raises(IntegrityError, match="no checkpoint is whole"):
+    with pytest.raises(IntegrityError, match="no checkpoint is whole") as found:
         train(TrainConfig(resume=str(run)))
+    assert f"`mv {run} {run}.damaged`" in str(found.value)
+    assert f"`deeprec train resume={run}` again" in str(found.value)
 
 
 def flip(path: Path, place: int = 0) -> None:
@@ -456,6 +490,20 @@ def test_where_the_optimizer_takes_most_a_smaller_one_is_named() -> None:
     assert memory.plan(model, Adam(), **sizes) == [line for line in adam if line.bytes != rows]
 
 
+def test_what_processes_keep_of_the_weights_is_planned_on_a_cpu() -> None:
+    with torch.device("meta"):
+        model = Autoencoder(1_000_000, hidden_dims=[64])
+    sizes = {"batch_users": 256, "batch_events": 10_000, "block_items": 2048}
+    alone = memory.plan(model, RowwiseAdagrad(), **sizes)
+    forked = memory.plan(model, RowwiseAdagrad(), forked=True, **sizes)
+    [more] = [line for line in forked if line not in alone]
+    tables = 2 * 1_000_000 * (64 + 1)  # with a number a row that the optimizer remembers
+    assert 4 * tables <= more.bytes <= 1.1 * 4 * tables
+    assert "trainer.prefetch_processes=0" in more.settings
+    on_cuda = memory.plan(model, RowwiseAdagrad(), forked=True, device="cuda", **sizes)
+    assert more.name not in {line.name for line in on_cuda}
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_is_never_saved(
     prepared: Path, tmp_path: Path
 ) -> None:
@@ -508,6 +556,80 @@ def test_after_a_loss_that_is_not_finite_what_was_saved_is_whole(
     assert found.step == 4  # the end of the first epoch
     weights = load_file(found.path / "weights.safetensors")
     assert all(torch.isfinite(weight).all() for weight in weights.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "factor", "told"),
+    [
+        ("item_weight", 1e25, "the norm of item_weight became inf at or before step 4"),
+        ("gradient", 1e30, r"the norm of the gradient became inf at step 0"),
+    ],
+)
+def test_norms_that_are_not_finite_stop_a_run_whose_numbers_all_are(
+    prepared: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    factor: float,
+    told: str,
+) -> None:
+    run = tmp_path / "run"
+    if name == "gradient":
+        loss_of = Training._loss_of
+        monkeypatch.setattr(Training, "_loss_of", lambda *args: loss_of(*args) * factor)
+    else:
+        monkeypatch.setattr("deeprec.work.Keeper", Grow)
+    with pytest.raises(NonFiniteError, match=told) as failed:
+        train(small_shop.settings(prepared, run))
+    assert failed.value.exit_code == 6
+    assert not run.exists()
+    with pytest.raises(NonFiniteError, match="is not finite again, first: "):
+        train(TrainConfig(replay=str(tmp_path / "run.replay")))
+
+
+class Grow(Keeper):
+    """Makes one item's weights so large that their squares overflow, and no loss by it."""
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:  # type: ignore[no-untyped-def]
+        super().on_train_batch_end(trainer, module, outputs, batch, batch_idx)
+        if module.progress.step == 4:
+            module.model.item_weight.data[3] = 1e25
+
+
+def test_a_run_that_ends_far_above_where_it_began_says_so_and_a_sound_one_does_not(
+    whole: Path, prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert json.loads((whole / "status.json").read_text())["warning"] is None
+    words = ("optimizer.lr=1e4", "trainer.max_epochs=2")
+    run = train(small_shop.settings(prepared, tmp_path / "run", *words))
+    last_loss = float(read_metrics(run / "metrics.csv")[-1]["loss"])
+    status = json.loads((run / "status.json").read_text())
+    assert status["state"] == "finished"
+    told = rf"the loss was \d\d\.\d at the first step, {re.escape(f'{last_loss:.3g}')} at the end"
+    assert re.match(told, status["warning"])
+    assert status["warning"] in " ".join(capsys.readouterr().out.split())
+
+
+class SaveByItself(Keeper):
+    """Asks Lightning for a checkpoint, as a callback of somebody else might."""
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:  # type: ignore[no-untyped-def]
+        trainer.save_checkpoint(self.run.path.with_name("own.ckpt"))
+
+
+def test_a_trainer_neither_writes_nor_reads_a_pickle(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deeprec.work.Keeper", SaveByItself)
+    with pytest.raises(ConfigError, match="would write a pickle there"):
+        train(small_shop.settings(prepared, tmp_path / "run"))
+    assert not any(tmp_path.iterdir())
+    work = Work(small_shop.settings(prepared, tmp_path / "run"), Prepared(prepared))
+    canary, trainer = tmp_path / "canary", work.loop._trainer([])
+    (tmp_path / "bad.ckpt").write_bytes(f"cposix\nmkdir\n(V{canary}\ntR.".encode())
+    with pytest.raises(ConfigError, match="would read it as a pickle"):
+        trainer.fit(work.learner, work.data, ckpt_path=tmp_path / "bad.ckpt")  # type: ignore[arg-type]
+    assert not canary.exists()
 
 
 def test_weights_that_are_not_finite_are_refused_however_well_they_are_sealed(

@@ -94,7 +94,7 @@ def order(ground: Ground) -> Count:
         with ground.new() as run:
             words = ground.shell(run, f"trainer.save_in_background={background}")
             found = traced.disorder(
-                [sys.executable, *words], run.parent, ground.root / "trace", env=_environment()
+                [sys.executable, *words], run.parent, ground.root / "trace", env=environment()
             )
             count.take(silent=bool(found), why="\n  ".join(found))
     return count
@@ -140,7 +140,7 @@ def long_line(ground: Ground) -> Count:
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     done = subprocess.run(
         [sys.executable, "-m", "deeprec", "prepare", "data=table", *places, *words],
-        env=_environment(),
+        env=environment(),
         capture_output=True,
         text=True,
         check=False,
@@ -179,5 +179,5 @@ def wheels(ground: Ground) -> Count:
     return count
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **lives.SERVED}

@@ -90,19 +90,24 @@ def terminate(ground: Ground) -> Count:
 
 
 def threads(ground: Ground) -> Count:
-    """One or two threads, batches made ahead or not: killed and resumed against never disturbed."""
+    """One or two threads, batches made when needed, ahead, by one process, by two: killed, resumed.
+
+    Each against a run of as many threads that was never disturbed, and made its batches itself.
+    """
     count = Count()
     for number in (1, 2):
-        for ahead in (0, 2):
-            words = [f"trainer.threads={number}", f"trainer.prefetch_batches={ahead}"]
-            words.append("model.hidden_dims=[256]")  # products that are worth two threads
-            with ground.new() as whole, ground.new() as run:
-                ground.live(ground.command(whole, *words))
-                point = f"verified:{ground.draw.randint(2, 12)}"
-                first = ground.live(ground.command(run, *words), {folder.CRASH: point})
-                lost = (first.code, ground.live(ground.command(run, *words)).code) != (-9, 0)
-                silent = not lost and not ground.same(run, whole)
-                count.take(lost=lost, silent=silent, why=f"{words}: {first.said}")
+        fixed = [f"trainer.threads={number}", "model.hidden_dims=[256]"]  # worth two threads
+        with ground.new() as whole:
+            ground.live(ground.command(whole, *fixed, "trainer.prefetch_batches=0"))
+            for ahead, processes in ((0, 0), (2, 0), (2, 1), (2, 2)):
+                words = [*fixed, f"trainer.prefetch_batches={ahead}"]
+                words.append(f"trainer.prefetch_processes={processes}")
+                with ground.new() as run:
+                    point = f"verified:{ground.draw.randint(2, 12)}"
+                    first = ground.live(ground.command(run, *words), {folder.CRASH: point})
+                    lost = (first.code, ground.live(ground.command(run, *words)).code) != (-9, 0)
+                    silent = not lost and not ground.same(run, whole)
+                    count.take(lost=lost, silent=silent, why=f"{words}: {first.said}")
     return count
 
 
@@ -133,6 +138,23 @@ def _torchrun(words: list[str], processes: int, environment: dict[str, str]) -> 
         check=False,
     )
     return done.returncode, done.stdout + done.stderr
+
+
+def moved(ground: Ground) -> Count:
+    """A run is moved, removed or replaced while it trains: it ends, and goes on where it is now."""
+    count = Count()
+    for _ in ground.times(11):
+        for fault in ("moved", "removed", "replaced"):
+            with ground.new() as run:
+                life = ground.live(ground.command(run), fault=fault)
+                there = [one for one in run.rglob("*") if one.is_file()]
+                lost = life.code != 5 or bool(there)
+                elsewhere = run.with_name("elsewhere")
+                if fault != "removed":
+                    lost |= ground.live([f"resume={elsewhere}"]).code != 0
+                silent = not lost and fault != "removed" and not ground.same(elsewhere)
+                count.take(lost=lost, silent=silent, why=f"{fault}: {life.said}")
+    return count
 
 
 def readers(ground: Ground) -> Count:

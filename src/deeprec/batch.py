@@ -44,6 +44,17 @@ class Jagged:
     # absent: whoever needs it makes it, which waits for the device
     by_item: ByItem | None = field(default=None, repr=False)
 
+    def rows(self, start: int, stop: int) -> "Jagged":
+        """The rows from `start` on, before `stop`, without `by_item`.
+
+        Example:
+            >>> Jagged(torch.tensor([4, 5, 6]), torch.tensor([0, 2, 2, 3])).rows(1, 3)
+            Jagged(values=tensor([6]), offsets=tensor([0, 0, 1]), weights=None)
+        """
+        first, last = int(self.offsets[start]), int(self.offsets[stop])
+        weights = None if self.weights is None else self.weights[first:last]
+        return Jagged(self.values[first:last], self.offsets[start : stop + 1] - first, weights)
+
     def on(self, device: torch.device) -> "Jagged":
         """The same rows on another device, without `by_item`."""
         weights = None if self.weights is None else self.weights.to(device)
@@ -71,6 +82,20 @@ class Batch:
     @property
     def num_users(self) -> int:
         return self.history.offsets.shape[0] - 1
+
+    def some(self, start: int, stop: int) -> "Batch":
+        """The users from `start` on, before `stop`."""
+        if (start, stop) == (0, self.num_users):
+            return self
+        first, last = int(self.history.offsets[start]), int(self.history.offsets[stop])
+        return Batch(
+            self.user_rows[start:stop],
+            self.history.rows(start, stop),
+            None if self.ages is None else self.ages[first:last],
+            {name: rows.rows(start, stop) for name, rows in self.attributes.items()},
+            None if self.target is None else self.target.rows(start, stop),
+            None if self.user_weights is None else self.user_weights[start:stop],
+        )
 
     def on(self, device: torch.device) -> "Batch":
         """The same users on another device."""

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_type_hints
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from deeprec import composition, override, part
+from deeprec import composition, override, part, resumed
 from deeprec.annotation import accepts
 from deeprec.composition import Composer
 from deeprec.errors import ConfigError, did_you_mean
@@ -331,7 +331,7 @@ def compose(verb: str, words: Sequence[str] = (), *, config_dir: Path | None = N
     assert config is not None  # or there was a mistake
     if isinstance(config, SweepConfig):
         return _whole_sweep(config, own, handed_on, config_dir)
-    return config
+    return _without_defaults(config, overrides)
 
 
 def _parted(words: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -436,21 +436,9 @@ def translate(
     text = [name for name, hint in hints.items() if accepts("", hint)]
     rules = override.Rules(composer.groups, composer.foreign, text, multirun)
     overrides, mistakes = override.translate(words, rules)
-    return overrides, [*mistakes, *_idle_beside_resume(composer.name, overrides)]
-
-
-def _idle_beside_resume(verb: str, overrides: Sequence[str]) -> list[str]:
-    """A resumed run has its config already: whatever else is said would be silently ignored."""
-    keys = [override.key_of(one) for one in overrides]
-    given = {key: one.partition("=")[2].strip("'\"") for key, one in zip(keys, overrides)}
-    alone = [key for key in ("replay", "resume") if given.get(key, "null") != "null"]
-    if verb != "train" or not alone or given[alone[0]] in ("auto", "must"):
-        return []
-    return [
-        f"{key}: a resumed run goes on under the config it has; leave {key} out"
-        for key in keys
-        if key != alone[0] and not key.startswith("hydra")
-    ]
+    if composer.name == "train":
+        mistakes += resumed.mistakes(overrides, multirun=multirun)
+    return overrides, mistakes
 
 
 def read(composer: Composer, overrides: Sequence[str]) -> tuple[VerbConfig | None, list[str]]:
@@ -468,7 +456,14 @@ def of_composed(verb: str, composed: DictConfig) -> VerbConfig:
     """The checked config of what Hydra composed for one job of many."""
     values, mistakes = composition.plain(composed)
     refuse(verb, [*mistakes, *find_mistakes(values, verb)])
-    return typed(values, verb)
+    return _without_defaults(typed(values, verb), [])
+
+
+def _without_defaults(config: VerbConfig, overrides: Sequence[str]) -> VerbConfig:
+    """A run that is gone on with by its name is told only what the command itself says."""
+    if not isinstance(config, TrainConfig) or not resumed.goes_on(config.resume):
+        return config
+    return replace(config, trainer=resumed.told(config.trainer, overrides))
 
 
 def group_defaults(verb: str) -> dict[str, str | None]:

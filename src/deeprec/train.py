@@ -14,6 +14,8 @@ from deeprec.console import console
 from deeprec.data.store import Prepared
 from deeprec.errors import ConfigError, IntegrityError
 from deeprec.part import called, instantiate
+from deeprec.resumed import freed
+from deeprec.schema import Part
 from deeprec.trainer import checkpoint, launcher, replay
 from deeprec.trainer.asked_again import refuse_another
 from deeprec.trainer.callback import Watch
@@ -31,11 +33,12 @@ def train(config: TrainConfig, *, watch: Watch | None = None, says_next: bool = 
     """Trains, and returns the run folder. Of the prepared folder the holdout is not read.
 
     A new run that ends before its first checkpoint leaves no folder behind, so that the corrected
-    command can be given again. With `resume=RUN` the run goes on under the config that it has;
-    nothing else of `config` counts. `resume=auto` goes on with the run in output_dir where there is
-    one, and `resume=must` wants one; then `config` must ask for that run. A process that torchrun
-    or SLURM started in place of one that ended is as one with `resume=auto`. With `replay` the step
-    at which a loss stopped being finite is looked into again.
+    command can be given again. With `resume=RUN` the run goes on under the config that it has; of
+    `config` only those settings count that change nothing of what is learned (`resumed.FREE`).
+    `resume=auto` goes on with the run in output_dir where there is one, and `resume=must` wants
+    one; then `config` must ask for that run, but for these settings. A process that torchrun or
+    SLURM started in place of one that ended is as one with `resume=auto`. With `replay` the step at
+    which a loss stopped being finite is looked into again.
 
     Args:
         watch: is told of each validation of a new run, and may stop it.
@@ -55,13 +58,13 @@ def train(config: TrainConfig, *, watch: Watch | None = None, says_next: bool = 
         return _replay(Path(config.replay))
     resume = config.resume or ("auto" if launcher.restarted() else None)
     if resume is not None and resume not in GOING_ON:
-        return _resume(RunFolder(Path(resume)))
+        return _resume(RunFolder(Path(resume)), config.trainer)
     assert config.prepared is not None
     assert config.output_dir is not None
     output = Path(config.output_dir)
     members_wait = _holds_something(_members(output))  # of an interrupted experiment=auto
     if (_holds_something(output) and resume) or (resume == "must" and not members_wait):
-        return _resume(RunFolder(output), config)
+        return _resume(RunFolder(output), config.trainer, config)
     with disk.written(output):
         refuse_to_overwrite(output)
     prepared = Prepared(Path(config.prepared), parts=READ)
@@ -131,8 +134,12 @@ def _holds_something(output: Path) -> bool:
     return output.exists() and (not output.is_dir() or any(output.iterdir()))
 
 
-def _resume(run: RunFolder, asked: TrainConfig | None = None) -> Path:
-    """Goes on with a run; with `asked`, if that is what is asked for."""
+def _resume(run: RunFolder, trainer: Part, asked: TrainConfig | None = None) -> Path:
+    """Goes on with a run; with `asked`, if that is what is asked for.
+
+    Args:
+        trainer: the part as the command says it, of which the free settings count.
+    """
     config = run.config
     if asked is not None:
         refuse_another(asked, config, run.path)
@@ -142,7 +149,10 @@ def _resume(run: RunFolder, asked: TrainConfig | None = None) -> Path:
             return run.path
         run.take_over()
         place = asked.prepared if asked and asked.prepared else run.origin["path"]
-        work = Work(config, _same_prepared(run, Path(place)))
+        settings, changed = freed(config.trainer, trainer)
+        if changed:
+            console.print(f"with {'; '.join(changed)}: it learns the same", soft_wrap=True)
+        work = Work(replace(config, trainer=settings), _same_prepared(run, Path(place)))
         _load_newest(run, work.learner)
         console.print(f"going on after step {work.learner.progress.step}")
         work.finish(run)
@@ -156,7 +166,12 @@ def _load_newest(run: RunFolder, learner: Training | Solving) -> None:
         console.print(f"[yellow]rejected[/yellow] {reason}", soft_wrap=True)
     if found is None:
         if rejected:
-            raise IntegrityError(f"{run.path}: no checkpoint is whole; train again from the start")
+            raise IntegrityError(
+                f"{run.path}: no checkpoint is whole, so there is nothing to go on with. If a copy "
+                f"of one is kept elsewhere, put it into {run.checkpoints} and give `deeprec train "
+                f"resume={run.path}` again. Else train it anew: `mv {run.path} {run.path}.damaged`,"
+                " and the command that it was begun with; its config.yaml holds every setting"
+            )
         return
     refuse_foreign(found, run)
     if told := other_versions(found):

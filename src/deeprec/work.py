@@ -1,7 +1,7 @@
 """The parts of a run, put together from its config and its prepared folder, and trained."""
 
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -32,7 +32,7 @@ from deeprec.model.layered import Layered
 from deeprec.model.sparse_input import SparseInput
 from deeprec.part import find, instantiate
 from deeprec.schema import Part
-from deeprec.trainer import memory, replay
+from deeprec.trainer import memory, replay, sound
 from deeprec.trainer.callback import Keeper, Schedule, Watch
 from deeprec.trainer.facts import (
     build_loss,
@@ -82,10 +82,12 @@ class Work:
         self.learner: Training | Solving
         if self.solved:
             self._refuse_to_solve(told)
-            self.learner = self._new_solving()
+            with self._telling_of_memory():
+                self.learner = self._new_solving()
         else:
             self._fit_to_machine()
-            self.learner = self._new_training()
+            with self._telling_of_memory():
+                self.learner = self._new_training()
             self.data.training.finish = self.learner.arrange
             self.data.training.receive = pinned if self.device.name == "cuda" else None
 
@@ -98,10 +100,10 @@ class Work:
         run.set_status("running", reason=None)
         self._introduce()
         try:
-            with disk.written(run.path), memory.told():
+            with disk.written(run.path), self._telling_of_memory():
                 if not self._is_over(progress):
                     self._fit(Keeper(run, self.data, self.schedule, sinks, watch))
-                run.finish()  # before the sinks, which may take their time
+                run.finish(self._warning())  # before the sinks, which may take their time
         except disk.DiskHangsError:
             for sink in sinks:
                 sink.abandon()
@@ -154,6 +156,16 @@ class Work:
         error.add_note(f"look into it with `deeprec train replay={place}`")
         return place
 
+    def _warning(self) -> str | None:
+        progress = self.learner.progress
+        return sound.warning(
+            first_loss=progress.first_loss,
+            last_loss=progress.last_loss,
+            best_score=progress.best_score,
+            last_score=progress.last_score,
+            judged=len(self.data.validation.users),
+        )
+
     def _conclude(self, run: RunFolder) -> None:
         progress, schedule = self.learner.progress, self.schedule
         judged = self.prepared.has_holdout
@@ -167,6 +179,8 @@ class Work:
                 f"best: epoch {best_epoch}, validation ndcg@100 {progress.best_score:.4f}; "
                 f"{'evaluate and export take' if judged else 'export takes'} it"
             )
+        if warning := self._warning():
+            console.print(f"[yellow]note[/yellow] {warning}", soft_wrap=True)
         console.print(f"run: {run.path}", soft_wrap=True)
 
     def _refuse_to_solve(self, target: Part | None) -> None:
@@ -310,6 +324,7 @@ class Work:
             per_user=self._per_user(model),
             ways=self._ways(hasattr(loss, "gram_items")),
             copied=self.schedule.save_in_background,
+            forked=self.loop.prefetch_processes > 0,
             device=self.device.name,
         )
 
@@ -323,6 +338,10 @@ class Work:
             batch=f"a smaller trainer.{'batch_interactions' if grouped else 'batch_users'}",
             no_dense_gradient="loss.gram_items=4096" if has_gram_items else "loss=sampled_softmax",
         )
+
+    def _telling_of_memory(self) -> AbstractContextManager[None]:
+        ways = self._ways()
+        return memory.told(ways.width if self.solved else f"{ways.batch} or {ways.width}")
 
     def _new_loss(
         self, part: Mapping[str, Any], model: nn.Module, popularity: Tensor | None

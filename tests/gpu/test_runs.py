@@ -12,10 +12,14 @@ import torch
 
 import deeprec
 import small_shop
+from deeprec.batch import Batch, Jagged
 from deeprec.config import EvaluateConfig, ExportConfig, RecommendConfig, TrainConfig, compose
-from deeprec.errors import Interrupted
+from deeprec.errors import Interrupted, ResourceError
 from deeprec.evaluate import evaluate
 from deeprec.export import export
+from deeprec.halving import Halving, Lists
+from deeprec.model.autoencoder import Autoencoder
+from deeprec.model.rank import rank
 from deeprec.recommend import recommend
 from deeprec.serve import RequestError, same_answer
 from deeprec.train import train
@@ -43,6 +47,7 @@ SOLVED = [
     *("item_to_item", "own_frequency", "popularity"),
     "svd model.width=4",  # more are of no taste, and leave scores that differ by rounding alone
 ]
+CUDA = torch.device("cuda")
 CLOSE = 0.03  # of ndcg, where each device draws for itself
 
 
@@ -174,6 +179,43 @@ def test_lists_of_a_file_are_those_of_a_cpu(bundle: Path, prepared: Path, tmp_pa
         scores = [np.concatenate(one["scores"].to_pylist()) for one in (table, whole)]
         np.testing.assert_allclose(*scores, rtol=1e-4, atol=1e-5)
     assert tables["cuda", 2].equals(tables["cuda", 1])
+
+
+def test_users_that_do_not_fit_are_ranked_in_halves_with_the_same_lists() -> None:
+    torch.manual_seed(0)
+    model: Any = Autoencoder(200_000, hidden_dims=[8]).cuda().eval()
+    torch.nn.init.normal_(model.item_weight)
+    shown = torch.randint(0, 200_000, (4096 * 5,))
+    batch = Batch(torch.arange(4096), Jagged(shown, torch.arange(4097) * 5)).on(CUDA)
+    halving = Halving()
+
+    def lists(start: int, stop: int) -> Lists:
+        return rank(model, batch.some(start, stop), 100, True, block_items=200_000)
+
+    pieces = [lists(start, start + 256) for start in range(0, 4096, 256)]
+    items, scores = (torch.cat(parts) for parts in zip(*pieces, strict=True))
+    torch.cuda.empty_cache()
+    total = torch.cuda.mem_get_info()[1]
+    torch.cuda.set_per_process_memory_fraction(2e9 / total)  # of 3.3 GB of scores
+    try:
+        found = halving(lists, 4096)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert halving.most < 4096
+    torch.testing.assert_close(found[1], scores)
+    assert (found[0] == items).float().mean() > 0.999  # products of other sizes round otherwise
+
+
+def test_a_run_without_memory_on_the_device_names_what_takes_less(
+    prepared: Path, tmp_path: Path
+) -> None:
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(1e-6)
+    try:
+        with pytest.raises(ResourceError, match=r"a smaller trainer\.batch_users or "):
+            trained(prepared, tmp_path / "run", STEPWISE[0], "cuda", "model.hidden_dims=[200000]")
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:

@@ -125,6 +125,7 @@ def test_signals_end_a_run_in_good_order(
     assert (status["resumable"], status["next"]) == (True, f"deeprec train resume={run}")
     after = live([f"resume={run}"])
     assert (after.code, after.began) == (0, saved)
+    assert " 0 users/s" not in after.said  # of an epoch whose users an earlier life saw
     assert content(run) == content(whole)
 
 
@@ -137,12 +138,32 @@ def test_a_run_whose_batches_come_from_processes_ends_in_good_order(
     run, words = tmp_path / "run", "trainer.prefetch_processes=2"
     ended = live(command(run, words), fault=fault)
     assert ended.code == code, ended.said
-    assert ("trainer.prefetch_processes" in ended.said) is (code == 5)
+    assert ("with fewer trainer.prefetch_processes or 0" in ended.said) is (code == 5)
     after = live([f"resume={run}"])
     assert after.code == 0, after.said
     assert after.began is not None
     # what was made before they died is trained on
     assert saved <= after.began <= saved + 6 * (code == 5)
+    assert content(run) == content(whole)
+
+
+def test_whoever_makes_the_batches_and_whenever_it_is_saved_a_run_is_gone_on_with(
+    live: Live, whole: Path, tmp_path: Path
+) -> None:
+    run, seldom = tmp_path / "run", "trainer.save_every_minutes=null"
+    begun = command(run, "trainer.prefetch_processes=2")
+    assert live(begun, {folder.CRASH: "verified:3"}).code == -9
+    alone = command(run, "trainer.prefetch_batches=0", seldom)
+    first = live(alone, {folder.CRASH: "verified:2"})  # of the second epoch
+    assert (first.code, first.began) == (-9, 3)
+    assert "trainer.prefetch_processes=0, begun with 2" in first.said
+    assert "trainer.save_every_minutes=None, begun with 0" in first.said
+    second = live([f"resume={run}", "trainer.prefetch_processes=1"], {folder.CRASH: "verified:1"})
+    assert (second.code, second.began) == (-9, 8)
+    assert "with trainer.prefetch_processes=1, begun with 2: it learns the same" in second.said
+    last = live([f"resume={run}"])
+    assert (last.code, last.began) == (0, 9)  # its own setting saves after every step
+    assert "begun with" not in last.said
     assert content(run) == content(whole)
 
 

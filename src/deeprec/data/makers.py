@@ -204,6 +204,6 @@ def _starved(error: Exception) -> str | None:
         return None
     return (
         f"a process that makes batches ended ({said.splitlines()[-1]}), as when memory or /dev/shm "
-        "is used up. What is saved is whole: go on with more memory, or begin a run with fewer "
+        "is used up. What is saved is whole: go on with more memory, or with fewer "
         "trainer.prefetch_processes or 0; in a container give `--shm-size=4g` or `--ipc=host`"
     )

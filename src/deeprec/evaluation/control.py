@@ -21,6 +21,7 @@ from deeprec.data.judge import distinct
 from deeprec.data.leakage import Finding, Level
 from deeprec.errors import NonFiniteError
 from deeprec.evaluation.question import Question
+from deeprec.halving import Lists
 from deeprec.metric import expectation
 from deeprec.metric.hits import Hits
 from deeprec.metric.ranking import recall
@@ -148,7 +149,11 @@ class _SameForAll(nn.Module):
 def _ranked(scores_V: Tensor, question: Question, batch: Batch, k: int) -> IntArray:
     """What a run with these scores would list: int64 [B, K]."""
     model = cast(Recommender, _SameForAll(scores_V))
-    return rank(model, batch, k, question.exclude_seen)[0].numpy()
+
+    def asked(start: int, stop: int) -> Lists:
+        return rank(model, batch.some(start, stop), k, question.exclude_seen)
+
+    return question.halving(asked, batch.num_users)[0].numpy()
 
 
 def _seen(question: Question, batch: Batch) -> Iterator[IntArray]:

@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
+from deeprec.resumed import FREE
+
 # of a config: not what was trained
 OWN_PLACE = ("output_dir", "resume", "prepared", "logger")
-OWN_PACE = ("trainer.threads", "trainer.prefetch", "trainer.save_", "trainer.on_disk_full")
+OWN_PACE = ("trainer.threads", *FREE)
 # of settings that a name is made of; runs that differ in more are called by their folder
 MOST_KEYS, MOST_LETTERS = 3, 60
 

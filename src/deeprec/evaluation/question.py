@@ -1,7 +1,7 @@
 """What every system of a report is asked: for whom, on what, under which rules."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -9,6 +9,7 @@ import numpy.typing as npt
 from deeprec.batch import Batch, Jagged
 from deeprec.data.judge import judged_batch, without_seen
 from deeprec.data.store import PartName, Prepared
+from deeprec.halving import Halving
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Question:
     Args:
         users: rows of those who are asked about, ascending.
         batch_users: users ranked at once.
+        halving: of all that rank, as they share this process and its memory.
     """
 
     prepared: Prepared
@@ -29,6 +31,7 @@ class Question:
     cutoffs: list[int]
     batch_users: int
     users: npt.NDArray[np.int64]
+    halving: Halving = field(default_factory=Halving, compare=False)
 
     @property
     def k(self) -> int:

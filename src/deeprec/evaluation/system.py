@@ -22,6 +22,7 @@ from deeprec.data.translation import Translation, ask
 from deeprec.errors import ConfigError
 from deeprec.evaluation.naming import apart, named, trained
 from deeprec.evaluation.question import Question
+from deeprec.halving import Lists
 from deeprec.metric.hits import found as found_in
 from deeprec.model.base import Recommender, Solvable
 from deeprec.model.item_to_item import ItemToItem
@@ -155,7 +156,7 @@ def _run(path: Path, question: Question, device: torch.device) -> System:
     return System(
         name,
         "run",
-        _lists_of(run.model, question.exclude_seen, device),
+        _lists_of(run.model, question, device),
         source,
         config=config,
         training=_training(path),
@@ -187,9 +188,13 @@ def _bundle(path: Path, question: Question, device: torch.device) -> System:
 
     def lists(batch: Batch, k: int) -> Tensor:
         theirs, _ = translation(batch)
-        known = theirs.history, theirs.ages, theirs.attributes
-        items, _ = ask(bundle, *known, k=k, exclude_seen=question.exclude_seen)
-        return translation.back(items)
+
+        def asked(start: int, stop: int) -> Lists:
+            some = theirs.some(start, stop)
+            known = some.history, some.ages, some.attributes
+            return ask(bundle, *known, k=k, exclude_seen=question.exclude_seen)
+
+        return translation.back(question.halving(asked, theirs.num_users)[0])
 
     return System(path.name, "bundle", lists, {"bundle": str(path), "identity": identity})
 
@@ -232,10 +237,19 @@ def _baselines(names: Sequence[str], question: Question, device: torch.device) -
         with console.status(f"fitting {name}"), torch.no_grad():
             for _ in model.solve(known, 0, torch.Generator()):
                 pass
-        yield System(name, "baseline", _lists_of(model, question.exclude_seen, device))
+        yield System(name, "baseline", _lists_of(model, question, device))
 
 
-def _lists_of(model: Recommender, exclude_seen: bool, device: torch.device) -> ListsOf:
+def _lists_of(model: Recommender, question: Question, device: torch.device) -> ListsOf:
     assert isinstance(model, nn.Module)
     moved: Any = model.to(device)
-    return lambda batch, k: rank(moved, batch.on(device), k, exclude_seen)[0].cpu()
+
+    def lists(batch: Batch, k: int) -> Tensor:
+        def asked(start: int, stop: int) -> Lists:
+            some = batch.some(start, stop).on(device)
+            items, scores = rank(moved, some, k, question.exclude_seen)
+            return items.cpu(), scores.cpu()
+
+        return question.halving(asked, batch.num_users)[0]
+
+    return lists

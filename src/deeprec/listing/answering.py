@@ -8,8 +8,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from deeprec.batch import Jagged
+from deeprec.batch import Batch, Jagged
 from deeprec.data.translation import ask
+from deeprec.halving import Halving, Lists
 from deeprec.serve import Bundle
 
 LISTS = pa.schema(
@@ -76,10 +77,19 @@ def _jagged(rows: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]) -> Jagged
     return Jagged(torch.from_numpy(values), torch.from_numpy(offsets))
 
 
-def answer(opened: Bundle, histories: Histories, k: int, exclude_seen: bool) -> pa.RecordBatch:
+def answer(
+    opened: Bundle, histories: Histories, k: int, exclude_seen: bool, halving: Halving
+) -> pa.RecordBatch:
     """The lists of these users, best first, shorter than k where there are no more candidates."""
-    known = histories.items, histories.ages, histories.attributes
-    items, scores = ask(opened, *known, k=k, exclude_seen=exclude_seen)
+    users = torch.arange(len(histories.user_ids))
+    batch = Batch(users, histories.items, histories.ages, histories.attributes)
+
+    def asked(start: int, stop: int) -> Lists:
+        some = batch.some(start, stop)
+        known = some.history, some.ages, some.attributes
+        return ask(opened, *known, k=k, exclude_seen=exclude_seen)
+
+    items, scores = halving(asked, batch.num_users)
     found = items >= 0
     offsets = pa.array([0, *found.sum(1).cumsum(0).tolist()], pa.int32())
     item_ids = opened.item_ids.take(pa.array(items[found].numpy())).cast(pa.string())

@@ -11,12 +11,15 @@ import torch
 
 from deeprec import serve
 from deeprec.errors import ResourceError
+from deeprec.halving import Halving
 from deeprec.listing.answering import Histories, Packed, answer, packed, unpacked
 from deeprec.serve import Bundle
 
 AHEAD = 2  # batches a process: one that it answers, one that waits, so memory is bounded
 
-_opened: Bundle  # of a process that answers; set once, when it starts
+# of a process that answers; set once, when it starts
+_opened: Bundle
+_halving: Halving
 
 
 def answers(
@@ -33,11 +36,12 @@ def answers(
         processes: 1: this one answers.
 
     Raises:
-        ResourceError: a process died.
+        ResourceError: a process died, or memory does not suffice for one user.
     """
     if processes == 1:
+        halving = Halving()
         for histories in some_histories:
-            yield histories, answer(opened, histories, k, exclude_seen)
+            yield histories, answer(opened, histories, k, exclude_seen, halving)
         return
     threads = max(1, torch.get_num_threads() // processes)
     start = (str(opened.path), str(opened.device), threads)
@@ -69,10 +73,10 @@ def _first(
 
 
 def _open(path: str, device: str, threads: int) -> None:
-    global _opened
+    global _opened, _halving
     torch.set_num_threads(threads)
-    _opened = serve.load(path, verify=False, device=device)
+    _opened, _halving = serve.load(path, verify=False, device=device), Halving()
 
 
 def _answer(sent: Packed, k: int, exclude_seen: bool) -> pa.RecordBatch:
-    return answer(_opened, unpacked(sent), k, exclude_seen)
+    return answer(_opened, unpacked(sent), k, exclude_seen, _halving)

@@ -14,8 +14,6 @@ from multiprocessing import parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-import torch
-
 from deeprec.config import TrainConfig
 from deeprec.errors import DeeprecError, Interrupted
 from deeprec.train import train
@@ -64,9 +62,6 @@ def _failure(config: TrainConfig, sweep: Connection) -> str | None:
     except DeeprecError as error:
         print(error, file=sys.stderr)
         return str(error)
-    except torch.OutOfMemoryError as error:
-        traceback.print_exc()
-        return f"memory does not suffice: {error}".partition("\n")[0]
     except Exception as error:
         traceback.print_exc()
         return f"{type(error).__name__}: {error}"

@@ -5,6 +5,7 @@ from typing import Any
 
 from deeprec.config import TrainConfig, to_dict
 from deeprec.errors import ConfigError
+from deeprec.resumed import FREE
 
 ANYWAY = (
     "prepared",
@@ -41,7 +42,7 @@ def _differences(asked: Mapping[str, Any], kept: Mapping[str, Any]) -> Iterator[
             continue  # of a solved model, or chosen when the run began
         one, other = _leaves(name, asked[name]), _leaves(name, kept[name])
         for path in sorted(one.keys() | other.keys()):
-            if one.get(path) != other.get(path):
+            if path not in FREE and one.get(path) != other.get(path):
                 yield f"{path}: asked for {one.get(path)!r}, the run has {other.get(path)!r}"
 
 

@@ -4,7 +4,7 @@ import math
 import resource
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -17,7 +17,6 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
-from torch import Tensor
 
 from deeprec.batch import Arranged, Batch
 from deeprec.console import RateColumn, console
@@ -27,6 +26,7 @@ from deeprec.trainer.logger import Sink
 from deeprec.trainer.module import Learner, Training
 from deeprec.trainer.run import RunFolder
 from deeprec.trainer.saving import OnDiskFull, Saver
+from deeprec.trainer.sound import weight_norm
 from deeprec.trainer.stopping import Stopping
 from deeprec.trainer.validation import validate
 
@@ -77,7 +77,8 @@ class Keeper(Callback):
             schedule.on_disk_full,
             schedule.save_timeout_minutes,
         )
-        self._started, self._users = 0.0, 0
+        self._started: float | None = None  # None: an earlier life saw the users of this epoch
+        self._users = 0
         self._saved = time.monotonic()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -136,10 +137,12 @@ class Keeper(Callback):
 
         Raises:
             Interrupted: a signal asked for it; what was learned is saved.
+            NonFiniteError: the loss or the norm of the weights is not finite.
         """
         learner.check_finite()
         progress, schedule = learner.progress, self.schedule
-        seconds = time.monotonic() - self._started
+        weights = weight_norm(learner.model, progress.step)
+        seconds = None if self._started is None else time.monotonic() - self._started
         epoch = progress.epoch + 1
         last = epoch == schedule.max_epochs
         score = None
@@ -147,7 +150,7 @@ class Keeper(Callback):
             score = self._validate(learner)
         progress.epoch, progress.batch = epoch, 0
         stop = self._is_enough(learner)
-        self._record(learner, score, seconds)
+        self._record(learner, score, seconds, weights)
         if self.stopping.asked is not None:
             self._save_and_stop(learner, score)
         if last or stop or score is not None or progress.epoch % schedule.save_every_epochs == 0:
@@ -175,6 +178,7 @@ class Keeper(Callback):
         )
         learner.model.train()
         progress = learner.progress
+        progress.last_score = score
         if score is not None and (progress.best_score is None or score > progress.best_score):
             progress.best_score, progress.best_step = score, progress.step
             progress.validations_since_best = 0
@@ -193,29 +197,33 @@ class Keeper(Callback):
         patience = self.schedule.patience
         return patience is not None and learner.progress.validations_since_best >= patience
 
-    def _record(self, learner: Learner, score: float | None, seconds: float) -> None:
+    def _record(
+        self, learner: Learner, score: float | None, seconds: float | None, weights: float
+    ) -> None:
         self.run.refuse_moved()
         progress, loss = learner.progress, learner.mean_loss()
-        rate, memory = self._users / max(seconds, 1e-9), memory_bytes()
+        memory = memory_bytes()
         row: dict[str, float] = {
             "epoch": progress.epoch,
             "step": progress.step,
-            "users_per_second": round(rate, 1),
-            "seconds": round(seconds, 3),
             "memory_bytes": memory,
-            "weight_norm": _norm(learner.model.parameters()),
+            "weight_norm": weights,
             "gradient_norm": progress.gradient_norm,
         }
         told = f"epoch {progress.epoch:>3}/{self.schedule.max_epochs}"
         if not math.isnan(loss):
-            row["loss"] = loss
+            row["loss"] = progress.last_loss = loss
             told += f"  loss {loss:.4f}"
+        if seconds is not None:
+            rate = self._users / max(seconds, 1e-9)
+            row |= {"users_per_second": round(rate, 1), "seconds": round(seconds, 3)}
+            told += f"  {rate:,.0f} users/s"
         judged = ""
         if score is not None:
             row["val/ndcg@100"] = score
             best = "  [green]best[/green]" if progress.best_step == progress.step else ""
             judged = f"  ndcg@100 {score:.4f}{best}"
-        console.print(f"{told}  {rate:,.0f} users/s  {memory / 1e6:,.0f} MB{judged}")
+        console.print(f"{told}  {memory / 1e6:,.0f} MB{judged}")
         for sink in self.sinks:
             sink.write(row)
 
@@ -274,11 +282,6 @@ class ProgressBar(Callback):
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
-
-
-def _norm(tensors: Iterable[Tensor]) -> float:
-    """The Euclidean norm of all of them together."""
-    return math.hypot(*(torch.linalg.vector_norm(one.detach()).item() for one in tensors))
 
 
 def memory_bytes() -> int:

@@ -27,6 +27,7 @@ from deeprec import folder
 from deeprec.errors import ConfigError, IntegrityError, NonFiniteError
 from deeprec.trainer.built import state_tensors
 from deeprec.trainer.module import Learner, Progress
+from deeprec.trainer.sound import LOWER
 
 KIND = "checkpoint"
 SAFE_NAMES = {
@@ -36,7 +37,7 @@ SAFE_NAMES = {
     torch.int64: "I64",
     torch.bool: "BOOL",
 }
-ROWS = 2**20  # of a table that are looked at at once
+AT_ONCE = 2**20  # numbers that are looked at at once: what is made of them takes 4 MiB
 KEPT = 2  # the newest so many are kept, and the best
 
 
@@ -223,8 +224,7 @@ def _drop_old(checkpoints: Path) -> None:
 def _check_finite_weights(model: nn.Module) -> None:
     if name := not_finite(model):
         raise NonFiniteError(
-            f"{name} holds a value that is not finite; nothing of it is saved. Lower the "
-            "learning rates (optimizer.lr, optimizer.table_lr) or give optimizer.warmup_steps"
+            f"{name} holds a value that is not finite; nothing of it is saved. {LOWER}"
         )
 
 
@@ -244,8 +244,8 @@ def not_finite(model: nn.Module) -> str | None:
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    rows = torch.split(tensor, ROWS) if tensor.dim() else [tensor]
-    return all(bool(torch.isfinite(some).all()) for some in rows)
+    some_of = torch.split(tensor.reshape(-1), AT_ONCE)
+    return all(bool(torch.isfinite(some).all()) for some in some_of)
 
 
 def _copy(saved: Any, tensors: Mapping[str, Tensor]) -> None:

@@ -12,6 +12,7 @@ from deeprec.data.grouping import Grouping
 from deeprec.device import DeviceName, Precision
 from deeprec.trainer.callback import Keeper, ProgressBar, Schedule
 from deeprec.trainer.module import Training
+from deeprec.trainer.no_pickle import NoPickle
 from deeprec.trainer.saving import OnDiskFull
 
 
@@ -133,6 +134,7 @@ class Loop:
             precision="32-true" if self.precision == "float32" else "bf16-mixed",
             max_epochs=self.schedule.max_epochs,
             callbacks=callbacks,
+            plugins=[NoPickle()],
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,

@@ -11,6 +11,7 @@ from rich.table import Table
 from torch import nn
 
 from deeprec.errors import ResourceError
+from deeprec.halving import denies_memory
 from deeprec.loss.catalog_blocks import fitting_block_items
 from deeprec.model.base import PerUser
 from deeprec.trainer.optimizer import Optimizer
@@ -23,7 +24,7 @@ FEWER = "data.filters with fewer items"
 BLOCK, NEGATIVES = "a smaller loss.block_items", "fewer loss.negatives"
 STATE = "optimizer=rowwise_adagrad"
 NO_COPY = "trainer.save_in_background=false"
-NONE_LEFT = "can't allocate memory"  # what torch says of a CPU's
+NO_FORK = "trainer.prefetch_processes=0"
 BLOCKS = 3  # blocks of scores a loss holds at once: scores, their gradient, one between
 
 
@@ -58,6 +59,7 @@ def plan(
     per_user: PerUser | None = None,
     ways: Ways = Ways(),
     copied: bool = False,
+    forked: bool = False,
     device: str = "cpu",
 ) -> list[Line]:
     """What each table, its gradient and its optimizer's state take, and one batch.
@@ -75,6 +77,8 @@ def plan(
         per_user: what a user takes in a step; None: one hidden vector, and eight of its width.
         ways: what to advise.
         copied: whether checkpoints are written from a copy.
+        forked: whether processes make batches. On a CPU they keep the weights as they were when
+            they were forked, all of them together once, while this process changes its own.
         device: where the scores are.
     """
     catalog = model.item_weight
@@ -85,8 +89,10 @@ def plan(
     who = f"{asked:,} users" if per_user is None else f"{asked:,} positions"
     block_items = min(block_items or fitting_block_items(asked, device), catalog.shape[0])
     said = f"what the layers say of {who}"
+    learned = _learned_lines(model, optimizer, dense_gradient, ways)
     lines = [
-        *_learned_lines(model, optimizer, dense_gradient, copied, ways),
+        *learned,
+        *_copy_lines(learned, copied, forked and device == "cpu", ways),
         Line(f"a batch of {batch_events:,} events", batch_events * EVENT, (ways.batch,)),
         Line(said, round(batch_users * floats) * FLOAT, (ways.width, ways.batch)),
         _score_lines(asked, who, block_items, drawn_items if draws_at_once else 0, ways),
@@ -152,22 +158,25 @@ def check(lines: list[Line], available: int) -> None:
 
 
 @contextmanager
-def told() -> Iterator[None]:
+def told(less_with: str) -> Iterator[None]:
     """Makes an error for a person of what is said where memory does not suffice after all.
+
+    Args:
+        less_with: the settings with which a run takes less.
 
     Raises:
         ResourceError: it does not.
     """
     try:
         yield
-    except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is one of the latter
-        if NONE_LEFT in str(error) or isinstance(error, MemoryError | torch.OutOfMemoryError):
-            said = str(error).partition("\n")[0]
-            raise ResourceError(
-                f"memory does not suffice, whatever the plan said ({said}). What is saved is "
-                "whole: leave the run more memory and go on, or begin one with what the plan names"
-            ) from error
-        raise
+    except (MemoryError, RuntimeError) as error:
+        if not denies_memory(error):
+            raise
+        said = str(error).partition("\n")[0]
+        raise ResourceError(
+            f"memory does not suffice, whatever the plan said ({said}). What is saved is whole: "
+            f"leave the run more memory and go on, or begin one with {less_with}"
+        ) from error
 
 
 def available_bytes(device: torch.device) -> int:
@@ -196,7 +205,7 @@ def _without(lines: list[Line], settings: list[str]) -> int:
 
 
 def _learned_lines(
-    model: nn.Module, optimizer: Optimizer, dense_gradient: bool, copied: bool, ways: Ways
+    model: nn.Module, optimizer: Optimizer, dense_gradient: bool, ways: Ways
 ) -> list[Line]:
     """What parameters, their gradients and their optimizers take, large tables one by one."""
     lines, small = [], 0
@@ -205,10 +214,18 @@ def _learned_lines(
             lines += _table_lines(name, parameter, optimizer, dense_gradient, ways)
         else:
             small += parameter.numel()
-    if copied:
-        size = sum(line.bytes for line in lines if not line.name.endswith("gradient"))
-        lines.append(Line("a copy of these to save", size, (ways.width, NO_COPY)))
     return [*lines, Line("everything else that is learned", 4 * small * FLOAT, (ways.width,))]
+
+
+def _copy_lines(learned: list[Line], copied: bool, forked: bool, ways: Ways) -> Iterator[Line]:
+    """What is held of all this once more, as it was at some moment."""
+    size = sum(line.bytes for line in learned if not line.name.endswith("gradient"))
+    if copied:
+        yield Line("a copy of these to save", size, (ways.width, NO_COPY))
+    if forked:
+        yield Line(
+            "these as they were, for processes that make batches", size, (ways.width, NO_FORK)
+        )
 
 
 def _score_lines(asked: int, who: str, block_items: int, draws: int, ways: Ways) -> Line:

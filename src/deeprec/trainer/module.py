@@ -19,6 +19,7 @@ from deeprec.table import RowUpdate, Updates
 from deeprec.trainer.brake import RELEASED, Brake, Braking
 from deeprec.trainer.built import begin_again, begin_state, row_updates, set_rates
 from deeprec.trainer.optimizer import Optimizer
+from deeprec.trainer.sound import LOWER, norm
 
 CHECK_STEPS = 50  # on CUDA a look at the loss waits for the device, so it is not taken at each step
 
@@ -62,6 +63,9 @@ class Progress:
     best_score: float | None = None  # of the best validation so far
     best_step: int | None = None
     validations_since_best: int = 0
+    first_loss: float | None = None  # of the first step, where it was looked at
+    last_loss: float | None = None  # mean of the last epoch
+    last_score: float | None = None  # of the last validation
     gradient_norm: float = 0.0  # of what the optimizers are given, at the last step looked at
     braking: Braking = RELEASED
 
@@ -205,8 +209,7 @@ class Training(LightningModule):
             last = self.progress.step
             raise NonFiniteError(
                 f"the loss became {self.loss_sum.item()} at or before step {last} (epoch "
-                f"{self.progress.epoch + 1}); nothing of it is saved. Lower the learning rates "
-                "(optimizer.lr, optimizer.table_lr) or give optimizer.warmup_steps"
+                f"{self.progress.epoch + 1}); nothing of it is saved. {LOWER}"
             )
 
     def count_loss(self, loss: Tensor, num_users: int) -> None:
@@ -264,7 +267,7 @@ class Training(LightningModule):
 
     def _step(self, loss: Tensor) -> None:
         if loss.device.type == "cpu" or self.progress.step % CHECK_STEPS == 0:
-            self.check_finite()
+            self._look_at(loss)
         for optimizer in self.built:
             optimizer.zero_grad()
         self.manual_backward(loss)
@@ -273,11 +276,25 @@ class Training(LightningModule):
         for optimizer in self.built:
             optimizer.step()
 
+    def _look_at(self, loss: Tensor) -> None:
+        self.check_finite()
+        if self.progress.first_loss is None and self.progress.step < CHECK_STEPS:
+            self.progress.first_loss = loss.item()
+
     def _gradient_norm(self) -> float:
-        """Of dense and sparse gradients; rows that a loss hands to the optimizer have none left."""
+        """Of dense and sparse gradients; rows that a loss hands to the optimizer have none left.
+
+        Raises:
+            NonFiniteError: it is not finite.
+        """
         given = [one.grad for one in self.model.parameters() if one.grad is not None]
-        dense = [one.coalesce().values() if one.is_sparse else one for one in given]
-        return math.hypot(*(torch.linalg.vector_norm(one).item() for one in dense))
+        found = norm(one.coalesce().values() if one.is_sparse else one for one in given)
+        if not math.isfinite(found):
+            raise NonFiniteError(
+                f"the norm of the gradient became {found} at step {self.progress.step} (epoch "
+                f"{self.progress.epoch + 1}); nothing of it is saved. {LOWER}"
+            )
+        return found
 
 
 def begin_biases(model: nn.Module, changes: Sequence[Callable[[Tensor], Tensor]]) -> None:

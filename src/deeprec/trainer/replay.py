@@ -18,7 +18,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.table import Table
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -31,6 +30,7 @@ from deeprec.errors import IntegrityError, NonFiniteError
 from deeprec.trainer.checkpoint import write_tensors
 from deeprec.trainer.module import Training
 from deeprec.trainer.run import RunFolder
+from deeprec.trainer.sound import norm
 
 KIND = "replay"
 
@@ -129,8 +129,9 @@ def _floats(tensors: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
 
 
 def _finite(tensor: Tensor) -> bool:
+    """Whether all of it is, and its norm too."""
     values = tensor.coalesce().values() if tensor.is_sparse else tensor
-    return not values.is_floating_point() or bool(torch.isfinite(values).all())
+    return not values.is_floating_point() or math.isfinite(norm([values]))
 
 
 def _largest(model: nn.Module) -> float:

@@ -224,12 +224,15 @@ class RunFolder:
         shutil.rmtree(self.checkpoints)
         self.checkpoints.mkdir()
 
-    def finish(self) -> None:
+    def finish(self, warning: str | None = None) -> None:
         """Seals the folder: from now on its manifest tells whether a file of the run was changed.
 
         What others put there is not hashed: a report, or what wandb keeps and may still write.
+
+        Args:
+            warning: why it is worth little; None: nothing tells that it is.
         """
-        self.set_status("finished")
+        self.set_status("finished", warning=warning)
         top = checkpoint.best(self.checkpoints)
         about = {"versions": {"deeprec": __version__}, "best": top.path.name if top else None}
         about["made_from"] = self.made_from()

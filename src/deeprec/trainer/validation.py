@@ -7,6 +7,7 @@ import torch
 from lightning.pytorch.utilities import move_data_to_device
 
 from deeprec.batch import Batch, Jagged
+from deeprec.halving import Halving, Lists
 from deeprec.metric.hits import Hits
 from deeprec.metric.ranking import FloatArray, ndcg
 from deeprec.model.base import Recommender
@@ -19,15 +20,20 @@ def validate(
     model: Recommender, batches: Iterable[Batch], *, exclude_seen: bool, device: torch.device
 ) -> float | None:
     """Mean ndcg@100 over the users of the batches that have a target; None if there are none."""
-    found = [_ndcg_of(model, _on(batch, device), exclude_seen) for batch in batches]
+    halving = Halving()
+    found = [_ndcg_of(model, _on(batch, device), exclude_seen, halving) for batch in batches]
     ndcg_U = np.concatenate(found) if found else np.zeros(0)
     return float(ndcg_U.mean()) if len(ndcg_U) else None
 
 
-def _ndcg_of(model: Recommender, batch: Batch, exclude_seen: bool) -> FloatArray:
+def _ndcg_of(model: Recommender, batch: Batch, exclude_seen: bool, halving: Halving) -> FloatArray:
     """Of the users of a batch that have a target."""
     assert batch.target is not None
-    items_BK, _ = rank(model, batch, CUTOFF, exclude_seen)
+
+    def lists(start: int, stop: int) -> Lists:
+        return rank(model, batch.some(start, stop), CUTOFF, exclude_seen)
+
+    items_BK, _ = halving(lists, batch.num_users)
     target = Jagged(batch.target.values.cpu(), batch.target.offsets.cpu())
     ndcg_B = ndcg(Hits.of(items_BK.cpu(), target), CUTOFF)
     return ndcg_B[~np.isnan(ndcg_B)]

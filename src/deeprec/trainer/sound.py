@@ -1,0 +1,75 @@
+"""Whether a run is still worth something: its norms, and its end against its beginning."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from deeprec.errors import NonFiniteError
+
+LOWER = "Lower the learning rates (optimizer.lr, optimizer.table_lr) or give optimizer.warmup_steps"
+# above these a run is called wrecked: sound ones stay far below, whatever loss they have
+TIMES = 100.0  # the first loss; that of a sum over targets varies tenfold between batches
+SMALLEST = 1.0  # nats or the like; some losses begin near 0
+JUDGED = 100  # users; the mean score of fewer falls to its half by chance
+
+
+def norm(tensors: Iterable[Tensor]) -> float:
+    """The Euclidean norm of all of them together; on CUDA this waits for the device."""
+    return math.hypot(*(torch.linalg.vector_norm(one.detach()).item() for one in tensors))
+
+
+def weight_norm(model: nn.Module, step: int) -> float:
+    """The norm of what is learned.
+
+    Raises:
+        NonFiniteError: it is not finite, though no weight need be.
+    """
+    found = norm(model.parameters())
+    if not math.isfinite(found):
+        norms = {name: norm([one]) for name, one in model.named_parameters()}
+        worst = next(name for name, one in norms.items() if not math.isfinite(one))
+        raise NonFiniteError(
+            f"the norm of {worst} became {norms[worst]} at or before step {step}; nothing of it is "
+            f"saved. {LOWER}"
+        )
+    return found
+
+
+def warning(
+    *,
+    first_loss: float | None,
+    last_loss: float | None,
+    best_score: float | None,
+    last_score: float | None,
+    judged: int,
+) -> str | None:
+    """What to say of a run that ended far worse than it was; None: it did not.
+
+    Args:
+        first_loss: of the first step, before anything was learned; None: unknown.
+        last_loss: the mean of the last epoch.
+        best_score: of all validations; None: there was none.
+        last_score: of the last one.
+        judged: users validated on.
+
+    Example:
+        >>> told = {"best_score": 0.4, "last_score": 0.3, "judged": 500}
+        >>> warning(first_loss=18.8, last_loss=1e11, **told)[:62]
+        'the loss was 18.8 at the first step, 1e+11 at the end: trainin'
+        >>> warning(first_loss=18.8, last_loss=100.0, **told) is None
+        True
+    """
+    found = []
+    if None not in (first_loss, last_loss) and _rose(first_loss or 0.0, last_loss or 0.0):
+        found.append(f"the loss was {first_loss:.3g} at the first step, {last_loss:.3g} at the end")
+    fell = last_score is not None and last_score < (best_score or 0.0) / 2
+    if fell and judged >= JUDGED:
+        found.append(f"ndcg@100 was {best_score:.4f} at its best, {last_score:.4f} at the end")
+    advice = f". {LOWER}" if first_loss is not None else ""  # a solved model has no learning rates
+    return f"{', and '.join(found)}: training went wrong{advice}" if found else None
+
+
+def _rose(first: float, last: float) -> bool:
+    return last > TIMES * max(abs(first), SMALLEST)
