@@ -177,10 +177,10 @@ def run_setup(environment, *arguments):
 def test_a_second_call_installs_nothing_and_says_so(prepared_environment):
     _, first = run_setup(prepared_environment, "--cpu")
     torch, others = (
-        f"pip -m pip install --no-deps -r requirements/{name}.lock" for name in ("torch", "cpu")
+        f"pip -m pip install --no-compile --no-deps -r requirements/{name}.lock" for name in ("torch", "cpu")
     )
     assert first.index(torch) + 1 == first.index(others)
-    assert "pip -m pip install --no-deps -r requirements/dev.lock" in first
+    assert "pip -m pip install --no-compile --no-deps -r requirements/dev.lock" in first
     printed, second = run_setup(prepared_environment, "--cpu", "-k", "name")
     assert second == []
     assert "nothing to install" in printed
@@ -190,15 +190,15 @@ def test_a_second_call_installs_nothing_and_says_so(prepared_environment):
 def test_another_device_is_installed_anew(prepared_environment):
     run_setup(prepared_environment, "--cpu")
     _, pips = run_setup(prepared_environment, "--cuda")
-    assert "pip -m pip install --no-deps -r requirements/cuda.lock" in pips
-    assert "pip -m pip install --no-deps -r requirements/dev.lock" not in pips
+    assert "pip -m pip install --no-compile --no-deps -r requirements/cuda.lock" in pips
+    assert "pip -m pip install --no-compile --no-deps -r requirements/dev.lock" not in pips
 
 
 def test_an_interrupted_installation_is_taken_up_again(prepared_environment):
     run_setup(prepared_environment, "--cpu")
     (prepared_environment / "env/.deeprec/dev").unlink()
     _, pips = run_setup(prepared_environment, "--cpu")
-    assert pips == ["pip -m pip install --no-deps -r requirements/dev.lock"]
+    assert pips == ["pip -m pip install --no-compile --no-deps -r requirements/dev.lock"]
 
 
 def test_a_note_is_a_hash_of_the_lock(prepared_environment):

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import forked
+
 CHECKOUT = Path(__file__).parents[1]
 BLOCK = re.compile(
     r"(?:<!-- not run by the tests: (?P<why>.+?) -->\n)?```bash\n(?P<code>.*?)```", re.S
@@ -45,20 +47,21 @@ def test_every_command_runs(page: str, tmp_path: Path) -> None:
     code = (
         f"trap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n{code}"  # whatever fails, nothing stays
     )
-    write_command(tmp_path / "bin" / "deeprec", "-m deeprec")
     write_command(tmp_path / "bin" / "python", "")
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", code],
-        cwd=tmp_path,
-        env={
-            **os.environ,
-            "PYTHONPATH": str(CHECKOUT / "src"),
-            "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{CHECKOUT / 'src'}:{CHECKOUT / 'tests'}",
+        "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+    }
+    with forked.command(tmp_path / "bin", environment):
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", code],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
