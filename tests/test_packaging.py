@@ -177,7 +177,8 @@ def run_setup(environment, *arguments):
 def test_a_second_call_installs_nothing_and_says_so(prepared_environment):
     _, first = run_setup(prepared_environment, "--cpu")
     torch, others = (
-        f"pip -m pip install --no-compile --no-deps -r requirements/{name}.lock" for name in ("torch", "cpu")
+        f"pip -m pip install --no-compile --no-deps -r requirements/{name}.lock"
+        for name in ("torch", "cpu")
     )
     assert first.index(torch) + 1 == first.index(others)
     assert "pip -m pip install --no-compile --no-deps -r requirements/dev.lock" in first
