@@ -6,7 +6,7 @@ import re
 import shutil
 import zipfile
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +19,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import deeprec
-from deeprec import bundle, folder
+from deeprec import bundle, folder, forms
 from deeprec.batch import Batch, Encoded, Jagged
+from deeprec.bundle import Limits
 from deeprec.config import ExportConfig
 from deeprec.data.store import Prepared
 from deeprec.errors import ConfigError, IntegrityError
@@ -39,6 +40,7 @@ from deeprec.model.linear_autoencoder import LinearAutoencoder
 from deeprec.model.own_frequency import OwnFrequency
 from deeprec.model.rank import rank
 from deeprec.model.sequence_encoder import SequenceEncoder
+from deeprec.model.served import Served
 from deeprec.model.solved import SolvedModel
 from deeprec.serve import same_answer
 from deeprec.train import train
@@ -304,6 +306,14 @@ def test_a_model_that_torch_export_cannot_follow_says_so(tmp_path: Path) -> None
     with pytest.raises(ConfigError, match="OneWay cannot be written in ONNX"):
         write(tmp_path / "other", replace(unfollowed, onnx=True), golden_users=2, compare_users=2)
     assert not (tmp_path / "other").exists()
+
+
+def test_what_triton_asks_is_written_as_often_as_wanted(tmp_path: Path) -> None:
+    names = ["item_ids", "offsets", "k", "exclude_seen", "denied_items", "denied_offsets"]
+    for path in (tmp_path / "one.pt", tmp_path / "two.pt"):  # a type of each has its own forward
+        served = Served(StandIn(30, {}), fields={}, **asdict(Limits())).eval()
+        forms.save_in_tensors(path, served, names)
+        assert path.is_file()
 
 
 def test_what_is_allowed_is_answered_however_low_it_stands(tmp_path: Path) -> None:

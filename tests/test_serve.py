@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
@@ -57,6 +58,21 @@ def run_bare(code: str, place: Path) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def test_values_of_attributes_are_text_alone_or_in_whatever_holds_them() -> None:
+    known = {"tea": 0, "chess": 1}
+    for several in (
+        ["chess", "tea"],
+        ("tea", "chess"),
+        {"tea", "chess"},
+        np.array(["chess", "tea"]),
+    ):
+        assert serve.indices_of_values(known, several) == [0, 1]
+    assert serve.indices_of_values(known, "chess") == [1]
+    for wrong in (35, [19, 78], [["tea"]]):
+        with pytest.raises(serve.RequestError, match="is text, as in vocabularies"):
+            serve.indices_of_values(known, wrong)
 
 
 def test_a_copy_of_serve_answers_with_torch_and_pyarrow_alone(

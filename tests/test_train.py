@@ -341,6 +341,8 @@ def test_no_whole_checkpoint_is_an_error_and_not_a_new_start(
         train(TrainConfig(resume=str(run)))
     assert f"`mv {run} {run}.damaged`" in str(found.value)
     assert f"`deeprec train resume={run}` again" in str(found.value)
+    status = json.loads((run / "status.json").read_text())
+    assert (status["state"], status["resumable"], status["next"]) == ("failed", False, None)
 
 
 def flip(path: Path, place: int = 0) -> None:

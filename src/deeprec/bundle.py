@@ -55,6 +55,7 @@ ARCHITECTURE = "architecture.json"
 TRAIN_CONFIG = "train_config.yaml"
 EVALUATION = "eval.json"
 README = "README.md"
+CARD = "MODEL_CARD.md"
 CLIENT = "serve.py"
 
 

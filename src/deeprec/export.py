@@ -64,6 +64,13 @@ def export(config: ExportConfig) -> Path:
             f"{run.path} was trained on a folder of identity {run.prepared_identity[:12]}, but "
             f"{run.prepared} is now {prepared.identity[:12]}; prepare it as it was, or train again"
         )
+    if prepared.manifest.get("columns"):
+        console.print(
+            "[yellow]note[/yellow] the items of this run are columns of a data set of DSSTNE, and "
+            "their ids the numbers of these, not the ids of a shop's items; for a bundle of those, "
+            "`deeprec dsstne export-network`, and `import-weights` with the feature index",
+            soft_wrap=True,
+        )
     made_from = {
         "run": run.path.name,
         "config": folder.sha256(run.path / "config.yaml"),
@@ -354,6 +361,6 @@ def describe_origin(
     text = card.model_card(
         name, prepared, kind, report, trained.precision, licensed="LICENSE" in trained.texts
     )
-    (draft / "MODEL_CARD.md").write_text(text, encoding="utf-8")
+    (draft / bundle.CARD).write_text(text, encoding="utf-8")
     (draft / "MLmodel").write_text(mlflow.mlmodel(created, used), encoding="utf-8")
     (draft / mlflow.REQUIREMENTS).write_text(mlflow.requirements(used), encoding="utf-8")

@@ -16,6 +16,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.jit._recursive import create_script_module, infer_methods_to_compile
 
 from deeprec import bundle
 from deeprec.batch import Jagged
@@ -87,7 +88,10 @@ def save_in_tensors(path: Path, served: nn.Module, inputs: list[str]) -> None:
         served: what is asked in the end, a `Served` or what a model.pt was loaded as.
         inputs: `triton.arguments`.
     """
-    script = scripted(InTensors(cast(Served, served)))
+    # a type of its own: `with_forward` defines a method of it, which a type can have once
+    script = create_script_module(  # type: ignore[no-untyped-call]  # torch leaves it so
+        InTensors(cast(Served, served)).eval(), infer_methods_to_compile, share_types=False
+    )
     with_forward(script, inputs, sum(name.startswith("attribute_") for name in inputs))
     write_script(path, script)
 

@@ -17,7 +17,8 @@ SAID = ("can't allocate memory", "out of memory", "STATUS_ALLOC_FAILED", "std::b
 class Halving:
     """Asks about users in pieces that memory has room for, and remembers the size of these.
 
-    Their lists are the same: no user's list depends on who else is asked about.
+    Their lists are the same but for what rounding decides: no user's list depends on who else is
+    asked about, though products of few rows are summed in another order than those of many.
     """
 
     def __init__(self) -> None:
@@ -46,7 +47,7 @@ class Halving:
         if self.most < most:
             console.print(
                 f"[yellow]note[/yellow] memory does not suffice to rank for {num_users:,} users at "
-                f"once: it is done for {self.most:,} at a time, and their lists are the same"
+                f"once: it is done for {self.most:,} at a time, and lists are the same to rounding"
             )
         if len(found) == 1:
             return found[0]

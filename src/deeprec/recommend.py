@@ -169,8 +169,8 @@ def opened_histories(
             )
         if kept := events_kept(opened):
             console.print(
-                f"[yellow]note[/yellow] this bundle has learned from events of {kept} alone; give "
-                "it the same, as all events of these files count (preprocess.json)",
+                f"[yellow]note[/yellow] this bundle has learned from {kept} alone; give it the "
+                "same, as all events of these files count (preprocess.json)",
                 soft_wrap=True,
             )
         facts = space.one(events, users=events.user.nunique(), **latest_time(events))
@@ -183,8 +183,13 @@ def events_kept(opened: Bundle) -> str:
     place = opened.path / bundle.PREPROCESS
     if not place.is_file():  # a bundle of an earlier version
         return ""
-    kept = json.loads(place.read_text(encoding="utf-8"))["events_kept"]
-    return ", ".join(f"{name} {value}" for name, value in kept.items())
+    told = json.loads(place.read_text(encoding="utf-8"))
+    kept = []
+    if isinstance(told["events_kept"], dict):
+        kept = [f"{name} {value}" for name, value in told["events_kept"].items()]
+    if told["read_by"] not in ("not recorded", "table"):
+        kept.append(f"what `data={told['read_by']}` reads")
+    return f"events of {', '.join(kept)}" if kept else ""
 
 
 def prepared_histories(

@@ -14,7 +14,7 @@ import sys
 import time
 import warnings
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from os import PathLike
 from pathlib import Path
@@ -381,8 +381,14 @@ def indices_of_values(index_of: "dict[str, int] | Hashed", said: Any) -> list[in
     >>> indices_of_values({"a": 0, "b": 1}, ["b", "a", "c", "b"]), indices_of_values({}, None)
     ([0, 1], [])
     """
-    values = said if isinstance(said, list | tuple) else [said]
-    return sorted({index_of[value] for value in values if value is not None and value in index_of})
+    several = isinstance(said, Iterable) and not isinstance(said, str)
+    values = [value for value in (said if several else [said]) if value is not None]
+    for value in values:
+        if not isinstance(value, str):
+            raise RequestError(
+                f"a value of an attribute is text, as in vocabularies.json, not {type(value)}"
+            )
+    return sorted({index_of[value] for value in values if value in index_of})
 
 
 class Hashed:

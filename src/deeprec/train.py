@@ -166,6 +166,7 @@ def _load_newest(run: RunFolder, learner: Training | Solving) -> None:
         console.print(f"[yellow]rejected[/yellow] {reason}", soft_wrap=True)
     if found is None:
         if rejected:
+            run.set_status("failed", goes_on=False, reason="no checkpoint is whole")
             raise IntegrityError(
                 f"{run.path}: no checkpoint is whole, so there is nothing to go on with. If a copy "
                 f"of one is kept elsewhere, put it into {run.checkpoints} and give `deeprec train "

@@ -418,6 +418,11 @@ def next_of(run: Path, prepared: Prepared) -> str:
     """What can be done with a run, in words and a command."""
     if prepared.has_holdout:
         return f"deeprec evaluate run={run}"
+    if prepared.manifest.get("columns"):
+        network = run.with_suffix(".nc")
+        return (
+            f"deeprec dsstne export-network -r {run} -n {network} -f {run.with_suffix('.columns')}"
+        )
     return f"no holdout to judge on; deeprec export run={run}"
 
 

@@ -36,6 +36,11 @@ def ids(space: Workspace, names: list[str]) -> Any:
     return space.keep("ids", ibis.memtable(table))
 
 
+def test_a_list_of_lists_is_refused_by_name() -> None:
+    with pytest.raises(DataError, match=r"'likes': a list must hold text or numbers"):
+        vocabulary("likes", pa.array([[["a"], ["b"]], None]))
+
+
 def test_attributes_of_several_tables_are_joined_in_order(
     space: Workspace, file: Callable[[str, str], str]
 ) -> None:

@@ -134,6 +134,7 @@ def vocabulary(
         ['0 to 9', '10 to 19']
     """
     if listed := holds_lists(column.type):
+        _refuse_nested(name, column.type)
         column = _in_lists(column, _texts_of(column))
     lengths, flat = flattened(column)
     if trained is not None:
@@ -164,7 +165,8 @@ def vocabulary(
 def hashed_column(name: str, column: pa.ChunkedArray, rows: int) -> tuple[pa.Array, Check]:
     """A user attribute of an open vocabulary as strings, and how many of its values share a row."""
     text = column.combine_chunks()
-    lists = holds_lists(text.type)
+    if lists := holds_lists(text.type):
+        _refuse_nested(name, text.type)
     text = _in_lists(text, _texts_of(text)) if lists else pc.cast(text, pa.string())
     given = flattened(text)[1].drop_null()
     values = pc.unique(given)
@@ -201,6 +203,14 @@ def _admitted(
     known = counts.field("values").filter(pc.greater_equal(counts.field("counts"), min_users))
     rare = len(pc.unique(text.drop_null())) - len(known)
     return pc.if_else(pc.is_in(text, value_set=known), text, pa.scalar(None, text.type)), rare
+
+
+def _refuse_nested(name: str, kind: pa.DataType) -> None:
+    if pa.types.is_nested(kind.value_type):
+        raise DataError(
+            f"user attribute {name!r}: a list must hold text or numbers, this column is {kind}; "
+            "leave it out (columns of data.user_attributes), or flatten it"
+        )
 
 
 def _texts_of(lists: pa.Array) -> list[str]:

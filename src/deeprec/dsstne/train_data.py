@@ -251,6 +251,7 @@ def _manifest(same: bool) -> dict[str, object]:
         "instants": {"train": None, "validation": None, "holdout": None},
         "split": {"name": "none"},
         "kinds": [] if same else KINDS,
+        "columns": True,  # and no items: what their ids are, a feature index says
         "counts": {"holdout_users": 0},
     }
 

@@ -129,7 +129,11 @@ def train_network(
     """
     for path in (network_file, network_file.with_suffix(".run")):
         if path.exists():
-            raise ConfigError(f"{path} is there already; name another network, or move it away")
+            run = network_file.with_suffix(".run")
+            raise ConfigError(
+                f"{path} is there already; name another network, or move it away. A run that was "
+                f"interrupted goes on with `deeprec train resume={run}`"
+            )
     network, to = _read(definition)
     examples = examples_of(network, inputs, outputs)
     prepared = network_file.with_suffix(".prepared")

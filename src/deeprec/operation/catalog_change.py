@@ -196,14 +196,15 @@ def _retired(catalog: pa.Table) -> list[int]:
 
 
 def _tell_of_one_more(draft: Path, signature: dict[str, Any], num_items: int) -> None:
-    """Signature and README of one item more than there were."""
+    """Signature, README and card of one item more than there were."""
     signature["num_items"] = num_items + 1
     for one in (*signature["inputs"], *signature["outputs"]):
         if one.get("maximum") == num_items - 1 and "item" in one["name"]:
             one["maximum"] = num_items
-    readme = (draft / bundle.README).read_text(encoding="utf-8")
-    said = readme.replace(f"from {num_items:,} items", f"from {num_items + 1:,} items")
-    (draft / bundle.README).write_text(said, encoding="utf-8")
+    for name, said in ((bundle.README, "from {} items"), (bundle.CARD, "**Catalog**: {} items")):
+        before, now = (said.format(f"{number:,}") for number in (num_items, num_items + 1))
+        text = (draft / name).read_text(encoding="utf-8")
+        (draft / name).write_text(text.replace(before, now), encoding="utf-8")
 
 
 def _write_goldens(old: Bundle, draft: Path, change: Change) -> Bundle:

@@ -59,7 +59,12 @@ def make_again(
     try:
         asked = answering(source, draft, new, retired=retired, like=like)
     except (DeeprecError, RuntimeError, ValueError) as error:
-        why = str(error).partition("\n")[0]
+        for name in (
+            bundle.WEIGHTS,
+            bundle.ARCHITECTURE,
+        ):  # they may be there, and answer otherwise
+            (draft / name).unlink(missing_ok=True)
+        why = str(error).partition("\n")[0].replace(f"{draft}/", "")
         told[bundle.PROGRAM] = f"absent, because it could not be made again: {why}"
         return told, dict.fromkeys(had, why)
     left_out = {}
@@ -97,11 +102,19 @@ def answering(
         with torch.no_grad():
             add_item(model, described["facts"]["num_items"], like)
         described["facts"]["num_items"] += 1
+        tell_members(described["model"], described["facts"]["num_items"])
     if retired:
         described["retired"] = list(retired)
     asked = Answering(model, {name: fields[name] for name in new.fields}, Names(new), retired)
     forms.save_weights(draft, asked, described)
     return replace(asked, model=rebuilt.built(draft))
+
+
+def tell_members(model: Mapping[str, Any], num_items: int) -> None:
+    """Tells the members of a blend how many items there are; they hold it each for itself."""
+    for member in model.get("members", []):
+        member["num_items"] = num_items
+        tell_members(member, num_items)
 
 
 def rewrite_triton(draft: Path, names: Mapping[str, Any], *, uses_times: bool) -> None:

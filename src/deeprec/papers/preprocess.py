@@ -1,9 +1,11 @@
 """preprocess.json: what of an event log makes a history, for those who make them in production."""
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
 from deeprec.data.store import Prepared
+from deeprec.part import find
 
 SELECTING = ("kinds", "minimum_value", "first_time", "last_time", "drop_duplicates")
 
@@ -14,23 +16,50 @@ def preprocess(prepared: Prepared) -> dict[str, Any]:
     Example:
         >>> events_kept({"kinds": ["purchase"], "minimum_value": None, "max_history": 50})
         {'kinds': ['purchase']}
+        >>> events_kept({"minimum_value": 0})  # without it, those below are there too
+        {'minimum_value': 0}
     """
     data: Mapping[str, Any] = prepared.manifest.get("config", {}).get("data", {})
     filters: Mapping[str, Any] = data.get("filters", {})
+    known = "_target_" in data
     return {
-        "read_by": str(data["_target_"]).rpartition(".")[2] if "_target_" in data else None,
-        "events_kept": events_kept(filters),
-        "longest_training_history": filters.get("max_history"),
+        "read_by": str(data["_target_"]).rpartition(".")[2] if known else "not recorded",
+        "reader": reader(data["_target_"]) if known else "not recorded",
+        "events_kept": (events_kept(filters) or "all that were read") if known else "not recorded",
+        "longest_training_history": (filters.get("max_history") or "any")
+        if known
+        else "not recorded",
         "item_ids": "text, compared byte by byte with item_id of catalog.parquet and never "
         "normalised; whole numbers as their digits; an empty text is none",
         "events_without_item_or_time": "left out",
-        "order": "oldest first; at one time by item_id, then kind, value and price",
-        "repeats": "every event counts; what becomes of an item that stands twice is in the model",
-        "times": "seconds since 1970-01-01 UTC, fractions cut off; ages are days of 86,400 of them",
-        "unknown": "null: nothing of it was recorded with the prepared folder",
+        "order": "oldest first; at one time by item_id, then kind, value and price"
+        if prepared.has_times
+        else "none was known in training",
+        "repeats": "give every event; what becomes of an item that stands twice is in the model",
+        "times": "seconds since 1970-01-01 UTC, fractions cut off; ages are days of 86,400 of them"
+        if prepared.has_times
+        else "training knew none: give none",
+        "attributes": {
+            name: "any text, by its hash"
+            if isinstance(values, Mapping)
+            else "one of those in vocabularies.json, or several, or none; another counts as none"
+            for name, values in prepared.vocabularies.items()
+        },
     }
+
+
+def reader(target: str) -> str:
+    """What the function that read the events says of itself: which of them it leaves out.
+
+    Example:
+        >>> reader("deeprec.data.read.online_retail")[-59:]
+        'most frequent description; the country is a user attribute.'
+    """
+    told = (inspect.getdoc(find(target)) or "").partition("\n\nArgs:")[0]
+    return " ".join(told.split())
 
 
 def events_kept(filters: Mapping[str, Any]) -> dict[str, Any]:
     """Of these filters, those that decide which events a history has."""
-    return {name: filters[name] for name in SELECTING if filters.get(name) not in (None, False)}
+    given = {name: filters.get(name) for name in SELECTING}
+    return {name: one for name, one in given.items() if one is not None and one is not False}

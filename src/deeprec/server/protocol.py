@@ -246,11 +246,9 @@ def _ends(
     return ends
 
 
-def _attributes(
-    tensors: Mapping[str, TensorIn], num_users: int
-) -> dict[str, list[str] | list[list[str]]]:
-    """Attribute -> a value for each user, "" is not known; or by offsets, all values of each."""
-    found: dict[str, list[str] | list[list[str]]] = {}
+def _attributes(tensors: Mapping[str, TensorIn], num_users: int) -> dict[str, list[list[str]]]:
+    """Attribute -> the values of each user: one, or by offsets all; "" is not known."""
+    found: dict[str, list[list[str]]] = {}
     for name, one in tensors.items():
         attribute = name.removeprefix(ATTRIBUTE)
         offsets = OF_VALUES + attribute
@@ -267,7 +265,8 @@ def _attributes(
                 "whose where users have several"
             )
         else:
-            found[attribute] = one.data
+            found[attribute] = [[value] for value in one.data]
+        found[attribute] = [[value for value in row if value != ""] for row in found[attribute]]
     return found
 
 

@@ -139,13 +139,18 @@ class RunFolder:
         if self._found() == self._held and not self.has_checkpoint:
             folder.remove(self.path)
 
-    def set_status(self, state: str, *, look_into: Path | None = None, **more: Any) -> None:
+    def set_status(
+        self, state: str, *, look_into: Path | None = None, goes_on: bool = True, **more: Any
+    ) -> None:
         """Says how the run stands, for people and for whoever restarts it.
 
         Args:
             look_into: a step kept for a replay, at which going on would fail again.
+            goes_on: whether a resume has something to begin from.
         """
         told = self._told(state, {**self.status, **more})
+        if not goes_on:
+            told |= {"resumable": False, "next": None}
         if look_into is not None:
             told |= {"resumable": False, "next": f"deeprec train replay={look_into}"}
         _write_json(self.path / "status.json", told)
