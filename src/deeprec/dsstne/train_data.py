@@ -106,7 +106,7 @@ def check_same_examples(inputs: DataSet, outputs: DataSet) -> None:
     if inputs.num_examples != outputs.num_examples:
         raise DataError(
             f"{inputs.name!r} has {inputs.num_examples:,} examples and {outputs.name!r} "
-            f"{outputs.num_examples:,}; generate both from the same samples"
+            f"{outputs.num_examples:,}; generate both with one sample index (-s)"
         )
 
 
