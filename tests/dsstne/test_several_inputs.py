@@ -21,8 +21,10 @@ from deeprec.evaluate import evaluate
 from deeprec.export import export
 from deeprec.prepare import prepare
 from deeprec.serve import Bundle
+from deeprec.train import train as train_run
 from deeprec.trainer.run import open_run
 from numpy_network import forward
+from small_shop import composed
 
 LAYERS = [
     {"Name": "Items", "Kind": "Input", "N": "auto", "DataSet": "gl_input", "Sparse": True},
@@ -219,6 +221,25 @@ def test_the_run_beside_the_network_is_an_ordinary_one(shop: Path, tmp_path: Pat
     found, expected = forward(again, *given), forward(network, *given)
     np.testing.assert_allclose(found[:, :labels], expected[:, :labels], atol=1e-5)
     assert open_run(shop / "both.run").config.model["layers"][1]["sources"] == ["Town", "history"]
+
+
+def test_an_attribute_called_as_a_data_set_of_items_needs_another_name(
+    shop: Path, tmp_path: Path
+) -> None:
+    words = ["data=dsstne_text", f"data.path={shop}/input", f"output_dir={tmp_path}/prepared"]
+    words.append(f"data.user_attributes={{gl_input: {shop}/towns, our_output: {shop}/towns}}")
+    prepare(config.compose("prepare", words))  # type: ignore[arg-type]
+    plain = ("model=layered", "loss=marginal", "trainer.max_epochs=1", "logger.wandb=off")
+    train_run(composed(tmp_path / "prepared", tmp_path / "run", *plain))
+    files = ["-r", f"{tmp_path}/run", "-n", f"{tmp_path}/n.nc", "-f", f"{tmp_path}/columns"]
+    for name, taken in (("gl", "gl_input"), ("our", "our_output")):
+        with pytest.raises(ConfigError, match=f"-d {name} calls a data set '{taken}', and so is a"):
+            command.run(["export-network", *files, "-d", name])
+        assert not (tmp_path / "n.nc").exists()
+    command.run(["export-network", *files, "-d", "gl_items"])
+    network = read_network(tmp_path / "n.nc")
+    assert network.history.data_set == "gl_items_input"
+    assert [*network.further] == ["gl_input", "our_output"]
 
 
 def drawn() -> Network:
