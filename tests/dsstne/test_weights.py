@@ -1,5 +1,6 @@
 """Weights come over and go back, held against the forward pass written out in numpy."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -146,10 +147,16 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make(tmp_path_factory.mktemp("shop") / "prepared", repeats=False, attributes=False)
 
 
-def brought(tmp_path: Path, prepared: Path, network: Network) -> Path:
+def brought(
+    tmp_path: Path,
+    prepared: Path,
+    network: Network,
+    more: Mapping[str, dict[str, int]] | None = None,
+) -> Path:
     write_network(tmp_path / "network.nc", network)
-    write_index(tmp_path / "in", {f"i{i:02}": i for i in range(24)})
-    write_index(tmp_path / "out", {f"i{i:02}": 2 * i for i in range(24)})
+    more = more or {}
+    write_index(tmp_path / "in", {f"i{i:02}": i for i in range(24)} | more.get("in", {}))
+    write_index(tmp_path / "out", {f"i{i:02}": 2 * i for i in range(24)} | more.get("out", {}))
     return import_weights(
         network_file=tmp_path / "network.nc",
         input_index=tmp_path / "in",
@@ -157,6 +164,16 @@ def brought(tmp_path: Path, prepared: Path, network: Network) -> Path:
         prepared_folder=prepared,
         output_dir=tmp_path / "run",
     )
+
+
+@pytest.mark.parametrize("name", ["in", "out"])
+def test_an_index_of_more_columns_than_the_network_makes_no_run(
+    name: str, tmp_path: Path, prepared: Path
+) -> None:
+    more = {name: {"i24": 128}}
+    with pytest.raises(DataError, match=f"/{name} names column 128, and the network has 128"):
+        brought(tmp_path, prepared, drawn((128, 128)), more)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_network_becomes_a_run_that_evaluates_exports_and_serves(

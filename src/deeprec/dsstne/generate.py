@@ -43,7 +43,8 @@ def generate(
         samples: a text file, or a folder of them.
         output: the NetCDF file.
         feature_index: made with `create`, read and extended with `merge`, read otherwise.
-        sample_index: read and extended if it is there, made otherwise; all of its samples get a row.
+        sample_index: read and extended if it is there, made otherwise; each of its samples gets
+            a row.
         grow: what becomes of features that the index does not have; `no` leaves them out.
         kind: indicators, or analog values.
 
