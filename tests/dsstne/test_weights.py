@@ -18,6 +18,7 @@ from deeprec.dsstne.network import (
     Activation,
     Error,
     Layer,
+    LayerFlag,
     LayerKind,
     LayerType,
     Network,
@@ -30,6 +31,7 @@ from deeprec.errors import ConfigError, DataError
 from deeprec.evaluate import evaluate
 from deeprec.export import export
 from deeprec.model.autoencoder import Autoencoder
+from deeprec.model.hidden import Hidden
 from deeprec.model.layered import Layered
 from deeprec.train import train
 from deeprec.trainer.run import open_run
@@ -237,6 +239,33 @@ def test_an_autoencoder_that_fits_is_the_network_that_it_is(tied: bool) -> None:
     network = network_of(layered(model), Learned(), "gl")
     found = forward(network, [[3, 8], [20]], [[2, 0], []])
     np.testing.assert_allclose(found[:, :24], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("dropout", "dropped", "marked"),
+    [
+        (0.2, ["history"], ["gl_input"]),
+        (0.2, ["user:town.part"], ["town.part"]),
+        (0.2, ["input"], ["gl_input", "town.part"]),
+        (0.2, [], []),
+        (0.0, ["history"], ["gl_input", "town.part"]),
+    ],
+)
+def test_inputs_that_are_dropped_come_back_as_such(
+    dropout: float, dropped: list[str], marked: list[str], tmp_path: Path
+) -> None:
+    layers = [Hidden(name="a", units=4)]
+    fields, how = {"town.part": 3}, {"input_dropout": dropout, "dropped_inputs": dropped}
+    model = Layered(24, fields=fields, layers=layers, output_bias=0.0, **how)
+    write_network(tmp_path / "n.nc", network_of(model, Learned(), "gl"))
+    network = read_network(tmp_path / "n.nc")
+    inputs = network.of_kind(LayerKind.INPUT)
+    assert [one.data_set for one in inputs if LayerFlag.SPARSE in one.flags] == marked
+    back = new_model(network, all_columns(network), "back")
+    if dropout and dropped:
+        assert (back.input_dropout, back.dropped) == (pytest.approx(dropout), model.dropped)
+    else:
+        assert back.input_dropout == 0.0
 
 
 @pytest.mark.parametrize(

@@ -121,9 +121,10 @@ def network_of(model: Layered, learned: Learned, name: str) -> Network:
     num_items = len(model.item_bias)
     width = aligned(num_items)
     network = Network(name, [], denoising_p=model.input_dropout, **learned.settings)
-    network.layers.append(_input("Input", f"{name}_input", width))
+    network.layers.append(_input("Input", f"{name}_input", width, _flags(model, HISTORY)))
     for attribute, size in _read(model).items():
-        network.layers.append(_input(_input_name(attribute), attribute, aligned(size)))
+        flags = _flags(model, field_of(attribute))
+        network.layers.append(_input(_input_name(attribute), attribute, aligned(size), flags))
     parts = list(model.parts)
     network.layers += [_layer(part, _sources(model, i)) for i, part in enumerate(parts)]
     network.layers.append(
@@ -143,8 +144,13 @@ def network_of(model: Layered, learned: Learned, name: str) -> Network:
     return network
 
 
-def _input(name: str, data_set: str, width: int) -> Layer:
-    flags = LayerFlag.SPARSE
+def _flags(model: Layered, field: str) -> LayerFlag:
+    """DSSTNE denoises every input with Sparse, and no other."""
+    noisy = not model.input_dropout or field in model.dropped
+    return LayerFlag.SPARSE if noisy else NO_FLAGS
+
+
+def _input(name: str, data_set: str, width: int, flags: LayerFlag) -> Layer:
     return Layer(name, LayerKind.INPUT, data_set=data_set, extents=(width,), flags=flags)
 
 
