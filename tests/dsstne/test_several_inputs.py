@@ -306,13 +306,21 @@ def test_import_network_says_what_each_input_became(
         (["--input", "gl_town", "towns.features", "towns"], "--input gl_town: .* did you mean"),
         (["--input", "gl_towns", "few.features", "towns"], "few.features names column 128, and th"),
         (["--input", "gl_towns", "towns.features", "recs"], "-s must be a file of its own"),
+        (
+            [
+                *["--input", "gl_towns", "few.features", "towns"],
+                *["--input", "gl_towns", "towns.features", "towns"],
+            ],
+            "--input gl_towns is given twice, with .*few.features .* and with .*towns.features",
+        ),
     ],
 )
 def test_what_is_not_given_as_the_network_reads_it_is_refused(
     shop: Path, flags: list[str], said: str
 ) -> None:
     write_index(shop / "few.features", {"town0": 128})
-    where = [*flags[:2], *(str(shop / name) for name in flags[2:])]
+    files = {"few.features", "towns.features", "towns", "recs"}
+    where = [str(shop / flag) if flag in files else flag for flag in flags]
     with pytest.raises((ConfigError, DataError), match=said):
         lists(shop, "both", *where)
 
@@ -326,6 +334,10 @@ def test_data_sets_and_attributes_must_be_those_of_the_inputs(shop: Path, tmp_pa
         command.run(["train", *files, "-i", f"{shop}/input.nc", f"{tmp_path}/few.nc"])
     with pytest.raises(ConfigError, match="reads data set 'gl_towns', and what is there is 'gl_in"):
         command.run(["train", *files, "-i", f"{shop}/input.nc"])
+    twice = f"data set 'gl_towns' is there 2 times, in {shop}/towns.nc and in {tmp_path}/few.nc; gi"
+    with pytest.raises(ConfigError, match=twice):
+        names = [f"{shop}/input.nc", f"{shop}/towns.nc", f"{tmp_path}/few.nc"]
+        command.run(["train", *files, "-i", *names])
     words = ["data=dsstne_text", f"data.path={shop}/input", f"output_dir={tmp_path}/plain"]
     prepare(config.compose("prepare", words))  # type: ignore[arg-type]
     given = f"-n {shop}/both.nc -i {shop}/input.features -o {shop}/output.features"
