@@ -48,7 +48,8 @@ def _generate_flags(parser: argparse.ArgumentParser) -> None:
         i="text samples, or a folder of them",
         o="the NetCDF file to write; one that is there is replaced, as in DSSTNE",
         f="feature index; without -c or -m, features that it does not have are left out",
-        s="sample index: read and extended if it is there, made otherwise",
+        s="sample index: read and extended if it is there, made otherwise; each sample of it has a "
+        "row, empty where there is no line",
     )
     parser.add_argument("-d", required=True, help="name of the data set")
     grow = parser.add_mutually_exclusive_group()
