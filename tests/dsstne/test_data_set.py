@@ -16,6 +16,7 @@ from deeprec.dsstne.data_set import (
     write_data_sets,
 )
 from deeprec.dsstne.generate import generate
+from deeprec.dsstne.text import read_index
 from deeprec.errors import ConfigError, DataError, ResourceError
 
 
@@ -101,6 +102,26 @@ def test_rows_come_in_the_order_of_the_sample_index(tmp_path: Path) -> None:
     assert np.split(columns, offsets[1:-1])[0].tolist() == [2, 0]  # b
     assert np.split(columns, offsets[1:-1])[1].tolist() == [1, 1]  # a, repeats kept
     assert (tmp_path / "samples").read_text() == "b\t0\na\t1\nc\t2\n"
+
+
+def test_data_sets_of_one_sample_index_stay_row_beside_row(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Line by line they tell of other users, and one of them has no line in the second."""
+    made(tmp_path, "a\tx\nb\tx:y\nc\ty\n", grow="create")
+    assert "empty row" not in capsys.readouterr().out
+    [second] = read_data_sets(made(tmp_path, "new\tz\nc\tv:w\na\tw\n", grow="create"))
+    features = [*read_index(tmp_path / "features")]
+    offsets, columns, _ = second.rows()
+    rows = [[features[column] for column in row] for row in np.split(columns, offsets[1:-1])]
+    assert rows == [["w"], [], ["v", "w"], ["z"]]  # of a, b, c and new
+    assert "1 of 4 samples of the index have no line and got an" in capsys.readouterr().out
+
+
+def test_a_sample_index_with_a_gap_has_no_rows_in_its_order(tmp_path: Path) -> None:
+    (tmp_path / "samples").write_text("a\t0\nb\t2\n")
+    with pytest.raises(DataError, match="the numbers must be 0 to 1, each once"):
+        made(tmp_path, "c\tx\n", grow="create")
 
 
 def test_unknown_features_are_left_out_or_extend_the_index(tmp_path: Path) -> None:

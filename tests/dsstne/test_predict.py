@@ -9,7 +9,7 @@ from deeprec.dsstne import command
 from deeprec.dsstne.network import Activation, Error, Network
 from deeprec.dsstne.network_file import write_network
 from deeprec.dsstne.text import write_index
-from deeprec.errors import ConfigError
+from deeprec.errors import ConfigError, DataError
 from numpy_network import drawn, forward
 
 FEATURES = {f"f{i}": i for i in range(200)}  # of 256 columns
@@ -58,6 +58,19 @@ def test_lists_are_right_at_any_k(tmp_path: Path, network: Network, k: int) -> N
         assert [feature for feature, _ in row] == expected(scores, k)
         told = [float(score) for _, score in row]
         np.testing.assert_allclose(told, np.sort(scores[:200])[::-1][:k], atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "layer"), [("in", "Items"), ("out", "Output")])
+def test_an_index_of_more_columns_than_the_network_is_refused(
+    tmp_path: Path, network: Network, name: str, layer: str
+) -> None:
+    write_index(tmp_path / name, {f"f{i}": i for i in range(256)})
+    lists(tmp_path)
+    write_index(tmp_path / name, {f"f{i}": i for i in range(257)})
+    data_set = network.layer(layer).data_set
+    said = f"/{name} names column 256, and the network has 256 columns of '{data_set}'; give the"
+    with pytest.raises(DataError, match=said):
+        lists(tmp_path)
 
 
 def test_scores_have_the_format_of_dsstne(tmp_path: Path, network: Network) -> None:

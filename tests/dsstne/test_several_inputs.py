@@ -21,8 +21,10 @@ from deeprec.evaluate import evaluate
 from deeprec.export import export
 from deeprec.prepare import prepare
 from deeprec.serve import Bundle
+from deeprec.train import train as train_run
 from deeprec.trainer.run import open_run
 from numpy_network import forward
+from small_shop import composed
 
 LAYERS = [
     {"Name": "Items", "Kind": "Input", "N": "auto", "DataSet": "gl_input", "Sparse": True},
@@ -221,6 +223,25 @@ def test_the_run_beside_the_network_is_an_ordinary_one(shop: Path, tmp_path: Pat
     assert open_run(shop / "both.run").config.model["layers"][1]["sources"] == ["Town", "history"]
 
 
+def test_an_attribute_called_as_a_data_set_of_items_needs_another_name(
+    shop: Path, tmp_path: Path
+) -> None:
+    words = ["data=dsstne_text", f"data.path={shop}/input", f"output_dir={tmp_path}/prepared"]
+    words.append(f"data.user_attributes={{gl_input: {shop}/towns, our_output: {shop}/towns}}")
+    prepare(config.compose("prepare", words))  # type: ignore[arg-type]
+    plain = ("model=layered", "loss=marginal", "trainer.max_epochs=1", "logger.wandb=off")
+    train_run(composed(tmp_path / "prepared", tmp_path / "run", *plain))
+    files = ["-r", f"{tmp_path}/run", "-n", f"{tmp_path}/n.nc", "-f", f"{tmp_path}/columns"]
+    for name, taken in (("gl", "gl_input"), ("our", "our_output")):
+        with pytest.raises(ConfigError, match=f"-d {name} calls a data set '{taken}', and so is a"):
+            command.run(["export-network", *files, "-d", name])
+        assert not (tmp_path / "n.nc").exists()
+    command.run(["export-network", *files, "-d", "gl_items"])
+    network = read_network(tmp_path / "n.nc")
+    assert network.history.data_set == "gl_items_input"
+    assert [*network.further] == ["gl_input", "our_output"]
+
+
 def drawn() -> Network:
     """Three inputs, of which the second is the history: its data set is that of the output."""
     draw = np.random.default_rng(3)
@@ -285,13 +306,21 @@ def test_import_network_says_what_each_input_became(
         (["--input", "gl_town", "towns.features", "towns"], "--input gl_town: .* did you mean"),
         (["--input", "gl_towns", "few.features", "towns"], "few.features names column 128, and th"),
         (["--input", "gl_towns", "towns.features", "recs"], "-s must be a file of its own"),
+        (
+            [
+                *["--input", "gl_towns", "few.features", "towns"],
+                *["--input", "gl_towns", "towns.features", "towns"],
+            ],
+            "--input gl_towns is given twice, with .*few.features .* and with .*towns.features",
+        ),
     ],
 )
 def test_what_is_not_given_as_the_network_reads_it_is_refused(
     shop: Path, flags: list[str], said: str
 ) -> None:
     write_index(shop / "few.features", {"town0": 128})
-    where = [*flags[:2], *(str(shop / name) for name in flags[2:])]
+    files = {"few.features", "towns.features", "towns", "recs"}
+    where = [str(shop / flag) if flag in files else flag for flag in flags]
     with pytest.raises((ConfigError, DataError), match=said):
         lists(shop, "both", *where)
 
@@ -305,6 +334,10 @@ def test_data_sets_and_attributes_must_be_those_of_the_inputs(shop: Path, tmp_pa
         command.run(["train", *files, "-i", f"{shop}/input.nc", f"{tmp_path}/few.nc"])
     with pytest.raises(ConfigError, match="reads data set 'gl_towns', and what is there is 'gl_in"):
         command.run(["train", *files, "-i", f"{shop}/input.nc"])
+    twice = f"data set 'gl_towns' is there 2 times, in {shop}/towns.nc and in {tmp_path}/few.nc; gi"
+    with pytest.raises(ConfigError, match=twice):
+        names = [f"{shop}/input.nc", f"{shop}/towns.nc", f"{tmp_path}/few.nc"]
+        command.run(["train", *files, "-i", *names])
     words = ["data=dsstne_text", f"data.path={shop}/input", f"output_dir={tmp_path}/plain"]
     prepare(config.compose("prepare", words))  # type: ignore[arg-type]
     given = f"-n {shop}/both.nc -i {shop}/input.features -o {shop}/output.features"

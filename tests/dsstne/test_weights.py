@@ -1,5 +1,6 @@
 """Weights come over and go back, held against the forward pass written out in numpy."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from deeprec.dsstne.network import (
     Activation,
     Error,
     Layer,
+    LayerFlag,
     LayerKind,
     LayerType,
     Network,
@@ -29,6 +31,7 @@ from deeprec.errors import ConfigError, DataError
 from deeprec.evaluate import evaluate
 from deeprec.export import export
 from deeprec.model.autoencoder import Autoencoder
+from deeprec.model.hidden import Hidden
 from deeprec.model.layered import Layered
 from deeprec.train import train
 from deeprec.trainer.run import open_run
@@ -146,10 +149,16 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make(tmp_path_factory.mktemp("shop") / "prepared", repeats=False, attributes=False)
 
 
-def brought(tmp_path: Path, prepared: Path, network: Network) -> Path:
+def brought(
+    tmp_path: Path,
+    prepared: Path,
+    network: Network,
+    more: Mapping[str, dict[str, int]] | None = None,
+) -> Path:
     write_network(tmp_path / "network.nc", network)
-    write_index(tmp_path / "in", {f"i{i:02}": i for i in range(24)})
-    write_index(tmp_path / "out", {f"i{i:02}": 2 * i for i in range(24)})
+    more = more or {}
+    write_index(tmp_path / "in", {f"i{i:02}": i for i in range(24)} | more.get("in", {}))
+    write_index(tmp_path / "out", {f"i{i:02}": 2 * i for i in range(24)} | more.get("out", {}))
     return import_weights(
         network_file=tmp_path / "network.nc",
         input_index=tmp_path / "in",
@@ -157,6 +166,16 @@ def brought(tmp_path: Path, prepared: Path, network: Network) -> Path:
         prepared_folder=prepared,
         output_dir=tmp_path / "run",
     )
+
+
+@pytest.mark.parametrize("name", ["in", "out"])
+def test_an_index_of_more_columns_than_the_network_makes_no_run(
+    name: str, tmp_path: Path, prepared: Path
+) -> None:
+    more = {name: {"i24": 128}}
+    with pytest.raises(DataError, match=f"/{name} names column 128, and the network has 128"):
+        brought(tmp_path, prepared, drawn((128, 128)), more)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_network_becomes_a_run_that_evaluates_exports_and_serves(
@@ -220,6 +239,33 @@ def test_an_autoencoder_that_fits_is_the_network_that_it_is(tied: bool) -> None:
     network = network_of(layered(model), Learned(), "gl")
     found = forward(network, [[3, 8], [20]], [[2, 0], []])
     np.testing.assert_allclose(found[:, :24], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("dropout", "dropped", "marked"),
+    [
+        (0.2, ["history"], ["gl_input"]),
+        (0.2, ["user:town.part"], ["town.part"]),
+        (0.2, ["input"], ["gl_input", "town.part"]),
+        (0.2, [], []),
+        (0.0, ["history"], ["gl_input", "town.part"]),
+    ],
+)
+def test_inputs_that_are_dropped_come_back_as_such(
+    dropout: float, dropped: list[str], marked: list[str], tmp_path: Path
+) -> None:
+    layers = [Hidden(name="a", units=4)]
+    fields, how = {"town.part": 3}, {"input_dropout": dropout, "dropped_inputs": dropped}
+    model = Layered(24, fields=fields, layers=layers, output_bias=0.0, **how)
+    write_network(tmp_path / "n.nc", network_of(model, Learned(), "gl"))
+    network = read_network(tmp_path / "n.nc")
+    inputs = network.of_kind(LayerKind.INPUT)
+    assert [one.data_set for one in inputs if LayerFlag.SPARSE in one.flags] == marked
+    back = new_model(network, all_columns(network), "back")
+    if dropout and dropped:
+        assert (back.input_dropout, back.dropped) == (pytest.approx(dropout), model.dropped)
+    else:
+        assert back.input_dropout == 0.0
 
 
 @pytest.mark.parametrize(

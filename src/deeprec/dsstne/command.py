@@ -48,7 +48,8 @@ def _generate_flags(parser: argparse.ArgumentParser) -> None:
         i="text samples, or a folder of them",
         o="the NetCDF file to write; one that is there is replaced, as in DSSTNE",
         f="feature index; without -c or -m, features that it does not have are left out",
-        s="sample index: read and extended if it is there, made otherwise",
+        s="sample index: read and extended if it is there, made otherwise; each sample of it has a "
+        "row, empty where there is no line",
     )
     parser.add_argument("-d", required=True, help="name of the data set")
     grow = parser.add_mutually_exclusive_group()
@@ -134,7 +135,7 @@ def _import_weights(told: argparse.Namespace) -> None:
         network_file=told.n,
         input_index=told.i,
         output_index=told.o,
-        further={name: Path(index) for name, index in told.input},
+        further={name: index for name, (index,) in _by_data_set(told.input).items()},
         prepared_folder=told.prepared,
         output_dir=told.output_dir,
     )
@@ -240,7 +241,7 @@ def _predict(told: argparse.Namespace) -> None:
         output_index=told.o,
         samples=told.r,
         output=told.s,
-        further={name: Further(Path(index), Path(samples)) for name, index, samples in told.input},
+        further={name: Further(*files) for name, files in _by_data_set(told.input).items()},
         filters=told.f,
         filter_mode=told.filter_mode
         or ("multiply" if told.compatibility == "dsstne" else "exclude"),
@@ -270,6 +271,19 @@ def _further_inputs(parser: argparse.ArgumentParser, *files: str) -> None:
         default=[],
         help="of a network of several inputs, each beside the history; default: none",
     )
+
+
+def _by_data_set(told: Sequence[Sequence[str]]) -> dict[str, list[Path]]:
+    """The files of each `--input`, by the name of its data set."""
+    found: dict[str, list[Path]] = {}
+    for name, *files in told:
+        if name in found:
+            one, other = (" ".join(map(str, given)) for given in (found[name], files))
+            raise ConfigError(
+                f"--input {name} is given twice, with {one} and with {other}; give it once"
+            )
+        found[name] = [Path(file) for file in files]
+    return found
 
 
 def _compatibility(parser: argparse.ArgumentParser, meaning: str) -> None:

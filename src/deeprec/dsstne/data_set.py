@@ -187,6 +187,17 @@ def read_data_sets(path: Path) -> list[DataSet]:
         return [_read(file, told, path, number) for number in range(told.whole("datasets"))]
 
 
+def read_names(path: Path) -> list[str]:
+    """The names of the data sets of a file, in its order.
+
+    Raises:
+        ConfigError: netCDF4 is not installed.
+        DataError: it is no such file.
+    """
+    with reading(path) as (_, told):
+        return [told.text(f"name{number}") for number in range(told.whole("datasets"))]
+
+
 def write_data_sets(path: Path, data_sets: Sequence[DataSet]) -> None:
     """Writes a file that DSSTNE reads."""
     with writing(path) as file:

@@ -1,6 +1,6 @@
 """A run of ours as a network file, with the index file of its columns."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
@@ -57,11 +57,13 @@ def export_network(run_folder: Path, output: Path, index: Path, *, name: str = "
 
     Raises:
         ConfigError: the model has something that a network of DSSTNE has not; all of it is named.
+            Or a user attribute is called as the data set of history or output.
     """
     run = open_run(run_folder)
     _refuse(run.model, run_folder)
     model = layered(run.model) if isinstance(run.model, Autoencoder) else run.model
     assert isinstance(model, Layered)
+    _check_names(name, _read(model))
     assert run.config.loss is not None
     constraints = (run.config.optimizer or {}).get("constraints") or {}
     learned = learned_by(run.config.loss, constraints, run_folder)
@@ -80,6 +82,17 @@ def export_network(run_folder: Path, output: Path, index: Path, *, name: str = "
         f"{network.layers[0].units:,}; {index} names the columns",
         soft_wrap=True,
     )
+
+
+def _check_names(name: str, attributes: Collection[str]) -> None:
+    """The data set of an attribute is called as it is, and no other may be."""
+    for data_set in (f"{name}_input", f"{name}_output"):
+        if data_set in attributes:
+            raise ConfigError(
+                f"-d {name} calls a data set {data_set!r}, and so is a user attribute of the run; "
+                f"give another -d, say -d {name}_items, or prepare the events with the attribute "
+                "called otherwise"
+            )
 
 
 def _write_index(path: Path, labels: Sequence[str]) -> None:
@@ -108,9 +121,10 @@ def network_of(model: Layered, learned: Learned, name: str) -> Network:
     num_items = len(model.item_bias)
     width = aligned(num_items)
     network = Network(name, [], denoising_p=model.input_dropout, **learned.settings)
-    network.layers.append(_input("Input", f"{name}_input", width))
+    network.layers.append(_input("Input", f"{name}_input", width, _flags(model, HISTORY)))
     for attribute, size in _read(model).items():
-        network.layers.append(_input(_input_name(attribute), attribute, aligned(size)))
+        flags = _flags(model, field_of(attribute))
+        network.layers.append(_input(_input_name(attribute), attribute, aligned(size), flags))
     parts = list(model.parts)
     network.layers += [_layer(part, _sources(model, i)) for i, part in enumerate(parts)]
     network.layers.append(
@@ -130,8 +144,13 @@ def network_of(model: Layered, learned: Learned, name: str) -> Network:
     return network
 
 
-def _input(name: str, data_set: str, width: int) -> Layer:
-    flags = LayerFlag.SPARSE
+def _flags(model: Layered, field: str) -> LayerFlag:
+    """DSSTNE denoises every input with Sparse, and no other."""
+    noisy = not model.input_dropout or field in model.dropped
+    return LayerFlag.SPARSE if noisy else NO_FLAGS
+
+
+def _input(name: str, data_set: str, width: int, flags: LayerFlag) -> Layer:
     return Layer(name, LayerKind.INPUT, data_set=data_set, extents=(width,), flags=flags)
 
 

@@ -6,9 +6,8 @@ from pathlib import Path
 
 from deeprec.data.store import Prepared
 from deeprec.dsstne.network import Network
-from deeprec.dsstne.text import read_index
-from deeprec.dsstne.weights import Columns, columns_of
-from deeprec.errors import ConfigError, DataError, did_you_mean
+from deeprec.dsstne.weights import Columns, columns_of, index_of
+from deeprec.errors import ConfigError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -35,29 +34,14 @@ def check_further(network: Network, given: Collection[str]) -> None:
         )
 
 
-def index_of_input(network: Network, name: str, path: Path) -> dict[str, int]:
-    """The feature index of a further input.
-
-    Raises:
-        DataError: it names a column that the input does not have.
-    """
-    index, width = read_index(path), network.further[name].units
-    if max(index.values(), default=0) >= width:
-        raise DataError(
-            f"{path} names column {max(index.values())}, and the network reads {width} columns of "
-            f"{name!r}; give the index that its data set was generated with"
-        )
-    return index
-
-
 def attribute_columns(network: Network, prepared: Prepared, name: str, path: Path) -> Columns:
     """The column of each value of a user attribute.
 
     Raises:
         ConfigError: its values are hashed.
-        DataError: the index has none of them.
+        DataError: the index has none of them, or a column that the input does not have.
     """
-    values, index = prepared.vocabularies[name], index_of_input(network, name, path)
+    values, index = prepared.vocabularies[name], index_of(network.further[name], path)
     if isinstance(values, Mapping):
         raise ConfigError(
             f"{prepared.path} hashes the values of {name!r}, and columns have names; prepare it "

@@ -9,7 +9,7 @@ from typing import Literal
 from deeprec import folder
 from deeprec.console import console
 from deeprec.dsstne.data_set import DataSet, aligned, sparse, write_data_sets
-from deeprec.dsstne.text import Samples, read_index, read_samples, write_index
+from deeprec.dsstne.text import Samples, labels_of, read_index, read_samples, write_index
 from deeprec.errors import ConfigError, DataError
 
 Kind = Literal["indicator", "analog"]
@@ -23,6 +23,7 @@ class Indexed:
     features: dict[str, int]
     samples: dict[str, int]
     num_unknown: int  # features left out, because the index does not have them
+    num_without_line: int  # samples of the index that are not among those read
 
 
 def generate(
@@ -42,7 +43,8 @@ def generate(
         samples: a text file, or a folder of them.
         output: the NetCDF file.
         feature_index: made with `create`, read and extended with `merge`, read otherwise.
-        sample_index: read and extended if it is there, made otherwise.
+        sample_index: read and extended if it is there, made otherwise; each of its samples gets
+            a row.
         grow: what becomes of features that the index does not have; `no` leaves them out.
         kind: indicators, or analog values.
 
@@ -56,6 +58,7 @@ def generate(
         raise ConfigError(f"{feature_index}: there is no feature index; say -c to create it")
     features = {} if grow == "create" else read_index(feature_index)
     known_samples = read_index(sample_index) if sample_index.is_file() else {}
+    labels_of(known_samples, str(sample_index))
     read = read_samples(samples)
     told = indexed(
         read, name=name, features=features, samples=known_samples, grows=grow != "no", kind=kind
@@ -100,13 +103,15 @@ def indexed(
     grows: bool,
     kind: Kind,
 ) -> Indexed:
-    """Rows in the order of the sample index, of the samples that are read; new labels come last.
+    """A row for each sample of the index, in its order, and then for each new one.
+
+    Data sets are paired by place, so a sample that is not among those read has an empty row.
 
     Raises:
         DataError: nothing is left.
     """
     columns, numbers = dict(features), dict(samples)
-    rows: dict[int, tuple[list[int], list[float]]] = {}
+    rows: dict[int, tuple[list[int], list[float]]] = {i: ([], []) for i in numbers.values()}
     num_unknown = 0
     for sample, (labels, values) in read.rows.items():
         row, held = rows.setdefault(numbers.setdefault(sample, len(numbers)), ([], []))
@@ -124,11 +129,16 @@ def indexed(
     analog = [held for _, held in ordered] if kind == "analog" else None
     width = aligned(max(columns.values()) + 1)
     data_set = sparse(name, width, [row for row, _ in ordered], analog)
-    return Indexed(data_set, columns, numbers, num_unknown)
+    return Indexed(data_set, columns, numbers, num_unknown, len(numbers) - len(read.rows))
 
 
 def _remarks(told: Indexed, read: Samples, kind: Kind) -> list[str]:
     found = []
+    if told.num_without_line:
+        found.append(
+            f"{told.num_without_line:,} of {len(told.samples):,} samples of the index have no line "
+            "and got an empty row, so that rows stay beside those of other data sets made with it"
+        )
     if told.num_unknown:
         found.append(
             f"{told.num_unknown:,} features that are not in the index were left out; -m extends it"

@@ -11,11 +11,10 @@ from deeprec.console import console
 from deeprec.data.store import Prepared
 from deeprec.dsstne.further import attribute_columns, check_further
 from deeprec.dsstne.mapping import mapped
-from deeprec.dsstne.network import Network
+from deeprec.dsstne.network import LayerKind, Network
 from deeprec.dsstne.network_file import read_network
 from deeprec.dsstne.remark import show
-from deeprec.dsstne.text import read_index
-from deeprec.dsstne.weights import model_part, put, rows_by_label
+from deeprec.dsstne.weights import index_of, model_part, put, rows_by_label
 from deeprec.errors import ConfigError
 from deeprec.trainer import checkpoint
 from deeprec.trainer.run import RunFolder, refuse_to_overwrite
@@ -62,7 +61,9 @@ def import_weights(
         for name, path in (further or {}).items()
     }
     labels = prepared.catalog.item_ids.to_pylist()
-    rows = rows_by_label(labels, read_index(input_index), read_index(output_index), attributes)
+    [output] = network.of_kind(LayerKind.OUTPUT)
+    known = index_of(network.history, input_index), index_of(output, output_index)
+    rows = rows_by_label(labels, *known, attributes)
     work = Work(_config(network, model, prepared_folder, output_dir), prepared)
     put(network, rows, work.learner.model)
     with RunFolder.begun(output_dir, work.config, prepared, work.facts) as run:

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from deeprec import folder
 from deeprec.console import console, progress
-from deeprec.dsstne.further import Further, check_further, index_of_input
+from deeprec.dsstne.further import Further, check_further
 from deeprec.dsstne.network import Activation, LayerKind, Network
 from deeprec.dsstne.network_file import read_network
 from deeprec.dsstne.output import activated
-from deeprec.dsstne.text import Samples, labels_of, looks_like_index, read_index, read_samples
-from deeprec.dsstne.weights import all_columns, new_model, rows_by_label
+from deeprec.dsstne.text import Samples, labels_of, looks_like_index, read_samples
+from deeprec.dsstne.weights import all_columns, index_of, new_model, rows_by_label
 from deeprec.errors import ConfigError, DataError
 from deeprec.model.layered import Layered
 from deeprec.model.topk import BLOCK_ITEMS, top_k_of_blocks
@@ -169,10 +169,9 @@ def predict(
     network = read_network(network_file)
     _check_names(network, name, layer)
     check_further(network, more)
-    indices = {name: index_of_input(network, name, one.index) for name, one in more.items()}
-    answers = Answers(
-        network, read_index(input_index), read_index(output_index), indices, network_file
-    )
+    indices = {name: index_of(network.further[name], one.index) for name, one in more.items()}
+    known = index_of(network.history, input_index), index_of(network.layer(layer), output_index)
+    answers = Answers(network, *known, indices, network_file)
     beside = {name: _samples(f"--input {name}", one.samples) for name, one in more.items()}
     asked = _samples("-r", samples)
     told = Samples() if filters is None else _samples("-f", filters)

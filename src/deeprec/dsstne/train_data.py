@@ -13,7 +13,7 @@ from torch import Tensor
 from deeprec.console import console
 from deeprec.data import store
 from deeprec.data.store import Events
-from deeprec.dsstne.data_set import DataSet, read_data_sets
+from deeprec.dsstne.data_set import DataSet, read_data_sets, read_names
 from deeprec.dsstne.network import Layer, LayerKind, Network
 from deeprec.errors import ConfigError, DataError, ResourceError
 from deeprec.model.layered import OF_USER
@@ -51,7 +51,7 @@ def examples_of(network: Network, inputs: Sequence[Path], outputs: Sequence[Path
         outputs: data set files, which have that of the output layer.
 
     Raises:
-        ConfigError: a file lacks a data set, or one is not as wide as its layer.
+        ConfigError: a data set is in no file or in two, or is not as wide as its layer.
         DataError: one is no such file, or they do not hold as many examples.
         ResourceError: memory does not suffice for a catalog of their width.
     """
@@ -71,24 +71,28 @@ def examples_of(network: Network, inputs: Sequence[Path], outputs: Sequence[Path
 
 
 def data_set_of(name: str, *paths: Path) -> DataSet:
-    """The data set that a layer reads, by its name; of several files, the first that has it.
+    """The data set that a layer reads, by its name, which one of several files has.
 
     Raises:
-        ConfigError: none of them has one of that name.
+        ConfigError: none of them has one of that name, or it is there twice.
         DataError: one is no such file.
         ResourceError: memory does not suffice for a catalog of its width.
     """
-    known = []
-    for path in paths:
-        for one in read_data_sets(path):
-            if one.name == name:
-                _check_room(path, one)
-                return one
-            known.append(repr(one.name))
-    raise ConfigError(
-        f"{', '.join(map(str, paths))}: the network reads data set {name!r}, and what is there is "
-        f"{', '.join(known) or 'none'}; generate it with -d {name}"
-    )
+    known = [(one, path) for path in paths for one in read_names(path)]
+    places = [path for one, path in known if one == name]
+    if len(places) > 1:
+        raise ConfigError(
+            f"data set {name!r} is there {len(places)} times, in "
+            f"{' and in '.join(map(str, places))}; give the one to be read"
+        )
+    if not places:
+        raise ConfigError(
+            f"{', '.join(map(str, paths))}: the network reads data set {name!r}, and what is there "
+            f"is {', '.join(repr(one) for one, _ in known) or 'none'}; generate it with -d {name}"
+        )
+    [found] = [one for one in read_data_sets(places[0]) if one.name == name]
+    _check_room(places[0], found)
+    return found
 
 
 def check_width(layer: Layer, data_set: DataSet) -> None:
@@ -106,7 +110,7 @@ def check_same_examples(inputs: DataSet, outputs: DataSet) -> None:
     if inputs.num_examples != outputs.num_examples:
         raise DataError(
             f"{inputs.name!r} has {inputs.num_examples:,} examples and {outputs.name!r} "
-            f"{outputs.num_examples:,}; generate both from the same samples"
+            f"{outputs.num_examples:,}; generate both with one sample index (-s)"
         )
 
 

@@ -5,6 +5,7 @@ A column of a data set is a row of our tables: which, the index files and the ca
 
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from deeprec.dsstne.mapping import mapped
 from deeprec.dsstne.network import BatchNorm, Floats, Layer, LayerKind, Network, Weight
 from deeprec.dsstne.remark import Remark, refuse
+from deeprec.dsstne.text import read_index
 from deeprec.errors import DataError
 from deeprec.model.attribute_field import field_of
 from deeprec.model.hidden import HiddenLayer
@@ -43,6 +45,22 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.inputs)
+
+
+def index_of(layer: Layer, path: Path) -> dict[str, int]:
+    """The feature index of an input or output.
+
+    Raises:
+        DataError: it names a column that the layer does not have.
+    """
+    index = read_index(path)
+    if max(index.values(), default=0) >= layer.units:
+        raise DataError(
+            f"{path} names column {max(index.values())}, and the network has {layer.units} columns "
+            f"of {layer.data_set or layer.name!r}; give the index that its data set was generated "
+            "with"
+        )
+    return index
 
 
 def rows_by_label(
