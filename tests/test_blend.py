@@ -1,5 +1,6 @@
 """A blend of runs is a run: chosen on validation, whole in its folder, exported as one model."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import cast
@@ -115,6 +116,16 @@ def test_a_blend_that_is_no_better_is_not_written(members: list[Path], tmp_path:
     with pytest.raises(ConfigError, match="alone is as good on validation as any blend of these"):
         blend(told(tmp_path / "same", members[0], copy))
     assert not (tmp_path / "same").exists()
+
+
+def test_a_blend_without_its_checkpoint_is_not_gone_on_with(blended: Path, tmp_path: Path) -> None:
+    stopped = Path(shutil.copytree(blended, tmp_path / "stopped"))
+    shutil.rmtree(stopped / "checkpoints")
+    (stopped / "checkpoints").mkdir()
+    (stopped / "manifest.json").unlink()
+    with pytest.raises(ConfigError, match="what its members have learned is not in it"):
+        train(TrainConfig(resume=str(stopped)))
+    assert not json.loads((stopped / "status.json").read_text())["resumable"]
 
 
 def test_one_run_is_no_blend(members: list[Path], tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """`experiment=auto`: what it chooses for which data, and that what was said besides it holds."""
 
+import shutil
 from pathlib import Path
 from typing import cast
 
@@ -102,6 +103,11 @@ def test_several_are_trained_and_blended_and_an_interrupted_command_goes_on(
     assert not (tmp_path / "run").exists()
     before = {path.name for path in (tmp_path / "run.members").iterdir()}
     assert before == {"linear_autoencoder", "ease", "ials", "variational"}
+    # what a kill leaves that comes while the blend is written
+    shutil.copytree(tmp_path / "run.members" / "ease", tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    (tmp_path / "run" / "checkpoints").mkdir()
+    (tmp_path / "run" / "manifest.json").unlink()
     capsys.readouterr()
     run = open_run(train(told))
     assert capsys.readouterr().out.count("there is nothing to go on with") == 4

@@ -63,6 +63,8 @@ def train(config: TrainConfig, *, watch: Watch | None = None, says_next: bool = 
     assert config.output_dir is not None
     output = Path(config.output_dir)
     members_wait = _holds_something(_members(output))  # of an interrupted experiment=auto
+    if members_wait and _holds_something(output):
+        _take_away_unmade(RunFolder(output))
     if (_holds_something(output) and resume) or (resume == "must" and not members_wait):
         return _resume(RunFolder(output), config.trainer, config)
     with disk.written(output):
@@ -111,6 +113,13 @@ def _together(
         written(output, runs, weights, prepared, configs[0].seed, watch)
     folder.remove(place)
     return output
+
+
+def _take_away_unmade(blend: RunFolder) -> None:
+    """Takes away a blend that was stopped before it was whole; its members make it again."""
+    if (blend.path / "config.yaml").is_file() and not blend.finished:
+        with blend.locked():
+            blend.remove_if_empty()
 
 
 def _members(output: Path) -> Path:
@@ -172,6 +181,13 @@ def _load_newest(run: RunFolder, learner: Training | Solving) -> None:
                 f"of one is kept elsewhere, put it into {run.checkpoints} and give `deeprec train "
                 f"resume={run.path}` again. Else train it anew: `mv {run.path} {run.path}.damaged`,"
                 " and the command that it was begun with; its config.yaml holds every setting"
+            )
+        if "members" in run.config.model:  # what they have learned is nowhere in this folder
+            run.set_status("failed", goes_on=False, reason="stopped before it was whole")
+            raise ConfigError(
+                f"{run.path}: this blend was stopped before it was whole, and what its members "
+                "have learned is not in it, so it cannot be gone on with. Take it away (`rm -r "
+                f"{run.path}`) and give the command again that it was begun with"
             )
         return
     refuse_foreign(found, run)
