@@ -161,7 +161,7 @@ def written(
     model.members = nn.ModuleList(cast(nn.Module, run.model) for run, _ in kept).to(
         work.device.torch
     )
-    with RunFolder.begun(output, work.config, prepared, work.facts) as run:
+    with RunFolder.begun(output, work.config, prepared, work.facts, from_data=False) as run:
         try:
             work.finish(run, watch)
         except BaseException:

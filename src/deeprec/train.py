@@ -182,11 +182,11 @@ def _load_newest(run: RunFolder, learner: Training | Solving) -> None:
                 f"resume={run.path}` again. Else train it anew: `mv {run.path} {run.path}.damaged`,"
                 " and the command that it was begun with; its config.yaml holds every setting"
             )
-        if "members" in run.config.model:  # what they have learned is nowhere in this folder
+        if not run.status.get("from_data", True):
             run.set_status("failed", goes_on=False, reason="stopped before it was whole")
             raise ConfigError(
-                f"{run.path}: this blend was stopped before it was whole, and what its members "
-                "have learned is not in it, so it cannot be gone on with. Take it away (`rm -r "
+                f"{run.path}: was made of weights from elsewhere (a blend, an import) and stopped "
+                "before they were in it, so it cannot be gone on with. Take it away (`rm -r "
                 f"{run.path}`) and give the command again that it was begun with"
             )
         return

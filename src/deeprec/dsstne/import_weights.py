@@ -66,7 +66,7 @@ def import_weights(
     rows = rows_by_label(labels, *known, attributes)
     work = Work(_config(network, model, prepared_folder, output_dir), prepared)
     put(network, rows, work.learner.model)
-    with RunFolder.begun(output_dir, work.config, prepared, work.facts) as run:
+    with RunFolder.begun(output_dir, work.config, prepared, work.facts, from_data=False) as run:
         checkpoint.save(run.checkpoints, work.learner, None, run.made_from())
         with folder.writing_file(run.path / "metrics.csv") as draft:
             draft.write_text("epoch\n")
@@ -76,6 +76,13 @@ def import_weights(
         console.print(
             f"[yellow]note[/yellow] {absent:,} of {len(rows):,} items are not in the output index "
             "and come last in every list"
+        )
+    if left_out := len(known[1].keys() - {*labels}):
+        console.print(
+            f"[yellow]note[/yellow] {left_out:,} of the {len(known[1]):,} items that the network "
+            f"knows are not in {prepared_folder}: the run neither reads nor answers them. For "
+            "production, prepare it with train_on=everything",
+            soft_wrap=True,
         )
     console.print(f"run: {output_dir}\nnext: {next_of(output_dir, prepared)}", soft_wrap=True)
     return output_dir

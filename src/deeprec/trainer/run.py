@@ -73,9 +73,19 @@ class RunFolder:
     @classmethod
     @contextmanager
     def begun(
-        cls, path: Path, config: TrainConfig, prepared: Prepared, facts: Facts
+        cls,
+        path: Path,
+        config: TrainConfig,
+        prepared: Prepared,
+        facts: Facts,
+        *,
+        from_data: bool = True,
     ) -> Iterator["RunFolder"]:
         """A new run, with everything that is known before its first step, held by this process.
+
+        Args:
+            from_data: whether it begins with what this says, and not with weights from elsewhere,
+                without which it cannot begin again.
 
         Raises:
             ConfigError: something is in the way.
@@ -87,7 +97,8 @@ class RunFolder:
             _write_json(draft / "environment.json", environment())
             origin = {"path": str(prepared.path.absolute()), "identity": prepared.identity}
             _write_json(draft / "prepared.json", {**origin, **vars(facts)})
-            _write_json(draft / "status.json", run._told("running", {"id": secrets.token_hex(4)}))
+            known = {"id": secrets.token_hex(4), "from_data": from_data}
+            _write_json(draft / "status.json", run._told("running", known))
             with folder.writing_file(draft / "config.yaml") as file:
                 file.write_text(configs.to_yaml(config))
             folder.place(draft, path)
