@@ -64,13 +64,7 @@ def export(config: ExportConfig) -> Path:
             f"{run.path} was trained on a folder of identity {run.prepared_identity[:12]}, but "
             f"{run.prepared} is now {prepared.identity[:12]}; prepare it as it was, or train again"
         )
-    if prepared.manifest.get("columns"):
-        console.print(
-            "[yellow]note[/yellow] the items of this run are columns of a data set of DSSTNE, and "
-            "their ids the numbers of these, not the ids of a shop's items; for a bundle of those, "
-            "`deeprec dsstne export-network`, and `import-weights` with the feature index",
-            soft_wrap=True,
-        )
+    _tell_of_columns(prepared)
     made_from = {
         "run": run.path.name,
         "config": folder.sha256(run.path / "config.yaml"),
@@ -114,6 +108,16 @@ def export(config: ExportConfig) -> Path:
         soft_wrap=True,
     )
     return path
+
+
+def _tell_of_columns(prepared: Prepared) -> None:
+    if prepared.manifest.get("columns"):
+        console.print(
+            "[yellow]note[/yellow] the items of this run are columns of a data set of DSSTNE, and "
+            "their ids the numbers of these, not the ids of a shop's items; for a bundle of those, "
+            "`deeprec dsstne export-network`, and `import-weights` with the feature index",
+            soft_wrap=True,
+        )
 
 
 def in_precision(trained: Trained, config: ExportConfig) -> Trained:
