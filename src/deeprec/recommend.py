@@ -31,6 +31,7 @@ from deeprec.errors import ConfigError, DataError
 from deeprec.listing.answering import Histories
 from deeprec.listing.crew import answers
 from deeprec.listing.row_groups import RowGroups, held
+from deeprec.papers.preprocess import NOT_RECORDED
 from deeprec.serve import Bundle
 
 ROWS_AT_ONCE = 262_144  # events read at once
@@ -187,7 +188,7 @@ def events_kept(opened: Bundle) -> str:
     kept = []
     if isinstance(told["events_kept"], dict):
         kept = [f"{name} {value}" for name, value in told["events_kept"].items()]
-    if told["read_by"] not in ("not recorded", "table"):
+    if told["read_by"] not in (NOT_RECORDED, "table"):
         kept.append(f"what `data={told['read_by']}` reads")
     return f"events of {', '.join(kept)}" if kept else ""
 

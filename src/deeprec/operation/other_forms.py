@@ -59,10 +59,8 @@ def make_again(
     try:
         asked = answering(source, draft, new, retired=retired, like=like)
     except (DeeprecError, RuntimeError, ValueError) as error:
-        for name in (
-            bundle.WEIGHTS,
-            bundle.ARCHITECTURE,
-        ):  # they may be there, and answer otherwise
+        # these may be there, and answer otherwise
+        for name in (bundle.WEIGHTS, bundle.ARCHITECTURE):
             (draft / name).unlink(missing_ok=True)
         why = str(error).partition("\n")[0].replace(f"{draft}/", "")
         told[bundle.PROGRAM] = f"absent, because it could not be made again: {why}"

@@ -8,6 +8,7 @@ from deeprec.data.store import Prepared
 from deeprec.part import find
 
 SELECTING = ("kinds", "minimum_value", "first_time", "last_time", "drop_duplicates")
+NOT_RECORDED = "not recorded"
 
 
 def preprocess(prepared: Prepared) -> dict[str, Any]:
@@ -19,16 +20,8 @@ def preprocess(prepared: Prepared) -> dict[str, Any]:
         >>> events_kept({"minimum_value": 0})  # without it, those below are there too
         {'minimum_value': 0}
     """
-    data: Mapping[str, Any] = prepared.manifest.get("config", {}).get("data", {})
-    filters: Mapping[str, Any] = data.get("filters", {})
-    known = "_target_" in data
     return {
-        "read_by": str(data["_target_"]).rpartition(".")[2] if known else "not recorded",
-        "reader": reader(data["_target_"]) if known else "not recorded",
-        "events_kept": (events_kept(filters) or "all that were read") if known else "not recorded",
-        "longest_training_history": (filters.get("max_history") or "any")
-        if known
-        else "not recorded",
+        **recorded(prepared.manifest.get("config", {}).get("data", {})),
         "item_ids": "text, compared byte by byte with item_id of catalog.parquet and never "
         "normalised; whole numbers as their digits; an empty text is none",
         "events_without_item_or_time": "left out",
@@ -45,6 +38,20 @@ def preprocess(prepared: Prepared) -> dict[str, Any]:
             else "one of those in vocabularies.json, or several, or none; another counts as none"
             for name, values in prepared.vocabularies.items()
         },
+    }
+
+
+def recorded(data: Mapping[str, Any]) -> dict[str, Any]:
+    """What the part `data` of a prepared folder's config says of its events."""
+    if "_target_" not in data:
+        names = ("read_by", "reader", "events_kept", "longest_training_history")
+        return dict.fromkeys(names, NOT_RECORDED)
+    filters: Mapping[str, Any] = data.get("filters", {})
+    return {
+        "read_by": str(data["_target_"]).rpartition(".")[2],
+        "reader": reader(data["_target_"]),
+        "events_kept": events_kept(filters) or "all that were read",
+        "longest_training_history": filters.get("max_history") or "any",
     }
 
 
