@@ -136,3 +136,11 @@ def test_an_interval_stays_within_what_users_score(values: list[float]) -> None:
 def test_no_users_have_no_interval() -> None:
     with pytest.raises(ValueError, match="at least one user"):
         of(np.array([]))
+
+
+def test_a_metric_has_the_same_interval_whatever_stands_beside_it_and_however_it_lies() -> None:
+    """A product of matrices adds in an order that depends on both, but sums here are exact."""
+    values = np.random.default_rng(3).random((60, 12)) * 10.0 ** np.arange(-6, 6)
+    alone = [bootstrap_intervals(values[:, [metric]])[:, 0] for metric in range(12)]
+    for other in (values, np.asfortranarray(values), values[:, ::-1][:, ::-1]):
+        assert np.array_equal(bootstrap_intervals(other)[1:], np.transpose(alone)[1:])

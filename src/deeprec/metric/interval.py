@@ -77,8 +77,9 @@ def bootstrap_intervals(
 
 
 def _means(values_UM: FloatArray, samples: int, seed: int) -> FloatArray:
-    """The mean of every resample, [samples, M]."""
+    """The mean of every resample, [samples, M]; of a metric the same whatever stands beside it."""
     num_users, num_metrics = values_UM.shape
+    values_UM = _summable(values_UM)
     draw = np.random.default_rng(seed)
     means = np.empty((samples, num_metrics))
     block = max(1, BLOCK_DRAWS // num_users)
@@ -89,6 +90,18 @@ def _means(values_UM: FloatArray, samples: int, seed: int) -> FloatArray:
         counts = np.bincount(drawn.ravel(), minlength=size * num_users).reshape(size, num_users)
         means[start : start + size] = counts.astype(np.float64) @ values_UM / num_users
     return means
+
+
+def _summable(values_UM: FloatArray) -> FloatArray:
+    """The values rounded (to 1e-10 of a column's largest, of 100,000 users) so that sums are exact.
+
+    In which order a product of matrices adds depends on the number of its columns and on the
+    processor; multiples of a power of 2 whose sums fit into 53 bits add up alike in every order.
+    """
+    _, exponent_M = np.frexp(np.abs(values_UM).max(0) * len(values_UM))
+    step_M = np.ldexp(1.0, exponent_M - 52)
+    summable_UM: FloatArray = np.round(values_UM / step_M) * step_M
+    return summable_UM
 
 
 def _half(num_users: int, level: float) -> float:
