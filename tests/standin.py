@@ -157,7 +157,8 @@ def prepared_folder(
 
 
 def trained(prepared: Prepared, fields: dict[str, int] = FIELDS) -> Trained:
-    return Trained(StandIn(prepared.num_items, fields), fields, prepared, {"run": "none"})
+    model = StandIn(prepared.num_items, fields)
+    return Trained(model, fields, prepared, {"run": "none"}, ids=True)
 
 
 def bundle_folder(path: Path, **settings: int) -> Path:

@@ -141,7 +141,7 @@ def test_the_whole_config_can_be_seen_without_running(
     assert capsys.readouterr().out == (
         "run: r\noutput_dir: o\ngolden_users: 50\ncompare_users: 1000\nprecision: float32\n"
         "scan: false\nmax_loss: 0.01\nlicense: null\nnotice: null\ntriton: false\n"
-        "onnx: false\nprogram: null\n"
+        "onnx: false\nids: false\nprogram: null\n"
     )
     assert called == []
 

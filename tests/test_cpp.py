@@ -58,9 +58,22 @@ def lines_of(opened: Bundle, request: dict[str, Any]) -> str:
     return "\n".join([*lines, "ask\n"])
 
 
-def answers_of(program: Path, model: Path, num_fields: int, asked: list[str]) -> list[str]:
+def named_lines_of(opened: Bundle, request: dict[str, Any]) -> str:
+    """The same request in item ids, those that nobody knows too."""
+    given = {"items": request["item_ids"], "denied": request["denied"]}
+    given |= {"allowed": request["allowed"]} if request["allowed"] is not None else {}
+    named = {word: f"{word} " + "\t".join(item_ids) for word, item_ids in given.items()}
+    if request["ages"] is not None:
+        named["ages"] = " ".join(["ages", *map(str, request["ages"])])
+    lines = lines_of(opened, request).splitlines()
+    return "".join(f"{named.get(line.partition(' ')[0], line)}\n" for line in lines)
+
+
+def answers_of(
+    program: Path, model: Path, num_fields: int, asked: list[str], *ids: Path
+) -> list[str]:
     """A line for each request."""
-    command = [program, model, str(num_fields)]
+    command = [program, model, str(num_fields), *ids]
     done = subprocess.run(command, input="".join(asked), capture_output=True, text=True, check=True)
     return done.stdout.splitlines()
 
@@ -88,3 +101,12 @@ def test_golden_requests_are_answered_in_cpp(program: Path, tmp_path: Path) -> N
     assert "error: " in refused
     assert "item_ids must lie in [0, 30), got 99 at position 1" in refused
     assert again == answers[0]
+    named = [named_lines_of(opened, request) for request in requests]
+    assert any("unknown 0" in one for one in named)
+    in_names = answers_of(program, model, len(opened.fields), named, made / bundle.IDS)
+    for answer, index_answer in zip(in_names, answers, strict=True):
+        pairs = [pair.rsplit(":", 1) for pair in answer.split("\t") if pair]
+        indices = opened.indices_of([item for item, _ in pairs])
+        assert [f"{index}:{score}" for index, (_, score) in zip(indices, pairs)] == (
+            index_answer.split()
+        )

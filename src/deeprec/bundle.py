@@ -11,6 +11,7 @@ golden/requests.jsonl  requests, one a line
 golden/expected.jsonl  their answers, line by line
 model.pt2              the same as a program of torch.export, where it can be one
 model.onnx             the same in ONNX, where it was asked for
+ids.pt                 item ids to indices and back, for who reads no Parquet, likewise
 weights.safetensors    the same weights without code, and
 architecture.json      what `deeprec.trainer.rebuilt` builds of them, where deeprec is installed
 eval.json              what the run scored, where it was evaluated
@@ -50,6 +51,7 @@ GOLDEN_REQUESTS = "golden/requests.jsonl"
 GOLDEN_EXPECTED = "golden/expected.jsonl"
 PROGRAM = "model.pt2"
 ONNX = "model.onnx"
+IDS = "ids.pt"
 WEIGHTS = "weights.safetensors"
 ARCHITECTURE = "architecture.json"
 TRAIN_CONFIG = "train_config.yaml"
@@ -111,6 +113,7 @@ def signature(
     ids_are_numbers: bool = False,
     program: str | None = None,
     onnx_rules: Sequence[str] | None = None,
+    ids: bool = False,
 ) -> dict[str, Any]:
     """Inputs and outputs of model.pt, in the order of its `forward`.
 
@@ -121,6 +124,7 @@ def signature(
         ids_are_numbers: whether `by_id` can be asked.
         program: why there is no model.pt2; None: there is one.
         onnx_rules: what model.onnx checks, by number from 1; None: there is no model.onnx.
+        ids: whether there is an ids.pt.
     """
     return {
         "num_items": num_items,
@@ -129,6 +133,7 @@ def signature(
         "by_id": BY_ID if ids_are_numbers else None,
         PROGRAM: OF_PROGRAM if program is None else program,
         ONNX: None if onnx_rules is None else of_onnx(onnx_rules),
+        IDS: OF_IDS if ids else None,
     }
 
 
@@ -277,6 +282,12 @@ OF_ONNX = (
     "first user attribute. What breaks rule n is refused as an index n that is not there: the "
     "message of the runtime says idx=n"
 )
+OF_IDS = (
+    "forward takes item ids, a list of text, and their offsets, and gives the item_ids and offsets "
+    "that model.pt takes, an id that the catalog does not hold left out, and bool, one for each id "
+    "given: whether it is known, as its age counts. of takes items as model.pt answers, and gives "
+    "lists of ids, an empty text for -1"
+)
 HASH = "the BLAKE2b digest of 8 bytes of its text in UTF-8, little-endian, modulo the rows"
 
 
@@ -341,6 +352,8 @@ deeprec.
   without TorchScript: `torch.export.load("model.pt2").module()`. `signature.json` says what it
   takes.
 - `model.onnx`, where it was asked for, holds the same in ONNX.
+- `ids.pt`, where it was asked for, maps item ids to indices and back for those who read no
+  Parquet: `signature.json` says what it takes.
 - `weights.safetensors` holds the same weights without code, by name; `architecture.json` says what
   they are the weights of, and `deeprec.trainer.rebuilt.rebuild` makes the model again of the two.
   Items that it lists as `retired` are for its caller to leave out.

@@ -170,6 +170,7 @@ class ExportConfig:
     notice: str | None = None  # another, as NOTICE
     triton: bool = False  # a model folder for Triton too, with a copy of the model in it
     onnx: bool = False  # model.onnx too, or no bundle; needs the extra `onnx`, and below 2 GB
+    ids: bool = False  # ids.pt too: item ids to indices and back, for who reads no Parquet
     program: bool | None = None  # model.pt2 (torch.export) too; default: of weights below 1 GiB
 
     def mistakes(self) -> Iterator[str]:

@@ -91,6 +91,7 @@ def export(config: ExportConfig) -> Path:
         },
         triton=config.triton,
         onnx=config.onnx,
+        ids=config.ids,
         config=asdict(run.config),
         environment=json.loads((run.path / "environment.json").read_text(encoding="utf-8")),
     )
@@ -194,6 +195,8 @@ def write(
         asked = trained.answering
         absent = forms.save_program(draft, asked) if program else "absent, as export was told"
         onnx_rules = forms.save_onnx(draft, asked) if trained.onnx else None
+        if trained.ids:
+            forms.save_ids(draft, trained.prepared.items["item_id"].to_pylist())
         name, _ = versions.name_of(path)
         describe(draft, name, trained, program=absent, onnx_rules=onnx_rules)
         persons = sum(request["name"].startswith("user ") for request in requests)
@@ -310,6 +313,7 @@ def describe(
         ids_are_numbers=prepared.catalog.as_numbers() is not None,
         program=program,
         onnx_rules=onnx_rules,
+        ids=trained.ids,
     )
     bundle.write_json(draft / bundle.SIGNATURE, signature)
     policy = bundle.policy(

@@ -7,7 +7,7 @@ without TorchScript.
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -35,6 +35,7 @@ from deeprec.model.compact import Precision
 from deeprec.model.exported import UNKNOWN, Exported, quiet, to_program
 from deeprec.model.in_tensors import InTensors, with_forward
 from deeprec.model.served import Served
+from deeprec.model.text_ids import TextIds
 from deeprec.papers import triton
 from deeprec.serve import same_answer
 
@@ -64,6 +65,11 @@ def write_script(path: Path, script: torch.jit.ScriptModule) -> None:
     script.save(str(with_sources))
     without_sources(with_sources, path)
     with_sources.unlink()
+
+
+def save_ids(draft: Path, item_ids: Iterable[str]) -> None:
+    """Writes what maps these ids, in index order, for those who read no Parquet."""
+    write_script(draft / bundle.IDS, scripted(TextIds(item_ids)))
 
 
 def save_triton(draft: Path, name: str, trained: Trained) -> None:

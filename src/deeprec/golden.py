@@ -63,6 +63,7 @@ class Trained:
     texts: Mapping[str, Path] = field(default_factory=dict)  # LICENSE and NOTICE, as they are
     triton: bool = False  # whether a model folder for Triton is written too
     onnx: bool = False  # whether model.onnx is written too
+    ids: bool = False  # whether ids.pt is written too
     price: Mapping[str, Any] | None = None  # what the precision costs
 
     @property

@@ -114,6 +114,19 @@ def test_an_id_may_hold_what_elsewhere_ends_a_line(shop: Path) -> None:
     assert answer.num_unknown == 0
 
 
+def test_what_maps_ids_knows_the_changed_catalog(shop: Path) -> None:
+    do("rename", "003", "Pécs \0 \u2028 🍵", f"bundle={shop}")
+    do("add", "new", "like=017", f"bundle={shop}")
+    do("retire", "017", f"bundle={shop}")
+    catalog = pq.read_table(shop / "4" / "catalog.parquet")["item_id"].to_pylist()
+    ids = torch.jit.load(shop / "4" / "ids.pt")
+    items, offsets, known = ids(["003", *catalog, "gone"], torch.tensor([0, 2, 2, 33]))
+    assert items.tolist() == [*range(31)]
+    assert offsets.tolist() == [0, 1, 1, 31]
+    assert known.tolist() == [False, *[True] * 31, False]
+    assert ids.of(items[None]) == [catalog]
+
+
 def test_versions_count_up_and_no_index_or_id_is_used_twice(
     shop: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

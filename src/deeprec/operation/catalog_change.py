@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from deeprec import bundle, folder
+from deeprec import bundle, folder, forms
 from deeprec.errors import ConfigError, IntegrityError, did_you_mean
 from deeprec.operation.other_forms import FORMS, make_again, rewrite_triton
 from deeprec.operation.scripted import rewrite
@@ -137,6 +137,8 @@ def _write(source: Path, target: Path, version: int, change: Change) -> dict[str
                 shutil.copyfile(source / name, draft / name)
         catalog = changed_catalog(catalog_of(source), version, change)
         bundle.write_catalog(draft, catalog.drop_columns(["item_index"]))
+        if bundle.IDS in manifest["files"]:
+            forms.save_ids(draft, _ids(catalog))
         signature = {**old.signature, "by_id": None}
         tables_change = change.renamed is None
         if tables_change or old.signature.get("by_id"):
