@@ -80,6 +80,7 @@ def write_prepared(
 
 def write_lists(path: Path, lists: Mapping[str, list[str]]) -> str:
     table = pa.table({"user_id": list(lists), "item_ids": list(lists.values())})
+    path.mkdir(exist_ok=True)
     pq.write_table(table, path / "mine.parquet")
     return str(path / "mine.parquet")
 
@@ -168,6 +169,21 @@ def test_anybodys_lists_by_hand(tmp_path: Path) -> None:
     }
     assert report["protocol"]["cold"]["events in the holdout"] == 3
     assert report["protocol"]["cold"]["users with such events"] == 2
+
+
+def test_lists_without_all_that_users_ever_had_are_told(tmp_path: Path) -> None:
+    """As `dsstne predict -f` makes them of the samples that the holdout was taken from."""
+    log = {f"u{i}": ("all", "ab"[i % 2], "", "cd"[i % 2], 0) for i in range(20)}
+    prepared = write_prepared(tmp_path, log, repeats=False)
+    ever = {user: {*log[user][1], *log[user][3]} for user in log}
+    without = {user: [item for item in ITEMS if item not in had] for user, had in ever.items()}
+    unseen = {user: [item for item in ITEMS if item not in log[user][1]] for user in log}
+    seen = {user: [log[user][1], *items] for user, items in without.items()}
+    compared = []
+    for name, lists in (("unseen", unseen), ("seen", seen), ("without", without)):
+        compared.append(write_lists(tmp_path / name, lists))
+    [said] = judge(tmp_path, prepared, compare=compared, baselines=[])["warnings"]
+    assert "mine 3: its lists hold no item that their users had before" in said
 
 
 def test_without_repeats_items_of_the_history_are_neither_relevant_nor_found(

@@ -39,6 +39,7 @@ from deeprec.evaluation.report import Report, headline
 from deeprec.evaluation.sampled import SAMPLED, WARNING, sampled_metrics
 from deeprec.evaluation.slices import slices
 from deeprec.evaluation.system import kind_of, open_systems, runs_in, trained_on
+from deeprec.evaluation.without_targets import without_targets
 from deeprec.metric.comparison import compare
 from deeprec.metric.tally import DEFINITIONS, Tally
 
@@ -189,16 +190,17 @@ def _report(config: EvaluateConfig, asked: Asked, found: Judgement) -> Report:
         )
     ]
     rows = np.concatenate(found.user_rows)[found.order]
+    known = controls(question, asked.headline, config.seed)
     content = {
         "format": report.FORMAT,
         "part": config.part,
         "headline": asked.headline,
         "systems": entries,
         "slices": entry.bands(asked.slices, found),
-        "controls": controls(question, asked.headline, config.seed),
+        "controls": known,
         "leakage": _leakage(question),
         "examples": examples(question, systems, names, config.examples, config.seed),
-        "warnings": _warnings(config),
+        "warnings": [*_warnings(config), *without_targets(entries, known, asked.headline)],
         "forced": [],
         "protocol": _card(question, rows, config),
         "command": _command(config),
