@@ -22,7 +22,7 @@ from deeprec.console import console, progress
 from deeprec.data.column import as_id, as_seconds, instant
 from deeprec.data.filter import in_order
 from deeprec.data.judge import judged_batch
-from deeprec.data.source import Source, find, open_files
+from deeprec.data.source import Source, find, listed, open_files
 from deeprec.data.store import SECONDS_PER_DAY, Prepared
 from deeprec.data.translation import Translation, known_only
 from deeprec.data.workspace import Workspace, workspace
@@ -214,9 +214,10 @@ def read_events(space: Workspace, source: Source, config: RecommendConfig) -> ir
         columns["time"] = config.time or "time"
     for key, name in columns.items():
         if name not in source.table.columns:
+            source.refuse_samples()
             raise DataError(
-                f"{source.files[0]}: no column {name!r}; it has "
-                f"{', '.join(map(repr, source.table.columns))}. Say which one it is: {key}=COLUMN"
+                f"{source.files[0]}: no column {name!r}; it has {listed(source.table.columns)}. "
+                f"Say which one it is: {key}=COLUMN"
             )
     raw = space.keep("raw", source.table.select(**columns))
     shown = {key: f"{source.files[0]}: {name}" for key, name in columns.items()}

@@ -111,6 +111,28 @@ def test_a_text_file_that_does_not_fit_its_header_is_refused(
         space.fetch(open_files(space, str(tmp_path / "e.csv")).table)
 
 
+@pytest.mark.parametrize("name", ["samples", "samples.txt", "samples.csv"])
+def test_samples_of_dsstne_are_no_table_and_stay_out_of_the_message(
+    space: Workspace, tmp_path: Path, name: str
+) -> None:
+    line = "person\t" + ":".join(f"i{item},1112486027" for item in range(500))
+    for text in (f"{line}\nother\ti1\n", "person\ti1:i2:i3\n", "person\ti1,2.5\r\n"):
+        (tmp_path / name).write_bytes(text.encode())
+        with pytest.raises(DataError, match="data=dsstne_text") as caught:
+            open_files(space, str(tmp_path / name)).column("user", "user")
+        assert "person" not in str(caught.value)
+    (tmp_path / name).write_text("user_id:token\titem_id:token\na\tb\n")  # a table
+    with pytest.raises(DataError, match="no column 'user'"):
+        open_files(space, str(tmp_path / name)).column("user", "user")
+
+
+def test_a_message_names_some_of_many_columns(space: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "e.csv").write_text(",".join(f"column{i:090d}" for i in range(900)) + "\n")
+    with pytest.raises(DataError, match="and 880 more") as caught:
+        open_files(space, str(tmp_path / "e.csv")).column("user", "user")
+    assert len(str(caught.value)) < 2_000
+
+
 def test_text_that_is_not_utf8_is_refused(space: Workspace, tmp_path: Path) -> None:
     write_latin(tmp_path / "near.csv")
     (tmp_path / "far.csv").write_bytes(b"user,item\n" + 50_000 * b"a,b\n" + b"caf\xe9,b\n")

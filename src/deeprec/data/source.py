@@ -8,6 +8,7 @@ import csv
 import glob
 import io
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -34,6 +35,10 @@ Delimiter = Annotated[
 ]
 LONGEST_LINE = 2**26  # bytes; a text line of one user may hold a million items
 LONGEST_HEADER = 2**20  # characters
+LONGEST_NAME = 60  # characters of a column's name that a message holds
+MOST_NAMES = 20  # columns that a message names
+# a line of text samples: sample TAB feature,value:feature,value... of which values may be left out
+SAMPLE = re.compile(r"[^\t:]+\t([^\t,:]+,[-+.\de]+(:|$)|[^\t,:]+:[^\t]+$)")
 
 
 @dataclass(frozen=True)
@@ -52,27 +57,48 @@ class Source:
         """
         if name in self.table.columns:
             return self.table[name]
+        self.refuse_samples()
         if within := self._delimiter_within():
             typed = (
                 "$'\"\\t\"'" if within == "\t" else f"'{within}'"
             )  # as a shell and Hydra take it
             raise DataError(
                 f"{self.files[0]}: no column {name!r} (wanted for data.{use}); its only column is "
-                f"called {self.table.columns[0]!r}; if {within!r} stands between the columns, set "
-                f"data.delimiter={typed}"
+                f"called {listed(self.table.columns)}; if {within!r} stands between the columns, "
+                f"set data.delimiter={typed}"
             )
         near = get_close_matches(name, self.table.columns, n=1, cutoff=0.5)
         raise DataError(
             f"{self.files[0]}: no column {name!r} (wanted for data.{use}); it has "
-            f"{', '.join(map(repr, self.table.columns))}"
-            + (f"; did you mean {near[0]!r}?" if near else "")
+            f"{listed(self.table.columns)}" + (f"; did you mean {near[0]!r}?" if near else "")
         )
+
+    def refuse_samples(self) -> None:
+        """Raises DataError if its files hold text samples, whose first line names no columns."""
+        if not self.columnar:
+            _refuse_samples(self.files[0])
 
     def _delimiter_within(self) -> str | None:
         """What may stand between columns that were read as one."""
         if len(self.table.columns) > 1:
             return None
         return next((mark for mark in ",;|\t" if mark in self.table.columns[0]), None)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names of columns for a message, however many and long they are.
+
+    Example:
+        >>> listed(["user", "item"])
+        "'user', 'item'"
+        >>> listed(["x" * 100, *"abcdefghijklmnopqrstuvwxyz"])[-40:]
+        "'o', 'p', 'q', 'r', 's' and 7 more"
+    """
+    told = [
+        repr(name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…") for name in names
+    ]
+    more = f" and {len(told) - MOST_NAMES:,} more" if len(told) > MOST_NAMES else ""
+    return ", ".join(told[:MOST_NAMES]) + more
 
 
 def find(location: str) -> tuple[Path, ...]:
@@ -184,11 +210,27 @@ def _header(files: Sequence[Path], delimiter: str, encoding: str) -> list[str]:
     headers = [_first_record(file, delimiter, encoding) for file in files]
     for file, header in zip(files, headers, strict=True):
         if header != headers[0]:
-            raise DataError(f"{file}: its columns are {header}, those of {files[0]} {headers[0]}")
-        twice = sorted({name for name in header if header.count(name) > 1})
-        if twice or "" in header:
-            raise DataError(f"{file}: each column needs a name of its own, found {header}")
+            _refuse_samples(file)
+            raise DataError(
+                f"{file}: its columns are {listed(header)}, those of {files[0]} "
+                f"{listed(headers[0])}"
+            )
+        if "" in header or len({*header}) < len(header):
+            _refuse_samples(file)
+            raise DataError(f"{file}: each column needs a name of its own, found {listed(header)}")
     return headers[0]
+
+
+def _refuse_samples(file: Path) -> None:
+    with pa.input_stream(str(file), compression="detect") as stream:
+        begins = stream.read(LONGEST_HEADER).decode("utf-8", "replace")
+    if SAMPLE.match(begins.partition("\n")[0].rstrip("\r")):
+        raise DataError(
+            f"{file}: is text in the form of DSSTNE, `sample TAB feature,value:feature,value:...`, "
+            "and no table of events; `deeprec prepare data=dsstne_text data.path=...` makes of it "
+            "a prepared folder, which train, evaluate and recommend read, and `deeprec dsstne "
+            "predict -r ...` answers it by a network file"
+        )
 
 
 def _first_record(file: Path, delimiter: str, encoding: str) -> list[str]:
@@ -217,6 +259,7 @@ def _header_lines(file: Path, text: io.TextIOWrapper) -> Iterator[str]:
     """Lines in bounded memory: a file may be one line of gigabytes."""
     while line := text.readline(LONGEST_HEADER):
         if len(line) == LONGEST_HEADER:
+            _refuse_samples(file)
             raise DataError(
                 f"{file}: its first line has {LONGEST_HEADER:,} characters or more; it must name "
                 "the columns"
