@@ -17,8 +17,13 @@ ACTIVATIONS = {
 }
 
 
-def forward(network: Network, *columns: list[list[int]]) -> np.ndarray:
-    """Activated outputs, [examples, width], of examples that have these columns of each input."""
+def forward(
+    network: Network, *columns: list[list[int]], weights: np.ndarray | None = None
+) -> np.ndarray:
+    """Activated outputs, [examples, width], of examples that have these columns of each input.
+
+    `weights` is what an example's columns count, of every input, [examples].
+    """
     known: dict[str, np.ndarray] = {}
     count, given = len(columns[0]), iter(columns)
     for layer in network.layers:
@@ -26,6 +31,7 @@ def forward(network: Network, *columns: list[list[int]]) -> np.ndarray:
             known[layer.name] = np.zeros((count, layer.units))
             for row, having in zip(known[layer.name], next(given), strict=True):
                 row[having] = 1.0
+            known[layer.name] *= 1.0 if weights is None else weights[:, None]
             continue
         if layer.type == LayerType.POOLING:
             known[layer.name] = pooled(layer.pooling, [known[name] for name in layer.sources])

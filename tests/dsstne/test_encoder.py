@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from deeprec.dsstne import command, validate
-from deeprec.dsstne.data_set import DataSet, read_data_sets, sparse, write_data_sets
+from deeprec.dsstne.data_set import Attribute, DataSet, read_data_sets, sparse, write_data_sets
 from deeprec.dsstne.encoder import read_told
 from deeprec.dsstne.network_file import write_network
 from deeprec.errors import ConfigError, DataError, NonFiniteError
@@ -181,10 +181,18 @@ def test_data_sets_that_do_not_fit_are_refused_before_they_are_judged(tmp_path: 
         command.run(["encoder", path])
 
 
+@pytest.mark.parametrize("weighted", [False, True])
 def test_figures_are_those_of_the_ranking_by_score(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], weighted: bool
 ) -> None:
     inputs = data(tmp_path / "d.nc", width=128)
+    weights = None
+    if weighted:
+        weights = np.random.default_rng(1).uniform(-3, 3, inputs.num_examples).astype(np.float32)
+        sets = read_data_sets(tmp_path / "d.nc")
+        sets[0].weights = weights
+        sets[0].attributes |= Attribute.WEIGHTED
+        write_data_sets(tmp_path / "d.nc", sets)
     network = drawn((128, 128))
     network.layers[0].data_set, network.layers[-1].data_set = "input", "output"
     write_network(tmp_path / "n.nc", network)
@@ -194,7 +202,7 @@ def test_figures_are_those_of_the_ranking_by_score(
     told_at_5 = capsys.readouterr().out.splitlines()[5].split(",")
     offsets, columns, _ = inputs.rows()
     rows = [row.tolist() for row in np.split(columns, offsets[1:-1])]
-    best = np.argsort(-forward(network, rows), axis=1)[:, :5]
+    best = np.argsort(-forward(network, rows, weights=weights), axis=1)[:, :5]
     wanted = [{*row[::-1][: len(row) // 2]} for row in rows]
     hits = [[item in having for item in row] for row, having in zip(best.tolist(), wanted)]
     assert float(told_at_5[1]) == pytest.approx(np.mean([sum(h) / 5 for h in hits]), abs=5e-5)

@@ -15,7 +15,7 @@ from deeprec.console import console
 from deeprec.dsstne.definition import COMMENT
 from deeprec.dsstne.network_file import read_network
 from deeprec.dsstne.remark import Remark, refuse, show
-from deeprec.dsstne.train_data import examples_of, rows_of_examples
+from deeprec.dsstne.train_data import examples_of, input_weights, rows_of_examples
 from deeprec.dsstne.train_network import Steps, train_network
 from deeprec.dsstne.validate import validate
 from deeprec.dsstne.weights import all_columns, new_model
@@ -204,9 +204,10 @@ def _check(told: Told) -> None:
 def judge(network_file: Path, data: Sequence[Path], *, ideal_of_all: bool = False) -> None:
     """Prints k, precision, recall and ndcg at k of 1 to 10, of all examples with an output.
 
-    Data sets are those that the network reads; in DSSTNE they must be called input and output.
-    What an example has as input may be in its list. The ideal of ndcg is the best that a list of k
-    can reach, or with `ideal_of_all` that of a list of all outputs, as in DSSTNE, which is lower.
+    Data sets are those that the network reads, and their weights count as in training; in DSSTNE
+    they must be called input and output. What an example has as input may be in its list. The ideal
+    of ndcg is the best that a list of k can reach, or with `ideal_of_all` that of a list of all
+    outputs, as in DSSTNE, which is lower.
     """
     network = read_network(network_file)
     model = new_model(network, all_columns(network), network_file)
@@ -215,9 +216,10 @@ def judge(network_file: Path, data: Sequence[Path], *, ideal_of_all: bool = Fals
     wanted_offsets, wanted, _ = examples.output.rows()
     history, ends = torch.from_numpy(columns), torch.from_numpy(offsets)
     attributes = {name: rows_of_examples(one) for name, one in examples.attributes.items()}
+    weights = {name: torch.from_numpy(one) for name, one in input_weights(examples).items()}
     none = torch.zeros(0, dtype=torch.int64), torch.zeros(len(offsets), dtype=torch.int64)
     with torch.no_grad():
-        encoded = model.encode(history, ends, torch.zeros(0), attributes)
+        encoded = model.encode(history, ends, torch.zeros(0), attributes, weights)
         items, _ = top_k(encoded, model.item_weight, model.item_bias, max(CUTOFFS), *none)
     places, counts = [], []
     for row, having in zip(items.tolist(), np.split(wanted, wanted_offsets[1:-1])):

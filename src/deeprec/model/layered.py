@@ -44,6 +44,7 @@ from deeprec.model.user_input import asked_without_repeats
 INPUT = "input"
 OF_USER = "user:"  # before the name of a user attribute, where one is a source
 ONE_LAYER = (Hidden(name="hidden", units=128),)
+UNWEIGHTED: Mapping[str, Tensor] = {}
 
 
 class Layered(nn.Module):
@@ -153,19 +154,23 @@ class Layered(nn.Module):
         offsets_B1: Tensor,
         ages_N: Tensor,
         attributes: Mapping[str, tuple[Tensor, Tensor]],
+        input_weights: Mapping[str, Tensor] = UNWEIGHTED,
     ) -> Encoded:
-        """What the model says of each user; see `Recommender.encode`."""
-        shown = {name: Jagged(*attributes[name]) for name in self.fields}
-        return self._encoded(self._run(self._shown(items_N, offsets_B1, ages_N, shown)))
+        """What the model says of each user; see `Recommender.encode`.
+
+        Args:
+            input_weights: as of `Batch`.
+        """
+        known = {name: Jagged(*attributes[name]) for name in self.fields}
+        fields = self._shown(items_N, offsets_B1, ages_N, known)
+        return self._encoded(self._run(self._weighted(fields, input_weights)))
 
     def arrange(self, batch: Batch, draw: torch.Generator) -> Arranged:
         """Aggregates histories and draws what is dropped of them; see `Recommender.arrange`."""
         items = batch.history
         known = {name: batch.attributes[name] for name in self.fields}
         fields = self._shown(items.values, items.offsets, batch.known_ages, known)
-        for source, weights_B in batch.input_weights.items():
-            for name in self.fields_of_inputs[source]:
-                fields[name] = multiplied(fields[name], weights_B)
+        fields = self._weighted(fields, batch.input_weights)
         for name in self.dropped:
             fields[name], _ = divide(fields[name], self.input_dropout, draw)
         fields = {name: with_transposition(rows) for name, rows in fields.items()}
@@ -201,6 +206,16 @@ class Layered(nn.Module):
             weights_M = normalized(weights_M, history.users_M, len(offsets_B1) - 1)
         rows = Jagged(history.items_M, history.offsets_B1, weights_M)
         return {HISTORY: rows, **attribute_fields(attributes, {})}
+
+    def _weighted(
+        self, fields: Mapping[str, Jagged], input_weights: Mapping[str, Tensor]
+    ) -> dict[str, Jagged]:
+        """The fields, each times what its input counts of a user."""
+        found = dict(fields)
+        for source, weights_B in input_weights.items():
+            for name in self.fields_of_inputs[source]:
+                found[name] = multiplied(found[name], weights_B)
+        return found
 
     def _run(self, fields: Mapping[str, Jagged]) -> list[Tensor]:
         """What every layer says, each [B, H]."""
