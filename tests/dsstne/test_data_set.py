@@ -124,6 +124,15 @@ def test_a_sample_index_with_a_gap_has_no_rows_in_its_order(tmp_path: Path) -> N
         made(tmp_path, "c\tx\n", grow="create")
 
 
+def test_a_feature_index_with_a_gap_is_read_and_not_extended(tmp_path: Path) -> None:
+    """A new feature gets the number after all, which one of them would have already."""
+    (tmp_path / "features").write_text("x\t0\ny\t2\n")
+    [data_set] = read_data_sets(made(tmp_path, "c\ty:z\n", grow="no"))
+    assert data_set.rows()[1].tolist() == [2]
+    with pytest.raises(DataError, match="features: the numbers must be 0 to 1, each once"):
+        made(tmp_path, "c\tz\n", grow="merge")
+
+
 def test_unknown_features_are_left_out_or_extend_the_index(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there is no feature index; say -c"):
         made(tmp_path, "a\tx:y\n")

@@ -116,6 +116,29 @@ def test_a_filter_leaves_out_what_it_names_whatever_stands_beside_it(
     assert "values of the filter are not read" in " ".join(capsys.readouterr().out.split())
 
 
+def test_features_that_the_index_does_not_have_are_counted(
+    tmp_path: Path, network: Network, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "samples").write_text("b\tf3:gone:other:f5\na\tgone,1:f9\n")
+    lists(tmp_path)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "3 of 6 features of the samples, 2 different ones such as 'gone', are not in" in said
+    (tmp_path / "samples").write_text("b\tf3\n")
+    lists(tmp_path)
+    assert "features of the samples" not in capsys.readouterr().out
+
+
+def test_an_index_of_bare_columns_is_told(
+    tmp_path: Path, network: Network, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_index(tmp_path / "in", {str(i): i for i in range(200)})  # items may be called so
+    lists(tmp_path)
+    assert "its own number" not in capsys.readouterr().out
+    write_index(tmp_path / "in", {str(i): i for i in range(256)})
+    lists(tmp_path)
+    assert f"{tmp_path}/in gives each of the 256 columns its own number" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("flag", ["-f", "-r"])
 def test_an_index_file_is_no_samples(tmp_path: Path, network: Network, flag: str) -> None:
     with pytest.raises(ConfigError, match=f"{flag} must be text samples, .* and .*/out reads as"):

@@ -14,7 +14,7 @@ def written(path: Path, text: str) -> Path:
 
 
 def test_lines_are_read_as_the_grammar_says(tmp_path: Path) -> None:
-    text = "u1\ta,1:b::c,2.5,9:\n\nno tab here\nu2\tx\ty,3\r\nu1\tz\n"
+    text = "\ufeffu1\ta,1:b::c,2.5,9:\n\nno tab here\nu2\tx\ty,3\r\nu1\tz\n"
     samples = read_samples(written(tmp_path / "s", text))
     assert samples.rows == {"u2": (["x\ty"], [3.0]), "u1": (["z"], [None])}
     assert (samples.num_without_tab, samples.num_replaced, samples.num_without_value) == (1, 1, 1)
@@ -26,9 +26,10 @@ def test_a_folder_is_read_in_the_order_of_names(tmp_path: Path) -> None:
     assert read_samples(tmp_path).rows == {"u": (["later"], [None])}
 
 
-def test_a_value_that_is_no_number_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="line 2: expected a number after the comma, got 'much'"):
-        read_samples(written(tmp_path / "s", "u\ta,1\nv\tb,much\n"))
+@pytest.mark.parametrize("value", ["much", "nan", "1e999"])
+def test_a_value_that_is_no_number_is_named(tmp_path: Path, value: str) -> None:
+    with pytest.raises(DataError, match=f"line 2: expected a number after the comma, got '{value}"):
+        read_samples(written(tmp_path / "s", f"u\ta,1\nv\tb,{value}\n"))
 
 
 def test_written_samples_are_read_again(tmp_path: Path) -> None:
@@ -49,6 +50,7 @@ def test_written_samples_are_read_again(tmp_path: Path) -> None:
         ("a 0\n", "line 1: expected a label, one tab and a number"),
         ("a\t0\t1\n", "line 1: expected a label, one tab and a number"),
         ("a\tb\n", "line 1: expected a label, one tab and a number"),
+        ("a\t0\nb\t1\nc\t0\n", "line 3: number 0 stands there twice"),
     ],
 )
 def test_an_index_that_dsstne_refuses_is_refused(tmp_path: Path, text: str, said: str) -> None:

@@ -59,6 +59,8 @@ def generate(
     features = {} if grow == "create" else read_index(feature_index)
     known_samples = read_index(sample_index) if sample_index.is_file() else {}
     labels_of(known_samples, str(sample_index))
+    if grow == "merge":
+        labels_of(features, str(feature_index))  # a new one gets the number after these
     read = read_samples(samples)
     told = indexed(
         read, name=name, features=features, samples=known_samples, grows=grow != "no", kind=kind

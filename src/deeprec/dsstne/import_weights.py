@@ -1,6 +1,6 @@
 """A network file to a run that evaluates, exports and serves."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -14,7 +14,7 @@ from deeprec.dsstne.mapping import mapped
 from deeprec.dsstne.network import LayerKind, Network
 from deeprec.dsstne.network_file import read_network
 from deeprec.dsstne.remark import show
-from deeprec.dsstne.weights import index_of, model_part, put, rows_by_label
+from deeprec.dsstne.weights import Rows, index_of, model_part, put, rows_by_label
 from deeprec.errors import ConfigError
 from deeprec.trainer import checkpoint
 from deeprec.trainer.run import RunFolder, refuse_to_overwrite
@@ -62,30 +62,41 @@ def import_weights(
     }
     labels = prepared.catalog.item_ids.to_pylist()
     [output] = network.of_kind(LayerKind.OUTPUT)
-    known = index_of(network.history, input_index), index_of(output, output_index)
-    rows = rows_by_label(labels, *known, attributes)
+    inputs, outputs = index_of(network.history, input_index), index_of(output, output_index)
+    rows = rows_by_label(labels, inputs, outputs, attributes)
     work = Work(_config(network, model, prepared_folder, output_dir), prepared)
     put(network, rows, work.learner.model)
+    _write(work, prepared, output_dir)
+    for remark in _left_out(rows, labels, outputs, prepared_folder):
+        console.print(f"[yellow]note[/yellow] {remark}", soft_wrap=True)
+    console.print(f"run: {output_dir}\nnext: {next_of(output_dir, prepared)}", soft_wrap=True)
+    return output_dir
+
+
+def _write(work: Work, prepared: Prepared, output_dir: Path) -> None:
+    """The run, which has one checkpoint and no epoch."""
     with RunFolder.begun(output_dir, work.config, prepared, work.facts, from_data=False) as run:
         checkpoint.save(run.checkpoints, work.learner, None, run.made_from())
         with folder.writing_file(run.path / "metrics.csv") as draft:
             draft.write_text("epoch\n")
         run.finish()
-    absent = int((rows.outputs < 0).sum())
-    if absent:
-        console.print(
-            f"[yellow]note[/yellow] {absent:,} of {len(rows):,} items are not in the output index "
-            "and come last in every list"
+
+
+def _left_out(
+    rows: Rows, labels: Sequence[str], outputs: Mapping[str, int], prepared_folder: Path
+) -> Iterator[str]:
+    """The items that network and prepared folder do not share."""
+    if absent := int((rows.outputs < 0).sum()):
+        yield (
+            f"{absent:,} of {len(rows):,} items are not in the output index and come last in every "
+            "list"
         )
-    if left_out := len(known[1].keys() - {*labels}):
-        console.print(
-            f"[yellow]note[/yellow] {left_out:,} of the {len(known[1]):,} items that the network "
-            f"knows are not in {prepared_folder}: the run neither reads nor answers them. For "
-            "production, prepare it with train_on=everything",
-            soft_wrap=True,
+    if left_out := len(outputs.keys() - {*labels}):
+        yield (
+            f"{left_out:,} of the {len(outputs):,} items that the network knows are not in "
+            f"{prepared_folder}: the run neither reads nor answers them. For production, prepare "
+            "it with train_on=everything"
         )
-    console.print(f"run: {output_dir}\nnext: {next_of(output_dir, prepared)}", soft_wrap=True)
-    return output_dir
 
 
 def _check_attributes(network: Network, prepared: Prepared) -> None:

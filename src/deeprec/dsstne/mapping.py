@@ -123,7 +123,6 @@ def source_of(network: Network, name: str) -> str:
 
 
 def _hidden(to: Mapped, network: Network, layer: Layer) -> dict[str, Any]:
-    inputs = {one.name for one in network.of_kind(LayerKind.INPUT)}
     if layer.type == LayerType.POOLING and layer.pooling in POOLINGS:
         return _pooled(to, network, layer)
     if layer.type in NOT_RECOMMENDING:
@@ -143,6 +142,18 @@ def _hidden(to: Mapped, network: Network, layer: Layer) -> dict[str, Any]:
     if layer.skips:
         part["skips"] = [_plain(name) for name in layer.skips]
     _map_activation(to, layer, part)
+    _map_norms_of_layer(to, network, layer, part)
+    _map_dropout(to, layer, part)
+    _map_sparseness(to, network, layer, part)
+    to.say(
+        layer.name,
+        "mapped",
+        f"{part['units']} {part['activation']} units from {', '.join(part['sources'])}",
+    )
+    return part
+
+
+def _map_norms_of_layer(to: Mapped, network: Network, layer: Layer, part: dict[str, Any]) -> None:
     for key, name, norm in (
         ("WeightNorm", "unit_norm", layer.weight_norm),
         ("DeltaNorm", "slope_norm", layer.delta_norm),
@@ -150,9 +161,14 @@ def _hidden(to: Mapped, network: Network, layer: Layer) -> dict[str, Any]:
         if norm > 0.0:
             part[name] = norm
             to.say(f"{layer.name}.{key}", "mapped", f"{name}={norm:g} of the layer")
+    inputs = {one.name for one in network.of_kind(LayerKind.INPUT)}
     if layer.weight_norm > 0.0 and len(set(layer.sources) - inputs) > 1:
         says = "it holds for the weights from all hidden sources together, not from each"
         to.say(f"{layer.name}.WeightNorm", "differs", says)
+
+
+def _map_dropout(to: Mapped, layer: Layer, part: dict[str, Any]) -> None:
+    """What layers do in training alone, or otherwise than when they are asked."""
     if layer.dropout:
         part["dropout"] = layer.dropout
         to.say(
@@ -169,13 +185,6 @@ def _hidden(to: Mapped, network: Network, layer: Layer) -> dict[str, Any]:
             "differs",
             "running statistics are means over batches, not those of the last one",
         )
-    _map_sparseness(to, network, layer, part)
-    to.say(
-        layer.name,
-        "mapped",
-        f"{part['units']} {part['activation']} units from {', '.join(part['sources'])}",
-    )
-    return part
 
 
 def _pooled(to: Mapped, network: Network, layer: Layer) -> dict[str, Any]:

@@ -2,14 +2,14 @@
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Literal
 
 import torch
+from rich.markup import escape
 from torch import Tensor
 
 from deeprec import folder
@@ -123,6 +123,73 @@ class Answers:
         return activated(self.output)(scores)
 
 
+@dataclass(frozen=True)
+class Question:
+    """The text that is answered: samples, what they have of further inputs, and a filter."""
+
+    asked: Samples
+    beside: Mapping[str, Samples]  # by data set
+    filtered: Samples
+
+    def remarks(self, answers: Answers) -> Iterator[str]:
+        """What a person should know of what counts for nothing."""
+        yield from self.asked.remarks()
+        unknown = self.asked.unknown(answers.inputs)
+        if count := sum(unknown.values()):
+            yield (
+                f"{count:,} of {self.asked.num_features:,} features of the samples, "
+                f"{len(unknown):,} different ones such as {next(iter(unknown))!r}, are not in the "
+                "input index and count for nothing"
+            )
+        for name, beside in self.beside.items():
+            yield from (f"{name}: {one}" for one in beside.remarks())
+            if without := sum(sample not in beside.rows for sample in self.asked.rows):
+                of_all = f"{without:,} of {len(self.asked.rows):,}"
+                yield f"{name}: {of_all} samples have no line there"
+            # no example: what is said of people may tell who they are
+            if count := sum(beside.unknown(answers.attributes[name]).values()):
+                yield (
+                    f"{name}: {count:,} of {beside.num_features:,} features are not in its index "
+                    "and count for nothing"
+                )
+
+    def batches(self, answers: Answers, size: int) -> Iterator[Some]:
+        """The samples in their order, so many at once."""
+        names = list(self.asked.rows)
+        for start in range(0, len(names), size):
+            yield self._some(names[start : start + size], answers)
+
+    def _some(self, names: Sequence[str], answers: Answers) -> Some:
+        known, inputs = answers.known, answers.inputs
+        having = [
+            [known[feature] for feature in self.asked.rows[name][0] if feature in inputs]
+            for name in names
+        ]
+        filtered: list[list[int]] = []
+        factors: list[float] = []
+        for name in names:
+            features, values = self.filtered.rows.get(name, ([], []))
+            # the last of a repeated feature counts, as in DSSTNE's map
+            named = {
+                known[feature]: 0.0 if value is None else value
+                for feature, value in zip(features, values, strict=True)
+                if feature in known and known[feature] < len(answers.labels)
+            }
+            filtered.append(list(named))
+            factors.extend(named.values())
+        attributes = {
+            name: jagged([_values(self.beside[name], sample, index) for sample in names])
+            for name, index in answers.attributes.items()
+        }
+        return Some(names, *jagged(having), attributes, *jagged(filtered), torch.tensor(factors))
+
+
+def _values(samples: Samples, sample: str, index: Mapping[str, int]) -> list[int]:
+    """The columns that a sample has of a further input, each once."""
+    features, _ = samples.rows.get(sample, ([], []))
+    return sorted({index[feature] for feature in features if feature in index})
+
+
 def predict(
     *,
     name: str,
@@ -166,30 +233,51 @@ def predict(
     more = further or {}
     read = [path for one in more.values() for path in (one.index, one.samples)]
     _check_output(output, network_file, input_index, output_index, samples, filters, *read)
-    network = read_network(network_file)
-    _check_names(network, name, layer)
-    check_further(network, more)
-    indices = {name: index_of(network.further[name], one.index) for name, one in more.items()}
-    known = index_of(network.history, input_index), index_of(network.layer(layer), output_index)
-    answers = Answers(network, *known, indices, network_file)
-    beside = {name: _samples(f"--input {name}", one.samples) for name, one in more.items()}
-    asked = _samples("-r", samples)
-    told = Samples() if filters is None else _samples("-f", filters)
-    said = [asked.remarks(), *map(partial(_of_further, asked), beside, beside.values())]
-    for remark in chain(*said, _of_filter(told, filter_mode)):
-        console.print(f"[yellow]note[/yellow] {remark}", soft_wrap=True)
-    if not asked.rows:
+    answers = _opened(name, network_file, input_index, output_index, more, layer)
+    told = Question(
+        _samples("-r", samples),
+        {name: _samples(f"--input {name}", one.samples) for name, one in more.items()},
+        Samples() if filters is None else _samples("-f", filters),
+    )
+    for remark in chain(told.remarks(answers), _of_filter(told.filtered, filter_mode)):
+        console.print(f"[yellow]note[/yellow] {escape(remark)}", soft_wrap=True)
+    if not told.asked.rows:
         raise DataError(f"{samples}: holds no samples")
+    lists = (
+        _lines(answers, some, k, filter_mode, score_format) for some in told.batches(answers, batch)
+    )
+    count = len(told.asked.rows)
+    _write(output, lists, count)
+    console.print(f"{output}: {count:,} lists of up to {k} features", soft_wrap=True)
+
+
+def _write(output: Path, lists: Iterable[list[str]], total: int) -> None:
+    """The lines of some samples after those of others, whole or not at all."""
     with (
         folder.writing_file(output) as draft,
         draft.open("w", encoding="utf-8") as file,
-        progress("recommending", len(asked.rows), "samples") as advance,
+        progress("recommending", total, "samples") as advance,
     ):
-        for some in _batches(answers, asked, beside, told, batch):
-            for line in _lines(answers, some, k, filter_mode, score_format):
-                file.write(line)
-            advance(len(some.names))
-    console.print(f"{output}: {len(asked.rows):,} lists of up to {k} features", soft_wrap=True)
+        for lines in lists:
+            file.writelines(lines)
+            advance(len(lines))
+
+
+def _opened(
+    name: str,
+    network_file: Path,
+    input_index: Path,
+    output_index: Path,
+    further: Mapping[str, Further],
+    layer: str,
+) -> Answers:
+    """The network with its index files, which were found to fit it."""
+    network = read_network(network_file)
+    _check_names(network, name, layer)
+    check_further(network, further)
+    indices = {name: index_of(network.further[name], one.index) for name, one in further.items()}
+    known = index_of(network.history, input_index), index_of(network.layer(layer), output_index)
+    return Answers(network, *known, indices, network_file)
 
 
 def _check_output(output: Path, *read: Path | None) -> None:
@@ -215,63 +303,17 @@ def _samples(flag: str, path: Path) -> Samples:
     return found
 
 
-def _of_further(asked: Samples, name: str, beside: Samples) -> Iterator[str]:
-    """What a person should know of the samples of a further input."""
-    yield from (f"{name}: {one}" for one in beside.remarks())
-    if without := sum(sample not in beside.rows for sample in asked.rows):
-        yield f"{name}: {without:,} of {len(asked.rows):,} samples have no line there"
-
-
-def _batches(
-    answers: Answers, asked: Samples, beside: Mapping[str, Samples], told: Samples, batch: int
-) -> Iterator[Some]:
-    names = list(asked.rows)
-    for start in range(0, len(names), batch):
-        some = names[start : start + batch]
-        having = [_indices(asked.rows[name][0], answers.known, answers.inputs) for name in some]
-        filtered: list[list[int]] = []
-        factors: list[float] = []
-        for name in some:
-            features, values = told.rows.get(name, ([], []))
-            # the last of a repeated feature counts, as in DSSTNE's map
-            known = {
-                answers.known[feature]: 0.0 if value is None else value
-                for feature, value in zip(features, values, strict=True)
-                if feature in answers.known and answers.known[feature] < len(answers.labels)
-            }
-            filtered.append(list(known))
-            factors.extend(known.values())
-        attributes = {
-            name: jagged([_values(beside[name], sample, index) for sample in some])
-            for name, index in answers.attributes.items()
-        }
-        yield Some(some, *jagged(having), attributes, *jagged(filtered), torch.tensor(factors))
-
-
-def _values(samples: Samples, sample: str, index: Mapping[str, int]) -> list[int]:
-    """The columns that a sample has of a further input, each once."""
-    features, _ = samples.rows.get(sample, ([], []))
-    return sorted({index[feature] for feature in features if feature in index})
-
-
-def _indices(
-    features: Sequence[str], known: Mapping[str, int], inputs: Mapping[str, int]
-) -> list[int]:
-    return [known[feature] for feature in features if feature in inputs]
-
-
-def _lines(
-    answers: Answers, some: Some, k: int, mode: FilterMode, score_format: str
-) -> Iterator[str]:
+def _lines(answers: Answers, some: Some, k: int, mode: FilterMode, score_format: str) -> list[str]:
     items_BK, scores_BK = answers.best(some, k, mode)
-    form = f"%{score_format}"
+    form, lines = f"%{score_format}", []
     for name, items, scores in zip(some.names, items_BK.tolist(), scores_BK.tolist(), strict=True):
         told = "".join(
             f"{answers.labels[item]},{form % score}:"
             for item, score in zip(items, scores, strict=True)
             if item >= 0
         )
-        yield f"{name}\t{told}\n"
+        lines.append(f"{name}\t{told}\n")
+    return lines
 
 
 def _of_filter(told: Samples, mode: FilterMode) -> Iterator[str]:

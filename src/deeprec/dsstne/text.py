@@ -6,8 +6,11 @@
 A sample is a user here and a feature an item; the file formats keep their own words.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from collections import Counter
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 from deeprec import folder
@@ -26,6 +29,16 @@ class Samples:
     def num_without_value(self) -> int:
         """Features that stand without a value."""
         return sum(values.count(None) for _, values in self.rows.values())
+
+    @property
+    def num_features(self) -> int:
+        """Of all samples together."""
+        return sum(len(features) for features, _ in self.rows.values())
+
+    def unknown(self, index: Container[str]) -> Counter[str]:
+        """How often each feature stands there that an index does not have."""
+        every = chain.from_iterable(features for features, _ in self.rows.values())
+        return Counter(feature for feature in every if feature not in index)
 
     def remarks(self) -> Iterator[str]:
         """What a person should know of the lines that count for nothing."""
@@ -77,9 +90,10 @@ def read_index(path: Path) -> dict[str, int]:
     """Label -> number, in the order of the lines.
 
     Raises:
-        DataError: a line has not exactly a label and a number, or a label stands there twice.
+        DataError: a line has not exactly a label and a number, or one of them stands there twice.
     """
     index: dict[str, int] = {}
+    numbers: set[int] = set()
     for number, line in enumerate(_lines(path), 1):
         where = f"{path}: line {number}"
         fields = line.split("\t")
@@ -88,6 +102,12 @@ def read_index(path: Path) -> dict[str, int]:
         if fields[0] in index:
             raise DataError(f"{where}: label {fields[0]!r} stands there twice; keep one of them")
         index[fields[0]] = int(fields[1])
+        if index[fields[0]] in numbers:
+            raise DataError(
+                f"{where}: number {fields[1]} stands there twice; was it put together from two "
+                "index files?"
+            )
+        numbers.add(index[fields[0]])
     return index
 
 
@@ -106,6 +126,11 @@ def looks_like_index(samples: Samples) -> bool:
             return False
         numbers.append(int(features[0]))
     return sorted(numbers) == list(range(len(numbers))) and len(numbers) > 1
+
+
+def names_columns(index: Mapping[str, int]) -> bool:
+    """Whether every label is its own number, as in an index of columns that nobody has named."""
+    return all(label == str(number) for label, number in index.items())
 
 
 def labels_of(index: Mapping[str, int], source: str) -> list[str]:
@@ -134,7 +159,7 @@ def _files(path: Path) -> list[Path]:
 
 def _lines(path: Path) -> Iterator[str]:
     try:
-        with path.open(encoding="utf-8", newline="\n") as file:
+        with path.open(encoding="utf-8-sig", newline="\n") as file:
             for line in file:
                 yield line.rstrip("\n").removesuffix("\r")
     except (OSError, UnicodeDecodeError) as error:
@@ -154,9 +179,12 @@ def _features(data: str, where: str) -> tuple[list[str], list[float | None]]:
 
 def _value(text: str, where: str) -> float:
     try:
-        return float(text)
-    except ValueError as error:
-        raise DataError(f"{where}: expected a number after the comma, got {text!r}") from error
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise DataError(f"{where}: expected a number after the comma, got {text[:80]!r}")
+    return value
 
 
 def _shortest(value: float) -> str:

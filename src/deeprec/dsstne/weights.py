@@ -13,10 +13,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from deeprec.console import console
 from deeprec.dsstne.mapping import mapped
 from deeprec.dsstne.network import BatchNorm, Floats, Layer, LayerKind, Network, Weight
 from deeprec.dsstne.remark import Remark, refuse
-from deeprec.dsstne.text import read_index
+from deeprec.dsstne.text import names_columns, read_index
 from deeprec.errors import DataError
 from deeprec.model.attribute_field import field_of
 from deeprec.model.hidden import HiddenLayer
@@ -48,7 +49,7 @@ class Rows:
 
 
 def index_of(layer: Layer, path: Path) -> dict[str, int]:
-    """The feature index of an input or output.
+    """The feature index of an input or output; one that names nothing but columns is told.
 
     Raises:
         DataError: it names a column that the layer does not have.
@@ -59,6 +60,13 @@ def index_of(layer: Layer, path: Path) -> dict[str, int]:
             f"{path} names column {max(index.values())}, and the network has {layer.units} columns "
             f"of {layer.data_set or layer.name!r}; give the index that its data set was generated "
             "with"
+        )
+    if len(index) == layer.units and names_columns(index):
+        console.print(
+            f"[yellow]note[/yellow] {path} gives each of the {layer.units:,} columns its own "
+            "number for a label, as export-network does for a run that train left; where features "
+            "have names, give the index that the data set was generated with",
+            soft_wrap=True,
         )
     return index
 
