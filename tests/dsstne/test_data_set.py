@@ -124,6 +124,11 @@ def test_a_sample_index_with_a_gap_has_no_rows_in_its_order(tmp_path: Path) -> N
         made(tmp_path, "c\tx\n", grow="create")
 
 
+def test_no_samples_are_no_data_set(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"samples\.txt: holds no samples"):
+        made(tmp_path, "\n\n", grow="create")
+
+
 def test_a_feature_index_with_a_gap_is_read_and_not_extended(tmp_path: Path) -> None:
     """A new feature gets the number after all, which one of them would have already."""
     (tmp_path / "features").write_text("x\t0\ny\t2\n")

@@ -229,6 +229,13 @@ def test_gradients_of_the_sample_networks_are_right(tmp_path: Path, name: str) -
     assert command.run(["validate", *map(str, flags)]) == 0
 
 
+@pytest.mark.parametrize(("name", "flag"), [("train", "-e"), ("train", "-b"), ("validate", "-b")])
+def test_no_epoch_and_no_example_are_refused(tmp_path: Path, name: str, flag: str) -> None:
+    network = ["-n", f"{tmp_path}/n.nc"] if name == "train" else []
+    with pytest.raises(ConfigError, match=f"{flag} must be 1 or more, got 0"):
+        command.run([name, "-c", "c.json", "-i", "i.nc", "-o", "o.nc", *network, flag, "0"])
+
+
 def test_a_wrong_gradient_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data(tmp_path / "d.nc", ("gl_input", "gl_output"))
     slope = Marginal._target_slope

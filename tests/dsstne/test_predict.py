@@ -60,6 +60,17 @@ def test_lists_are_right_at_any_k(tmp_path: Path, network: Network, k: int) -> N
         np.testing.assert_allclose(told, np.sort(scores[:200])[::-1][:k], atol=1e-5)
 
 
+def test_columns_that_the_output_index_does_not_name_are_not_listed(
+    tmp_path: Path, network: Network
+) -> None:
+    every = [feature for feature, _ in lists(tmp_path, "-k", "200")["b"]]
+    gone = {every[0], every[5], "f199"}  # the last is that of column 0
+    left = {label: column for label, column in OUTPUTS.items() if label not in gone}
+    write_index(tmp_path / "out", left)
+    found = [feature for feature, _ in lists(tmp_path, "-k", "200")["b"]]
+    assert found == [feature for feature in every if feature not in gone]
+
+
 @pytest.mark.parametrize(("name", "layer"), [("in", "Items"), ("out", "Output")])
 def test_an_index_of_more_columns_than_the_network_is_refused(
     tmp_path: Path, network: Network, name: str, layer: str
@@ -128,15 +139,30 @@ def test_features_that_the_index_does_not_have_are_counted(
     assert "features of the samples" not in capsys.readouterr().out
 
 
-def test_an_index_of_bare_columns_is_told(
-    tmp_path: Path, network: Network, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("index", "said"),
+    [
+        ({str(i): i for i in range(256)}, "gives each of the 256 columns its own number"),
+        ({str(i): i for i in range(200)}, ""),  # items may be called so
+        ({f"f{i}": i for i in range(128)}, "names columns up to 127 of 256, and a data set so"),
+        ({f"f{i}": i for i in range(129)}, ""),
+    ],
+)
+def test_an_index_that_looks_like_another_is_told(
+    tmp_path: Path,
+    network: Network,
+    capsys: pytest.CaptureFixture[str],
+    index: dict[str, int],
+    said: str,
 ) -> None:
-    write_index(tmp_path / "in", {str(i): i for i in range(200)})  # items may be called so
+    write_index(tmp_path / "in", index)
     lists(tmp_path)
-    assert "its own number" not in capsys.readouterr().out
-    write_index(tmp_path / "in", {str(i): i for i in range(256)})
-    lists(tmp_path)
-    assert f"{tmp_path}/in gives each of the 256 columns its own number" in capsys.readouterr().out
+    found = [line for line in capsys.readouterr().out.splitlines() if f"{tmp_path}/in" in line]
+    assert len(found) == bool(said)
+    assert all(f"note {tmp_path}/in {said}" in line for line in found)
+    write_index(tmp_path / "in", {})
+    with pytest.raises(DataError, match="/in: names no column"):
+        lists(tmp_path)
 
 
 @pytest.mark.parametrize("flag", ["-f", "-r"])

@@ -62,6 +62,8 @@ def generate(
     if grow == "merge":
         labels_of(features, str(feature_index))  # a new one gets the number after these
     read = read_samples(samples)
+    if not read.rows:
+        raise DataError(f"{samples}: holds no samples")
     told = indexed(
         read, name=name, features=features, samples=known_samples, grows=grow != "no", kind=kind
     )

@@ -18,7 +18,7 @@ from deeprec.dsstne.further import Further, check_further
 from deeprec.dsstne.network import Activation, LayerKind, Network
 from deeprec.dsstne.network_file import read_network
 from deeprec.dsstne.output import activated
-from deeprec.dsstne.text import Samples, labels_of, looks_like_index, read_samples
+from deeprec.dsstne.text import Samples, looks_like_index, read_samples
 from deeprec.dsstne.weights import all_columns, index_of, new_model, rows_by_label
 from deeprec.errors import ConfigError, DataError
 from deeprec.model.layered import Layered
@@ -49,7 +49,7 @@ class Answers:
     Args:
         network: with its weights.
         inputs: feature index of the input.
-        outputs: feature index of the output.
+        outputs: feature index of the output; a column that it does not name is not listed.
         attributes: by data set, feature index of each further input.
         source: where the network is from, for errors.
     """
@@ -62,7 +62,7 @@ class Answers:
         attributes: Mapping[str, Mapping[str, int]],
         source: Path,
     ) -> None:
-        self.labels = labels_of(outputs, "output feature index")
+        self.labels = sorted(outputs, key=outputs.__getitem__)
         more = [label for label in inputs if label not in outputs]  # read, never recommended
         self.known = {label: i for i, label in enumerate([*self.labels, *more])}
         further = {name: all_columns(network).attributes[name] for name in attributes}

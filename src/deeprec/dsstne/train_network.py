@@ -124,9 +124,13 @@ def train_network(
         steps: how.
 
     Raises:
-        ConfigError: the network file is there already, or something of the network is refused.
+        ConfigError: the network file is there already, there would be no step, or something of the
+            network is refused.
         DataError: the data sets do not fit together.
     """
+    for flag, count in (("-e", steps.epochs), ("-b", steps.batch)):
+        if count < 1:
+            raise ConfigError(f"{flag} must be 1 or more, got {count}")
     for path in (network_file, network_file.with_suffix(".run")):
         if path.exists():
             run = network_file.with_suffix(".run")

@@ -26,7 +26,7 @@ from deeprec.dsstne.train_data import (
     input_weights,
     last_values,
 )
-from deeprec.errors import NonFiniteError
+from deeprec.errors import ConfigError, NonFiniteError
 from deeprec.model.hidden import Hidden
 from deeprec.model.layered import Layered
 from deeprec.part import instantiate
@@ -69,9 +69,11 @@ def validate(
         seed: of the weights, and of which of them are looked at.
 
     Raises:
-        ConfigError: something of the network is refused.
+        ConfigError: something of the network is refused, or there would be no example.
         NonFiniteError: a gradient is not what the differences say.
     """
+    if examples < 1:
+        raise ConfigError(f"-b must be 1 or more, got {examples}")
     network, remarks = read_definition(definition)
     to = Mapped() if any(one.outcome == "refused" for one in remarks) else mapped(network)
     refuse(definition, [*remarks, *to.remarks])

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from rich.markup import escape
 from torch import Tensor, nn
 
 from deeprec.console import console
+from deeprec.dsstne.data_set import ALIGNED, aligned
 from deeprec.dsstne.mapping import mapped
 from deeprec.dsstne.network import BatchNorm, Floats, Layer, LayerKind, Network, Weight
 from deeprec.dsstne.remark import Remark, refuse
@@ -49,26 +51,39 @@ class Rows:
 
 
 def index_of(layer: Layer, path: Path) -> dict[str, int]:
-    """The feature index of an input or output; one that names nothing but columns is told.
+    """The feature index of an input or output; one that looks like another's is told.
 
     Raises:
-        DataError: it names a column that the layer does not have.
+        DataError: it names nothing, or a column that the layer does not have.
     """
     index = read_index(path)
-    if max(index.values(), default=0) >= layer.units:
+    if not index:
+        raise DataError(f"{path}: names no column; give the index that a data set was made with")
+    last = max(index.values())
+    if last >= layer.units:
         raise DataError(
-            f"{path} names column {max(index.values())}, and the network has {layer.units} columns "
-            f"of {layer.data_set or layer.name!r}; give the index that its data set was generated "
-            "with"
+            f"{path} names column {last}, and the network has {layer.units} columns of "
+            f"{layer.data_set or layer.name!r}; give the index that its data set was generated with"
         )
-    if len(index) == layer.units and names_columns(index):
-        console.print(
-            f"[yellow]note[/yellow] {path} gives each of the {layer.units:,} columns its own "
-            "number for a label, as export-network does for a run that train left; where features "
-            "have names, give the index that the data set was generated with",
-            soft_wrap=True,
-        )
+    if doubt := _doubt(index, last, layer.units):
+        console.print(f"[yellow]note[/yellow] {escape(f'{path} {doubt}')}", soft_wrap=True)
     return index
+
+
+def _doubt(index: Mapping[str, int], last: int, width: int) -> str:
+    """Why an index may not be the one that a data set so wide was generated with; or nothing."""
+    if len(index) == width and names_columns(index):
+        return (
+            f"gives each of the {width:,} columns its own number for a label, as export-network "
+            "does for a run that train left; where features have names, give the index that the "
+            "data set was generated with"
+        )
+    if aligned(last + 1) < width:
+        return (
+            f"names columns up to {last:,} of {width:,}, and a data set so wide is generated with "
+            f"more than {width - ALIGNED:,} features; is it the index of another one?"
+        )
+    return ""
 
 
 def rows_by_label(
