@@ -216,6 +216,22 @@ def test_figures_are_those_of_the_ranking_by_score(
         assert found == pytest.approx(np.mean(np.divide(gains, ideals)), abs=5e-5)
 
 
+def test_values_of_an_analog_input_are_told_to_count_as_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = drawn((128, 128))
+    write_network(tmp_path / "n.nc", network)
+    path = told(tmp_path / "p.cdl", Network=str(tmp_path / "n.nc"), Data=str(tmp_path / "d.nc"),
+                Command="Predict")  # fmt: skip
+    rows, asked = [[1, 2], [3]], sparse("d_output", 128, [[1], [2]])
+    said = []
+    for values in (None, [[2.0, 0.5], [1.0]]):
+        write_data_sets(tmp_path / "d.nc", [sparse("d_input", 128, rows, values), asked])
+        command.run(["encoder", path])
+        said.append(capsys.readouterr().out)
+    assert said[1] == f"note data set 'd_input': values other than 1 count as 1\n{said[0]}"
+
+
 @pytest.mark.parametrize("name", ["movielens", "wide", "tied", "marginal", "analog"])
 def test_gradients_of_the_sample_networks_are_right(tmp_path: Path, name: str) -> None:
     network = json.loads("\n".join(

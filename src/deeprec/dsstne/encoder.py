@@ -15,7 +15,12 @@ from deeprec.console import console
 from deeprec.dsstne.definition import COMMENT
 from deeprec.dsstne.network_file import read_network
 from deeprec.dsstne.remark import Remark, refuse, show
-from deeprec.dsstne.train_data import examples_of, input_weights, rows_of_examples
+from deeprec.dsstne.train_data import (
+    examples_of,
+    input_weights,
+    rows_of_examples,
+    say_what_is_lost_of_inputs,
+)
 from deeprec.dsstne.train_network import Steps, train_network
 from deeprec.dsstne.validate import validate
 from deeprec.dsstne.weights import all_columns, new_model
@@ -212,6 +217,7 @@ def judge(network_file: Path, data: Sequence[Path], *, ideal_of_all: bool = Fals
     network = read_network(network_file)
     model = new_model(network, all_columns(network), network_file)
     examples = examples_of(network, data, data)
+    say_what_is_lost_of_inputs(examples)
     offsets, columns, _ = examples.history.rows()
     wanted_offsets, wanted, _ = examples.output.rows()
     history, ends = torch.from_numpy(columns), torch.from_numpy(offsets)

@@ -140,8 +140,8 @@ def prepare_data(path: Path, examples: Examples, *, weigh: bool) -> str:
         The choice of `target` that learns the output from the input.
     """
     inputs, outputs = examples.history, examples.output
-    for one in (inputs, *examples.attributes.values(), outputs):
-        _say_what_is_lost(one, read=weigh and one is outputs, shown=one is not outputs)
+    say_what_is_lost_of_inputs(examples)
+    _say_what_is_lost(outputs, read=weigh, shown=False)
     shown, asked = (distinct(one) for one in (inputs, outputs))
     same = not weigh and all(np.array_equal(one, other) for one, other in zip(shown, asked))
     events = _events(shown) if same else _of_both(shown, asked, outputs if weigh else None)
@@ -267,6 +267,12 @@ def _are_alike(offsets: npt.NDArray[np.int64], columns: npt.NDArray[np.int64]) -
         return False
     rows = columns.reshape(len(lengths), -1)
     return bool((rows == rows[0]).all())
+
+
+def say_what_is_lost_of_inputs(examples: Examples) -> None:
+    """Prints what of the inputs counts for nothing."""
+    for one in (examples.history, *examples.attributes.values()):
+        _say_what_is_lost(one, read=False, shown=True)
 
 
 def _say_what_is_lost(data_set: DataSet, *, read: bool, shown: bool) -> None:
