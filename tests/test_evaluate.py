@@ -182,7 +182,8 @@ def test_lists_without_all_that_users_ever_had_are_told(tmp_path: Path) -> None:
     compared = []
     for name, lists in (("unseen", unseen), ("seen", seen), ("without", without)):
         compared.append(write_lists(tmp_path / name, lists))
-    [said] = judge(tmp_path, prepared, compare=compared, baselines=[])["warnings"]
+    quick = {"baselines": [], "slices": [], "cutoffs": [3]}
+    [said] = judge(tmp_path, prepared, compare=compared, **quick)["warnings"]
     assert "mine 3: its lists hold no item that their users had before" in said
 
 
