@@ -256,9 +256,10 @@ def _refuse_other_answer(
         return
     if change.added is not None:
         raise ConfigError(
-            "this model cannot be added to: what it says of an item depends on all others, so that "
-            f"golden request {was['name']!r} would be answered otherwise; train (solve, blend) it "
-            "again with the item in its catalog"
+            "this model cannot be added to: what it says of an item depends on all others, or a "
+            f"layer of it has {old.num_items:,} units, as many as there are items, and cannot be "
+            f"told from a table of them; golden request {was['name']!r} would be answered "
+            "otherwise. Train (solve, blend) it again with the item in its catalog"
         )
     raise IntegrityError(
         f"golden request {was['name']!r} would be answered with other items than those of the "
