@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -146,6 +147,20 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
         raise RuntimeError
     assert path.read_text() == "whole"
     assert leftovers(path.parent) == ["report.json"]
+
+
+def test_what_a_killed_writer_of_a_file_left_goes_with_the_next_and_no_living_draft_does(
+    tmp_path: Path,
+) -> None:
+    with folder.writing_file(tmp_path / "report.json") as living:
+        dead = tmp_path / ".report.json.tmp-1-dead"
+        shutil.copytree(living.parent, dead)
+        with folder.writing_file(tmp_path / "report.json") as other:
+            other.write_text("other")
+        assert leftovers(tmp_path) == [living.parent.name, "report.json"]
+        living.write_text("living")
+    assert leftovers(tmp_path) == ["report.json"]
+    assert (tmp_path / "report.json").read_text() == "living"
 
 
 @pytest.mark.parametrize("place", ["a.txt/report.json", "a.txt/deep/report.json", "x" * 300])

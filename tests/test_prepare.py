@@ -127,7 +127,9 @@ def test_the_format_of_the_file_does_not_change_a_byte(tmp_path: Path, write: Wr
     outputs = []
     for name in ("events.csv", "packed.csv.gz", "table.parquet"):
         events = f"data.events={tmp_path / name}"
+        (tmp_path / f".o-{name}.events.tmp-1-dead").mkdir()  # of a process that was killed
         outputs.append(prepare(composed(*ALL_COLUMNS, events, f"output_dir={tmp_path}/o-{name}")))
+    assert not list(tmp_path.glob(".*"))
     for name in set(DATA_FILES) - {"contract.json"}:  # which says what the times looked like
         first, *others = ((output / name).read_bytes() for output in outputs)
         assert all(other == first for other in others), name

@@ -423,6 +423,21 @@ recommend.recommend(RecommendConfig({str(made)!r}, {str(events)!r}, {str(output)
     assert ours == expected
     assert pq.ParquetFile(output).num_row_groups == 60
 
+    rmtree = shutil.rmtree
+
+    def killed(path: Path, **how: bool) -> None:
+        if path != kept:
+            return rmtree(path, **how)
+        next(path.glob("00000000*")).unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as dying:  # while what is in the file is taken away
+        dying.setattr("deeprec.listing.row_groups.shutil.rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            lists_of(made, events, output, batch_users=2)
+    assert lists_of(made, events, output, batch_users=2) == expected
+    assert not kept.exists()
+
 
 def test_two_commands_do_not_write_one_output(made: Path, tmp_path: Path) -> None:
     events, output = many_events(tmp_path / "events.parquet", 4), tmp_path / "out.parquet"

@@ -21,7 +21,7 @@ import secrets
 import shutil
 import signal
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -34,6 +34,20 @@ CRASH = "DEEPREC_CRASH_AT"  # POINT or POINT:N, for tests: the Nth passing of it
 EXCHANGE = 2  # RENAME_EXCHANGE of Linux: two folders change names in one step
 
 log = logging.getLogger(__name__)
+
+
+class DamagedError(IntegrityError):
+    """A folder that is not whole.
+
+    Args:
+        what: is wrong with it, and where.
+        way_out: what a person can do; a run that has another checkpoint does without.
+    """
+
+    def __init__(self, what: str, way_out: str) -> None:
+        super().__init__(f"{what}; {way_out}")
+        self.what = what
+
 
 _passed: dict[str, int] = {}
 
@@ -90,12 +104,13 @@ def drafting(folder: Path, *, parents: bool = True) -> Iterator[Path]:
     Drafts of the same folder whose writers have died are taken away first.
     """
     draft = _draft_of(folder)
-    with disk.written(folder, refused=disk.ANY):
-        if parents:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-        _clear_abandoned(folder)
-        draft.mkdir()
-    with locked(draft, lambda: f"{draft} is another's"):
+    with ExitStack() as held:
+        with disk.written(folder, refused=disk.ANY):
+            if parents:
+                folder.parent.mkdir(parents=True, exist_ok=True)
+            clear_abandoned(folder)
+            draft.mkdir()
+            held.enter_context(locked(draft, lambda: f"{draft} is another's"))
         passing("draft begun")
         try:
             yield draft
@@ -161,8 +176,8 @@ def read_manifest(folder: Path, kind: str) -> dict[str, Any]:
     if not folder.is_dir():
         raise ConfigError(f"{folder}: there is no such folder; expected a {kind} folder")
     if not (folder / MANIFEST).is_file():
-        raise IntegrityError(
-            f"{folder}: no {MANIFEST}, so this is not a finished {kind} folder; make it again"
+        raise DamagedError(
+            f"{folder}: no {MANIFEST}, so this is not a finished {kind} folder", "make it again"
         )
     manifest = _parse(folder)
     if manifest.get("kind") != kind:
@@ -176,11 +191,11 @@ def read_manifest(folder: Path, kind: str) -> dict[str, Any]:
         path = folder / name
         _refuse_outside(folder, name)
         if not path.is_file():
-            raise IntegrityError(f"{path}: named in {MANIFEST} but missing; make {folder} again")
+            raise DamagedError(f"{path}: named in {MANIFEST} but missing", f"make {folder} again")
         if path.stat().st_size != expected["bytes"]:
-            raise IntegrityError(
-                f"{path}: {path.stat().st_size} bytes, but {MANIFEST} says {expected['bytes']}; "
-                f"make {folder} again"
+            raise DamagedError(
+                f"{path}: {path.stat().st_size} bytes, but {MANIFEST} says {expected['bytes']}",
+                f"make {folder} again",
             )
     return manifest
 
@@ -214,9 +229,9 @@ def verify_named(folder: Path, kind: str, *, unread: Collection[str] = ()) -> di
     manifest = read_manifest(folder, kind)
     for name, expected in manifest["files"].items():
         if name not in unread and sha256(folder / name) != expected["sha256"]:
-            raise IntegrityError(
-                f"{folder / name}: its content is not what {MANIFEST} says (SHA-256 differs); "
-                f"make {folder} again or copy it again"
+            raise DamagedError(
+                f"{folder / name}: its content is not what {MANIFEST} says (SHA-256 differs)",
+                f"make {folder} again or copy it again",
             )
     return manifest
 
@@ -248,15 +263,27 @@ def clear_drafts(folder: Path, names: Iterable[str] = ("*",)) -> None:
     """Takes away what writers of these names in `folder` left that died; none may be alive."""
     for name in names:
         for left in folder.glob(f".{name}.tmp-*"):
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
+            shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+
+
+def clear_abandoned(path: Path) -> None:
+    """Takes away the drafts of one folder or file whose writers have died; others are let be."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.tmp-*"):
+        if left.name.endswith("-replaced") and not path.exists():
+            continue  # the only copy there is: the writer died between two renames
+        with suppress(ConfigError, OSError), locked(left, lambda: "in use"):
+            shutil.rmtree(left)
 
 
 @contextmanager
-def locked(folder: Path, held: Callable[[], str]) -> Iterator[None]:
+def locked(folder: Path, held: Callable[[], str]) -> Iterator[int]:
     """Keeps other processes from writing to a folder; the system drops the lock if this one dies.
 
     Args:
         held: says what to tell a person where another process has it.
+
+    Yields:
+        A descriptor of the folder, wherever it is moved.
 
     Raises:
         ConfigError: another process writes to it.
@@ -271,9 +298,18 @@ def locked(folder: Path, held: Callable[[], str]) -> Iterator[None]:
             log.warning(
                 "%s cannot be locked here (%s): let no two commands write it", folder, error
             )
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)
+
+
+def place_of(descriptor: int) -> Path | None:
+    """Where an opened folder is now; None: nowhere, or the system does not tell."""
+    try:
+        place = Path(os.readlink(f"/proc/self/fd/{descriptor}"))  # of Linux
+        return place if os.path.samestat(place.stat(), os.fstat(descriptor)) else None
+    except OSError:
+        return None
 
 
 def is_locked(folder: Path) -> bool:
@@ -293,21 +329,20 @@ def identity(manifest: Mapping[str, Any]) -> str:
 
 @contextmanager
 def writing_file(path: Path) -> Iterator[Path]:
-    """Yields an empty file beside `path`; on success it becomes `path`, on failure it vanishes.
+    """Yields a name beside `path` for a new file; on success it becomes `path`, else it vanishes.
 
     Raises:
         ConfigError: a folder is in the way.
         ResourceError: the disk is full, or the file cannot be made at that place.
     """
     path = path.absolute()
-    draft = _draft_of(path)
     with disk.written(path, refused=disk.ANY):
         if path.is_dir():
             raise ConfigError(f"{path} is a folder; expected a file, or a place where none is yet")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft.touch()
-    try:
+    with drafting(path) as room:  # a folder, for it can be locked while others write into it
+        draft = room / path.name
         with disk.with_room(path):
+            draft.touch()
             yield draft
         passing("file written")
         with disk.written(path):
@@ -315,8 +350,6 @@ def writing_file(path: Path) -> Iterator[Path]:
             draft.replace(path)
         passing("file renamed")
         _flush(path.parent)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _draft_of(path: Path) -> Path:
@@ -344,14 +377,6 @@ def _exchange(draft: Path, folder: Path) -> bool:
     return rename is not None and rename(here, names[0], here, names[1], EXCHANGE) == 0
 
 
-def _clear_abandoned(folder: Path) -> None:
-    for left in folder.parent.glob(f".{glob.escape(folder.name)}.tmp-*"):
-        if left.name.endswith("-replaced") and not folder.exists():
-            continue  # the only copy there is: the writer died between two renames
-        with suppress(ConfigError, OSError), locked(left, lambda: "in use"):
-            shutil.rmtree(left)
-
-
 def _refuse_outside(folder: Path, name: str) -> None:
     """A manifest names files of its own folder only."""
     if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\0" in name:
@@ -372,9 +397,9 @@ def _parse(folder: Path) -> dict[str, Any]:
     text = (folder / MANIFEST).read_bytes()
     unsealed = text.replace(f'"seal": "{seal}"'.encode(errors="replace"), b'"seal": ""')
     if hashlib.sha256(unsealed).hexdigest() != seal:
-        raise IntegrityError(
-            f"{folder / MANIFEST}: its content is not what its seal says (SHA-256 differs); "
-            f"make {folder} again or copy it again"
+        raise DamagedError(
+            f"{folder / MANIFEST}: its content is not what its seal says (SHA-256 differs)",
+            f"make {folder} again or copy it again",
         )
     return manifest
 
@@ -383,9 +408,9 @@ def _read(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
     except (ValueError, RecursionError) as error:
-        raise IntegrityError(
-            f"{folder / MANIFEST}: not readable as JSON ({error}); make {folder} again"
+        raise DamagedError(
+            f"{folder / MANIFEST}: not readable as JSON ({error})", f"make {folder} again"
         ) from error
     if not isinstance(manifest, dict):
-        raise IntegrityError(f"{folder / MANIFEST}: expected a JSON object; make {folder} again")
+        raise DamagedError(f"{folder / MANIFEST}: expected a JSON object", f"make {folder} again")
     return manifest

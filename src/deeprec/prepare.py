@@ -66,7 +66,7 @@ def prepare(config: PrepareConfig) -> Path:
     output = Path(config.output_dir)
     folder.refuse_to_replace(output, store.KIND)
     rule: Rule = instantiate(config.split)
-    with workspace(beside=output.absolute().parent) as space:
+    with workspace(output) as space:
         log, seen = _read(space, config.data)
         split, indexed, lost = _divide(space, log, rule, config)
         known = _describe(space, log, indexed)

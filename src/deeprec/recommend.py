@@ -156,7 +156,7 @@ def opened_histories(
             )
         yield len(users), prepared_histories(prepared, opened, users, config.batch_users)
         return
-    with workspace(beside=Path(config.output).absolute().parent) as space:
+    with workspace(Path(config.output)) as space:
         events = read_events(space, open_files(space, config.histories), config)
         if opened.fields:
             console.print(

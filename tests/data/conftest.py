@@ -22,7 +22,7 @@ TYPES = {
 
 @pytest.fixture
 def space(tmp_path: Path) -> Iterator[Workspace]:
-    with workspace(beside=tmp_path) as opened:
+    with workspace(tmp_path / "prepared") as opened:
         yield opened
 
 

@@ -1,13 +1,12 @@
-"""Where events are worked on: a DuckDB database in a temporary folder, gone afterwards.
+"""Where events are worked on: a DuckDB database in a draft, gone afterwards.
 
 Tables live on disk and are read in pieces, so events may be larger than memory. Everything is an
 Ibis expression; only this file and `source.py` know that the engine is DuckDB.
 """
 
 import re
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import ibis.expr.types as ir
 import pyarrow as pa
 
 from deeprec.errors import DataError, ResourceError
+from deeprec.folder import drafting
 
 # how the engine shows the text line (a quoted field may span several) or the value it stumbled on
 SHOWN_LINE = re.compile(
@@ -74,19 +74,27 @@ class Workspace:
 
 
 @contextmanager
-def workspace(beside: Path | None = None) -> Iterator[Workspace]:
-    """A workspace on the filesystem of `beside` (default: the system's temporary folder).
+def workspace(output: Path) -> Iterator[Workspace]:
+    """A workspace beside what is made in it, which the next one takes away if this process dies.
 
-    `beside` itself need not exist yet: a run that fails leaves no folder behind.
+    Folders around `output` that are not there yet are made; if it fails, they go again.
+
+    Raises:
+        ResourceError: nothing can be written there.
     """
-    while beside is not None and not beside.is_dir():
-        beside = beside.parent
-    with tempfile.TemporaryDirectory(prefix=".deeprec-", dir=beside) as folder:
-        opened = Workspace(Path(folder))
-        try:
-            yield opened
-        finally:
-            opened.con.disconnect()
+    output = output.absolute()
+    new = [one for one in output.parents if not one.exists()]
+    try:
+        with drafting(output.with_name(f"{output.name}.events")) as place:
+            opened = Workspace(place)
+            try:
+                yield opened
+            finally:
+                opened.con.disconnect()
+    finally:
+        with suppress(OSError):  # what was made is in it
+            for one in new:
+                one.rmdir()
 
 
 def _first_lines(error: Exception) -> str:

@@ -121,6 +121,8 @@ class RowGroups:
         """Empties the folder of what another question left there."""
         with disk.written(self._output, refused=disk.ANY):
             self.path.mkdir(parents=True, exist_ok=True)
+        self._disown()
+        folder.clear_drafts(self.path)
         for one in self.path.iterdir():
             one.unlink()
         with folder.writing_file(self.path / ASKED) as draft:
@@ -139,7 +141,12 @@ class RowGroups:
             for path in self._kept:
                 table = pq.read_table(path, page_checksum_verification=True)
                 writer.write_table(table.replace_schema_metadata(self._schema.metadata))
+        self._disown()
         shutil.rmtree(self.path)
+
+    def _disown(self) -> None:
+        """Before any row group goes: some of them, taken for all, would make a shorter file."""
+        (self.path / ASKED).unlink(missing_ok=True)
 
 
 def _write(path: Path, table: pa.Table) -> None:
