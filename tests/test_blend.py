@@ -118,7 +118,9 @@ def test_a_blend_that_is_no_better_is_not_written(members: list[Path], tmp_path:
     assert not (tmp_path / "same").exists()
 
 
-def test_a_blend_without_its_checkpoint_is_not_gone_on_with(blended: Path, tmp_path: Path) -> None:
+def test_a_blend_without_its_checkpoint_is_not_gone_on_with(
+    blended: Path, members: list[Path], tmp_path: Path
+) -> None:
     stopped = Path(shutil.copytree(blended, tmp_path / "stopped"))
     shutil.rmtree(stopped / "checkpoints")
     (stopped / "checkpoints").mkdir()
@@ -128,6 +130,9 @@ def test_a_blend_without_its_checkpoint_is_not_gone_on_with(blended: Path, tmp_p
     ):
         train(TrainConfig(resume=str(stopped)))
     assert not json.loads((stopped / "status.json").read_text())["resumable"]
+    given = {"runs": [str(one) for one in members[:2]], "weights": [0.5, 0.5]}
+    again = blend(BlendConfig(output_dir=str(stopped), **given))  # takes its place
+    assert open_run(again).finished
 
 
 def test_one_run_is_no_blend(members: list[Path], tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """`experiment=auto`: what it chooses for which data, and that what was said besides it holds."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import cast
@@ -103,8 +104,12 @@ def test_several_are_trained_and_blended_and_an_interrupted_command_goes_on(
     assert not (tmp_path / "run").exists()
     before = {path.name for path in (tmp_path / "run.members").iterdir()}
     assert before == {"linear_autoencoder", "ease", "ials", "variational"}
-    # what a kill leaves that comes while the blend is written
+    # what a kill leaves that comes while a member is begun, and then one while the blend is written
+    (tmp_path / "run.members" / ".ials.tmp-1-dead").mkdir()
+    shutil.copytree(tmp_path / "run.members", tmp_path / "kept")
     shutil.copytree(tmp_path / "run.members" / "ease", tmp_path / "run")
+    status = json.loads((tmp_path / "run" / "status.json").read_text())
+    (tmp_path / "run" / "status.json").write_text(json.dumps({**status, "from_data": False}))
     shutil.rmtree(tmp_path / "run" / "checkpoints")
     (tmp_path / "run" / "checkpoints").mkdir()
     (tmp_path / "run" / "manifest.json").unlink()
@@ -115,6 +120,12 @@ def test_several_are_trained_and_blended_and_an_interrupted_command_goes_on(
     if run.config.model["_target_"] == "deeprec.model.blend.Blend":
         assert len(run.config.model["members"]) > 1
     assert run.checkpoint.score is not None
+    # killed before the members were taken away, or while they were
+    (tmp_path / "kept").rename(tmp_path / "run.members")
+    (tmp_path / ".run.members.tmp-1-dead").mkdir()
+    with pytest.raises(ConfigError, match="holds a finished run"):
+        train(told)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["prepared", "run"]
 
 
 def test_what_is_said_besides_auto_holds(prepared: Path, tmp_path: Path) -> None:
@@ -140,6 +151,9 @@ def test_the_run_holds_what_was_chosen(prepared: Path, tmp_path: Path) -> None:
     told = open_run(run).config
     assert told.model["_target_"] == "deeprec.model.autoencoder.Autoencoder"
     assert train(TrainConfig(resume=str(run))) == run
+    assert train(config(prepared, run, "trainer.max_epochs=1", "resume=auto")) == run
+    with pytest.raises(ConfigError, match=r"optimizer\.lr: asked for 0.5, the run has"):
+        train(config(prepared, run, "trainer.max_epochs=1", "resume=auto", "optimizer.lr=0.5"))
 
 
 def test_a_loss_that_the_chosen_model_cannot_have_is_refused(

@@ -219,6 +219,15 @@ def test_nothing_said_beside_resume_is_silently_ignored() -> None:
         "seed: a resumed run goes on under the config it has; leave seed out",
         "loss: a resumed run goes on under the config it has; leave loss out",
     ]
+    assert mistakes("train", "replay=a.replay", "trainer.max_epochs=1") == [
+        "trainer.max_epochs: a replay takes the step again under the config that is kept with it; "
+        "leave trainer.max_epochs out"
+    ]
+    for no_run in ("resume=NULL", "resume=Null", "replay=null"):
+        assert config.compose("train", [*PLACES, no_run, "seed=5"]).seed == 5
+    assert mistakes("train", *PLACES, "resume=") == [
+        "resume: names nothing; give resume=FOLDER, or leave resume out"
+    ]
 
 
 def test_evaluate_needs_something_to_judge_and_a_place_to_judge_it() -> None:

@@ -652,7 +652,9 @@ def test_weights_that_are_not_finite_are_refused_however_well_they_are_sealed(
         train(TrainConfig(resume=str(run)))
 
 
-def test_a_renamed_checkpoint_is_refused_and_set_aside(whole: Path, tmp_path: Path) -> None:
+def test_a_renamed_checkpoint_is_refused_and_set_aside(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = tmp_path / "run"
     shutil.copytree(whole, run)
     (run / "manifest.json").unlink()
@@ -660,6 +662,9 @@ def test_a_renamed_checkpoint_is_refused_and_set_aside(whole: Path, tmp_path: Pa
     last.rename(last.with_name("step-00000099"))
     (last.with_name("step-00000098")).mkdir()  # a half one, with no manifest
     train(TrainConfig(resume=str(run)))
+    said = " ".join(capsys.readouterr().out.split())
+    assert "step-00000098: no manifest.json, so this is not a finished checkpoint folder" in said
+    assert " again" not in said  # nobody can make a checkpoint again, and nobody needs to
     assert same_weights(whole, run)
     assert len(list((run / "checkpoints").glob("rejected-step-0000009*"))) == 2
 

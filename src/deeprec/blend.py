@@ -13,14 +13,14 @@ import numpy as np
 from rich.table import Table
 from torch import nn
 
-from deeprec import folder, part
+from deeprec import part
 from deeprec.config import BlendConfig, TrainConfig
 from deeprec.console import console
 from deeprec.data.store import Prepared
 from deeprec.errors import ConfigError
 from deeprec.model.blend import Blend
 from deeprec.trainer.callback import Watch
-from deeprec.trainer.run import Run, RunFolder, open_run, refuse_to_overwrite
+from deeprec.trainer.run import Run, RunFolder, open_run, refuse_to_overwrite, take_away_unmade
 from deeprec.trainer.validation import CUTOFF
 from deeprec.trainer.weighing import Weights, climbed, tried
 from deeprec.work import READ, Work
@@ -35,6 +35,7 @@ def blend(config: BlendConfig) -> Path:
         DataError: nobody is left to validate on.
     """
     output = Path(config.output_dir)
+    take_away_unmade(output)
     refuse_to_overwrite(output)
     refuse_twice(config.runs)
     runs = [open_run(path) for path in config.runs]
@@ -162,11 +163,7 @@ def written(
         work.device.torch
     )
     with RunFolder.begun(output, work.config, prepared, work.facts, from_data=False) as run:
-        try:
-            work.finish(run, watch)
-        except BaseException:
-            folder.remove(run.path)
-            raise
+        work.finish(run, watch)
     return output
 
 

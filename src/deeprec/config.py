@@ -71,6 +71,9 @@ class TrainConfig:
             for name in ("prepared", "output_dir"):
                 if not getattr(self, name):
                     yield f"{name}: missing; give {name}=FOLDER, or resume=RUN to go on with a run"
+        for name in ("resume", "replay"):
+            if getattr(self, name) == "":
+                yield f"{name}: names nothing; give {name}=FOLDER, or leave {name} out"
         yield from _seed(self.seed)
         if not is_solved(self.model):
             for name in ("loss", "optimizer", "target"):

@@ -15,8 +15,13 @@ FREE = (
 
 
 def goes_on(resume: str | None) -> bool:
-    """Whether `resume` names a run, which has its settings, and is not to be told all of them."""
-    return resume not in (None, "null", "auto", "must")
+    """Whether `resume` names a run, which has its settings, and is not to be told all of them.
+
+    Example:
+        >>> goes_on("runs/a"), goes_on("must"), goes_on("NULL"), goes_on("")
+        (True, False, False, False)
+    """
+    return bool(resume) and resume not in ("auto", "must") and str(resume).lower() != "null"
 
 
 def mistakes(overrides: Sequence[str], *, multirun: bool) -> list[str]:
@@ -31,8 +36,12 @@ def mistakes(overrides: Sequence[str], *, multirun: bool) -> list[str]:
     if alone is None:
         return []
     free = FREE if alone == "resume" and not multirun else ()
+    why = {
+        "resume": "a resumed run goes on under the config it has",
+        "replay": "a replay takes the step again under the config that is kept with it",
+    }[alone]
     return [
-        f"{key}: a resumed run goes on under the config it has; leave {key} out"
+        f"{key}: {why}; leave {key} out"
         for key in given
         if key != alone and key not in free and not key.startswith("hydra")
     ]

@@ -13,7 +13,9 @@ from deeprec.config import TrainConfig
 from deeprec.console import console
 from deeprec.data.store import Prepared
 from deeprec.errors import ConfigError, IntegrityError
-from deeprec.part import called, instantiate
+from deeprec.model.auto import Auto
+from deeprec.model.blend import Blend
+from deeprec.part import called, find, instantiate
 from deeprec.resumed import freed
 from deeprec.schema import Part
 from deeprec.trainer import checkpoint, launcher, replay
@@ -22,7 +24,13 @@ from deeprec.trainer.callback import Watch
 from deeprec.trainer.environment import other_versions
 from deeprec.trainer.loop import Loop
 from deeprec.trainer.module import Training
-from deeprec.trainer.run import RunFolder, open_run, refuse_foreign, refuse_to_overwrite
+from deeprec.trainer.run import (
+    RunFolder,
+    open_run,
+    refuse_foreign,
+    refuse_to_overwrite,
+    take_away_unmade,
+)
 from deeprec.trainer.solving import Solving
 from deeprec.work import READ, Work, next_of
 
@@ -42,7 +50,7 @@ def train(config: TrainConfig, *, watch: Watch | None = None, says_next: bool = 
 
     Args:
         watch: is told of each validation of a new run, and may stop it.
-        says_next: whether to say what can be done with a new run.
+        says_next: whether to say what can be done with the run.
 
     Raises:
         ConfigError: output_dir holds something, another process trains this run, or this process
@@ -63,10 +71,12 @@ def train(config: TrainConfig, *, watch: Watch | None = None, says_next: bool = 
     assert config.output_dir is not None
     output = Path(config.output_dir)
     members_wait = _holds_something(_members(output))  # of an interrupted experiment=auto
-    if members_wait and _holds_something(output):
-        _take_away_unmade(RunFolder(output))
+    if _holds_something(output):
+        if members_wait:
+            take_away_unmade(output)
+        _take_away_members(RunFolder(output))
     if (_holds_something(output) and resume) or (resume == "must" and not members_wait):
-        return _resume(RunFolder(output), config.trainer, config)
+        return _resume(RunFolder(output), config.trainer, config, says_next=says_next)
     with disk.written(output):
         refuse_to_overwrite(output)
     prepared = Prepared(Path(config.prepared), parts=READ)
@@ -75,13 +85,7 @@ def train(config: TrainConfig, *, watch: Watch | None = None, says_next: bool = 
         return _together([config, *beside], prepared, output, watch)
     work = Work(config, prepared)
     with RunFolder.begun(output, work.config, work.prepared, work.facts) as run:
-        try:
-            work.finish(run, watch, says_next=says_next)
-        except disk.DiskHangsError:
-            raise
-        except BaseException:
-            run.remove_if_empty()
-            raise
+        work.finish(run, watch, says_next=says_next)
     return output
 
 
@@ -94,6 +98,8 @@ def _together(
     """
     place = _members(output)
     names = [called(config.model) for config in configs]
+    for name in names:
+        folder.clear_abandoned(place.absolute() / name)
     _refuse_foreign_members(place, names)
     runs = []
     for number, (name, config) in enumerate(zip(names, configs, strict=True), 1):
@@ -107,19 +113,30 @@ def _together(
         weights = weighed(runs, prepared, loop.validation_users or prepared.num_users)
     if (best := the_only(weights)) is not None:
         console.print(f"{runs[best].path.name} alone is as good as any blend of these")
-        runs[best].path.rename(output)
+        folder.place(runs[best].path, output)
         console.print(f"run: {output}\nnext: {next_of(output, prepared)}", soft_wrap=True)
     else:
         written(output, runs, weights, prepared, configs[0].seed, watch)
-    folder.remove(place)
+    _take_away_members(RunFolder(output))
     return output
 
 
-def _take_away_unmade(blend: RunFolder) -> None:
-    """Takes away a blend that was stopped before it was whole; its members make it again."""
-    if (blend.path / "config.yaml").is_file() and not blend.finished:
-        with blend.locked():
-            blend.remove_if_empty()
+def _take_away_members(run: RunFolder) -> None:
+    """Takes away the models that were trained for a run, once it holds what it needs of them."""
+    place = _members(run.path)
+    if place.is_dir() and run.finished and (run.path / "prepared.json").is_file():
+        made_of = run.origin["identity"]
+        folder.clear_drafts(place)
+        if all(_is_member(RunFolder(one), made_of) for one in place.iterdir()):
+            folder.remove(place)
+    folder.clear_abandoned(place.absolute())
+
+
+def _is_member(run: RunFolder, made_of: str) -> bool:
+    """Whether a run is named for its model, as `_together` does, and trained on these data."""
+    if not (run.path / "config.yaml").is_file() or run.origin["identity"] != made_of:
+        return False
+    return called(run.config.model) == run.path.name
 
 
 def _members(output: Path) -> Path:
@@ -143,7 +160,9 @@ def _holds_something(output: Path) -> bool:
     return output.exists() and (not output.is_dir() or any(output.iterdir()))
 
 
-def _resume(run: RunFolder, trainer: Part, asked: TrainConfig | None = None) -> Path:
+def _resume(
+    run: RunFolder, trainer: Part, asked: TrainConfig | None = None, *, says_next: bool = True
+) -> Path:
     """Goes on with a run; with `asked`, if that is what is asked for.
 
     Args:
@@ -151,21 +170,35 @@ def _resume(run: RunFolder, trainer: Part, asked: TrainConfig | None = None) -> 
     """
     config = run.config
     if asked is not None:
-        refuse_another(asked, config, run.path)
+        refuse_another(_as_chosen(asked, config), config, run.path)
     with run.locked():
         if run.finished:
             console.print(f"{run.path} is finished; there is nothing to go on with")
-            return run.path
-        run.take_over()
-        place = asked.prepared if asked and asked.prepared else run.origin["path"]
-        settings, changed = freed(config.trainer, trainer)
-        if changed:
-            console.print(f"with {'; '.join(changed)}: it learns the same", soft_wrap=True)
-        work = Work(replace(config, trainer=settings), _same_prepared(run, Path(place)))
-        _load_newest(run, work.learner)
-        console.print(f"going on after step {work.learner.progress.step}")
-        work.finish(run)
+        else:
+            run.take_over()
+            place = asked.prepared if asked and asked.prepared else run.origin["path"]
+            settings, changed = freed(config.trainer, trainer)
+            if changed:
+                console.print(f"with {'; '.join(changed)}: it learns the same", soft_wrap=True)
+            work = Work(replace(config, trainer=settings), _same_prepared(run, Path(place)))
+            _load_newest(run, work.learner)
+            console.print(f"going on after step {work.learner.progress.step}")
+            work.finish(run, says_next=says_next)
+        _take_away_members(run)
     return run.path
+
+
+def _as_chosen(asked: TrainConfig, kept: TrainConfig) -> TrainConfig:
+    """Where the data are asked to choose the model: what they choose, of several that of the run.
+
+    A blend keeps none of the settings that its members were trained with.
+    """
+    if find(asked.model["_target_"]) is not Auto or find(kept.model["_target_"]) is Blend:
+        return asked
+    assert asked.prepared is not None
+    choices = chosen(asked, Prepared(Path(asked.prepared), parts=READ))
+    same = [one for one in choices if one.model["_target_"] == kept.model["_target_"]]
+    return (same or choices)[0]
 
 
 def _load_newest(run: RunFolder, learner: Training | Solving) -> None:
@@ -186,8 +219,8 @@ def _load_newest(run: RunFolder, learner: Training | Solving) -> None:
             run.set_status("failed", goes_on=False, reason="stopped before it was whole")
             raise ConfigError(
                 f"{run.path}: was made of weights from elsewhere (a blend, an import) and stopped "
-                "before they were in it, so it cannot be gone on with. Take it away (`rm -r "
-                f"{run.path}`) and give the command again that it was begun with"
+                "before they were in it, so it cannot be gone on with. Give the command again that "
+                "it was begun with, which takes it away"
             )
         return
     refuse_foreign(found, run)

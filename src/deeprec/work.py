@@ -21,7 +21,7 @@ from deeprec.data.judge import known_users
 from deeprec.data.store import PartName, Prepared
 from deeprec.data.target import ByKind, Reconstruct, Target
 from deeprec.device import choose_device, precision_note
-from deeprec.errors import ConfigError, DataError, DeeprecError, NonFiniteError
+from deeprec.errors import ConfigError, DataError, DeeprecError, NonFiniteError, ResourceError
 from deeprec.loss.auto import Auto
 from deeprec.loss.fit import Trained, unfit_engine, unfit_weights
 from deeprec.loss.inverse_propensity import InversePropensity
@@ -104,12 +104,15 @@ class Work:
                 if not self._is_over(progress):
                     self._fit(Keeper(run, self.data, self.schedule, sinks, watch))
                 run.finish(self._warning())  # before the sinks, which may take their time
-        except disk.DiskHangsError:
+        except disk.DiskHangsError as error:
+            error.add_note(_way_on(run))
             for sink in sinks:
                 sink.abandon()
             raise
         except BaseException as error:
             self._tell_failure(run, error)
+            if isinstance(error, ResourceError) and run.has_checkpoint:
+                error.add_note(_way_on(run))
             for sink in sinks:
                 if run.has_checkpoint:
                     sink.close()
@@ -140,10 +143,13 @@ class Work:
             kept = self._keep_for_replay(run, self.learner, error)
         told_why = str(error) if isinstance(error, DeeprecError) else type(error).__name__
         interrupted = getattr(error, "exit_code", 1) > 128
+        where = run.moved_to()
         with suppress(OSError, DeeprecError):  # the disk may be what failed
-            run.refuse_moved()
+            if where is None:
+                run.refuse_moved()
+            there = run if where is None else RunFolder(where)
             state = "interrupted" if interrupted else "failed"
-            run.set_status(state, look_into=kept, reason=told_why)
+            there.set_status(state, look_into=kept, reason=told_why)
 
     def _keep_for_replay(
         self, run: RunFolder, training: Training, error: NonFiniteError
@@ -412,6 +418,10 @@ class Work:
             progress.validations_since_best >= schedule.patience
         )
         return enough or progress.epoch >= schedule.max_epochs
+
+
+def _way_on(run: RunFolder) -> str:
+    return f"what is saved is whole; then go on with `deeprec train resume={run.path}`"
 
 
 def next_of(run: Path, prepared: Prepared) -> str:

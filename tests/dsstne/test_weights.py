@@ -10,6 +10,7 @@ import torch
 
 import deeprec
 from deeprec import config
+from deeprec.config import TrainConfig
 from deeprec.dsstne.export_network import export_network, network_of
 from deeprec.dsstne.from_autoencoder import layered, obstacles
 from deeprec.dsstne.import_weights import import_weights
@@ -176,6 +177,23 @@ def test_an_index_of_more_columns_than_the_network_makes_no_run(
     with pytest.raises(DataError, match=f"/{name} names column 128, and the network has 128"):
         brought(tmp_path, prepared, drawn((128, 128)), more)
     assert not (tmp_path / "run").exists()
+
+
+def test_an_import_that_was_stopped_before_it_was_sealed_is_sealed_and_not_trained(
+    tmp_path: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("deeprec.trainer.run.RunFolder.finish", stopped)
+        brought(tmp_path, prepared, drawn((128, 128)))
+    [weights] = tmp_path.glob("run/checkpoints/*/weights.safetensors")
+    brought_over = weights.read_bytes()
+    train(TrainConfig(resume=str(tmp_path / "run")))
+    assert open_run(tmp_path / "run").finished
+    [weights] = tmp_path.glob("run/checkpoints/*/weights.safetensors")
+    assert weights.read_bytes() == brought_over
 
 
 def test_a_network_becomes_a_run_that_evaluates_exports_and_serves(

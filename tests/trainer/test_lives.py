@@ -174,6 +174,8 @@ def test_a_disk_without_room_stops_a_run_or_costs_it_checkpoints(
     assert life.code == 5
     assert "no room on this disk" in life.said
     assert "bytes are needed" in life.said
+    assert f"go on with `deeprec train resume={tmp_path / 'stop'}`" in life.said
+    assert re.search(r"disk: up to 4 checkpoints of [\d.]+ MB each, and [\d,.]+ MB are", life.said)
     assert live(command(tmp_path / "stop")).began == 9  # the last that had room is whole
     assert content(tmp_path / "stop") == content(whole)
     words = ["trainer.on_disk_full=continue"]
@@ -307,6 +309,10 @@ def test_a_run_that_is_moved_away_ends_and_leaves_nothing_in_its_old_place(
     if fault == "replaced":
         assert not any((tmp_path / "run").iterdir())
     if fault != "removed":
+        line = f"deeprec train resume={tmp_path / 'elsewhere'}"
+        assert f"Go on with `{line}`" in life.said
+        status = json.loads((tmp_path / "elsewhere" / "status.json").read_text())
+        assert (status["state"], status["next"]) == ("failed", line)
         assert live([f"resume={tmp_path / 'elsewhere'}"]).code == 0
         assert content(tmp_path / "elsewhere") == content(whole)
 

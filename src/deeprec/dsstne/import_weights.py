@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-from deeprec import config, folder
+from deeprec import config
 from deeprec.config import TrainConfig
 from deeprec.console import console
 from deeprec.data.store import Prepared
@@ -17,7 +17,8 @@ from deeprec.dsstne.remark import show
 from deeprec.dsstne.weights import Rows, index_of, model_part, put, rows_by_label
 from deeprec.errors import ConfigError
 from deeprec.trainer import checkpoint
-from deeprec.trainer.run import RunFolder, refuse_to_overwrite
+from deeprec.trainer.logger import MetricsFile
+from deeprec.trainer.run import RunFolder, refuse_to_overwrite, take_away_unmade
 from deeprec.work import READ, Work, next_of
 
 
@@ -49,6 +50,7 @@ def import_weights(
             output_dir is not new.
         DataError: a file is not what it must be, or the catalog and the index files share nothing.
     """
+    take_away_unmade(output_dir)
     refuse_to_overwrite(output_dir)
     network = read_network(network_file)
     model, remarks = model_part(network, network_file)
@@ -75,10 +77,10 @@ def import_weights(
 
 def _write(work: Work, prepared: Prepared, output_dir: Path) -> None:
     """The run, which has one checkpoint and no epoch."""
+    work.learner.progress.epoch = work.schedule.max_epochs  # a resume must train nothing of it
     with RunFolder.begun(output_dir, work.config, prepared, work.facts, from_data=False) as run:
+        MetricsFile(run.path / "metrics.csv")
         checkpoint.save(run.checkpoints, work.learner, None, run.made_from())
-        with folder.writing_file(run.path / "metrics.csv") as draft:
-            draft.write_text("epoch\n")
         run.finish()
 
 

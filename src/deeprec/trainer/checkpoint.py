@@ -83,6 +83,11 @@ def size_of(training: Learner) -> int:
     return _size(training.model.state_dict()) + _size(state_tensors(training.built))
 
 
+def grows(training: Learner) -> bool:
+    """Whether only a model that is solved knows what it will take."""
+    return any(_has_open_length(buffer) for buffer in training.model.buffers())
+
+
 def _size(tensors: Mapping[str, Tensor]) -> int:
     return sum(tensor.nbytes for tensor in tensors.values())
 
@@ -169,6 +174,8 @@ def newest_valid(checkpoints: Path) -> tuple[Checkpoint | None, list[str]]:
     for path in sorted(checkpoints.glob("step-*"), reverse=True):
         try:
             return _verified(path), rejected
+        except folder.DamagedError as error:  # nobody can make it again, and nobody needs to
+            rejected.append(error.what)
         except (IntegrityError, ConfigError) as error:  # of another kind, if it is no checkpoint
             rejected.append(str(error))
     return None, rejected

@@ -16,7 +16,6 @@ While a run trains it holds a lock on its folder, which the system drops if the 
 import json
 import os
 import secrets
-import shutil
 import socket
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -69,6 +68,7 @@ class RunFolder:
         self.path = path
         self.checkpoints = path / "checkpoints"
         self._held: tuple[int, int] | None = None  # device and inode, while it is locked
+        self._descriptor: int | None = None  # likewise
 
     @classmethod
     @contextmanager
@@ -82,6 +82,9 @@ class RunFolder:
         from_data: bool = True,
     ) -> Iterator["RunFolder"]:
         """A new run, with everything that is known before its first step, held by this process.
+
+        One that ends in an error before its first checkpoint is taken away, so that the corrected
+        command can be given again.
 
         Args:
             from_data: whether it begins with what this says, and not with weights from elsewhere,
@@ -103,7 +106,13 @@ class RunFolder:
                 file.write_text(configs.to_yaml(config))
             folder.place(draft, path)
         with run.locked():
-            yield run
+            try:
+                yield run
+            except disk.DiskHangsError:  # nothing more is asked of that disk
+                raise
+            except BaseException:
+                run.remove_if_empty()
+                raise
 
     @property
     def config(self) -> TrainConfig:
@@ -187,7 +196,7 @@ class RunFolder:
         Raises:
             ConfigError: another process does; it is named.
         """
-        with folder.locked(self.path, self.held):
+        with folder.locked(self.path, self.held) as self._descriptor:
             self._held = self._found()
             yield
 
@@ -206,10 +215,18 @@ class RunFolder:
             ResourceError: the folder that this process holds is not at its place.
         """
         if self._held is None or self._found() != self._held:
+            where = self.moved_to()
+            place = where or "` and its new place, if it is elsewhere"
             raise ResourceError(
-                f"{self.path} is not there any more: it was moved or removed while it trained. If "
-                "it is elsewhere, go on with `deeprec train resume=` and its new place"
+                f"{self.path} is not there any more: it was moved or removed while it trained. Go "
+                f"on with `deeprec train resume={place}{'`' if where else ''}"
             )
+
+    def moved_to(self) -> Path | None:
+        """Where the folder that this process holds was moved to; None: nowhere, or it is gone."""
+        if self._descriptor is None or self._found() == self._held:
+            return None
+        return folder.place_of(self._descriptor)
 
     def held(self) -> str:
         """What to say to whoever wants it while another process writes to it."""
@@ -227,6 +244,9 @@ class RunFolder:
                 f"process {status['pid']} on {status['host']} left {self.path} without a word; "
                 "this one takes over"
             )
+        self.set_status(
+            status["state"]
+        )  # it may have been moved, and what fails later is told here
         folder.clear_drafts(self.checkpoints)
         folder.clear_drafts(self.path, [*SEALED, folder.MANIFEST])
 
@@ -237,8 +257,8 @@ class RunFolder:
         """
         (self.path / folder.MANIFEST).unlink(missing_ok=True)
         self.set_status("interrupted", reason=reason)
-        shutil.rmtree(self.checkpoints)
-        self.checkpoints.mkdir()
+        for one in self.checkpoints.iterdir():
+            folder.remove(one)
 
     def finish(self, warning: str | None = None) -> None:
         """Seals the folder: from now on its manifest tells whether a file of the run was changed.
@@ -254,6 +274,21 @@ class RunFolder:
         about["made_from"] = self.made_from()
         own = [self.path / name for name in SEALED]
         folder.seal(self.path, KIND, about, [*own, *self.checkpoints.glob("step-*/*")])
+
+
+def take_away_unmade(path: Path) -> None:
+    """Takes away a run of weights from elsewhere that was killed before they were in it.
+
+    Nobody can go on with it, and the command that began it makes it anew.
+
+    Raises:
+        ConfigError: another process is writing it.
+    """
+    run = RunFolder(path)
+    is_run = all((path / name).is_file() for name in ("config.yaml", "status.json"))
+    if is_run and not run.finished and not run.status.get("from_data", True):
+        with run.locked():
+            run.remove_if_empty()
 
 
 def open_run(path: Path | str, which: Literal["best", "last"] = "best") -> Run:

@@ -59,13 +59,19 @@ class Saver:
             self.wait()
 
     def refuse_without_room(self, learner: Learner) -> None:
-        """Before the first step: one checkpoint, at least, must find room.
+        """Says what checkpoints will take, before the first step: one, at least, must find room.
 
         Raises:
             ResourceError: it would not.
         """
-        with disk.written(self.checkpoints, checkpoint.size_of(learner)):
-            pass
+        size, most = checkpoint.size_of(learner), checkpoint.KEPT + 2  # the best, and a new one
+        with disk.written(self.checkpoints, size):
+            free = disk.free_bytes(self.checkpoints)
+        if not checkpoint.grows(learner):
+            console.print(
+                f"disk: up to {most} checkpoints of {size / 1e6:,.1f} MB each, and "
+                f"{free / 1e6:,.1f} MB are free"
+            )
 
     def wait(self) -> None:
         """Until nothing is on its way to the disk.
