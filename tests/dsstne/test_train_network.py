@@ -104,6 +104,29 @@ def test_what_is_trained_recommends_what_the_taste_says(
     assert f"next: deeprec dsstne predict -n {folder}/gl.nc" in said
 
 
+def test_until_the_network_is_there_the_same_command_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shop(tmp_path)
+    trained(folder, "-e", "2", "-b", "64")
+    whole = (folder / "gl.nc").read_bytes()
+    (folder / "gl.nc").unlink()  # killed before it was written
+    with pytest.raises(ConfigError, match=r"trainer\.max_epochs: asked for 3, the run has 2"):
+        trained(folder, "-e", "3", "-b", "64")
+    trained(folder, "-e", "2", "-b", "64")
+    said = " ".join(capsys.readouterr().out.split())
+    assert "is finished; there is nothing to go on with" in said
+    assert (folder / "gl.nc").read_bytes() == whole
+    (folder / "gl.nc").unlink()
+    identity = Prepared(folder / "gl.prepared").identity
+    [asked] = read_data_sets(folder / "output.nc")
+    fewer = sparse("gl_output", asked.width, [[0]] * asked.num_examples)
+    write_data_sets(folder / "output.nc", [fewer])
+    with pytest.raises(ConfigError, match="was trained on other data sets"):
+        trained(folder, "-e", "2", "-b", "64")
+    assert Prepared(folder / "gl.prepared").identity == identity
+
+
 def test_another_output_is_learned_from_the_input(tmp_path: Path) -> None:
     folder = shop(tmp_path, asked="other")
     trained(folder, "-e", "12", "-b", "16", "--optimizer", "nesterov", "-mu", ".9", "-alpha", ".1")

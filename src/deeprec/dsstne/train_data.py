@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -125,7 +126,13 @@ def _check_room(path: Path, data_set: DataSet) -> None:
         )
 
 
-def prepare_data(path: Path, examples: Examples, *, weigh: bool) -> str:
+def prepare_data(
+    path: Path,
+    examples: Examples,
+    *,
+    weigh: bool,
+    data_sets: Sequence[str] = (),
+) -> str:
     """Writes the prepared folder of data sets, every example of which is trained on.
 
     Item i is column i: of the history in what is shown, of the output in what is asked. A further
@@ -135,6 +142,7 @@ def prepare_data(path: Path, examples: Examples, *, weigh: bool) -> str:
         path: of the folder.
         examples: what is shown and asked.
         weigh: whether values of the output are kept, to weigh its targets.
+        data_sets: SHA-256 of the files, by which the folder is known again.
 
     Returns:
         The choice of `target` that learns the output from the input.
@@ -158,9 +166,14 @@ def prepare_data(path: Path, examples: Examples, *, weigh: bool) -> str:
         vocabularies={name: _names(width) for name, width in examples.widths().items()},
         parts={"train": [events], **{part: [_nothing(events)] for part in store.PARTS[1:]}},
         contract={},
-        manifest=_manifest(same),
+        manifest=(manifest := {**_manifest(same), "data_sets": [*data_sets]}),
     )
-    return "reconstruct" if same else "by_kind"
+    return choice_of(manifest)
+
+
+def choice_of(manifest: Mapping[str, Any]) -> str:
+    """The choice of `target` that learns the output of such a folder from its input."""
+    return "by_kind" if manifest["kinds"] else "reconstruct"
 
 
 def _names(width: int) -> list[str]:

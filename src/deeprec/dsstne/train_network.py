@@ -6,9 +6,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, cast, get_args
 
-from deeprec import config
+from deeprec import config, folder
 from deeprec.config import TrainConfig
 from deeprec.console import console
+from deeprec.data import store
 from deeprec.dsstne.definition import read_definition
 from deeprec.dsstne.mapped import Mapped
 from deeprec.dsstne.mapping import mapped
@@ -16,7 +17,7 @@ from deeprec.dsstne.network import LayerKind, Network
 from deeprec.dsstne.network_file import write_network
 from deeprec.dsstne.remark import refuse, show
 from deeprec.dsstne.target_values import read_values
-from deeprec.dsstne.train_data import examples_of, prepare_data
+from deeprec.dsstne.train_data import choice_of, examples_of, prepare_data
 from deeprec.dsstne.weights import all_columns, take
 from deeprec.errors import ConfigError
 from deeprec.model.layered import Layered
@@ -114,7 +115,7 @@ def train_network(
 ) -> None:
     """Writes the trained network, and keeps beside it the run and the data that it was trained on.
 
-    The run is an ordinary one: an interrupted one goes on with `deeprec train resume=`.
+    Until the network is there, the same command goes on with the run, however it was stopped.
 
     Args:
         definition: JSON.
@@ -124,30 +125,47 @@ def train_network(
         steps: how.
 
     Raises:
-        ConfigError: the network file is there already, there would be no step, or something of the
-            network is refused.
+        ConfigError: the network file is there already, a run of other settings or data is, there
+            would be no step, or something of the network is refused.
         DataError: the data sets do not fit together.
     """
     for flag, count in (("-e", steps.epochs), ("-b", steps.batch)):
         if count < 1:
             raise ConfigError(f"{flag} must be 1 or more, got {count}")
-    for path in (network_file, network_file.with_suffix(".run")):
-        if path.exists():
-            run = network_file.with_suffix(".run")
-            raise ConfigError(
-                f"{path} is there already; name another network, or move it away. A run that was "
-                f"interrupted goes on with `deeprec train resume={run}`"
-            )
+    if network_file.exists():
+        raise ConfigError(
+            f"{network_file} is there already; name another network, or move it and the run that "
+            f"made it, {network_file.with_suffix('.run')}, away"
+        )
     network, to = _read(definition)
     examples = examples_of(network, inputs, outputs)
-    prepared = network_file.with_suffix(".prepared")
+    prepared, run = (network_file.with_suffix(end) for end in (".prepared", ".run"))
     [output] = network.of_kind(LayerKind.OUTPUT)
     weigh = read_values(to, network, output, examples.output)
-    target = [f"target={prepare_data(prepared, examples, weigh=weigh)}"]
-    target += ["target.weigh=true"] if weigh else []
-    told = _config(to, steps, target, prepared, network_file.with_suffix(".run"))
-    run = train(told, says_next=False)
+    data_sets = [folder.sha256(path) for path in (*inputs, *outputs)]
+    if run.exists():
+        choice = _choice_of(run, prepared, data_sets)
+    else:
+        choice = prepare_data(prepared, examples, weigh=weigh, data_sets=data_sets)
+    target = [f"target={choice}", *(["target.weigh=true"] if weigh else [])]
+    told = _config(to, steps, target, prepared, run)
+    train(replace(told, resume="auto"), says_next=False)
     _write(network, run, network_file)
+
+
+def _choice_of(run: Path, prepared: Path, data_sets: Sequence[str]) -> str:
+    """The choice of `target` that a run was begun with.
+
+    Raises:
+        ConfigError: it was begun with other data sets.
+    """
+    manifest = folder.read_manifest(prepared, store.KIND)
+    if manifest.get("data_sets") != data_sets:
+        raise ConfigError(
+            f"{run} was trained on other data sets; give those, name another network, or move "
+            f"{run} and {prepared} away"
+        )
+    return choice_of(manifest)
 
 
 def _read(definition: Path) -> tuple[Network, Mapped]:
