@@ -73,13 +73,18 @@ def scores(output: Path) -> dict[str, float]:
     return found
 
 
+def best_of(output: Path) -> str:
+    """The name of the best trial."""
+    return (output / "best").resolve().name
+
+
 def test_the_best_run_is_the_best_and_whole(swept: Path) -> None:
     found = scores(swept)
     assert list(found) == ["0000", "0001", "0002"]
     run = open_run(swept / "best")
     assert run.finished
     assert run.checkpoint.score == max(found.values())
-    assert (swept / "best").resolve().name == max(found, key=lambda name: found[name])
+    assert best_of(swept) == max(found, key=lambda name: found[name])
 
 
 def test_the_first_trial_is_the_defaults(swept: Path, prepared: Path, configs: Path) -> None:
@@ -137,6 +142,13 @@ def test_a_sweep_goes_on_and_no_other_goes_on_in_its_folder(
 ) -> None:
     output = tmp_path / "shop"
     shutil.copytree(swept, output, symlinks=True)
+    (output / "best").rename(output / ".best.tmp-1")  # killed before the last trial was shelved
+    last = RunFolder(output / "trials" / ("0001" if best_of(swept) == "0000" else "0000"))
+    shutil.copytree(swept / "best" / "checkpoints", last.checkpoints, dirs_exist_ok=True)
+    sweep(told(prepared, output, configs, "trials=3"))
+    assert (output / "best").readlink() == (swept / "best").readlink()
+    assert not any(last.checkpoints.iterdir())
+    assert not (output / ".best.tmp-1").is_symlink()
     sweep(told(prepared, output, configs, "trials=4"))
     found = scores(output)
     assert len(found) == 4

@@ -121,6 +121,20 @@ def test_what_was_at_work_when_a_sweep_was_killed_is_tried_again(
     assert [one.number for one in counted(again.trials)] == [0, 1, 2, 4]
 
 
+def test_a_sweep_killed_while_it_was_begun_tries_the_defaults_first_and_once(
+    plan: SpacePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as dying, pytest.raises(KeyboardInterrupt):
+        dying.setattr("optuna.study.Study.set_user_attr", killed)
+        opened(tmp_path, plan)
+    first, second = tried(opened(tmp_path, plan), 2)
+    assert first == {"model.width": 256, "optimizer.lr": 0.003, "loss": "cosine"}
+    assert second != first
+
+
 def test_seconds_add_up_over_calls(plan: SpacePlan, tmp_path: Path) -> None:
     study = opened(tmp_path, plan)
     assert study.seconds == 0.0

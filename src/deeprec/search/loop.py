@@ -78,6 +78,7 @@ class Loop:
         Raises:
             DeeprecError: none of the first trials succeeded.
         """
+        self.shelf.tidy(self.ended)  # a sweep that was killed may not have come so far
         try:
             while not self._is_over():
                 while self.crew.has_room and self._may_start():

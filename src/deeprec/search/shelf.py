@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from deeprec.folder import clear_drafts, is_locked
 from deeprec.search.trial import Trial, best, name_of, ranked
 from deeprec.trainer.run import RunFolder
 
@@ -41,14 +42,17 @@ class Shelf:
         return self.run(number).with_suffix(".log")
 
     def tidy(self, trials: Sequence[Trial]) -> None:
-        """Lets `best` lead to the best of these, and drops the weights of the others."""
+        """Lets `best` lead to the best of these, and drops the weights of the others.
+
+        What is being written still, by a trial of a sweep that was killed, is let be.
+        """
         top = best(trials)
         if top is not None:
             self._link(top)
         kept = self.best_of_each(trials)
         for one in trials if self.keep == "best" else []:
             run = RunFolder(self.run(one.number))
-            if one not in kept and run.has_checkpoint:
+            if one not in kept and any(run.checkpoints.glob("*")) and not is_locked(run.path):
                 run.drop_checkpoints("a sweep keeps the checkpoints of its best trial alone")
 
     def best_of_each(self, trials: Sequence[Trial]) -> list[Trial]:
@@ -63,6 +67,7 @@ class Shelf:
         link, target = self.folder / "best", Path("trials", name_of(top.number))
         if link.is_symlink() and link.readlink() == target:
             return
+        clear_drafts(self.folder, ["best"])
         draft = self.folder / f".best.tmp-{os.getpid()}"
         draft.symlink_to(target, target_is_directory=True)
         draft.replace(link)

@@ -139,9 +139,9 @@ class Study:
         """Makes this study the one of this sweep, or goes on with it."""
         known, told = self._study.user_attrs.get("about"), json.loads(json.dumps(about))
         if known is None:
-            self._study.set_user_attr("about", told)
             for values in self._plan.first_tried():
-                self._try_next(values)
+                self._try_next(values, once=True)
+            self._study.set_user_attr("about", told)  # last: a sweep killed before begins anew
         elif known != told:
             differ = ", ".join(key for key in told if known.get(key) != told[key])
             raise ConfigError(
@@ -168,13 +168,18 @@ class Study:
             reason="the sweep was killed",
         )
 
-    def _try_next(self, values: Values) -> None:
-        """Lets the next trial try these values, without those that the ranges do not hold."""
+    def _try_next(self, values: Values, *, once: bool = False) -> None:
+        """Lets the next trial try these values, without those that the ranges do not hold.
+
+        Args:
+            once: not if a trial has tried them, or is to.
+        """
         ranges = self._plan.ranges
         held = {key: value for key, value in values.items() if ranges[key].holds(value)}
         params = {key: parameter(value, ranges[key]) for key, value in held.items()}
         left_out = [key for key in ranges if key not in held]
-        self._study.enqueue_trial(params, user_attrs={"left_out": left_out})
+        about = {"left_out": left_out}
+        self._study.enqueue_trial(params, user_attrs=about, skip_if_exists=once)
 
     def _sampler(self) -> TPESampler:
         """Drawn anew for each trial, so that what it tries depends on nothing else."""
