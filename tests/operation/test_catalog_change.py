@@ -173,6 +173,12 @@ def test_a_rollback_is_followed_by_changes_of_what_is_served(shop: Path) -> None
     assert "003" in deeprec.load(shop / "3").recommend([[]], k=30)[0].item_ids
     do("rollback", shop, "to=2")
     assert versions.current(shop) == shop / "2"
+    do("rollback", shop, "to=1")  # or killed before version 3 was served
+    do("retire", "004", f"bundle={shop}")
+    assert versions.current(shop) == shop / "3"
+    do("rollback", shop, "to=1")
+    do("retire", "005", f"bundle={shop}")
+    assert versions.current(shop) == shop / "4"
 
 
 @pytest.mark.parametrize(

@@ -172,7 +172,8 @@ def _show_difference(first: Path, second: Path) -> None:
 def retire(words: Words) -> None:
     """The next version, which never answers some items."""
     _allow(words, "the ids of items", None, "bundle", "output_dir")
-    _next_version(words, partial(catalog_change.retire, item_ids=words.plain))
+    change = partial(catalog_change.retire, item_ids=words.plain)
+    _next_version(words, change, {"retire": words.plain})
 
 
 def add(words: Words) -> None:
@@ -181,7 +182,8 @@ def add(words: Words) -> None:
     like = [one for said in words.given.get("like", []) for one in _listed(said)]
     if not like:
         raise ConfigError("like: missing; give like=ITEM or like=[ITEM,ITEM,...], known items")
-    _next_version(words, partial(catalog_change.add, item_id=words.plain[0], like=like))
+    change = partial(catalog_change.add, item_id=words.plain[0], like=like)
+    _next_version(words, change, {"add": words.plain[0], "like": like})
 
 
 def _listed(said: str) -> list[str]:
@@ -200,13 +202,25 @@ def rename(words: Words) -> None:
     """The next version, in which an item has another id."""
     _allow(words, "the old and the new id of an item", 2, "bundle", "output_dir")
     old, new = words.plain
-    _next_version(words, partial(catalog_change.rename, old=old, new=new))
+    _next_version(words, partial(catalog_change.rename, old=old, new=new), {"rename": {old: new}})
 
 
-def _next_version(words: Words, change: Callable[[Path, Path, int], dict[str, str]]) -> None:
-    """Writes it beside the others, makes it the current one and says what is different."""
+def _next_version(
+    words: Words, change: Callable[[Path, Path, int], dict[str, str]], told: dict[str, Any]
+) -> None:
+    """Writes it beside the others, makes it the current one and says what is different.
+
+    Args:
+        change: writes it; what it could not make again is returned.
+        told: the change, as the manifest of the new version tells it.
+    """
     source = versions.current(words.path())
     said = words.one("output_dir")
+    if said is None and (whole := _whole_already(source, told)) is not None:
+        versions.point(source.parent, int(whole.name))
+        _say(f"{whole}: is {source} with this change already; it is served from now on")
+        _show_difference(source, whole)
+        return
     target = versions.following(source) if said is None else Path(said)
     if target.exists():
         raise ConfigError(f"output_dir={target} is there already; a version is never written over")
@@ -219,6 +233,17 @@ def _next_version(words: Words, change: Callable[[Path, Path, int], dict[str, st
     for name, why in left_out.items():
         _say(f"left out: {name}, which could not be made again ({why})")
     _show_difference(source, target)
+
+
+def _whole_already(source: Path, told: dict[str, Any]) -> Path | None:
+    """The newest version, if it is `source` with this change, and not served."""
+    known = versions.numbers(source.parent) if source.name.isdigit() else []
+    if not known or known[-1] <= int(source.name):
+        return None
+    newest = source.with_name(str(known[-1]))
+    last = {**bundle.verify(newest).get("changes", [{}])[-1]}
+    of = folder.identity(folder.read_manifest(source, bundle.KIND))
+    return newest if last.get("of") == of and {**last, **told} == last else None
 
 
 def rollback(words: Words) -> None:
