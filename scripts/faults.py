@@ -12,14 +12,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from fault import asking, damage, large, machine, process
+from fault import asking, damage, large, machine, process, verbs
 from fault.ground import Count, Ground, opened
 
 FAULTS: dict[str, Callable[[Ground], Count]] = {
     one.__name__: one
     for one in (
         *(process.kill, process.points, process.chains, process.terminate, process.threads),
-        *(process.ranks, process.crowd, process.moved, process.readers),
+        *(process.ranks, process.crowd, process.moved, process.readers, verbs.verbs),
         *(damage.checkpoint_bits, damage.prepared_bits, damage.bundle_bits, damage.truncated),
         *(damage.garbled, damage.events, damage.configs, damage.many, asking.requests),
         *(machine.tracker, machine.order, machine.small_disks, machine.long_line, machine.wheels),

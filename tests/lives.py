@@ -1,23 +1,26 @@
-"""Lives of runs in processes of their own, forked from one that has imported everything already.
+"""Lives of commands in processes of their own, forked from one that has imported everything.
 
-    lives.py PREPARED < lines of JSON > lines of JSON
+    lives.py PREPARED [MODULE ...] < lines of JSON > lines of JSON
 
 A line asks for one life or several at once: {"words": [...], "environment": {...}, "number": 1,
-"kill_after": seconds or null, "signal": number, "fault": name of a function below or null}. The
-answer, of each: how it ended, as `subprocess` says it, the steps it did, the step it began after,
-and what it printed.
+"kill_after": seconds or null, "signal": number, "fault": name of a function below or null}. Words
+that begin with no verb are of `deeprec train`. The answer, of each: how it ended, as `subprocess`
+says it, the steps it did, the step it began after, and what it printed. Modules are imported
+besides what `train` needs.
 """
 
+import importlib
 import json
 import os
 import resource
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -76,10 +79,10 @@ class Live:
 
 
 @contextmanager
-def server(prepared: Path) -> Iterator[Live]:
+def server(prepared: Path, *modules: str) -> Iterator[Live]:
     """A process that has imported everything, to live lives with."""
     process = subprocess.Popen(
-        [sys.executable, __file__, str(prepared)],
+        [sys.executable, __file__, str(prepared), *modules],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **SERVED},
@@ -283,6 +286,31 @@ def hung_up_under_nohup() -> None:
     hung_up()
 
 
+def workers_forked() -> None:
+    """The workers of a sweep are forked from this process, which has imported everything.
+
+    As those of their usual server, they hold no lock of a folder that the sweep holds.
+    """
+    import multiprocessing
+
+    contexts = multiprocessing.get_context
+    multiprocessing.get_context = lambda method=None: contexts("fork")  # type: ignore
+    os.register_at_fork(after_in_child=_close_folders)
+
+
+def _close_folders() -> None:
+    for descriptor in map(int, os.listdir("/proc/self/fd")):
+        with suppress(OSError):  # that of this listing
+            if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+                os.close(descriptor)
+
+
+def small_row_groups() -> None:
+    """Lists are kept by the hundred on their way into one file."""
+    module = importlib.import_module("deeprec.recommend")
+    module.ROW_GROUP = 100  # type: ignore[attr-defined]
+
+
 def unread() -> None:
     """Nobody reads what it prints, and its input is closed."""
     reading, writing = os.pipe()
@@ -304,8 +332,9 @@ def _begin(asked: dict[str, Any], prepared: str) -> tuple[int, int, int]:
         os.close(reading)
         os.dup2(printing, 1)
         os.dup2(printing, 2)
+        os.close(printing)
         os.environ |= asked["environment"]
-        os._exit(_train(asked, prepared, writing))
+        os._exit(_command(asked, prepared, writing))
     os.close(writing)
     os.close(printing)
     return child, reading, printed
@@ -331,8 +360,8 @@ def _end_after(child: int, seconds: float, number: int) -> None:
     os.kill(child, number)
 
 
-def _train(asked: dict[str, Any], prepared: str, telling: int) -> int:
-    """One command, telling each step once it is done."""
+def _command(asked: dict[str, Any], prepared: str, telling: int) -> int:
+    """One command, telling each step of training once it is done."""
     from deeprec import cli
     from deeprec.trainer.module import Training
 
@@ -353,10 +382,19 @@ def _train(asked: dict[str, Any], prepared: str, telling: int) -> int:
     words = [one.replace("PREPARED", prepared) for one in asked["words"]]
     global _run
     _run = Path(next((one[11:] for one in words if one.startswith("output_dir=")), "."))
-    code = cli.main(["train", *words])
+    os.register_at_fork(after_in_child=lambda: _part_from(telling))
+    code = cli.main(words if words and words[0] in cli.VERBS else ["train", *words])
     sys.stdout.flush()
     sys.stderr.flush()
     return code
+
+
+def _part_from(telling: int) -> None:
+    """In a process that a command begins: nobody waits for it, and it is not what is to die."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, telling)
+    os.close(nowhere)
+    os.environ.pop("DEEPREC_CRASH_AT", None)
 
 
 def _all_of(descriptor: int) -> str:
@@ -365,7 +403,7 @@ def _all_of(descriptor: int) -> str:
 
 
 if __name__ == "__main__":
-    import deeprec.train  # noqa: F401  # so that no life has to
-
+    for module in ("deeprec.train", *sys.argv[2:]):  # so that no life has to
+        importlib.import_module(module)
     for line in sys.stdin:
         print(json.dumps(_live(json.loads(line), sys.argv[1])), flush=True)
