@@ -19,7 +19,14 @@ FAULTS: dict[str, Callable[[Ground], Count]] = {
     one.__name__: one
     for one in (
         *(process.kill, process.points, process.chains, process.terminate, process.threads),
-        *(process.ranks, process.crowd, process.moved, process.readers, verbs.verbs),
+        *(
+            process.ranks,
+            process.together,
+            process.crowd,
+            process.moved,
+            process.readers,
+            verbs.verbs,
+        ),
         *(damage.checkpoint_bits, damage.prepared_bits, damage.bundle_bits, damage.truncated),
         *(damage.garbled, damage.events, damage.configs, damage.many, asking.requests),
         *(machine.tracker, machine.order, machine.small_disks, machine.long_line, machine.wheels),

@@ -147,6 +147,20 @@ def makers_killed() -> None:
     _at_step(6, lambda: [child.kill() for child in multiprocessing.active_children()])
 
 
+def follower_killed() -> None:
+    """The process that trains beside this one is killed in the ninth step."""
+    from deeprec.trainer.data_parallel import Group
+
+    begun, others = Group._begun, []
+
+    def watched(*arguments: Any) -> Any:
+        others.append(begun(*arguments))
+        return others[-1]
+
+    Group._begun = watched  # type: ignore[method-assign]
+    _at_step(9, lambda: [one.kill() for one in others])
+
+
 def interrupted_twice() -> None:
     """SIGINT comes twice in the sixth step."""
     _at_step(6, lambda: [signal.raise_signal(signal.SIGINT) for _ in range(2)])

@@ -126,6 +126,29 @@ def ranks(ground: Ground) -> Count:
     return count
 
 
+def together(ground: Ground) -> Count:
+    """Two processes train one run: the one that leads is killed or the one that follows, resumed."""
+    count = Count()
+    words = "trainer.processes=2", "trainer.batch_users=8"
+    with ground.new() as whole:
+        ground.live(ground.command(whole, *words))
+        for number in ground.times(6):
+            with ground.new() as run:
+                command = ground.command(run, *words)
+                point = f"verified:{ground.draw.randint(2, 12)}"
+                first = (
+                    ground.live(command, fault="follower_killed")
+                    if number % 2
+                    else ground.live(command, {folder.CRASH: point})
+                )
+                second = ground.live(command)
+                lost = (first.code, second.code) != (5 if number % 2 else -9, 0)
+                lost |= done(first) - (second.began or 0) > 1
+                silent = not lost and not ground.same(run, whole)
+                count.take(lost=lost, silent=silent, why=f"{point}: {first.said}{second.said}")
+    return count
+
+
 def _torchrun(words: list[str], processes: int, environment: dict[str, str]) -> tuple[int, str]:
     restarts = 3 if processes == 1 else 0
     runner = [sys.executable, "-m", "torch.distributed.run", "--standalone"]

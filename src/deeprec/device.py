@@ -44,6 +44,21 @@ def choose_device(wanted: DeviceName, key: str = "device") -> Device:
     return Device("cpu", f"cpu, {torch.get_num_threads()} threads ({reason})")
 
 
+def visible_devices(environment: str | None, count: int) -> list[str]:
+    """The CUDA devices to share out; none where there are fewer than two.
+
+    Args:
+        environment: CUDA_VISIBLE_DEVICES, which names them where it is set.
+        count: of devices that answer.
+
+    Example:
+        >>> visible_devices("2,5", 2), visible_devices(None, 2), visible_devices(None, 1)
+        (['2', '5'], ['0', '1'], [])
+    """
+    named = environment.split(",") if environment else [str(at) for at in range(count)]
+    return named if count > 1 else []
+
+
 def generator_of(device: torch.device) -> torch.Generator:
     """What the device's dropout and other draws come from."""
     if device.type != "cuda":

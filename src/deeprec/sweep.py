@@ -14,9 +14,10 @@ from deeprec.composition import Composer, choices
 from deeprec.config import SweepConfig
 from deeprec.console import console
 from deeprec.data.store import Prepared
+from deeprec.device import visible_devices
 from deeprec.errors import ConfigError, DataError, DeeprecError, Interrupted, did_you_mean
 from deeprec.model.auto import Auto
-from deeprec.search.crew import Crew, visible_devices
+from deeprec.search.crew import Crew
 from deeprec.search.loop import Budget, Loop
 from deeprec.search.outcome import Commands, leave
 from deeprec.search.plan import Plan

@@ -239,8 +239,13 @@ def _replay(place: Path) -> Path:
     replay.restore(place, work.learner)
     progress, batches = work.learner.progress, work.data.training
     epoch, position = progress.epoch, min(progress.batch, len(batches) - 1)
-    batch = batches.finished(epoch, position)
-    replay.look_into(work.learner, move_data_to_device(batch, work.device.torch))
+    for rank in range(batches.world):  # of each process that trained it
+        batches.rank = rank
+        if work.group is not None:
+            work.group.rank = rank
+            console.print(f"process {rank + 1} of {batches.world}")
+        batch = batches.finished(epoch, position)
+        replay.look_into(work.learner, move_data_to_device(batch, work.device.torch))
     console.print(f"step {progress.step} is finite here; what failed was a step before it")
     return place
 

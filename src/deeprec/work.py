@@ -1,8 +1,9 @@
 """The parts of a run, put together from its config and its prepared folder, and trained."""
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, suppress
-from dataclasses import replace
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,9 @@ from deeprec.model.sparse_input import SparseInput
 from deeprec.part import find, instantiate
 from deeprec.schema import Part
 from deeprec.trainer import memory, replay, sound
-from deeprec.trainer.callback import Keeper, Schedule, Watch
+from deeprec.trainer.built import state_tensors
+from deeprec.trainer.callback import Following, Keeper, Schedule, Watch
+from deeprec.trainer.data_parallel import Group, refuse_too_many, unfit_processes
 from deeprec.trainer.facts import (
     build_loss,
     build_model,
@@ -58,9 +61,10 @@ class Work:
     Args:
         config: of the run.
         prepared: what it trains on.
+        group: of a process that follows, those that train together; None: this one leads.
     """
 
-    def __init__(self, config: TrainConfig, prepared: Prepared) -> None:
+    def __init__(self, config: TrainConfig, prepared: Prepared, group: Group | None = None) -> None:
         self.why_loss: str | None = None
         self.solved = is_solved(config.model)
         told = config.target
@@ -69,13 +73,13 @@ class Work:
         self.config, self.prepared = config, prepared
         self.loop: Loop = instantiate(config.trainer)
         self.schedule: Schedule = self.loop.schedule
-        if self.loop.threads is not None:
-            torch.set_num_threads(self.loop.threads)
+        self.group = group or self._new_group()
+        _set_threads(self.loop)
         self.device = choose_device(self.loop.device, "trainer.device")
         target: Target = Reconstruct()
         if config.target is not None:
             target = instantiate(config.target)
-        self.data = _data(config, prepared, target, self.loop)
+        self.data = _data(config, prepared, target, self.loop, self.group)
         self.learns_next = learns_next(config.model)
         self.facts = facts_of(prepared, self.data.training, self.learns_next)
         self.weighs_users = config.user_weights and prepared.user_weights is not None
@@ -85,7 +89,8 @@ class Work:
             with self._telling_of_memory():
                 self.learner = self._new_solving()
         else:
-            self._fit_to_machine()
+            if self.group is None or self.group.leads:
+                self._fit_to_machine()
             with self._telling_of_memory():
                 self.learner = self._new_training()
             self.data.training.finish = self.learner.arrange
@@ -131,9 +136,48 @@ class Work:
         keeper.saver.refuse_without_room(self.learner)
         with keeper.listening():
             if isinstance(self.learner, Training):
-                self.loop.fit(self.learner, self.data, keeper)
+                with self._joined(self.learner):
+                    self.loop.fit(self.learner, self.data, keeper)
             else:
                 self.learner.fit(known_users(self.prepared, "validation"), keeper)
+
+    def follow(self, place: Path) -> None:
+        """Trains along, in a process that another one began, until that one ends it.
+
+        Args:
+            place: where they meet.
+        """
+        assert self.group is not None
+        assert isinstance(self.learner, Training)
+        self.group.join(place, self.device.torch)
+        self._share(self.learner, self.group)
+        self.loop.fit(self.learner, self.data, Following())
+
+    @contextmanager
+    def _joined(self, training: Training) -> Iterator[None]:
+        """The other processes, if there are any, begin where this one is."""
+        if self.group is None:
+            yield
+            return
+        with self.group.led(to_dict(self.config), self.device.torch):
+            self._share(training, self.group)
+            yield
+
+    def _share(self, training: Training, group: Group) -> None:
+        state = [*training.model.state_dict().values(), *state_tensors(training.built).values()]
+        training.go_on_from(group.share(state, asdict(training.told_progress())))
+
+    def _new_group(self) -> Group | None:
+        """The processes that the config asks for, which this one leads; None: there is one."""
+        size = self.loop.processes
+        if size == 1:
+            return None
+        if self.solved:
+            raise ConfigError(
+                f"trainer.processes: a model that is solved is solved by one, got {size}; leave it "
+                "at 1, and give threads with trainer.threads"
+            )
+        return Group(size)
 
     def _tell_failure(self, run: RunFolder, error: BaseException) -> None:
         if run.finished:  # stopped just after it was sealed
@@ -255,6 +299,7 @@ class Work:
             as_dsstne=config.compatibility == "dsstne",
             rate=self._rate(),
             brake=None if config.brake is None else instantiate(config.brake),
+            group=self.group,
         )
 
     def _rate(self) -> Callable[[int], float] | None:
@@ -308,6 +353,9 @@ class Work:
         )
         found = loss.unfit(trained) if hasattr(loss, "unfit") else []
         found += [*unfit_weights(loss, trained), *unfit_engine(loss, trained)]
+        if self.group is not None:
+            refuse_too_many(self.group.size, self.device.torch)
+            found += unfit_processes(model, loss)
         refuse("train", found)
 
     def _plan(self, model: nn.Module, part: Mapping[str, Any]) -> list[memory.Line]:
@@ -326,12 +374,14 @@ class Work:
             draws_at_once=negatives is not None and not negatives.shared_targets,
             dense_gradient=getattr(loss, "dense_gradient", False)
             or self.config.brake is not None
+            or (self.group is not None and negatives is None)
             or (kinds_of(model).tied and negatives is None),
             per_user=self._per_user(model),
             ways=self._ways(hasattr(loss, "gram_items")),
             copied=self.schedule.save_in_background,
             forked=self.loop.prefetch_processes > 0,
             device=self.device.name,
+            processes=self.loop.processes,
         )
 
     def _ways(self, has_gram_items: bool = False) -> memory.Ways:
@@ -383,7 +433,8 @@ class Work:
     def _introduce(self) -> None:
         users, judged = len(self.data.training.users), len(self.data.validation.users)
         weights = sum(parameter.numel() for parameter in self.learner.model.parameters())
-        console.print(f"device: {self.device.description}, {self.loop.precision}")
+        together = "" if self.group is None else f", {self.group.size} processes"
+        console.print(f"device: {self.device.description}, {self.loop.precision}{together}")
         if note := precision_note(self.device, self.loop.precision):
             console.print(f"[yellow]note[/yellow] {note}")
         for module in self.learner.model.modules():
@@ -436,7 +487,16 @@ def next_of(run: Path, prepared: Prepared) -> str:
     return f"no holdout to judge on; deeprec export run={run}"
 
 
-def _data(config: TrainConfig, prepared: Prepared, target: Target, loop: Loop) -> DataModule:
+def _set_threads(loop: Loop) -> None:
+    if loop.threads is not None:
+        torch.set_num_threads(loop.threads)
+    elif loop.processes > 1:
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // loop.processes))
+
+
+def _data(
+    config: TrainConfig, prepared: Prepared, target: Target, loop: Loop, group: Group | None
+) -> DataModule:
     training = Batches(
         prepared,
         target,
@@ -444,6 +504,8 @@ def _data(config: TrainConfig, prepared: Prepared, target: Target, loop: Loop) -
         seed=config.seed,
         prefetch=loop.prefetch_batches,
         processes=loop.prefetch_processes,
+        rank=0 if group is None else group.rank,
+        world=1 if group is None else group.size,
     )
     if not len(training.users):
         raise DataError(f"{prepared.path}: no user has training events; prepare other data")

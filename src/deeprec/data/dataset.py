@@ -91,10 +91,16 @@ class Batches:
             self._makers.close()
             self._makers = None
 
-    def batch(self, epoch: int, position: int) -> Batch:
-        """The batch at this place of this epoch, whatever was asked for before."""
+    def batch(self, epoch: int, position: int, rank: int | None = None) -> Batch:
+        """The batch at this place of this epoch, whatever was asked for before.
+
+        Args:
+            epoch: counted from 0.
+            position: of the batch in it, likewise.
+            rank: of the process whose batch it is; None: this one.
+        """
         groups, uniform = self._plan(epoch)
-        rows = np.sort(groups[position * self.world + self.rank])
+        rows = np.sort(groups[position * self.world + (self.rank if rank is None else rank)])
         events = self.prepared.parts["train"].take(rows)
         examples = self.target(events, uniform[rows], self.period)
         shows_target = self.target.shows_target

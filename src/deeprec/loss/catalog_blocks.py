@@ -172,9 +172,12 @@ class Gradient:
         self.blocks, self.needed, self.scale, self.shares_B = blocks, needed, scale, shares_B
         self.hidden_BD = torch.zeros_like(blocks.hidden_BD)
         self.repeat_M = torch.empty_like(blocks.repeat_scores_M)
-        self._of_catalog = scale * updates.weight  # what goes to the catalog's rows
+        # what is not handed out goes through backward, which knows the weight of the loss
+        of_weight, self._of_bias = (
+            scale if update is None else scale * updates.weight for update in updates[:2]
+        )
         # scaling hidden scales the gradient of the rows without a pass over them
-        self._scaled_BD = blocks.hidden_BD * self._of_catalog
+        self._scaled_BD = blocks.hidden_BD * of_weight
         self._updates = updates
         # written whole, block by block
         self.item_weight_VD = _gathered(blocks.item_weight_VD, needed.item_weight, updates[0])
@@ -211,8 +214,8 @@ class Gradient:
 
     def _bias_of(self, grad_BC: Tensor, factor_B: Tensor | None) -> Tensor:
         if factor_B is None:
-            return grad_BC.sum(0, dtype=self.scale.dtype) * self._of_catalog
-        scaled_B = (factor_B * self._of_catalog).to(grad_BC.dtype)
+            return grad_BC.sum(0, dtype=self.scale.dtype) * self._of_bias
+        scaled_B = (factor_B * self._of_bias).to(grad_BC.dtype)
         return (scaled_B @ grad_BC).to(self.scale.dtype)
 
     def _add_to_hidden(self, grad_BC: Tensor, weight_CD: Tensor, factor_B: Tensor | None) -> None:

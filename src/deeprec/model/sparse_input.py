@@ -139,7 +139,7 @@ class SparseInput(nn.Module):
             return "TorchRec is not installed: slower on large tables"
         if not isinstance(rule, FUSED):
             # Adam is fused on CUDA only, and decays the moments of untouched rows differently
-            return f"TorchRec does not fuse {type(rule).__name__} here"
+            return f"TorchRec does not fuse {getattr(rule, 'told', type(rule).__name__)} here"
         if rule.weight_decay or rule.clip_norm is not None:
             return "TorchRec's fused tables neither decay nor clip single rows"
         if self.width % 4 != 0:

@@ -105,21 +105,6 @@ class Crew:
         worker.process.close()
 
 
-def visible_devices(environment: str | None, count: int) -> list[str]:
-    """The CUDA devices to share out; none where there are fewer than two.
-
-    Args:
-        environment: CUDA_VISIBLE_DEVICES, which names them where it is set.
-        count: of devices that answer.
-
-    Example:
-        >>> visible_devices("2,5", 2), visible_devices(None, 2), visible_devices(None, 1)
-        (['2', '5'], ['0', '1'], [])
-    """
-    named = environment.split(",") if environment else [str(at) for at in range(count)]
-    return named if count > 1 else []
-
-
 def _received(worker: Worker) -> Message:
     try:
         message: Message = worker.line.recv()

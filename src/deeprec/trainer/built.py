@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from deeprec.errors import ConfigError
 from deeprec.table import RowUpdate, TableRule
 from deeprec.trainer.constraints import Constraints
+from deeprec.trainer.data_parallel import exchanged
 from deeprec.trainer.kinds import Kinds, kinds_of
 from deeprec.trainer.limits import Limits
 from deeprec.trainer.row_length import KeptLength
@@ -38,16 +39,23 @@ def assemble(
 
     def of_catalog() -> TableRule:
         rule = of_table()
-        return constraints.of_catalog(rule if length_V is None else KeptLength(rule, length_V))
+        rule = constraints.of_catalog(rule if length_V is None else KeptLength(rule, length_V))
+        return exchanged(rule)
 
     units = constraints.units(model, kinds)
-    rules = [*(of_catalog() for _ in kinds.catalog), *(of_numbers() for _ in kinds.per_item)]
+    rules = [
+        *(of_catalog() for _ in kinds.catalog),
+        *(exchanged(of_numbers()) for _ in kinds.per_item),
+    ]
     built = [
         *([limits.hold(layers(kinds.layers))] if kinds.layers else []),
         InLoss(
             [*kinds.catalog, *kinds.per_item], rules, at_step=kinds.catalog if kinds.tied else []
         ),
-        *(InBackward(inputs, constraints.of_inputs(of_table(), units)) for inputs in kinds.inputs),
+        *(
+            InBackward(inputs, exchanged(constraints.of_inputs(of_table(), units)))
+            for inputs in kinds.inputs
+        ),
     ]
     constraints.hold(model, built, units)
     return built

@@ -119,7 +119,7 @@ class Keeper(Callback):
         batch_idx: int,
     ) -> None:
         assert isinstance(pl_module, Training)
-        self.users_done(batch.num_users)
+        self.users_done(pl_module.step_users)
         if pl_module.progress.batch == len(self.data.training):
             return  # the end of an epoch saves it
         if self.stopping.asked is not None:
@@ -238,6 +238,19 @@ class Keeper(Callback):
         )
 
 
+class Following(Callback):
+    """Ends the epochs of a process that follows: the one that leads does all else."""
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, Training)
+        self.end_epoch(pl_module)
+
+    def end_epoch(self, training: Training) -> bool:
+        """As `Keeper.end_epoch`; one that is not to go on waits at its next step for its end."""
+        training.progress.epoch, training.progress.batch = training.progress.epoch + 1, 0
+        return False
+
+
 class ProgressBar(Callback):
     """The epoch at hand on a terminal: users done and per second, time left, loss."""
 
@@ -273,7 +286,7 @@ class ProgressBar(Callback):
         assert isinstance(pl_module, Training)
         if self._bar is not None:
             loss = f"loss {pl_module.last_loss():.4f}  {memory_bytes() / 1e6:,.0f} MB"
-            self._bar.update(self._bar.task_ids[0], advance=batch.num_users, loss=loss)
+            self._bar.update(self._bar.task_ids[0], advance=pl_module.step_users, loss=loss)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.teardown(trainer, pl_module, "fit")

@@ -43,13 +43,12 @@ def facts_of(prepared: Prepared, training: Batches, learns_next: bool) -> Facts:
 
 
 def _target_share(prepared: Prepared, training: Batches) -> float:
-    """Items in a target over distinct items of a user, from the first batch; 1 if it has none."""
-    batch = training.batch(0, 0)
-    assert batch.target is not None
+    """Items in a target over distinct items of a user, from the first step; 1 if it has none."""
+    batches = [training.batch(0, 0, rank) for rank in range(training.world)]
+    num_users = sum(batch.num_users for batch in batches)
+    num_items = sum(len(batch.target.values) for batch in batches if batch.target is not None)
     owned = prepared.popularity.sum() / len(training.users)
-    if batch.num_users == 0:
-        return 1.0
-    return float(len(batch.target.values) / batch.num_users / owned)
+    return float(num_items / num_users / owned) if num_users else 1.0
 
 
 def build_model(

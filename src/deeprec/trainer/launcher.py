@@ -11,7 +11,7 @@ RESTARTS = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
 
 
 def refuse_several(verb: str) -> None:
-    """A run is trained by one process; several would each train one of their own.
+    """A run is begun by one process; several would each begin one of their own.
 
     Raises:
         ConfigError: this process is one of several.
@@ -20,7 +20,8 @@ def refuse_several(verb: str) -> None:
         if _number(name) > 1:
             raise ConfigError(
                 f"deeprec {verb} is one process, and {name}={os.environ[name]} says that this is "
-                "one of several: start one (torchrun --nproc-per-node=1, srun --ntasks=1)"
+                "one of several: start one (torchrun --nproc-per-node=1, srun --ntasks=1), which "
+                "begins the others of this machine itself: deeprec train trainer.processes=N"
             )
 
 

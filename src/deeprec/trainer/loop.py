@@ -10,7 +10,7 @@ from lightning.pytorch import Trainer
 from deeprec.data.datamodule import DataModule
 from deeprec.data.grouping import Grouping
 from deeprec.device import DeviceName, Precision
-from deeprec.trainer.callback import Keeper, ProgressBar, Schedule
+from deeprec.trainer.callback import Following, Keeper, ProgressBar, Schedule
 from deeprec.trainer.module import Training
 from deeprec.trainer.no_pickle import NoPickle
 from deeprec.trainer.saving import OnDiskFull
@@ -28,7 +28,9 @@ class Loop:
         prefetch_processes: so many make batches, each `prefetch_batches` ahead; 0: a thread does.
         device: `auto` takes CUDA where its driver answers.
         precision: of matrix products; weights are float32 always.
-        threads: of the CPU; None: as torch chooses.
+        threads: of the CPU, of each process; None: as torch chooses, shared out among them.
+        processes: that train together, each with a batch of its own at every step; on CUDA each
+            has a device of its own.
         validate_every_epochs: epochs between validations; the last epoch is validated too.
         validation_users: at most so many are validated on, always the same; None: all.
         early_stopping_patience: validations without a better ndcg@100 after which training
@@ -57,6 +59,7 @@ class Loop:
         device: DeviceName = "auto",
         precision: Precision = "float32",
         threads: int | None = None,
+        processes: int = 1,
         validate_every_epochs: int = 1,
         validation_users: int | None = 3000,
         early_stopping_patience: int | None = 10,
@@ -70,6 +73,7 @@ class Loop:
         for name, value in (
             ("max_epochs", max_epochs),
             ("threads", threads),
+            ("processes", processes),
             ("validate_every_epochs", validate_every_epochs),
             ("validation_users", validation_users),
             ("early_stopping_patience", early_stopping_patience),
@@ -97,6 +101,7 @@ class Loop:
         self.prefetch_batches, self.prefetch_processes = prefetch_batches, prefetch_processes
         self.device, self.precision = device, precision
         self.threads, self.validation_users = threads, validation_users
+        self.processes = processes
         self.deterministic = deterministic
         self.schedule = Schedule(
             max_epochs,
@@ -109,7 +114,7 @@ class Loop:
             on_disk_full,
         )
 
-    def fit(self, training: Training, data: DataModule, keeper: Keeper) -> None:
+    def fit(self, training: Training, data: DataModule, keeper: Keeper | Following) -> None:
         """Trains from `training.progress` on, to the last epoch or until it stops early."""
         progress = training.progress
         if progress.batch == len(data.training) and keeper.end_epoch(training):

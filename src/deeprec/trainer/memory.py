@@ -24,6 +24,7 @@ FEWER = "data.filters with fewer items"
 BLOCK, NEGATIVES = "a smaller loss.block_items", "fewer loss.negatives"
 STATE = "optimizer=rowwise_adagrad"
 NO_COPY = "trainer.save_in_background=false"
+FEWER_PROCESSES = "fewer trainer.processes"
 NO_FORK = "trainer.prefetch_processes=0"
 BLOCKS = 3  # blocks of scores a loss holds at once: scores, their gradient, one between
 
@@ -61,6 +62,7 @@ def plan(
     copied: bool = False,
     forked: bool = False,
     device: str = "cpu",
+    processes: int = 1,
 ) -> list[Line]:
     """What each table, its gradient and its optimizer's state take, and one batch.
 
@@ -80,6 +82,7 @@ def plan(
         forked: whether processes make batches. On a CPU they keep the weights as they were when
             they were forked, all of them together once, while this process changes its own.
         device: where the scores are.
+        processes: that train together, each with all of it; on CUDA each on a device of its own.
     """
     catalog = model.item_weight
     assert isinstance(catalog, nn.Parameter)
@@ -101,7 +104,7 @@ def plan(
         rows = min(catalog.shape[0], batch_events + drawn_items)
         what = f"rows of at most {rows:,} items that are scored, and their gradient"
         lines.append(Line(what, 2 * rows * width * FLOAT, (ways.width, ways.batch, NEGATIVES)))
-    return lines
+    return lines if processes == 1 or device != "cpu" else [*_times(lines, processes)]
 
 
 def solving_plan(model: Any, num_users: int, num_events: int, ways: Ways = Ways()) -> list[Line]:
@@ -226,6 +229,12 @@ def _copy_lines(learned: list[Line], copied: bool, forked: bool, ways: Ways) -> 
         yield Line(
             "these as they were, for processes that make batches", size, (ways.width, NO_FORK)
         )
+
+
+def _times(lines: list[Line], processes: int) -> Iterator[Line]:
+    for line in lines:
+        name, settings = f"{line.name}, {processes} times", (*line.settings, FEWER_PROCESSES)
+        yield Line(name, line.bytes * processes, settings)
 
 
 def _score_lines(asked: int, who: str, block_items: int, draws: int, ways: Ways) -> Line:

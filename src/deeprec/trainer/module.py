@@ -18,6 +18,8 @@ from deeprec.model.base import Recommender, Trainable
 from deeprec.table import RowUpdate, Updates
 from deeprec.trainer.brake import RELEASED, Brake, Braking
 from deeprec.trainer.built import begin_again, begin_state, row_updates, set_rates
+from deeprec.trainer.data_parallel import Group, exchanging
+from deeprec.trainer.kinds import kinds_of
 from deeprec.trainer.optimizer import Optimizer
 from deeprec.trainer.sound import LOWER, norm
 
@@ -114,6 +116,7 @@ class Training(LightningModule):
         as_dsstne: forget velocities and means at every epoch and begin Adam at its second step.
         rate: what the learning rates of a step are multiplied with besides; None: nothing.
         brake: on losses that leap; None: none.
+        group: the processes that train it together; None: this one does.
     """
 
     def __init__(
@@ -130,6 +133,7 @@ class Training(LightningModule):
         as_dsstne: bool = False,
         rate: Callable[[int], float] | None = None,
         brake: Brake | None = None,
+        group: Group | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -139,7 +143,10 @@ class Training(LightningModule):
         self.optimizer, self.seed, self.total_steps = optimizer, seed, total_steps
         self.progress, self.weighting, self.weighs_users = progress, weighting, weighs_users
         self.rate, self.brake, self.as_dsstne = rate, brake, as_dsstne
-        self.built: list[torch.optim.Optimizer] = optimizer.build(model)
+        self.group, self.step_users = group, 0
+        with exchanging(group):
+            self.built: list[torch.optim.Optimizer] = optimizer.build(model)
+        self._layers = kinds_of(model).layers
         begin_state(self.built)
         self._row_updates = row_updates(self.built)
         # over the users of this epoch; not finite once any was not; a tensor, because a look at it
@@ -175,14 +182,21 @@ class Training(LightningModule):
         progress = self.progress
         if self.as_dsstne and progress.batch == 0:
             begin_again(self.built, step=1)
-        if batch.num_users > 0:  # everybody of it may lack a history or a target
+        group, users, share = self.group, batch.num_users, 1.0
+        if group is not None:
+            mine = _rows_of(batch)
+            users, rows = group.totals(users, mine)
+            share = mine / max(rows, 1)
+        self.step_users = users
+        if users > 0:  # everybody of it may lack a history or a target
             rate = self._rate(progress.step)
             set_rates(self.built, rate)
-            loss = self.loss_of(batch)
-            self.count_loss(loss, batch.num_users)
+            loss = self.loss_of(batch, share)
+            whole = loss if group is None else group.add(loss.detach().clone())
+            self.count_loss(whole, users)
             held = 1.0
             if self.brake is not None:
-                held, progress.braking = self.brake.held(loss, progress.braking, progress.batch)
+                held, progress.braking = self.brake.held(whole, progress.braking, progress.batch)
                 set_rates(self.built, rate * held)
             if held:
                 self._step(loss)
@@ -193,11 +207,20 @@ class Training(LightningModule):
         own = self.optimizer.rate(step, self.total_steps)
         return own if self.rate is None else own * self.rate(step)
 
-    def loss_of(self, batch: Arranged) -> Tensor:
-        """What the step at hand makes smaller; the same whenever it is asked for."""
-        seed_all(_step_seed(self.seed, self.progress.step), self.device)
+    def loss_of(self, batch: Arranged, share: float = 1.0) -> Tensor:
+        """What the step at hand makes smaller; the same whenever it is asked for.
+
+        Args:
+            batch: of this process.
+            share: of the rows that all processes together are asked about, those of this one.
+        """
+        if not share:
+            return torch.zeros((), device=self.device)
+        rank = 0 if self.group is None else self.group.rank
+        seed_all(_step_seed(self.seed, self.progress.step, rank), self.device)
         batch.step = self.progress.step
-        return self._loss_of(self.recommender.tasks(batch))
+        asked = self.recommender.tasks(batch)
+        return self._loss_of([one._replace(weight=one.weight * share) for one in asked])
 
     def check_finite(self) -> None:
         """Refuses to go on after a loss that is not finite.
@@ -270,7 +293,10 @@ class Training(LightningModule):
             self._look_at(loss)
         for optimizer in self.built:
             optimizer.zero_grad()
-        self.manual_backward(loss)
+        if loss.requires_grad:  # else nobody of this process has anything to learn
+            self.manual_backward(loss)
+        if self.group is not None:
+            self.group.add_gradients(self._layers)
         if self.progress.step % CHECK_STEPS == 0:
             self.progress.gradient_norm = self._gradient_norm()
         for optimizer in self.built:
@@ -311,5 +337,10 @@ def begin_biases(model: nn.Module, changes: Sequence[Callable[[Tensor], Tensor]]
                 bias_V.copy_(change(bias_V))
 
 
-def _step_seed(seed: int, step: int) -> int:
-    return (seed * 1_000_003 + step) % 2**63
+def _rows_of(batch: Arranged) -> int:
+    """Over how many its loss is a mean: users, or positions of them."""
+    return len(batch.asked[0].target.offsets) - 1 if batch.asked else batch.num_users
+
+
+def _step_seed(seed: int, step: int, rank: int) -> int:
+    return (seed * 1_000_003 + step + (rank << 40)) % 2**63

@@ -61,7 +61,9 @@ class InLoss(torch.optim.Optimizer):
             gradient = _sum(self._held.pop(table, None), table.grad)
             if gradient is not None:
                 self._update(group, *_rows_of(gradient))
-            self._rules[table].finish_step(self.state[table])
+            rule = self._rules[table]
+            rule.lr = group["lr"]  # some change rows only now
+            rule.finish_step(self.state[table])
 
     def _hold(self, table: Tensor, rows: Rows, gradient: Tensor) -> None:
         """Keeps a gradient for the step: of drawn rows as it is, of blocks as one of all rows."""

@@ -1,0 +1,36 @@
+"""`python -m deeprec.follow`: a process that trains a run with the one that began it.
+
+It reads from its input what to train and whom to meet, writes nothing, and is ended by the one that
+leads; see trainer/data_parallel.py.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import cast
+
+from deeprec import config as configs
+from deeprec.config import TrainConfig
+from deeprec.console import console
+from deeprec.data.store import Prepared
+from deeprec.trainer.data_parallel import Group, end_with
+from deeprec.work import READ, Work
+
+
+def main() -> None:
+    """Follows until the one that leads ends this process."""
+    told = json.loads(sys.stdin.read())
+    end_with(told["parent"])
+    console.quiet = True
+    config = cast(TrainConfig, configs.typed(told["config"], "train"))
+    assert config.prepared is not None
+    prepared = Prepared(Path(config.prepared), parts=READ)
+    work = Work(config, prepared, Group(told["size"], told["rank"]))
+    print("ready", flush=True)
+    work.follow(Path(told["place"]))
+
+
+if __name__ == "__main__":
+    main()
+    os._exit(0)  # at once: threads of the process group may abort an ordinary end

@@ -1,0 +1,373 @@
+"""Several processes that train one run: each its own users of a step, all the same weights.
+
+The one that leads holds the run folder, validates, saves and decides; the others follow, know of
+nothing but the next step, and end with it. At every step each process makes its own batch and its
+own gradients; these are added up over all of them before an optimizer sees them. So all of them end
+a step with the same weights, which are those that one process would have that takes the users of
+all at once, but for rounding and for what is drawn for a batch.
+
+What travels in a step: the gradient of the layers, the rows of tables that were touched, and of a
+catalog table that an exact loss scores whole, all of its gradient. Processes talk over loopback, by
+gloo on a CPU and by NCCL between GPUs.
+"""
+
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+
+from deeprec.device import visible_devices
+from deeprec.errors import ConfigError, ResourceError
+from deeprec.table import Rows, RuleAround, State, TableRule, update_rows
+
+LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}  # of Linux
+DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
+NONE, SOME, ALL = range(3)  # what a process has of a gradient: no rows, some, or every row
+
+
+class Group:
+    """This process among those that train one run.
+
+    Args:
+        size: how many they are.
+        rank: this one's number; 0 leads.
+    """
+
+    def __init__(self, size: int, rank: int = 0) -> None:
+        self.size, self.rank = size, rank
+        self._control: Any = None  # speaks of numbers on the host, and never waits for a device
+
+    @property
+    def leads(self) -> bool:
+        return self.rank == 0
+
+    @contextmanager
+    def led(self, config: Mapping[str, Any], device: torch.device) -> Iterator[None]:
+        """Begins the others, and joins them; at its end they are gone, however it ends.
+
+        Args:
+            config: of the run, as plain values.
+            device: on which each trains.
+
+        Raises:
+            ResourceError: one of them ended.
+        """
+        with tempfile.TemporaryDirectory(prefix="deeprec-") as place:
+            others = [self._begun(rank, config, place, device) for rank in range(1, self.size)]
+            try:
+                for rank, other in enumerate(others, 1):
+                    assert other.stdout is not None
+                    if other.stdout.readline() != b"ready\n":
+                        raise ResourceError(_gone(rank, self.size))
+                self.join(Path(place), device)
+                yield
+            finally:
+                for other in others:
+                    other.kill()  # it holds nothing that is not here too
+                    other.communicate()
+                if self._control is not None:
+                    _leave()
+
+    def _begun(
+        self, rank: int, config: Mapping[str, Any], place: str, device: torch.device
+    ) -> "subprocess.Popen[bytes]":
+        told = {"config": config, "rank": rank, "size": self.size, "place": place}
+        told["parent"] = os.getpid()
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(one for one in sys.path if one)}
+        environment |= {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+        if device.type == "cuda":
+            environment["CUDA_VISIBLE_DEVICES"] = _devices(self.size)[rank]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "deeprec.follow"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+        )
+        assert process.stdin is not None
+        process.stdin.write(json.dumps(told).encode())
+        process.stdin.close()
+        process.stdin = None  # else `communicate` would flush it
+        return process
+
+    def join(self, place: Path, device: torch.device) -> None:
+        """Meets the others, each of whom must call it.
+
+        Args:
+            place: a folder that all of them can write to.
+            device: of the weights.
+        """
+        if sys.platform == "linux":
+            for name, interface in LOOPBACK.items():
+                os.environ.setdefault(name, interface)
+        store = distributed.FileStore(str(place / "meeting"), self.size)  # type: ignore[attr-defined]
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        distributed.init_process_group(backend, store=store, rank=self.rank, world_size=self.size)
+        # whoever waits for a validation waits here; one that ended is noticed at once
+        self._control = distributed.new_group(backend="gloo", timeout=timedelta(days=30))
+
+    def share(self, tensors: Sequence[Tensor], told: Mapping[str, Any]) -> dict[str, Any]:
+        """Gives the others the leader's tensors, in place, and what it tells, which is returned."""
+        with _telling():
+            for tensor in tensors:
+                distributed.broadcast(tensor, 0)
+            text = torch.frombuffer(bytearray(json.dumps(told).encode()), dtype=torch.uint8)
+            [length, *_] = self._numbers(len(text))[0]
+            if not self.leads:
+                text = torch.empty(int(length), dtype=torch.uint8)
+            distributed.broadcast(text, 0, group=self._control)
+        received: dict[str, Any] = json.loads(bytes(text.tolist()))
+        return received
+
+    def totals(self, *mine: int) -> list[int]:
+        """The sum of each number over all processes."""
+        with _telling():
+            return [sum(each) for each in zip(*self._numbers(*mine), strict=True)]
+
+    def add(self, tensor: Tensor) -> Tensor:
+        """The sum over all processes, the same bits in each; in place."""
+        with _telling():
+            distributed.all_reduce(tensor)
+        return tensor
+
+    def add_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Gives each parameter that has a gradient anywhere the sum of all."""
+        has = [int(one.grad is not None) for one in parameters]
+        chosen = [one for one, all in zip(parameters, self.totals(*has), strict=True) if all]
+        if not chosen:
+            return
+        given = [torch.zeros_like(one) if one.grad is None else one.grad for one in chosen]
+        total = self.add(torch.cat([one.reshape(-1) for one in given]))
+        parts = torch.split(total, [one.numel() for one in chosen])
+        for parameter, part in zip(chosen, parts, strict=True):
+            parameter.grad = part.view_as(parameter)
+
+    def add_rows(self, gradient: "Gradient", table: Tensor) -> tuple[Rows, Tensor] | None:
+        """The sum over all processes of the gradient of a table's rows; None: there is none.
+
+        Returns:
+            The rows, and their gradient, float [R, D] ([R] of a table of numbers).
+        """
+        with _telling():
+            kinds = self._numbers(gradient.kind, gradient.num_rows)
+            most = max(kind for kind, _ in kinds)
+            if most == NONE:
+                return None
+            if most == ALL:
+                return slice(0, len(table)), self.add(gradient.of_all(table))
+            rows, values = gradient.of_some(table)
+            counts = [count for _, count in kinds]
+            padded_rows = rows.new_zeros(max(counts))
+            padded_rows[: len(rows)] = rows
+            padded = values.new_zeros(max(counts), *values.shape[1:])
+            padded[: len(values)] = values
+            all_rows = [torch.empty_like(padded_rows) for _ in counts]
+            all_values = [torch.empty_like(padded) for _ in counts]
+            distributed.all_gather(all_rows, padded_rows)
+            distributed.all_gather(all_values, padded)
+        return added(
+            [one[:count] for one, count in zip(all_rows, counts, strict=True)],
+            [one[:count] for one, count in zip(all_values, counts, strict=True)],
+        )
+
+    def _numbers(self, *mine: int) -> list[list[int]]:
+        """The numbers of every process, by rank; each gives equally many."""
+        told = torch.tensor(mine, dtype=torch.int64)
+        found = [torch.empty_like(told) for _ in range(self.size)]
+        distributed.all_gather(found, told, group=self._control)
+        return [one.tolist() for one in found]
+
+
+class Gradient:
+    """What a process has found so far of the gradient of a table's rows."""
+
+    def __init__(self) -> None:
+        self._all: Tensor | None = None
+        self._rows: list[Tensor] = []
+        self._values: list[Tensor] = []
+
+    @property
+    def kind(self) -> int:
+        if self._all is not None:
+            return ALL
+        return SOME if self._rows else NONE
+
+    @property
+    def num_rows(self) -> int:
+        """Distinct rows of those found one by one."""
+        if len(self._rows) > 1:
+            rows, values = added(self._rows, self._values)
+            self._rows, self._values = [rows], [values]
+        return len(self._rows[0]) if self._rows else 0
+
+    def add(self, table: Tensor, rows: Rows, gradient: Tensor) -> None:
+        """Takes a gradient of distinct rows, whose memory stays its owner's."""
+        if isinstance(rows, Tensor):
+            self._rows.append(rows)
+            self._values.append(gradient.clone())
+            return
+        if self._all is None:
+            self._all = torch.zeros_like(table)
+        self._all[rows].add_(gradient)
+
+    def of_some(self, table: Tensor) -> tuple[Tensor, Tensor]:
+        """int64 [R] distinct rows and their gradient; of all `num_rows` of them."""
+        if not self._rows:
+            return torch.zeros(0, dtype=torch.int64, device=table.device), table[:0]
+        return self._rows[0], self._values[0]
+
+    def of_all(self, table: Tensor) -> Tensor:
+        """The gradient of every row."""
+        total = torch.zeros_like(table) if self._all is None else self._all
+        for rows, values in zip(self._rows, self._values, strict=True):
+            total.index_add_(0, rows, values)
+        return total
+
+
+class Exchanged(RuleAround):
+    """A rule that is handed, at the end of a step, the gradients of all processes.
+
+    Args:
+        rule: what changes rows.
+        group: the processes.
+    """
+
+    told = "what several processes add up"
+
+    def __init__(self, rule: TableRule, group: Group) -> None:
+        super().__init__(rule)
+        self._group = group
+        self._tables: dict[int, tuple[State, Tensor]] = {}  # by the identity of the state
+        self._found: dict[int, Gradient] = {}
+
+    def new_state(self, table: Tensor) -> State:
+        state = self.rule.new_state(table)
+        self._tables[id(state)] = state, table
+        return state
+
+    def update(self, table: Tensor, state: State, rows: Rows, gradient: Tensor) -> None:
+        self._found.setdefault(id(state), Gradient()).add(table, rows, gradient)
+
+    def finish_step(self, state: State) -> None:
+        _, table = self._tables[id(state)]
+        together = self._group.add_rows(self._found.pop(id(state), Gradient()), table)
+        if together is not None:
+            update_rows(self.rule, table, state, *together)
+        self.rule.finish_step(state)
+
+
+_among: list[Group] = []
+
+
+@contextmanager
+def exchanging(group: Group | None) -> Iterator[None]:
+    """Rules that are made within hand each other their gradients; None: there is one process."""
+    if group is None:
+        yield
+        return
+    _among.append(group)
+    try:
+        yield
+    finally:
+        _among.pop()
+
+
+def exchanged(rule: TableRule) -> TableRule:
+    """The rule, within `exchanging` around it."""
+    return Exchanged(rule, _among[-1]) if _among else rule
+
+
+def added(rows: Sequence[Tensor], values: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """The sum of gradients of rows, each of distinct ones, in the order given on every device.
+
+    Example:
+        >>> added([torch.tensor([4, 2]), torch.tensor([4])], [torch.ones(2), torch.ones(1)])
+        (tensor([2, 4]), tensor([1., 2.]))
+    """
+    distinct, places = torch.unique(torch.cat([*rows]), return_inverse=True)
+    total = values[0].new_zeros(len(distinct), *values[0].shape[1:])
+    for where, one in zip(torch.split(places, [len(one) for one in rows]), values, strict=True):
+        total.index_add_(0, where, one)
+    return distinct, total
+
+
+def refuse_too_many(size: int, device: torch.device) -> None:
+    """Each process on CUDA has a device of its own.
+
+    Raises:
+        ConfigError: there are fewer.
+    """
+    if device.type == "cuda" and (there := len(_devices(size))) < size:
+        raise ConfigError(
+            f"trainer.processes: each takes a CUDA device of its own, and there are {there}, got "
+            f"{size}; give as many at most, or trainer.device=cpu"
+        )
+
+
+def unfit_processes(model: nn.Module, loss: object) -> list[str]:
+    """What keeps several processes from training as one would, each with the way out."""
+    found = []
+    if getattr(loss, "gram_items", None) is not None:
+        found.append(
+            "trainer.processes: must be 1 where a Gram matrix is kept from step to step, which does"
+            " not know what others change; set loss.gram_items=null, or trainer.processes=1"
+        )
+    if any(isinstance(one, nn.modules.batchnorm._BatchNorm) for one in model.modules()):
+        found.append(
+            "trainer.processes: must be 1 with batch_norm, whose means are over the users of one "
+            "process; leave batch_norm out, or set trainer.processes=1"
+        )
+    return found
+
+
+def end_with(parent: int) -> None:
+    """Has this process end when the one does that began it; requests to stop are for that one."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _devices(size: int) -> list[str]:
+    there = visible_devices(os.environ.get("CUDA_VISIBLE_DEVICES"), torch.cuda.device_count())
+    return there or ["0"] * min(1, torch.cuda.device_count())
+
+
+def _gone(rank: int | None, size: int) -> str:
+    which = "one" if rank is None else f"number {rank + 1}"
+    return (
+        f"{which} of the {size} processes that train this run ended, as when it is killed or finds "
+        "no memory; what it printed stands above. What is saved is whole: resume the run"
+    )
+
+
+@contextmanager
+def _telling() -> Iterator[None]:
+    """Says in our words that another process is gone.
+
+    Raises:
+        ResourceError: it is.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        said = str(error).partition("\n")[0]
+        raise ResourceError(f"{_gone(None, distributed.get_world_size())} ({said})") from error
+
+
+def _leave() -> None:
+    """Forgets the group; the others are gone, so nobody is asked."""
+    with suppress(RuntimeError):
+        distributed.destroy_process_group()

@@ -1,0 +1,189 @@
+"""Two processes that train together end where one does that takes the users of both."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import lives
+from deeprec.config import TrainConfig
+from deeprec.console import console
+from deeprec.data.store import Prepared
+from deeprec.errors import ConfigError
+from deeprec.trainer.callback import Following
+from deeprec.trainer.data_parallel import Gradient, Group
+from deeprec.trainer.module import Training
+from deeprec.work import READ, Work
+from lives import Live
+from small_shop import composed, make
+
+CASES = {
+    "softmax": [],
+    "marginal, many layers, clipped": [
+        *("loss=marginal", "model.hidden_dims=[8,6]", "model.dropout=0"),
+        *("optimizer.clip_norm=0.1", "optimizer.table_clip_norm=0.1"),
+    ],
+    "tied": ["model.tied=true", "optimizer=adagrad"],
+    "rowwise": ["optimizer=rowwise_adagrad"],
+    "a task of its own for what comes again": [
+        *("target=after_cut", "target.window_days=20", "model.reconstruction=0")
+    ],
+    "held by a brake": ["brake=leaps", "optimizer=sgd"],
+    "linear": ["experiment=linear", "model.width=8", "trainer.max_epochs=2"],
+    "norms": ["optimizer.constraints.unit_norm=0.3", "optimizer.constraints.item_norm=0.2"],
+    "few have anything to learn": [
+        *("target=after_cut", "target.window_days=0.5", "model.reconstruction=0")
+    ],
+    "by interactions": ["trainer.batch_users=null", "trainer.batch_interactions=BATCH0"],
+}
+DRAWN = {  # of which each process draws its own
+    "dropout, two tasks": [
+        *("model.input_dropout=0.5", "target=after_cut", "target.window_days=20")
+    ],
+    "negatives": ["loss=sampled_softmax", "loss.negatives=7"],
+    "positions": ["experiment=sequence", "model.width=8", "loss=softmax", "trainer.batch_users=8"],
+}
+
+
+def config(prepared: Path, name: str, batch_users: int) -> TrainConfig:
+    words = ["trainer.max_epochs=2", f"trainer.batch_users={batch_users}", "trainer.threads=1"]
+    if name not in ("linear", "positions"):
+        words += ["model.hidden_dims=[8]", "model.input_dropout=0", "optimizer.lr=0.02"]
+    of_case = (word.replace("BATCH", str(batch_users)) for word in (CASES | DRAWN)[name])
+    return composed(prepared, Path("nowhere"), *words, *of_case, "logger.wandb=off")
+
+
+def ended(work: Work) -> dict[str, Tensor]:
+    """What a run ends with, whose folder nobody needs."""
+    assert isinstance(work.learner, Training)
+    if work.group is not None:
+        work._share(work.learner, work.group)
+    work.loop.fit(work.learner, work.data, Following())
+    return {name: one.contiguous() for name, one in work.learner.model.state_dict().items()}
+
+
+def walk(rank: int, place: Path) -> None:
+    """What each of the processes does: every case, one after the other."""
+    torch.set_num_threads(1)
+    console.quiet = True
+    group, prepared = Group(2, rank), place / "prepared"
+    group.join(place, torch.device("cpu"))
+    for name in CASES | DRAWN:
+        torch.manual_seed(rank)  # where they begin is told them
+        work = Work(config(prepared, name, 8), Prepared(prepared, parts=READ), group)
+        save_file(ended(work), place / f"{name}-{rank}.safetensors")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes end with, a file for each case and process."""
+    place = tmp_path_factory.mktemp("together")
+    make(place / "prepared")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    begun = [
+        subprocess.Popen(
+            [sys.executable, "-W", "ignore", __file__, str(rank), str(place)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    told = [one.communicate(timeout=300)[0] for one in begun]
+    assert [one.returncode for one in begun] == [0, 0], "\n".join(told)
+    return place
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_two_processes_end_where_one_does(place: Path, name: str) -> None:
+    prepared = Prepared(place / "prepared", parts=READ)
+    work = Work(config(prepared.path, name, 16), prepared)
+    begun = {key: one.clone() for key, one in work.learner.model.state_dict().items()}
+    truth, found = ended(work), load_file(place / f"{name}-0.safetensors")
+    assert found.keys() == truth.keys()
+    for key, value in truth.items():
+        torch.testing.assert_close(found[key], value, atol=2e-6, rtol=0, msg=key)
+    assert any((one != begun[key]).any() for key, one in truth.items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES | DRAWN)
+def test_all_processes_have_the_same_bits(place: Path, name: str) -> None:
+    first, second = (load_file(place / f"{name}-{rank}.safetensors") for rank in range(2))
+    for key, value in first.items():
+        assert torch.equal(second[key], value), key
+
+
+def test_gradients_of_rows_found_in_parts_are_added_up() -> None:
+    table, found = torch.zeros(5, 2), Gradient()
+    assert (found.kind, found.num_rows) == (0, 0)
+    found.add(table, torch.tensor([3, 1]), torch.ones(2, 2))
+    found.add(table, torch.tensor([0, 3]), torch.ones(2, 2))
+    assert (found.kind, found.num_rows) == (1, 3)
+    rows, values = found.of_some(table)
+    assert dict(zip(rows.tolist(), values[:, 0].tolist(), strict=True)) == {0: 1.0, 1: 1.0, 3: 2.0}
+    found.add(table, slice(1, 4), torch.ones(3, 2))
+    assert found.kind == 2
+    assert found.of_all(table)[:, 1].tolist() == [1.0, 2.0, 1.0, 3.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["model=ease"], "trainer.processes: a model that is solved is solved by one, got 2"),
+        (["loss=cosine", "experiment=linear", "loss.gram_items=8"], "set loss.gram_items=null"),
+    ],
+)
+def test_what_several_processes_would_do_otherwise_is_refused(
+    tmp_path: Path, words: list[str], said: str
+) -> None:
+    prepared = Prepared(make(tmp_path / "prepared", repeats=False), parts=READ)
+    config = composed(prepared.path, tmp_path / "run", *words, "trainer.processes=2")
+    with pytest.raises(ConfigError, match=said):
+        Work(config, prepared)
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    with lives.server(make(tmp_path_factory.mktemp("data") / "prepared")) as one:
+        yield one
+
+
+@pytest.mark.slow
+def test_stopped_and_bereft_of_one_a_run_ends_as_if_it_never_was(
+    live: Live, tmp_path: Path
+) -> None:
+    """By SIGTERM, and by the death of the process beside the one that leads."""
+
+    def command(run: str) -> list[str]:
+        together = "trainer.processes=2", "trainer.save_every_minutes=0", "resume=auto"
+        small = [one.replace("batch_users=16", "batch_users=8") for one in lives.SMALL]
+        return ["prepared=PREPARED", f"output_dir={tmp_path / run}", *small, *together]
+
+    assert live(command("whole")).code == 0
+    stopped = live(command("run"), fault="terminated")
+    assert stopped.code == 143, stopped.said
+    bereft = live(command("run"), fault="follower_killed")
+    assert bereft.code == 5
+    assert "one of the 2 processes that train this run ended" in bereft.said
+    last = live(command("run"))
+    assert (last.code, last.began) == (0, bereft.steps[-1]), last.said
+    for name in ("weights", "optimizer"):
+        one, other = (
+            sorted((tmp_path / run / "checkpoints").glob(f"step-*/{name}.safetensors"))[-1]
+            for run in ("whole", "run")
+        )
+        assert one.read_bytes() == other.read_bytes()
+
+
+if __name__ == "__main__":
+    walk(int(sys.argv[1]), Path(sys.argv[2]))
+    os._exit(0)  # at once: threads of the process group may abort an ordinary end
