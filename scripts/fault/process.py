@@ -127,7 +127,7 @@ def ranks(ground: Ground) -> Count:
 
 
 def together(ground: Ground) -> Count:
-    """Two processes train one run: the one that leads is killed or the one that follows, resumed."""
+    """Two processes train one run: the leading or the following one is killed, then resumed."""
     count = Count()
     words = "trainer.processes=2", "trainer.batch_users=8"
     with ground.new() as whole:
