@@ -355,7 +355,8 @@ class Work:
         found += [*unfit_weights(loss, trained), *unfit_engine(loss, trained)]
         if self.group is not None:
             refuse_too_many(self.group.size, self.device.torch)
-            found += unfit_processes(model, loss)
+            holds_slopes = bool(optimizer.constraints.slopes(model))
+            found += unfit_processes(model, loss, holds_slopes=holds_slopes)
         refuse("train", found)
 
     def _plan(self, model: nn.Module, part: Mapping[str, Any]) -> list[memory.Line]:

@@ -76,7 +76,11 @@ class Recommender(Protocol):
 
 
 class Trainable(Recommender, Protocol):
-    """A recommender that a loss and an optimizer train, step by step."""
+    """A recommender that a loss and an optimizer train, step by step.
+
+    One that keeps something besides what is trained may have `begin_step(step)`, which is called
+    before each step, also by a process that has no user in it.
+    """
 
     def arrange(self, batch: Batch, draw: torch.Generator) -> Arranged:
         """What a training step reads of the batch: all whose size depends on data is decided here.

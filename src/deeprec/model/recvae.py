@@ -147,12 +147,14 @@ class RecVae(nn.Module):
         fields = self.user_input.dropped(whole, draw)
         return Shown(batch.num_users, fields, [asked_without_repeats(batch)], whole)
 
+    def begin_step(self, step: int) -> None:
+        """Remembers the encoder where a turn of it has ended; see `Trainable`."""
+        if self._turn(step) == self.encoder_steps:
+            self.before.renew(self.user_input.sparse_input.tables, self.posterior)
+
     def tasks(self, arranged: Shown) -> list[Task | Penalty]:
         """The target from a code that is drawn, for whoever's turn it is."""
-        turn = arranged.step % (self.encoder_steps + self.decoder_steps)
-        if turn == self.encoder_steps:
-            self.before.renew(self.user_input.sparse_input.tables, self.posterior)
-        if turn < self.encoder_steps:
+        if self._turn(arranged.step) < self.encoder_steps:
             return self._encoder_tasks(arranged)
         return self._decoder_tasks(arranged)
 
@@ -160,6 +162,9 @@ class RecVae(nn.Module):
         """`encode` as a scriptable module, sharing the parameters of this model."""
         posterior = self.posterior
         return ServingEncoder(self.user_input, posterior.layers, posterior.mean, nn.Identity())
+
+    def _turn(self, step: int) -> int:
+        return step % (self.encoder_steps + self.decoder_steps)
 
     def _encoder_tasks(self, arranged: Shown) -> list[Task | Penalty]:
         mean_BZ, log_variance_BZ = self.posterior(self.user_input(arranged.fields))

@@ -93,6 +93,7 @@ class Group:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,
+            process_group=0,  # Ctrl-C is for the one that leads, also while this one begins
         )
         assert process.stdin is not None
         process.stdin.write(json.dumps(told).encode())
@@ -314,8 +315,14 @@ def refuse_too_many(size: int, device: torch.device) -> None:
         )
 
 
-def unfit_processes(model: nn.Module, loss: object) -> list[str]:
-    """What keeps several processes from training as one would, each with the way out."""
+def unfit_processes(model: nn.Module, loss: object, *, holds_slopes: bool) -> list[str]:
+    """What keeps several processes from training as one would, each with the way out.
+
+    Args:
+        model: to be trained.
+        loss: of it.
+        holds_slopes: whether the slopes of a user in hidden units are held to a length.
+    """
     found = []
     if getattr(loss, "gram_items", None) is not None:
         found.append(
@@ -326,6 +333,16 @@ def unfit_processes(model: nn.Module, loss: object) -> list[str]:
         found.append(
             "trainer.processes: must be 1 with batch_norm, whose means are over the users of one "
             "process; leave batch_norm out, or set trainer.processes=1"
+        )
+    if any(getattr(one, "sparseness_weight", 0.0) for one in getattr(model, "parts", ())):
+        found.append(
+            "trainer.processes: must be 1 with sparseness_weight, whose divergence is of the users "
+            "of one process; leave sparseness_weight at 0, or set trainer.processes=1"
+        )
+    if holds_slopes:
+        found.append(
+            "trainer.processes: must be 1 with unit_slope_norm and slope_norm, which hold a user to"
+            " a share of the users of one process; leave them at null, or set trainer.processes=1"
         )
     return found
 

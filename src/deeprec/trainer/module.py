@@ -199,7 +199,7 @@ class Training(LightningModule):
                 held, progress.braking = self.brake.held(whole, progress.braking, progress.batch)
                 set_rates(self.built, rate * held)
             if held:
-                self._step(loss)
+                self._step(loss, whole)
         progress.step += 1
         progress.batch += 1
 
@@ -214,6 +214,9 @@ class Training(LightningModule):
             batch: of this process.
             share: of the rows that all processes together are asked about, those of this one.
         """
+        begin_step: Callable[[int], None] | None = getattr(self.model, "begin_step", None)
+        if begin_step is not None:  # in every process, whoever has users
+            begin_step(self.progress.step)
         if not share:
             return torch.zeros((), device=self.device)
         rank = 0 if self.group is None else self.group.rank
@@ -288,9 +291,10 @@ class Training(LightningModule):
             self.optimizer.constraints.score_slope_norm,
         )
 
-    def _step(self, loss: Tensor) -> None:
+    def _step(self, loss: Tensor, whole: Tensor) -> None:
+        """Takes the step; `whole` is the loss over all processes, of which `loss` is a part."""
         if loss.device.type == "cpu" or self.progress.step % CHECK_STEPS == 0:
-            self._look_at(loss)
+            self._look_at(whole)
         for optimizer in self.built:
             optimizer.zero_grad()
         if loss.requires_grad:  # else nobody of this process has anything to learn
