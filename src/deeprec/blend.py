@@ -153,7 +153,7 @@ def written(
         optimizer=None,
         target=None,
         user_weights=False,  # its members have learned from them, or not
-        trainer=first.trainer,
+        trainer={**first.trainer, "processes": 1},  # nothing is trained here
         logger=first.logger,
     )
     work = Work(config, prepared)
