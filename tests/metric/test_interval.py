@@ -125,7 +125,9 @@ def test_many_at_once_are_each_alone() -> None:
         assert of_column.tolist() == pytest.approx(of(column, samples=200, seed=3), rel=1e-12)
 
 
-@pytest.mark.parametrize("values", [[0.3], [0.1] * 9, [1e-200, 0.0], [0.0, 0.0, 0.0, 1.0]])
+@pytest.mark.parametrize(
+    "values", [[0.3], [0.1] * 9, [1e-200, 0.0], [5e-324, 0.0], [0.0, 0.0, 0.0, 1.0]]
+)
 def test_an_interval_stays_within_what_users_score(values: list[float]) -> None:
     mean, low, high = of(np.array(values))
     assert low <= mean <= high

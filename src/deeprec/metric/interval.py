@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special, stats
 
+SMALLEST = -1074  # exponent of the least float64 above 0
 BLOCK_DRAWS = 4_000_000  # draws held at once: 32 MB of int64
 
 FloatArray = npt.NDArray[np.float64]
@@ -104,8 +105,9 @@ def _summable(values_UM: FloatArray) -> FloatArray:
     In which order a product of matrices adds depends on the number of its columns and on the
     processor; multiples of a power of 2 whose sums fit into 53 bits add up alike in every order.
     """
-    _, exponent_M = np.frexp(np.abs(values_UM).max(0) * len(values_UM))
-    step_M = np.ldexp(1.0, exponent_M - 52)
+    _, exponent_M = np.frexp(np.abs(values_UM).max(0))
+    exponent_M = exponent_M + len(values_UM).bit_length() - 52
+    step_M = np.ldexp(1.0, np.maximum(exponent_M, SMALLEST))
     summable_UM: FloatArray = np.round(values_UM / step_M) * step_M
     return summable_UM
 

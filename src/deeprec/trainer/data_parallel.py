@@ -14,6 +14,7 @@ gloo on a CPU and by NCCL between GPUs.
 import ctypes
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,6 +33,7 @@ from deeprec.errors import ConfigError, ResourceError
 from deeprec.table import Rows, RuleAround, State, TableRule, update_rows
 
 LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}  # of Linux
+REQUESTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 NONE, SOME, ALL = range(3)  # what a process has of a gradient: no rows, some, or every row
 
@@ -46,6 +48,7 @@ class Group:
 
     def __init__(self, size: int, rank: int = 0) -> None:
         self.size, self.rank = size, rank
+        self._place: Path | None = None  # where the others are met, by the one that leads
         self._control: Any = None  # speaks of numbers on the host, and never waits for a device
 
     @property
@@ -63,13 +66,17 @@ class Group:
         Raises:
             ResourceError: one of them ended.
         """
-        with tempfile.TemporaryDirectory(prefix="deeprec-") as place:
+        with tempfile.TemporaryDirectory(prefix="deeprec-", ignore_cleanup_errors=True) as place:
+            self._place = Path(place)
             others = [self._begun(rank, config, place, device) for rank in range(1, self.size)]
             try:
                 for rank, other in enumerate(others, 1):
                     assert other.stdout is not None
                     if other.stdout.readline() != b"ready\n":
-                        raise ResourceError(_gone(rank, self.size))
+                        raise ResourceError(
+                            f"number {rank + 1} of the {self.size} processes that train this run "
+                            "ended as it began; what it printed stands above"
+                        )
                 self.join(Path(place), device)
                 yield
             finally:
@@ -88,13 +95,13 @@ class Group:
         environment |= {"OMP_NUM_THREADS": str(torch.get_num_threads())}
         if device.type == "cuda":
             environment["CUDA_VISIBLE_DEVICES"] = _devices(self.size)[rank]
-        process = subprocess.Popen(
-            [sys.executable, "-m", "deeprec.follow"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=environment,
-            process_group=0,  # Ctrl-C is for the one that leads, also while this one begins
-        )
+        with _deaf():  # as it is until `end_with`: requests to stop are for the one that leads
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "deeprec.follow"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=environment,
+            )
         assert process.stdin is not None
         process.stdin.write(json.dumps(told).encode())
         process.stdin.close()
@@ -127,6 +134,8 @@ class Group:
             if not self.leads:
                 text = torch.empty(int(length), dtype=torch.uint8)
             distributed.broadcast(text, 0, group=self._control)
+        if self._place is not None:  # all have met
+            shutil.rmtree(self._place, ignore_errors=True)
         received: dict[str, Any] = json.loads(bytes(text.tolist()))
         return received
 
@@ -349,7 +358,7 @@ def unfit_processes(model: nn.Module, loss: object, *, holds_slopes: bool) -> li
 
 def end_with(parent: int) -> None:
     """Has this process end when the one does that began it; requests to stop are for that one."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in REQUESTS:
         signal.signal(number, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
@@ -362,12 +371,14 @@ def _devices(size: int) -> list[str]:
     return there or ["0"] * min(1, torch.cuda.device_count())
 
 
-def _gone(rank: int | None, size: int) -> str:
-    which = "one" if rank is None else f"number {rank + 1}"
-    return (
-        f"{which} of the {size} processes that train this run ended, as when it is killed or finds "
-        "no memory; what it printed stands above. What is saved is whole: resume the run"
-    )
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """What is begun meanwhile hears of no request to stop; this process does, afterwards."""
+    heard = signal.pthread_sigmask(signal.SIG_BLOCK, REQUESTS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, heard)
 
 
 @contextmanager
@@ -380,8 +391,10 @@ def _telling() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        said = str(error).partition("\n")[0]
-        raise ResourceError(f"{_gone(None, distributed.get_world_size())} ({said})") from error
+        raise ResourceError(
+            f"one of the {distributed.get_world_size()} processes that train this run ended, as "
+            "when it is killed or finds no memory; what it printed stands above"
+        ) from error
 
 
 def _leave() -> None:
