@@ -173,8 +173,13 @@ def test_the_moment_of_prediction_is_the_latest_event_unless_it_is_said(
     histories = {"a": [("003", 0)], "b": [("003", 60 * DAY)]}
     answers = client.recommend(histories, k=4, now=60 * DAY)
     same(ours, {str(answer.user_id): (answer.item_ids, answer.scores) for answer in answers})
+    (tmp_path / "events.csv").write_text(
+        "user_id;item_id;when\na;003;1.1.2020\na;004;\nb;003;1.3.2020\n"
+    )
+    told = {"time": "when", "time_format": "%d.%m.%Y", "delimiter": ";"}
+    assert lists_of(made, tmp_path / "events.csv", tmp_path / "e.parquet", k=4, **told) == ours
     later = lists_of(
-        made, tmp_path / "events.csv", tmp_path / "o.parquet", time="when", k=4, now="2021-01-01"
+        made, tmp_path / "events.csv", tmp_path / "l.parquet", k=4, now="2021-01-01", **told
     )
     assert later != ours
 
@@ -227,6 +232,7 @@ def damaged(path: Path) -> None:
         (damaged, "user_id,item_id\na,003\n", {}, IntegrityError, r"model\.pt"),
         (shutil.rmtree, "user_id,item_id\na,003\n", {}, ConfigError, "no such folder"),
         (None, "user_id,item\na,003\n", {}, DataError, "no column 'item_id'.*item=COLUMN"),
+        (None, "user_id;item_id\na;003\n", {}, DataError, "say so: delimiter=';'"),
         (None, "user_id,item_id\na,003\n", {"time": "when"}, DataError, "no column 'when'"),
         (None, "user_id,item_id\n", {}, DataError, "no event"),
         (None, "", {}, DataError, "events.csv"),

@@ -22,7 +22,7 @@ from deeprec.console import console, progress
 from deeprec.data.column import as_id, as_seconds, instant
 from deeprec.data.filter import in_order
 from deeprec.data.judge import judged_batch
-from deeprec.data.source import Source, find, listed, open_files
+from deeprec.data.source import Source, find, listed, open_files, typed
 from deeprec.data.store import SECONDS_PER_DAY, Prepared
 from deeprec.data.translation import Translation, known_only
 from deeprec.data.workspace import Workspace, workspace
@@ -95,6 +95,13 @@ def recommend(config: RecommendConfig) -> Path:
         f"{done.events:,} events are on items that the bundle does not know",
         soft_wrap=True,
     )
+    if done.unknown == done.events > 0:
+        console.print(
+            "[yellow]note[/yellow] it knows none of them, so each list is that of a user with no "
+            "history; see that the item column holds ids as catalog.parquet of the bundle writes "
+            "them",
+            soft_wrap=True,
+        )
     return output
 
 
@@ -110,6 +117,7 @@ def question(config: RecommendConfig) -> dict[str, object]:
     return {
         "files": [[name, about.st_size, about.st_mtime_ns] for name, about in files],
         "columns": [config.user, config.item, config.time],
+        "read_as": [config.time_format, config.delimiter],
         "now": config.now,
         "batch_users": config.batch_users,
     }
@@ -157,7 +165,9 @@ def opened_histories(
         yield len(users), prepared_histories(prepared, opened, users, config.batch_users)
         return
     with workspace(Path(config.output)) as space:
-        events = read_events(space, open_files(space, config.histories), config)
+        events = read_events(
+            space, open_files(space, config.histories, delimiter=config.delimiter), config
+        )
         if opened.fields:
             console.print(
                 f"[yellow]note[/yellow] this bundle takes {', '.join(opened.fields)} of a user; "
@@ -215,15 +225,19 @@ def read_events(space: Workspace, source: Source, config: RecommendConfig) -> ir
     for key, name in columns.items():
         if name not in source.table.columns:
             source.refuse_samples()
+            way = f"Say which one it is: {key}=COLUMN"
+            if within := source.delimiter_within():
+                told = typed("delimiter", within)
+                way = f"If {within!r} stands between the columns, say so: {told}"
             raise DataError(
                 f"{source.files[0]}: no column {name!r}; it has {listed(source.table.columns)}. "
-                f"Say which one it is: {key}=COLUMN"
+                f"{way}"
             )
     raw = space.keep("raw", source.table.select(**columns))
     shown = {key: f"{source.files[0]}: {name}" for key, name in columns.items()}
     converted = {key: as_id(space, raw, key, shown[key])[0] for key in ("user", "item")}
     if "time" in columns:
-        converted["time"] = as_seconds(space, raw, "time", shown["time"])[0]
+        converted["time"] = as_seconds(space, raw, "time", shown["time"], config.time_format)[0]
     events = space.keep("events", raw.select(**converted))
     if "time" in columns:
         events = events.mutate(item=ibis.ifelse(events.time.notnull(), events.item, None))

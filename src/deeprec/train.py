@@ -12,7 +12,7 @@ from deeprec.choosing import chosen
 from deeprec.config import TrainConfig, is_solved
 from deeprec.console import console
 from deeprec.data.store import Prepared
-from deeprec.errors import ConfigError, IntegrityError
+from deeprec.errors import ConfigError, IntegrityError, Interrupted
 from deeprec.model.auto import Auto
 from deeprec.model.blend import Blend
 from deeprec.part import called, find, instantiate
@@ -106,8 +106,15 @@ def _together(
         console.print(f"\n{number} of {len(configs)} that are blended: {name}")
         if is_solved(config.model):  # by one, whatever trains the others
             config = replace(config, trainer={**config.trainer, "processes": 1})
-        path = train(replace(config, output_dir=str(place / name), resume="auto"))
-        runs.append(open_run(path))
+        config = replace(config, output_dir=str(place / name), resume="auto")
+        try:
+            runs.append(open_run(train(config, says_next=False)))
+        except Interrupted as error:
+            error.args = (
+                f"{error}; that is {name} alone, and the command that was interrupted goes on with "
+                "all of them",
+            )
+            raise
     console.print(f"\nthe {len(runs)} together")
     weights: Sequence[float] = [1.0 / len(runs)] * len(runs)
     loop: Loop = instantiate(configs[0].trainer)

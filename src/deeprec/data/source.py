@@ -58,14 +58,11 @@ class Source:
         if name in self.table.columns:
             return self.table[name]
         self.refuse_samples()
-        if within := self._delimiter_within():
-            typed = (
-                "$'\"\\t\"'" if within == "\t" else f"'{within}'"
-            )  # as a shell and Hydra take it
+        if within := self.delimiter_within():
             raise DataError(
                 f"{self.files[0]}: no column {name!r} (wanted for data.{use}); its only column is "
                 f"called {listed(self.table.columns)}; if {within!r} stands between the columns, "
-                f"set data.delimiter={typed}"
+                f"set {typed('data.delimiter', within)}"
             )
         near = get_close_matches(name, self.table.columns, n=1, cutoff=0.5)
         raise DataError(
@@ -78,11 +75,21 @@ class Source:
         if not self.columnar:
             _refuse_samples(self.files[0])
 
-    def _delimiter_within(self) -> str | None:
+    def delimiter_within(self) -> str | None:
         """What may stand between columns that were read as one."""
         if len(self.table.columns) > 1:
             return None
         return next((mark for mark in ",;|\t" if mark in self.table.columns[0]), None)
+
+
+def typed(key: str, delimiter: str) -> str:
+    """An override that sets a delimiter, as a shell and Hydra take it.
+
+    Example:
+        >>> typed("delimiter", ";")
+        "delimiter=';'"
+    """
+    return f"{key}=" + ("$'\"\\t\"'" if delimiter == "\t" else f"'{delimiter}'")
 
 
 def listed(names: Sequence[str]) -> str:
