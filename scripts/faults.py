@@ -36,10 +36,14 @@ FAULTS: dict[str, Callable[[Ground], Count]] = {
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog="\n".join(["faults:", *(f"  {name:16}{_told(name)}" for name in FAULTS)]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("faults", nargs="*", help=f"default: all of {', '.join(FAULTS)}")
     parser.add_argument("--tries", type=int)
-    parser.add_argument("--minutes", type=float, default=60.0, help="of each fault, at most")
+    parser.add_argument("--minutes", type=float, default=60.0, help="of tries of a fault, at most")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--table", type=Path, help="to which lines are added as well")
     asked = parser.parse_args()
@@ -53,9 +57,12 @@ def main() -> int:
     return int(bad > 0)
 
 
+def _told(name: str) -> str:
+    return " ".join((FAULTS[name].__doc__ or "").partition("\n\n")[0].split()).rstrip(".")
+
+
 def _tell(name: str, count: Count, table: Path | None) -> None:
-    told = " ".join((FAULTS[name].__doc__ or "").partition("\n\n")[0].split()).rstrip(".")
-    line = f"| `{name}`: {told} | {count.tries:,} | {count.lost} | {count.silent} |"
+    line = f"| `{name}`: {_told(name)} | {count.tries:,} | {count.lost} | {count.silent} |"
     print(line, flush=True)
     if table is not None:
         with table.open("a") as file:

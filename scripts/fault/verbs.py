@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 import shutil
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -153,6 +154,7 @@ class Known:
     def __init__(self, command: Command, ground: Ground, live: lives.Live, given: Path) -> None:
         self.command, self.ground, self.live, self.given = command, ground, live, given
         found = []
+        print(f"  undisturbed, twice: deeprec {command.words}", file=sys.stderr)
         for _ in range(2):
             with ground.new() as place:
                 words = command.begin(place.parent, given)

@@ -12,6 +12,7 @@ FREE = (
     *("trainer.save_every_epochs", "trainer.save_every_minutes", "trainer.save_in_background"),
     *("trainer.save_timeout_minutes", "trainer.on_disk_full"),
 )
+PROCESSES = "trainer.processes"  # whose number decides which users share a step
 
 
 def goes_on(resume: str | None) -> bool:
@@ -41,7 +42,7 @@ def mistakes(overrides: Sequence[str], *, multirun: bool) -> list[str]:
         "replay": "a replay takes the step again under the config that is kept with it",
     }[alone]
     return [
-        f"{key}: {why}; leave {key} out"
+        f"{key}: {why}{', by as many as began it' if key == PROCESSES else ''}; leave {key} out"
         for key in given
         if key != alone and key not in free and not key.startswith("hydra")
     ]

@@ -140,7 +140,8 @@ def _introduce(config: SweepConfig, prepared: Prepared, output: Path, loop: Loop
         f"on validation ndcg@100 of {users:,} users; the holdout is not read"
     )
     if loop.ended:
-        used = f"{len(loop.ended)} trials, {loop.seconds / 60:.1f} minutes"
+        ended = len(loop.ended)
+        used = f"{ended} trial{'s' * (ended != 1)}, {loop.seconds / 60:.1f} minutes"
         console.print(f"going on with {output} after {used}", soft_wrap=True)
 
 
