@@ -17,8 +17,9 @@ from deeprec.console import console
 from deeprec.data.store import Prepared
 from deeprec.errors import ConfigError
 from deeprec.trainer.callback import Following
-from deeprec.trainer.data_parallel import Gradient, Group
+from deeprec.trainer.data_parallel import Group
 from deeprec.trainer.module import Training
+from deeprec.trainer.row_gradient import RowGradient
 from deeprec.work import READ, Work
 from lives import Live
 from small_shop import composed, make
@@ -129,7 +130,7 @@ def test_all_processes_have_the_same_bits(place: Path, name: str) -> None:
 
 
 def test_gradients_of_rows_found_in_parts_are_added_up() -> None:
-    table, found = torch.zeros(5, 2), Gradient()
+    table, found = torch.zeros(5, 2), RowGradient()
     assert (found.kind, found.num_rows) == (0, 0)
     found.add(table, torch.tensor([3, 1]), torch.ones(2, 2))
     found.add(table, torch.tensor([0, 3]), torch.ones(2, 2))

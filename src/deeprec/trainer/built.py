@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from deeprec.errors import ConfigError
 from deeprec.table import RowUpdate, TableRule
 from deeprec.trainer.constraints import Constraints
-from deeprec.trainer.data_parallel import exchanged
+from deeprec.trainer.exchanged import exchanged
 from deeprec.trainer.kinds import Kinds, kinds_of
 from deeprec.trainer.limits import Limits
 from deeprec.trainer.row_length import KeptLength

@@ -30,12 +30,13 @@ from torch import Tensor, distributed, nn
 
 from deeprec.device import visible_devices
 from deeprec.errors import ConfigError, ResourceError
-from deeprec.table import Rows, RuleAround, State, TableRule, update_rows
+from deeprec.halving import denies_memory
+from deeprec.table import Rows
+from deeprec.trainer.row_gradient import ALL, NONE, RowGradient, added
 
 LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}  # of Linux
 REQUESTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
-NONE, SOME, ALL = range(3)  # what a process has of a gradient: no rows, some, or every row
 
 
 class Group:
@@ -153,7 +154,7 @@ class Group:
     def add_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
         """Gives each parameter that has a gradient anywhere the sum of all."""
         has = [int(one.grad is not None) for one in parameters]
-        chosen = [one for one, all in zip(parameters, self.totals(*has), strict=True) if all]
+        chosen = [one for one, found in zip(parameters, self.totals(*has), strict=True) if found]
         if not chosen:
             return
         given = [torch.zeros_like(one) if one.grad is None else one.grad for one in chosen]
@@ -162,7 +163,7 @@ class Group:
         for parameter, part in zip(chosen, parts, strict=True):
             parameter.grad = part.view_as(parameter)
 
-    def add_rows(self, gradient: "Gradient", table: Tensor) -> tuple[Rows, Tensor] | None:
+    def add_rows(self, gradient: RowGradient, table: Tensor) -> tuple[Rows, Tensor] | None:
         """The sum over all processes of the gradient of a table's rows; None: there is none.
 
         Returns:
@@ -196,119 +197,6 @@ class Group:
         found = [torch.empty_like(told) for _ in range(self.size)]
         distributed.all_gather(found, told, group=self._control)
         return [one.tolist() for one in found]
-
-
-class Gradient:
-    """What a process has found so far of the gradient of a table's rows."""
-
-    def __init__(self) -> None:
-        self._all: Tensor | None = None
-        self._rows: list[Tensor] = []
-        self._values: list[Tensor] = []
-
-    @property
-    def kind(self) -> int:
-        if self._all is not None:
-            return ALL
-        return SOME if self._rows else NONE
-
-    @property
-    def num_rows(self) -> int:
-        """Distinct rows of those found one by one."""
-        if len(self._rows) > 1:
-            rows, values = added(self._rows, self._values)
-            self._rows, self._values = [rows], [values]
-        return len(self._rows[0]) if self._rows else 0
-
-    def add(self, table: Tensor, rows: Rows, gradient: Tensor) -> None:
-        """Takes a gradient of distinct rows, whose memory stays its owner's."""
-        if isinstance(rows, Tensor):
-            self._rows.append(rows)
-            self._values.append(gradient.clone())
-            return
-        if self._all is None:
-            self._all = torch.zeros_like(table)
-        self._all[rows].add_(gradient)
-
-    def of_some(self, table: Tensor) -> tuple[Tensor, Tensor]:
-        """int64 [R] distinct rows and their gradient; of all `num_rows` of them."""
-        if not self._rows:
-            return torch.zeros(0, dtype=torch.int64, device=table.device), table[:0]
-        return self._rows[0], self._values[0]
-
-    def of_all(self, table: Tensor) -> Tensor:
-        """The gradient of every row."""
-        total = torch.zeros_like(table) if self._all is None else self._all
-        for rows, values in zip(self._rows, self._values, strict=True):
-            total.index_add_(0, rows, values)
-        return total
-
-
-class Exchanged(RuleAround):
-    """A rule that is handed, at the end of a step, the gradients of all processes.
-
-    Args:
-        rule: what changes rows.
-        group: the processes.
-    """
-
-    told = "what several processes add up"
-
-    def __init__(self, rule: TableRule, group: Group) -> None:
-        super().__init__(rule)
-        self._group = group
-        self._tables: dict[int, tuple[State, Tensor]] = {}  # by the identity of the state
-        self._found: dict[int, Gradient] = {}
-
-    def new_state(self, table: Tensor) -> State:
-        state = self.rule.new_state(table)
-        self._tables[id(state)] = state, table
-        return state
-
-    def update(self, table: Tensor, state: State, rows: Rows, gradient: Tensor) -> None:
-        self._found.setdefault(id(state), Gradient()).add(table, rows, gradient)
-
-    def finish_step(self, state: State) -> None:
-        _, table = self._tables[id(state)]
-        together = self._group.add_rows(self._found.pop(id(state), Gradient()), table)
-        if together is not None:
-            update_rows(self.rule, table, state, *together)
-        self.rule.finish_step(state)
-
-
-_among: list[Group] = []
-
-
-@contextmanager
-def exchanging(group: Group | None) -> Iterator[None]:
-    """Rules that are made within hand each other their gradients; None: there is one process."""
-    if group is None:
-        yield
-        return
-    _among.append(group)
-    try:
-        yield
-    finally:
-        _among.pop()
-
-
-def exchanged(rule: TableRule) -> TableRule:
-    """The rule, within `exchanging` around it."""
-    return Exchanged(rule, _among[-1]) if _among else rule
-
-
-def added(rows: Sequence[Tensor], values: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """The sum of gradients of rows, each of distinct ones, in the order given on every device.
-
-    Example:
-        >>> added([torch.tensor([4, 2]), torch.tensor([4])], [torch.ones(2), torch.ones(1)])
-        (tensor([2, 4]), tensor([1., 2.]))
-    """
-    distinct, places = torch.unique(torch.cat([*rows]), return_inverse=True)
-    total = values[0].new_zeros(len(distinct), *values[0].shape[1:])
-    for where, one in zip(torch.split(places, [len(one) for one in rows]), values, strict=True):
-        total.index_add_(0, where, one)
-    return distinct, total
 
 
 def refuse_too_many(size: int, device: torch.device) -> None:
@@ -391,9 +279,13 @@ def _telling() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        if denies_memory(error):
+            raise
+        said = str(error).partition("\n")[0]
+        why = "" if " by peer" in said else f" ({said})"  # that is how gloo says it
         raise ResourceError(
             f"one of the {distributed.get_world_size()} processes that train this run ended, as "
-            "when it is killed or finds no memory; what it printed stands above"
+            f"when it is killed or finds no memory; what it printed, if it could, stands above{why}"
         ) from error
 
 

@@ -18,7 +18,8 @@ from deeprec.model.base import Recommender, Trainable
 from deeprec.table import RowUpdate, Updates
 from deeprec.trainer.brake import RELEASED, Brake, Braking
 from deeprec.trainer.built import begin_again, begin_state, row_updates, set_rates
-from deeprec.trainer.data_parallel import Group, exchanging
+from deeprec.trainer.data_parallel import Group
+from deeprec.trainer.exchanged import exchanging
 from deeprec.trainer.kinds import kinds_of
 from deeprec.trainer.optimizer import Optimizer
 from deeprec.trainer.sound import LOWER, norm
