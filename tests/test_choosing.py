@@ -146,6 +146,13 @@ def test_what_is_said_besides_auto_holds(prepared: Path, tmp_path: Path) -> None
     assert chosen(named, opened) == [named]
 
 
+def test_several_processes_train_only_what_is_trained(tmp_path: Path) -> None:
+    opened = Prepared(small_shop.make(tmp_path / "prepared", repeats=False))
+    given = chosen(config(opened.path, tmp_path / "run", "trainer.processes=2"), opened)
+    processes = {one.model["_target_"].split(".")[2]: one.trainer["processes"] for one in given}
+    assert processes == {"linear_autoencoder": 2, "ease": 1, "ials": 1, "variational": 2}
+
+
 def test_the_run_holds_what_was_chosen(prepared: Path, tmp_path: Path) -> None:
     run = train(config(prepared, tmp_path / "run", "trainer.max_epochs=1"))
     told = open_run(run).config

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from deeprec.config import TrainConfig, VerbConfig, check, compose, to_dict
+from deeprec.config import TrainConfig, VerbConfig, check, compose, is_solved, to_dict
 from deeprec.console import console
 from deeprec.data.store import SECONDS_PER_DAY, Prepared
 from deeprec.model.auto import Auto, Shape
@@ -40,6 +40,8 @@ def _picked(config: TrainConfig, defaults: VerbConfig, picked: VerbConfig) -> Tr
         name: _merged(getattr(config, name), getattr(defaults, name), getattr(picked, name))
         for name in PARTS
     }
+    if is_solved(picked.model):  # by one process, whatever trains the others
+        merged["trainer"] = {**merged["trainer"], "processes": 1}
     config = replace(config, model=picked.model, **merged)
     check(to_dict(config), "train")
     return config

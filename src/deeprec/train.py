@@ -9,7 +9,7 @@ from lightning.fabric.utilities.apply_func import move_data_to_device
 from deeprec import disk, folder
 from deeprec.blend import the_only, weighed, written
 from deeprec.choosing import chosen
-from deeprec.config import TrainConfig, is_solved
+from deeprec.config import TrainConfig
 from deeprec.console import console
 from deeprec.data.store import Prepared
 from deeprec.errors import ConfigError, IntegrityError, Interrupted
@@ -104,8 +104,6 @@ def _together(
     runs = []
     for number, (name, config) in enumerate(zip(names, configs, strict=True), 1):
         console.print(f"\n{number} of {len(configs)} that are blended: {name}")
-        if is_solved(config.model):  # by one, whatever trains the others
-            config = replace(config, trainer={**config.trainer, "processes": 1})
         config = replace(config, output_dir=str(place / name), resume="auto")
         try:
             runs.append(open_run(train(config, says_next=False)))

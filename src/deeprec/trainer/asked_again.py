@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from deeprec.config import TrainConfig, is_solved, to_dict
+from deeprec.config import TrainConfig, to_dict
 from deeprec.errors import ConfigError
 from deeprec.resumed import FREE
 
@@ -26,10 +26,7 @@ def refuse_another(asked: TrainConfig, kept: TrainConfig, path: object) -> None:
     """
     if _target(asked) == AUTO and _target(kept) == BLEND:
         return  # which keeps none of the settings that its members were trained with
-    values = to_dict(asked)
-    if _target(asked) == AUTO and is_solved(kept.model):  # which one process does
-        values["trainer"]["processes"] = 1
-    different = list(_differences(values, to_dict(kept)))
+    different = list(_differences(to_dict(asked), to_dict(kept)))
     if different:
         lines = "\n".join(f"  - {one}" for one in different)
         raise ConfigError(
