@@ -203,6 +203,34 @@ class Penalty(NamedTuple):
     value: Tensor  # float32 []
 
 
+def offsets_of_kept(kept_N: Tensor, offsets_B1: Tensor) -> Tensor:
+    """int64 [B + 1], the offsets of the values that are kept alone. Scriptable.
+
+    Example:
+        >>> kept = torch.tensor([True, False, True])
+        >>> offsets_of_kept(kept, torch.tensor([0, 2, 3])).tolist()
+        [0, 1, 2]
+    """
+    before = torch.cat([torch.zeros_like(offsets_B1[:1]), kept_N.cumsum(0)])
+    return before[offsets_B1]
+
+
+def check_ends(values_name: str, num_values: int, offsets_name: str, offsets_B1: Tensor) -> None:
+    """Raises ValueError unless offsets share out so many values among the users. Scriptable.
+
+    Args:
+        offsets_B1: int64 [B + 1].
+    """
+    first, last = int(offsets_B1[0]), int(offsets_B1[-1])
+    if first != 0 or last != num_values:
+        raise ValueError(
+            f"{offsets_name} must start at 0 and end at {num_values}, the number of "
+            f"{values_name}; got {first} and {last}"
+        )
+    if bool((offsets_B1[1:] < offsets_B1[:-1]).any()):
+        raise ValueError(f"{offsets_name} must never fall from one user to the next")
+
+
 def multiplied(rows: Jagged, factors_B: Tensor) -> Jagged:
     """The same rows, each with its weights times a factor.
 

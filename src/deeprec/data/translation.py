@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from deeprec import serve
-from deeprec.batch import Batch, Jagged
+from deeprec.batch import Batch, Jagged, offsets_of_kept
 from deeprec.catalog import Catalog
 from deeprec.data.store import Prepared
 from deeprec.data.vocabulary import Hashed, rows_of
@@ -85,5 +85,4 @@ def known_only(rows: Jagged) -> tuple[Jagged, Tensor]:
         Jagged(values=tensor([4, 5]), offsets=tensor([0, 1, 2]), weights=None)
     """
     known = rows.values >= 0
-    known_before = torch.cat([torch.zeros(1, dtype=torch.int64), known.cumsum(0)])
-    return Jagged(rows.values[known], known_before[rows.offsets]), known
+    return Jagged(rows.values[known], offsets_of_kept(known, rows.offsets)), known

@@ -6,6 +6,8 @@ Scriptable and of plain aten operations. Shapes as in deeprec/batch.py.
 import torch
 from torch import Tensor, nn
 
+from deeprec.batch import offsets_of_kept
+
 
 class RawIds(nn.Module):
     """Raw ids to item indices and back, by halving.
@@ -37,8 +39,7 @@ class RawIds(nn.Module):
         """Jagged ids as jagged items, unknown ones left out, and bool [N], which are known."""
         place_N = torch.searchsorted(self.sorted_V, ids_N).clamp(max=self.sorted_V.shape[0] - 1)
         known_N = self.sorted_V[place_N] == ids_N
-        before = torch.cat([known_N.new_zeros([1], dtype=torch.int64), known_N.cumsum(0)])
-        return self.order_V[place_N[known_N]], before[offsets_B1], known_N
+        return self.order_V[place_N[known_N]], offsets_of_kept(known_N, offsets_B1), known_N
 
     def of(self, items_BK: Tensor) -> Tensor:
         """The ids of items, -1 for item -1."""

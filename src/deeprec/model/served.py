@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from deeprec.batch import check_ends
 from deeprec.model.base import Recommender
 from deeprec.model.compact import SCORES_AT_ONCE, CompactCatalog, PlainCatalog, Precision
 from deeprec.model.raw_ids import RawIds
@@ -232,13 +233,7 @@ class Served(nn.Module):
                 f"{offsets_name} must have users + 1 = {num_users + 1} entries, "
                 f"got {offsets.numel()}"
             )
-        if int(offsets[0]) != 0 or int(offsets[-1]) != values.numel():
-            raise ValueError(
-                f"{offsets_name} must start at 0 and end at {values.numel()}, the number of "
-                f"{values_name}; got {int(offsets[0])} and {int(offsets[-1])}"
-            )
-        if bool((offsets[1:] < offsets[:-1]).any()):
-            raise ValueError(f"{offsets_name} must never fall from one user to the next")
+        check_ends(values_name, values.numel(), offsets_name, offsets)
 
     def check_range(self, values_name: str, values: Tensor, size: int) -> None:
         wrong = torch.nonzero((values < 0) | (values >= size))

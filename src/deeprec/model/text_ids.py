@@ -9,6 +9,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from deeprec.batch import check_ends, offsets_of_kept
+
 
 class TextIds(nn.Module):
     """Ids as text to item indices and back, by a dictionary.
@@ -49,18 +51,11 @@ class TextIds(nn.Module):
         """
         if offsets.dtype != torch.int64 or offsets.dim() != 1 or offsets.numel() == 0:
             raise ValueError("offsets must be int64 in one dimension, users + 1 entries")
-        if int(offsets[0]) != 0 or int(offsets[-1]) != len(item_ids):
-            raise ValueError(
-                f"offsets must start at 0 and end at {len(item_ids)}, the number of item_ids; got "
-                f"{int(offsets[0])} and {int(offsets[-1])}"
-            )
-        if bool((offsets[1:] < offsets[:-1]).any()):
-            raise ValueError("offsets must never fall from one user to the next")
+        check_ends("item_ids", len(item_ids), "offsets", offsets)
         found = [self.indices.get(item_id, -1) for item_id in item_ids]
         items_N = torch.tensor(found, dtype=torch.int64)
         known_N = items_N >= 0
-        before = torch.cat([torch.zeros([1], dtype=torch.int64), known_N.cumsum(0)])
-        return items_N[known_N], before[offsets], known_N
+        return items_N[known_N], offsets_of_kept(known_N, offsets), known_N
 
     @torch.jit.export
     def of(self, items: Tensor) -> list[list[str]]:
