@@ -6,21 +6,25 @@ leads; see trainer/data_parallel.py.
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import cast
 
 from deeprec import config as configs
+from deeprec.begun import REQUESTS, end_with
 from deeprec.config import TrainConfig
 from deeprec.console import console
 from deeprec.data.store import Prepared
-from deeprec.trainer.data_parallel import Group, end_with
+from deeprec.trainer.data_parallel import Group
 from deeprec.work import READ, Work
 
 
 def main() -> None:
     """Follows until the one that leads ends this process."""
     told = json.loads(sys.stdin.read())
+    for number in REQUESTS:  # they are for the one that leads
+        signal.signal(number, signal.SIG_IGN)
     end_with(told["parent"])
     console.quiet = True
     config = cast(TrainConfig, configs.typed(told["config"], "train"))

@@ -1,14 +1,11 @@
 """Things made ahead of their use by processes, which do not wait for each other as threads do."""
 
-import ctypes
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,13 +15,12 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from deeprec.begun import deaf, end_with
 from deeprec.errors import DeeprecError, ResourceError
 
 Place = tuple[int, int]  # epoch, position
 
 ALIGNED = 64  # bytes; an array begins where a processor likes it
-DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux
-REQUESTS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
 
 class Makers:
@@ -51,7 +47,7 @@ class Makers:
         ahead: int,
     ) -> None:
         self.next_place, self._after = first, after
-        self._in_use = threading.Lock()
+        self._in_use, own = threading.Lock(), os.getpid()
         loader = DataLoader(
             _Made(make),
             batch_size=None,
@@ -60,7 +56,7 @@ class Makers:
             prefetch_factor=ahead,
             multiprocessing_context="fork",
             collate_fn=_as_it_is,
-            worker_init_fn=partial(_end_with, os.getpid()),
+            worker_init_fn=lambda _: end_with(own),
             generator=torch.Generator(),  # else it would draw from the one of this process
         )
         with _forking():
@@ -177,22 +173,13 @@ def _forking() -> Iterator[None]:
     torch would raise at once, wherever this process is, that another died; it is told of it at the
     latest five seconds after it asks for what that one should have made.
     """
-    heard = signal.pthread_sigmask(signal.SIG_BLOCK, REQUESTS)
-    child_ends = signal.getsignal(signal.SIGCHLD)
-    try:
-        yield
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGCHLD, child_ends)
-        signal.pthread_sigmask(signal.SIG_SETMASK, heard)
-
-
-def _end_with(parent: int, number: int) -> None:
-    """Else it would keep the lock of a run that was killed, until it looks for its parent."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
-    if os.getppid() != parent:  # it was killed before it could be asked for
-        os._exit(1)
+    with deaf():
+        child_ends = signal.getsignal(signal.SIGCHLD)
+        try:
+            yield
+        finally:
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGCHLD, child_ends)
 
 
 def _starved(error: Exception) -> str | None:

@@ -11,11 +11,9 @@ catalog table that an exact loss scores whole, all of its gradient. Processes ta
 gloo on a CPU and by NCCL between GPUs.
 """
 
-import ctypes
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -28,6 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
+from deeprec.begun import deaf
 from deeprec.device import visible_devices
 from deeprec.errors import ConfigError, ResourceError
 from deeprec.halving import denies_memory
@@ -35,8 +34,6 @@ from deeprec.table import Rows
 from deeprec.trainer.row_gradient import ALL, NONE, RowGradient, added
 
 LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}  # of Linux
-REQUESTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
 
 class Group:
@@ -84,8 +81,9 @@ class Group:
                 for other in others:
                     other.kill()  # it holds nothing that is not here too
                     other.communicate()
-                if self._control is not None:
-                    _leave()
+                if distributed.is_initialized():
+                    with suppress(RuntimeError):  # nobody is asked: the others are gone
+                        distributed.destroy_process_group()
 
     def _begun(
         self, rank: int, config: Mapping[str, Any], place: str, device: torch.device
@@ -95,8 +93,8 @@ class Group:
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(one for one in sys.path if one)}
         environment |= {"OMP_NUM_THREADS": str(torch.get_num_threads())}
         if device.type == "cuda":
-            environment["CUDA_VISIBLE_DEVICES"] = _devices(self.size)[rank]
-        with _deaf():  # as it is until `end_with`: requests to stop are for the one that leads
+            environment["CUDA_VISIBLE_DEVICES"] = _devices()[rank]
+        with deaf():  # as it is until it ignores them: requests to stop are for the one that leads
             process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "deeprec.follow"],
                 stdin=subprocess.PIPE,
@@ -170,13 +168,13 @@ class Group:
             The rows, and their gradient, float [R, D] ([R] of a table of numbers).
         """
         with _telling():
-            kinds = self._numbers(gradient.kind, gradient.num_rows)
+            rows, values = gradient.of_some(table)
+            kinds = self._numbers(gradient.kind, len(rows))
             most = max(kind for kind, _ in kinds)
             if most == NONE:
                 return None
             if most == ALL:
                 return slice(0, len(table)), self.add(gradient.of_all(table))
-            rows, values = gradient.of_some(table)
             counts = [count for _, count in kinds]
             padded_rows = rows.new_zeros(max(counts))
             padded_rows[: len(rows)] = rows
@@ -205,7 +203,7 @@ def refuse_too_many(size: int, device: torch.device) -> None:
     Raises:
         ConfigError: there are fewer.
     """
-    if device.type == "cuda" and (there := len(_devices(size))) < size:
+    if device.type == "cuda" and (there := len(_devices())) < size:
         raise ConfigError(
             f"trainer.processes: each takes a CUDA device of its own, and there are {there}, got "
             f"{size}; give as many at most, or trainer.device=cpu"
@@ -244,29 +242,9 @@ def unfit_processes(model: nn.Module, loss: object, *, holds_slopes: bool) -> li
     return found
 
 
-def end_with(parent: int) -> None:
-    """Has this process end when the one does that began it; requests to stop are for that one."""
-    for number in REQUESTS:
-        signal.signal(number, signal.SIG_IGN)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
-
-
-def _devices(size: int) -> list[str]:
+def _devices() -> list[str]:
     there = visible_devices(os.environ.get("CUDA_VISIBLE_DEVICES"), torch.cuda.device_count())
     return there or ["0"] * min(1, torch.cuda.device_count())
-
-
-@contextmanager
-def _deaf() -> Iterator[None]:
-    """What is begun meanwhile hears of no request to stop; this process does, afterwards."""
-    heard = signal.pthread_sigmask(signal.SIG_BLOCK, REQUESTS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, heard)
 
 
 @contextmanager
@@ -287,9 +265,3 @@ def _telling() -> Iterator[None]:
             f"one of the {distributed.get_world_size()} processes that train this run ended, as "
             f"when it is killed or finds no memory; what it printed, if it could, stands above{why}"
         ) from error
-
-
-def _leave() -> None:
-    """Forgets the group; the others are gone, so nobody is asked."""
-    with suppress(RuntimeError):
-        distributed.destroy_process_group()

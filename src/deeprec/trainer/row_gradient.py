@@ -24,14 +24,6 @@ class RowGradient:
             return ALL
         return SOME if self._rows else NONE
 
-    @property
-    def num_rows(self) -> int:
-        """Distinct rows of those found one by one."""
-        if len(self._rows) > 1:
-            rows, values = added(self._rows, self._values)
-            self._rows, self._values = [rows], [values]
-        return len(self._rows[0]) if self._rows else 0
-
     def add(self, table: Tensor, rows: Rows, gradient: Tensor) -> None:
         """Takes a gradient of distinct rows, whose memory stays its owner's."""
         if isinstance(rows, Tensor):
@@ -43,13 +35,15 @@ class RowGradient:
         self._all[rows].add_(gradient)
 
     def of_some(self, table: Tensor) -> tuple[Tensor, Tensor]:
-        """int64 [R] distinct rows and their gradient; of all `num_rows` of them."""
+        """int64 [R] distinct rows, of those found one by one, and their gradient."""
         if not self._rows:
             return torch.zeros(0, dtype=torch.int64, device=table.device), table[:0]
-        return self._rows[0], self._values[0]
+        if len(self._rows) == 1:
+            return self._rows[0], self._values[0]
+        return added(self._rows, self._values)
 
     def of_all(self, table: Tensor) -> Tensor:
-        """The gradient of every row."""
+        """The gradient of every row; to be asked for once, for it is handed over."""
         total = torch.zeros_like(table) if self._all is None else self._all
         for rows, values in zip(self._rows, self._values, strict=True):
             total.index_add_(0, rows, values)

@@ -216,10 +216,11 @@ class RunFolder:
         """
         if self._held is None or self._found() != self._held:
             where = self.moved_to()
-            place = where or "` and its new place, if it is elsewhere"
+            command = f"deeprec train resume={where or ''}"
+            way = f"`{command}`" if where else f"`{command}` and its new place, if it is elsewhere"
             raise ResourceError(
                 f"{self.path} is not there any more: it was moved or removed while it trained. Go "
-                f"on with `deeprec train resume={place}{'`' if where else ''}"
+                f"on with {way}"
             )
 
     def moved_to(self) -> Path | None:
@@ -244,9 +245,7 @@ class RunFolder:
                 f"process {status['pid']} on {status['host']} left {self.path} without a word; "
                 "this one takes over"
             )
-        self.set_status(
-            status["state"]
-        )  # it may have been moved, and what fails later is told here
+        self.set_status(status["state"])  # it may have been moved, and what fails is told here
         folder.clear_drafts(self.checkpoints)
         folder.clear_drafts(self.path, [*SEALED, folder.MANIFEST])
 

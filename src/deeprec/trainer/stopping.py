@@ -6,9 +6,8 @@ import threading
 from types import FrameType
 from typing import Any
 
+from deeprec.begun import REQUESTS
 from deeprec.console import console
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stopping:
@@ -27,7 +26,7 @@ class Stopping:
         """From here on signals are requests; again, after somebody else has taken them."""
         if threading.current_thread() is not threading.main_thread():  # elsewhere Python forbids it
             return
-        for number in SIGNALS:
+        for number in REQUESTS:
             before = signal.getsignal(number)
             if number == signal.SIGHUP and before == signal.SIG_IGN:
                 continue  # nohup
@@ -60,7 +59,7 @@ def _end_at_the_second(reading: int) -> None:
     """Reads the number of each signal; the last checkpoint stays whole however a process ends."""
     heard = 0
     while came := os.read(reading, 1):
-        heard += came[0] in SIGNALS
+        heard += came[0] in REQUESTS
         if heard == 2:
             os._exit(128 + came[0])
     os.close(reading)
