@@ -82,6 +82,22 @@ def test_no_member_is_better_on_validation(blended: Path, members: list[Path]) -
     assert open_run(blended).checkpoint.score == pytest.approx(validation_of(blended))
 
 
+def test_weights_are_best_by_lists_of_the_length_that_is_asked(
+    members: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = told(tmp_path / "five", *members)
+    config.cutoff = 5
+    five = blend(config)
+    judged = ["part=validation", "baselines=[]", "examples=0", "slices=[]", "cutoffs=[5]"]
+    both = [f"run={five}", f"compare=[{members[0]}]", f"output_dir={tmp_path / 'report'}"]
+    printed = capsys.readouterr().out
+    report = evaluate(cast(EvaluateConfig, compose("evaluate", [*both, *judged])))
+    together, own = (system["metrics"]["ndcg@5"]["mean"] for system in report["systems"])
+    assert together > own
+    assert "ndcg@5" in printed
+    assert f"{together:.4f}" in printed  # as evaluation counts it
+
+
 @pytest.mark.slow
 def test_it_is_exported_and_evaluated_without_its_members(blended: Path, tmp_path: Path) -> None:
     judged = [f"run={blended}", "baselines=[]", "examples=0"]

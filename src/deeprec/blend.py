@@ -48,7 +48,7 @@ def blend(config: BlendConfig) -> Path:
     prepared = _shared_folder(runs)
     if config.weights is not None:
         return written(output, runs, config.weights, prepared, config.seed)
-    weights = weighed(runs, prepared, config.validation_users)
+    weights = weighed(runs, prepared, config.validation_users, config.cutoff)
     if (best := the_only(weights)) is not None:
         raise ConfigError(
             f"{runs[best].path} alone is as good on validation as any blend of these; use it"
@@ -63,8 +63,14 @@ def refuse_twice(paths: Sequence[str]) -> None:
             raise ConfigError(f"runs: {path} stands there twice; name each run once")
 
 
-def weighed(runs: Sequence[Run], prepared: Prepared, validation_users: int) -> Weights:
+def weighed(
+    runs: Sequence[Run], prepared: Prepared, validation_users: int, cutoff: int = CUTOFF
+) -> Weights:
     """The weights that are best on validation; of one run alone, where that is as good.
+
+    Args:
+        validation_users: so many at most.
+        cutoff: k of the ndcg@k that they are best by.
 
     Raises:
         DataError: nobody is left to validate on.
@@ -73,10 +79,10 @@ def weighed(runs: Sequence[Run], prepared: Prepared, validation_users: int) -> W
         prepared.num_items, members=[run.model for run in runs], weights=[1.0] * len(runs)
     )
     together.join()
-    score = cache(tried(together, prepared, validation_users))
+    score = cache(tried(together, prepared, validation_users, cutoff))
     weights = climbed(score, len(runs))
     alone = [score(_only(index, len(runs))) for index in range(len(runs))]
-    _show(runs, weights, alone, score(weights))
+    _show(runs, weights, alone, score(weights), cutoff)
     if max(alone) >= score(weights):
         return _only(int(np.argmax(alone)), len(runs))
     return weights
@@ -113,11 +119,13 @@ def _only(index: int, num_members: int) -> Weights:
     return tuple(1.0 if other == index else 0.0 for other in range(num_members))
 
 
-def _show(runs: Sequence[Run], weights: Weights, alone: Sequence[float], together: float) -> None:
+def _show(
+    runs: Sequence[Run], weights: Weights, alone: Sequence[float], together: float, cutoff: int
+) -> None:
     table = Table(title="Chosen on validation", caption="weights were chosen on these users")
     table.add_column("run", overflow="fold")
     table.add_column("weight", justify="right")
-    table.add_column(f"ndcg@{CUTOFF}", justify="right")
+    table.add_column(f"ndcg@{cutoff}", justify="right")
     for run, weight, score in zip(runs, weights, alone, strict=True):
         table.add_row(str(run.path), f"{weight:.2f}", f"{score:.4f}")
     table.add_row("blend", "", f"{together:.4f}", style="bold")

@@ -96,7 +96,8 @@ class BlendConfig:
     runs: list[str] = MISSING  # run folders; they are not changed, and not needed afterwards
     output_dir: str = MISSING  # the run folder of the blend, new or empty
     weights: list[float] | None = None  # of each run; null: those that are best on validation
-    validation_users: int = 3000  # users on whom weights are chosen; the holdout is not read
+    cutoff: int = 100  # weights are best by ndcg of lists of this length, on validation
+    validation_users: int = 10000  # users on whom weights are chosen; the holdout is not read
     seed: int = 1  # of the run that is written
 
     def mistakes(self) -> Iterator[str]:
@@ -104,7 +105,7 @@ class BlendConfig:
             yield f"runs: expected two or more, got {self.runs}"
         if self.weights is not None:
             yield from _weights(self.weights, len(self.runs))
-        yield from _at_least(1, self, "validation_users")
+        yield from _at_least(1, self, "cutoff", "validation_users")
         yield from _seed(self.seed)
 
 

@@ -9,20 +9,19 @@ from lightning.fabric.utilities.apply_func import move_data_to_device
 from deeprec import disk, folder
 from deeprec.blend import the_only, weighed, written
 from deeprec.choosing import chosen
-from deeprec.config import TrainConfig
+from deeprec.config import BlendConfig, TrainConfig
 from deeprec.console import console
 from deeprec.data.store import Prepared
 from deeprec.errors import ConfigError, IntegrityError, Interrupted
 from deeprec.model.auto import Auto
 from deeprec.model.blend import Blend
-from deeprec.part import called, find, instantiate
+from deeprec.part import called, find
 from deeprec.resumed import freed
 from deeprec.schema import Part
 from deeprec.trainer import checkpoint, launcher, replay
 from deeprec.trainer.asked_again import refuse_another
 from deeprec.trainer.callback import Watch
 from deeprec.trainer.environment import other_versions
-from deeprec.trainer.loop import Loop
 from deeprec.trainer.module import Training
 from deeprec.trainer.run import (
     RunFolder,
@@ -115,9 +114,8 @@ def _together(
             raise
     console.print(f"\nthe {len(runs)} together")
     weights: Sequence[float] = [1.0 / len(runs)] * len(runs)
-    loop: Loop = instantiate(configs[0].trainer)
     if len(prepared.judged_users("validation")):
-        weights = weighed(runs, prepared, loop.validation_users or prepared.num_users)
+        weights = weighed(runs, prepared, BlendConfig.validation_users)
     if (best := the_only(weights)) is not None:
         console.print(f"{runs[best].path.name} alone is as good as any blend of these")
         folder.place(runs[best].path, output)

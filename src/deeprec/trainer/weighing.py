@@ -18,10 +18,9 @@ from deeprec.metric.ranking import FloatArray, ndcg
 from deeprec.model.blend import Blend, scores_at
 from deeprec.model.rank import seen_if
 from deeprec.model.topk import top_k
-from deeprec.trainer.validation import CUTOFF
 
 BATCH_USERS = 256
-RANKED = 200  # items that each member puts forward
+SPARE = 100  # items that each member puts forward beside as many as a list has
 STEPS = (0.2, 0.1, 0.05)  # by which weight goes from one member to another
 
 Weights = tuple[float, ...]
@@ -35,17 +34,19 @@ class Candidates:
     items_BC: Tensor  # int64, distinct inside a user; -1: none
     scores_NBC: Tensor  # float32, of each of N members, over their spread; 0 beside -1
 
-    def ndcg(self, weights: Weights) -> FloatArray:
+    def ndcg(self, weights: Weights, cutoff: int) -> FloatArray:
         """Of each user by the weighted sum; NaN where nothing was taken."""
         scores_BC = torch.tensordot(torch.tensor(weights), self.scores_NBC, 1)
         scores_BC.masked_fill_(self.items_BC < 0, float("-inf"))
-        best_BK = scores_BC.topk(min(CUTOFF, scores_BC.shape[1]), dim=1).indices
+        best_BK = scores_BC.topk(min(cutoff, scores_BC.shape[1]), dim=1).indices
         assert self.batch.target is not None
-        return ndcg(Hits.of(self.items_BC.gather(1, best_BK), self.batch.target), CUTOFF)
+        return ndcg(Hits.of(self.items_BC.gather(1, best_BK), self.batch.target), cutoff)
 
 
-def tried(model: Blend, prepared: Prepared, max_users: int) -> Callable[[Weights], float]:
-    """Validation ndcg@100 by weights, among the items that some member ranks high."""
+def tried(
+    model: Blend, prepared: Prepared, max_users: int, cutoff: int
+) -> Callable[[Weights], float]:
+    """Validation ndcg@cutoff by weights, among the items that some member ranks high."""
     judged = JudgedBatches(
         prepared,
         "validation",
@@ -61,17 +62,21 @@ def tried(model: Blend, prepared: Prepared, max_users: int) -> Callable[[Weights
     found: list[Candidates] = []
     with progress("asking the runs about validation", len(judged.users), "users") as advance:
         for batch in judged:
-            found.append(_candidates(model, batch, judged.exclude_seen))
+            found.append(_candidates(model, batch, judged.exclude_seen, cutoff + SPARE))
             advance(batch.num_users)
-    return lambda weights: float(np.nanmean(np.concatenate([one.ndcg(weights) for one in found])))
+
+    def score(weights: Weights) -> float:
+        return float(np.nanmean(np.concatenate([one.ndcg(weights, cutoff) for one in found])))
+
+    return score
 
 
 @torch.no_grad()
-def _candidates(model: Blend, batch: Batch, exclude_seen: bool) -> Candidates:
+def _candidates(model: Blend, batch: Batch, exclude_seen: bool, ranked: int) -> Candidates:
     seen = seen_if(exclude_seen, batch)
     alone = model.standardised(batch)
-    ranked = [top_k(said, table, model.item_bias, RANKED, *seen)[0] for said, table in alone]
-    items_BC = torch.cat(ranked, 1).sort(1).values
+    lists = [top_k(said, table, model.item_bias, ranked, *seen)[0] for said, table in alone]
+    items_BC = torch.cat(lists, 1).sort(1).values
     again_BC = items_BC.diff(dim=1, prepend=items_BC[:, :1] - 1) == 0
     items_BC.masked_fill_(again_BC, -1)
     scores_NBC = torch.stack([scores_at(said, table, items_BC) for said, table in alone])
@@ -97,7 +102,7 @@ def climbed(score: Callable[[Weights], float], num_members: int) -> Weights:
                     moved = _moved(best, giver, taker, step)
                     if score(moved) > top:
                         best, top, gained = moved, score(moved), True
-                        shown.update(f"choosing weights: ndcg@{CUTOFF} {top:.4f} so far")
+                        shown.update(f"choosing weights: {top:.4f} so far")
     return best
 
 
