@@ -146,6 +146,21 @@ def test_what_is_said_besides_auto_holds(prepared: Path, tmp_path: Path) -> None
     assert chosen(named, opened) == [named]
 
 
+def test_what_is_said_holds_where_it_is_the_default_too(prepared: Path, tmp_path: Path) -> None:
+    opened = Prepared(prepared)
+    plain = compose("train", [f"prepared={prepared}", "output_dir=x"])
+    assert isinstance(plain, TrainConfig)
+    usual = plain.trainer["max_epochs"]
+    (silent,) = chosen(config(prepared, tmp_path), opened)
+    assert silent.trainer["max_epochs"] != usual
+    words = (f"trainer.max_epochs={usual}", "loss=softmax")
+    (picked,) = chosen(config(prepared, tmp_path, *words), opened)
+    assert picked.trainer == {**silent.trainer, "max_epochs": usual}
+    assert picked.loss == plain.loss != silent.loss
+    assert picked.target == silent.target
+    assert picked.optimizer == silent.optimizer
+
+
 def test_several_processes_train_only_what_is_trained(tmp_path: Path) -> None:
     opened = Prepared(small_shop.make(tmp_path / "prepared", repeats=False))
     given = chosen(config(opened.path, tmp_path / "run", "trainer.processes=2"), opened)

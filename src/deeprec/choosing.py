@@ -1,5 +1,6 @@
 """`model=auto`: the config of a run whose model is chosen by the data."""
 
+from collections.abc import Set
 from dataclasses import replace
 from typing import Any
 
@@ -8,7 +9,6 @@ from deeprec.console import console
 from deeprec.data.store import SECONDS_PER_DAY, Prepared
 from deeprec.model.auto import Auto, Shape
 from deeprec.part import find, instantiate
-from deeprec.schema import Part
 
 PARTS = ("loss", "optimizer", "target", "trainer")
 
@@ -16,30 +16,44 @@ PARTS = ("loss", "optimizer", "target", "trainer")
 def chosen(config: TrainConfig, prepared: Prepared) -> list[TrainConfig]:
     """The same config where it names its model; else those that the prepared folder calls for.
 
-    Whatever the config says otherwise than the defaults do is kept. Several are meant to be
-    trained one after the other and blended.
+    Whatever a person said is kept, and what the config says otherwise than the defaults do. Several
+    are meant to be trained one after the other and blended.
 
     Raises:
         ConfigError: what is kept does not fit what was chosen.
     """
     if find(config.model["_target_"]) is not Auto:
         return [config]
-    choice = instantiate(config.model).choose(shape_of(prepared))
+    auto: Auto = instantiate(config.model)
+    choice = auto.choose(shape_of(prepared))
     console.print(f"experiment=auto: {choice.why}", soft_wrap=True)
     models = [choice.words, *choice.beside]
     for words in models:
         console.print(f"as by {' '.join(words)}", soft_wrap=True)
     place = [f"prepared={prepared.path}", "output_dir=unused"]
     defaults = compose("train", place)
-    return [_picked(config, defaults, compose("train", [*place, *words])) for words in models]
+    return [
+        _picked(config, auto.told, defaults, compose("train", [*place, *words])) for words in models
+    ]
 
 
-def _picked(config: TrainConfig, defaults: VerbConfig, picked: VerbConfig) -> TrainConfig:
+def _picked(
+    config: TrainConfig, told: Set[str], defaults: VerbConfig, picked: VerbConfig
+) -> TrainConfig:
     assert isinstance(picked, TrainConfig)
-    merged: dict[str, Any] = {
-        name: _merged(getattr(config, name), getattr(defaults, name), getattr(picked, name))
-        for name in PARTS
-    }
+
+    def merged_part(name: str) -> dict[str, Any]:
+        given, default = getattr(config, name), getattr(defaults, name)
+        if name in told or given["_target_"] != default["_target_"]:
+            return dict(given)
+        said = {
+            key: value
+            for key, value in given.items()
+            if f"{name}.{key}" in told or default.get(key) != value
+        }
+        return {**getattr(picked, name), **said}
+
+    merged: dict[str, Any] = {name: merged_part(name) for name in PARTS}
     if is_solved(picked.model):  # by one process, whatever trains the others
         merged["trainer"] = {**merged["trainer"], "processes": 1}
     config = replace(config, model=picked.model, **merged)
@@ -59,10 +73,3 @@ def shape_of(prepared: Prepared) -> Shape:
         training_days=None if period is None else (period[1] - period[0]) / SECONDS_PER_DAY,
         judged_days=None if starts is None or ends is None else (ends - starts) / SECONDS_PER_DAY,
     )
-
-
-def _merged(given: Part, default: Part, picked: Part) -> dict[str, Any]:
-    if given["_target_"] != default["_target_"]:
-        return given
-    said = {key: value for key, value in given.items() if default.get(key) != value}
-    return {**picked, **said}

@@ -338,7 +338,7 @@ def compose(verb: str, words: Sequence[str] = (), *, config_dir: Path | None = N
     assert config is not None  # or there was a mistake
     if isinstance(config, SweepConfig):
         return _whole_sweep(config, own, handed_on, config_dir)
-    return _without_defaults(config, overrides)
+    return _knowing_words(_without_defaults(config, overrides), overrides)
 
 
 def _parted(words: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -471,6 +471,14 @@ def _without_defaults(config: VerbConfig, overrides: Sequence[str]) -> VerbConfi
     if not isinstance(config, TrainConfig) or not resumed.goes_on(config.resume):
         return config
     return replace(config, trainer=resumed.told(config.trainer, overrides))
+
+
+def _knowing_words(config: VerbConfig, overrides: Sequence[str]) -> VerbConfig:
+    """A model that the data choose is told which settings the command itself gives."""
+    if isinstance(config, TrainConfig) and hasattr(part.find(config.model["_target_"]), "told"):
+        told = [override.key_of(one) for one in overrides]
+        return replace(config, model={**config.model, "told": told})
+    return config
 
 
 def group_defaults(verb: str) -> dict[str, str | None]:

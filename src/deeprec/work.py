@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from deeprec import disk
+from deeprec.batch import Batch
 from deeprec.config import TrainConfig, is_solved, refuse, to_dict
 from deeprec.console import console
 from deeprec.data.datamodule import DataModule, pinned
@@ -136,10 +137,20 @@ class Work:
         keeper.saver.refuse_without_room(self.learner)
         with keeper.listening():
             if isinstance(self.learner, Training):
+                self._begin(self.learner)
                 with self._joined(self.learner):
                     self.loop.fit(self.learner, self.data, keeper)
             else:
                 self.learner.fit(known_users(self.prepared, "validation"), keeper)
+
+    def _begin(self, training: Training) -> None:
+        """Lets the model see all histories before its first step, if it wants to."""
+        begin: Callable[[Batch, torch.Generator], None] | None
+        begin = getattr(training.model, "begin", None)
+        if begin is not None and training.progress.step == 0:
+            draw = torch.Generator().manual_seed(self.config.seed)
+            with console.status("looking at all histories"):
+                begin(known_users(self.prepared, "validation"), draw)
 
     def follow(self, place: Path) -> None:
         """Trains along, in a process that another one began, until that one ends it.
@@ -365,7 +376,7 @@ class Work:
         loss = self._new_loss(part, model, None)
         users = self.data.training.users_of_batch
         negatives: Negatives | None = getattr(loss, "negatives", None)
-        return memory.plan(
+        lines = memory.plan(
             model,
             instantiate(self.config.optimizer),
             batch_users=users,
@@ -384,6 +395,11 @@ class Work:
             device=self.device.name,
             processes=self.loop.processes,
         )
+        begin_bytes: Callable[[int, int], int] | None = getattr(model, "begin_bytes", None)
+        if begin_bytes is not None:
+            lengths = self.data.training.lengths
+            lines += memory.begin_plan(begin_bytes(len(lengths), int(lengths.sum())))
+        return lines
 
     def _ways(self, has_gram_items: bool = False) -> memory.Ways:
         """Settings that this model, loss and trainer have."""

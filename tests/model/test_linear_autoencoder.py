@@ -19,6 +19,7 @@ from deeprec.loss.cosine import Cosine
 from deeprec.model.linear_autoencoder import LinearAutoencoder
 from deeprec.train import train
 from deeprec.trainer.optimizer import Adam, Sgd
+from deeprec.trainer.run import open_run
 from largest_tensor import LargestTensor
 from recommender_contract import NUM_ITEMS, USERS, RecommenderContract, batch
 
@@ -157,6 +158,28 @@ def test_wrong_settings_are_refused(arguments: dict[str, float], message: str) -
         LinearAutoencoder(3, **arguments)  # type: ignore[arg-type]
 
 
+def test_rows_begin_at_the_singular_vectors_of_numpy() -> None:
+    """Up to a turn, which no score sees, and at the lengths that they are kept at."""
+    width = 3
+    model = LinearAutoencoder(NUM_ITEMS, popularity=POPULARITY, width=width, output_power=0.25)
+    before = model.item_weight.detach().clone()
+    draw = torch.Generator().manual_seed(3)
+    taken = torch.rand(40, NUM_ITEMS - 1, generator=draw).argsort(1)[:, :4]  # the last: by nobody
+    rows = Jagged(taken.sort(1).values.flatten(), torch.arange(41) * 4)
+    model.begin(Batch(torch.arange(40), rows), torch.Generator().manual_seed(0))
+    had = torch.zeros(40, NUM_ITEMS, dtype=torch.float64)
+    had.scatter_(1, taken, 1.0)
+    popularity = had.sum(0).clamp(min=1.0)
+    _, values, vectors = torch.linalg.svd(had / 2.0 / popularity.sqrt())  # 4 ** 0.5 = 2
+    wanted = vectors[:width].T * values[:width].sqrt()
+    alike = functional.normalize(wanted[:-1]) @ functional.normalize(wanted[:-1]).T
+    found = functional.normalize(model.item_weight.detach().double())
+    torch.testing.assert_close(found[:-1] @ found[:-1].T, alike, atol=2e-2, rtol=0)
+    lengths = torch.linalg.vector_norm(model.item_weight.detach().double(), dim=1)
+    torch.testing.assert_close(lengths, power(0.25), atol=0, rtol=1e-5)
+    torch.testing.assert_close(model.item_weight[-1].detach(), before[-1])
+
+
 def settings(prepared: Path, run: Path, *words: str) -> config.TrainConfig:
     small = (
         "model.width=8",
@@ -194,3 +217,18 @@ def test_it_trains_evaluates_and_exports_what_was_evaluated(
         bundle=str(bundle), prepared=str(prepared), output_dir=str(tmp_path / "r"), cutoffs=[5]
     )
     assert standin.of_lists(evaluate(judged)) == standin.of_lists(evaluated)
+
+
+def test_a_warm_start_is_ahead_of_a_random_one_and_the_same_each_time(
+    prepared: Path, tmp_path: Path
+) -> None:
+    def weights(name: str, *words: str) -> tuple[Tensor, float]:
+        run = train(settings(prepared, tmp_path / name, "trainer.max_epochs=1", *words))
+        opened = open_run(run)
+        assert opened.checkpoint.score is not None
+        return opened.model.item_weight.detach(), opened.checkpoint.score
+
+    warm, score = weights("warm")
+    again, _ = weights("again")
+    assert torch.equal(warm, again)
+    assert score > weights("cold", "model.warm_start=false")[1]

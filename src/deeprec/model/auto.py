@@ -11,7 +11,7 @@ NEAREST = 200_000  # items each of which may still be predicted by its nearest
 PAIRS = 10**8  # of a user and an item, all of which a variational autoencoder scores in minutes
 BESIDE = "; models that err differently are trained beside it, for several are better than any"
 LARGE_CATALOG = 500_000  # items from which the Gram matrix of a linear model is kept, not made anew
-STEPS = 120  # of a linear model, at least
+STEPS = 72  # of a linear model that begins at singular vectors, at least
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,20 @@ class Auto:
     where users and items are few also a variational autoencoder, and blended by weights that are
     chosen on validation. docs/models.md has the figures that this rests on.
 
+    Args:
+        told: settings that a person gave, such as `trainer.max_epochs`: they hold whatever is
+            chosen, also where they say what the defaults say.
+
     Example:
         >>> small = Shape(900, 500, 20_000, False, None, None)
         >>> Auto().choose(small).words
-        ['experiment=linear', 'model.width=256', 'trainer.batch_users=75', 'trainer.max_epochs=10']
+        ['experiment=linear', 'model.width=256', 'trainer.batch_users=75', 'trainer.max_epochs=6']
     """
+
+    told: frozenset[str] = frozenset()
+
+    def __init__(self, *, told: Sequence[str] = ()) -> None:
+        self.told = frozenset(told)
 
     def choose(self, shape: Shape) -> Choice:
         """The words for data of this shape."""
@@ -85,7 +94,7 @@ class Auto:
 
     def _linear(self, shape: Shape) -> Choice:
         batch = max(32, min(512, shape.num_users // 12))
-        epochs = max(5, min(10, -(-STEPS * batch // max(shape.num_users, 1))))
+        epochs = max(4, min(6, -(-STEPS * batch // max(shape.num_users, 1))))
         width = 256  # on MovieLens-1M, validation ndcg@100 is .317 with it, .311 with twice as much
         words = ["experiment=linear"]
         if shape.num_items > LARGE_CATALOG:

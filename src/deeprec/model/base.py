@@ -79,7 +79,9 @@ class Trainable(Recommender, Protocol):
     """A recommender that a loss and an optimizer train, step by step.
 
     One that keeps something besides what is trained may have `begin_step(step)`, which is called
-    before each step, also by a process that has no user in it.
+    before each step, also by a process that has no user in it. One that need not begin at random
+    may have `begin(users, draw)`, which sees everybody's history before the first step of a run,
+    and `begin_bytes(num_users, num_events)`, which says what that takes beside the parameters.
     """
 
     def arrange(self, batch: Batch, draw: torch.Generator) -> Arranged:

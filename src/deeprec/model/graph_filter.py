@@ -14,7 +14,7 @@ from deeprec.model.item_to_item import FIT_BLOCK_PAIRS, strongest, taken_togethe
 from deeprec.model.neighbour_scores import NeighbourScores, on_the_product, with_own_items
 from deeprec.model.solved import SolvedModel, scaled_histories
 from deeprec.model.sparse_input import weighted_sum
-from deeprec.model.svd import SPARE_VECTORS, leading_vectors
+from deeprec.model.svd import leading_vectors, looking_bytes
 
 
 class GraphFilter(SolvedModel):
@@ -120,10 +120,8 @@ class GraphFilter(SolvedModel):
 
     def solving_bytes(self, num_users: int, num_events: int) -> int:
         """Blocks of pairs, neighbours while they are put together, and vectors on both sides."""
-        vectors = self.item_weight.shape[1] + SPARE_VECTORS
-        of_vectors = 4 * vectors * (num_users + 5 * self.num_items)
-        of_pairs = 24 * FIT_BLOCK_PAIRS + 24 * self.neighbours * self.num_items
-        return of_vectors + of_pairs + 40 * num_events
+        of_vectors = looking_bytes(self.item_weight, num_users, num_events)
+        return of_vectors + 24 * FIT_BLOCK_PAIRS + 24 * self.neighbours * self.num_items
 
 
 def _largest_products(scaled: sparse.csr_array, neighbours: int) -> sparse.csr_array:

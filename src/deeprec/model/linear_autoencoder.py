@@ -2,7 +2,8 @@
 
 A shallow one: no layers, no bias. Item i has a row `u_i` of unit length, a history is the sum of
 its rows, and an item is scored by its product with that sum. What is learned is which items lie
-close to each other, as in an item-to-item model whose V x V similarities have rank D.
+close to each other, as in an item-to-item model whose V x V similarities have rank D. The best rows
+under a squared error are singular vectors of all histories, so rows begin near these.
 
 Popularity enters twice, by powers that are settings: an item counts for less in a history the more
 popular it is, and is scored the higher.
@@ -10,13 +11,20 @@ popular it is, and is scored the higher.
 
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from deeprec.batch import Arranged, Asked, Batch, Encoded, Jagged, Task, with_transposition
 from deeprec.model.history import History, HistoryWeighting, aggregate, history_weights
 from deeprec.model.repeat import without_repeat
+from deeprec.model.solved import scaled_histories
 from deeprec.model.sparse_input import HISTORY, sparse_gradient_bag, weighted_sum
+from deeprec.model.svd import leading_vectors, looking_bytes
+
+WARM_ITERATIONS = 3  # training finds the rest
+WARM_POWER = 0.5  # by which events of long histories and popular items weigh less
+SMALLEST = 1e-6  # length below which singular vectors say nothing of an item
 
 
 class LinearAutoencoder(nn.Module):
@@ -38,6 +46,7 @@ class LinearAutoencoder(nn.Module):
         output_power: scores are multiplied by `popularity ** output_power`.
         history_weighting: weight of each distinct item of a history, as of `Autoencoder`.
         fade_days: days after which an event counts 1/e in `decayed`.
+        warm_start: whether rows begin at singular vectors of all histories, not at random.
 
     Raises:
         ValueError: width is below 1, or fade_days not above 0.
@@ -70,6 +79,7 @@ class LinearAutoencoder(nn.Module):
         output_power: float = 0.2,
         history_weighting: HistoryWeighting = "binary",
         fade_days: float = 90.0,
+        warm_start: bool = True,
     ) -> None:
         super().__init__()
         if width < 1:
@@ -78,6 +88,7 @@ class LinearAutoencoder(nn.Module):
             raise ValueError(f"fade_days must be above 0, got {fade_days}")
         self.num_items = num_items
         self.history_weighting, self.fade_days = history_weighting, fade_days
+        self.warm_start = warm_start
         self.register_buffer("input_scale_V", _powers(popularity, num_items, -input_power))
         self.register_buffer("row_length_V", _powers(popularity, num_items, output_power))
         rows_VD = torch.randn(num_items, width)
@@ -96,6 +107,37 @@ class LinearAutoencoder(nn.Module):
         history = aggregate(items_N, offsets_B1, ages_N, self.num_items, self.fade_days)
         items = Jagged(history.items_M, history.offsets_B1, self._weights(history))
         return without_repeat(self._hidden(items))
+
+    @torch.no_grad()
+    def begin(self, users: Batch, draw: torch.Generator) -> None:
+        """Turns rows to the singular vectors of these histories; see `Trainable`.
+
+        Of an item, each vector counts by the root of its singular value, as if both sides of a
+        factorisation had their share of it. An item that no vector knows keeps its random row.
+        """
+        if not self.warm_start:
+            return
+        scaled, _ = scaled_histories(
+            users,
+            self.num_items,
+            self.history_weighting,
+            self.fade_days,
+            user_power=WARM_POWER,
+            item_power=WARM_POWER,
+        )
+        vectors_VD = leading_vectors(scaled, self.item_weight.shape[1], draw, WARM_ITERATIONS)
+        vectors_VD *= np.sqrt(np.linalg.norm(scaled @ vectors_VD, axis=0))
+        rows_VD = torch.from_numpy(vectors_VD).to(self.item_weight.device)
+        lengths_V1 = torch.linalg.vector_norm(rows_VD, dim=1, keepdim=True)
+        known_V1 = lengths_V1 > SMALLEST
+        rows_VD *= self.row_length_V[:, None] / lengths_V1.clamp(min=SMALLEST)
+        self.item_weight.copy_(torch.where(known_V1, rows_VD, self.item_weight))
+
+    def begin_bytes(self, num_users: int, num_events: int) -> int:
+        """What `begin` takes; see `Trainable`."""
+        if not self.warm_start:
+            return 0
+        return looking_bytes(self.item_weight, num_users, num_events)
 
     def arrange(self, batch: Batch, draw: torch.Generator) -> Arranged:
         """Aggregates histories; see `Recommender.arrange`. Nothing is drawn."""

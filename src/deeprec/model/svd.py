@@ -16,7 +16,7 @@ from deeprec.model.solved import SolvedModel, scaled_histories
 from deeprec.model.sparse_input import weighted_sum
 
 SPARE_VECTORS = 32  # searched beside those that are kept, so that the last of these settle too
-ITERATIONS = 8
+ITERATIONS = 8  # enough for vectors that are the answer
 
 
 class Svd(SolvedModel):
@@ -114,23 +114,29 @@ class Svd(SolvedModel):
         yield float("nan")
 
     def solving_bytes(self, num_users: int, num_events: int) -> int:
-        """Vectors on both sides, and the histories as a matrix."""
-        vectors = self.item_weight.shape[1] + SPARE_VECTORS
-        return 4 * vectors * (num_users + 5 * self.num_items) + 40 * num_events
+        """What looking for the directions takes."""
+        return looking_bytes(self.item_weight, num_users, num_events)
+
+
+def looking_bytes(item_weight_VD: Tensor, num_users: int, num_events: int) -> int:
+    """What `leading_vectors` takes: vectors on both sides, and the histories as a matrix."""
+    num_items, width = item_weight_VD.shape
+    return 4 * (width + SPARE_VECTORS) * (num_users + 5 * num_items) + 40 * num_events
 
 
 def leading_vectors(
-    matrix: sparse.csr_array, width: int, draw: torch.Generator
+    matrix: sparse.csr_array, width: int, draw: torch.Generator, iterations: int = ITERATIONS
 ) -> npt.NDArray[np.float32]:
     """float32 [V, D], orthonormal columns: the right singular vectors of the largest values.
 
-    Columns beyond the rank of the matrix are zero.
+    Columns beyond the rank of the matrix are zero. The fewer iterations, the more of the vectors
+    beyond is in the last of them.
     """
     num_items = matrix.shape[1]
     start = torch.randn(num_items, min(width + SPARE_VECTORS, num_items), generator=draw)
     turned = matrix.T.tocsr()
     basis = np.linalg.qr(start.numpy())[0]
-    for _ in range(ITERATIONS):
+    for _ in range(iterations):
         basis = np.linalg.qr(turned @ (matrix @ basis))[0]
     projected = matrix @ basis
     squares, turn = np.linalg.eigh((projected.T @ projected).astype(np.float64))

@@ -107,6 +107,15 @@ def plan(
     return lines if processes == 1 or device != "cpu" else [*_times(lines, processes)]
 
 
+def begin_plan(begin_bytes: int) -> list[Line]:
+    """What a model takes that looks at all histories before its first step."""
+    if not begin_bytes:
+        return []
+    return [
+        Line("a look at all histories, to begin with", begin_bytes, ("model.warm_start=false",))
+    ]
+
+
 def solving_plan(model: Any, num_users: int, num_events: int, ways: Ways = Ways()) -> list[Line]:
     """What a model takes that is solved, and what solving it does.
 
