@@ -63,6 +63,8 @@ class TrainConfig:
     weighting: OptionalPart = None
     compatibility: Literal["none", "dsstne"] = "none"  # dsstne: its conventions, of model=layered
     user_weights: bool = True  # count users in the loss as the prepared folder weighs them, if so
+    item_attributes: list[str] = field(default_factory=list)  # items that share a value are alike
+    item_attribute_weight: float = 1.0  # what each such value counts, where a user counts 1
     trainer: Part = MISSING
     logger: Part = MISSING
 
@@ -75,6 +77,8 @@ class TrainConfig:
             if getattr(self, name) == "":
                 yield f"{name}: names nothing; give {name}=FOLDER, or leave {name} out"
         yield from _seed(self.seed)
+        if not 0.0 < self.item_attribute_weight < float("inf"):
+            yield f"item_attribute_weight: must be above 0, got {self.item_attribute_weight}"
         if not is_solved(self.model):
             for name in ("loss", "optimizer", "target"):
                 if getattr(self, name) is None:

@@ -17,6 +17,7 @@ from deeprec import disk
 from deeprec.batch import Batch
 from deeprec.config import TrainConfig, is_solved, refuse, to_dict
 from deeprec.console import console
+from deeprec.data.attribute_histories import AttributeHistories
 from deeprec.data.datamodule import DataModule, pinned
 from deeprec.data.dataset import Batches, JudgedBatches
 from deeprec.data.judge import known_users
@@ -80,10 +81,13 @@ class Work:
         target: Target = Reconstruct()
         if config.target is not None:
             target = instantiate(config.target)
-        self.data = _data(config, prepared, target, self.loop, self.group)
+        self.more = _attribute_histories(config, prepared)
+        self.data = _data(config, prepared, target, self.loop, self.group, self.more)
         self.learns_next = learns_next(config.model)
         self.facts = facts_of(prepared, self.data.training, self.learns_next)
         self.weighs_users = config.user_weights and prepared.user_weights is not None
+        if self.more is not None and self.more.weighs:
+            self.weighs_users = True
         self.learner: Training | Solving
         if self.solved:
             self._refuse_to_solve(told)
@@ -141,7 +145,7 @@ class Work:
                 with self._joined(self.learner):
                     self.loop.fit(self.learner, self.data, keeper)
             else:
-                self.learner.fit(known_users(self.prepared, "validation"), keeper)
+                self.learner.fit(self._histories(), keeper)
 
     def _begin(self, training: Training) -> None:
         """Lets the model see all histories before its first step, if it wants to."""
@@ -150,7 +154,14 @@ class Work:
         if begin is not None and training.progress.step == 0:
             draw = torch.Generator().manual_seed(self.config.seed)
             with console.status("looking at all histories"):
-                begin(known_users(self.prepared, "validation"), draw)
+                begin(self._histories(), draw)
+
+    def _histories(self) -> Batch:
+        """All that may be learned from at once."""
+        users = known_users(self.prepared, "validation")
+        if self.weighs_users and self.prepared.user_weights is not None:
+            users.user_weights = torch.from_numpy(self.prepared.user_weights)[users.user_rows]
+        return users if self.more is None else self.more.beside(users)
 
     def follow(self, place: Path) -> None:
         """Trains along, in a process that another one began, until that one ends it.
@@ -257,10 +268,18 @@ class Work:
                 " is solved reads all kinds as one history; leave target out and prepare one kind "
                 "(data.filters.kinds=[...]), or train a model by a loss"
             )
+        model = find(self.config.model["_target_"])
+        if getattr(model, "weighs_users", False):
+            return
+        if self.more is not None:
+            raise ConfigError(
+                f"item_attributes: {model.__name__} learns nothing from what is known of items; "
+                "leave them out, or use model=ease, sparse_ease, ials, svd or graph_filter"
+            )
         if self.weighs_users:
             raise ConfigError(
-                f"{self.prepared.path} weighs users, and a model that is solved counts all alike; "
-                "train a model by a loss, or give user_weights=false"
+                f"{self.prepared.path} weighs users, and {model.__name__} counts all alike; use "
+                "another model, or give user_weights=false"
             )
 
     def _new_solving(self) -> Solving:
@@ -268,6 +287,8 @@ class Work:
         with torch.device("meta"):
             model: Any = build_model(self.config.model, self.facts, None)
         users, events = len(self.data.training.users), int(self.data.training.lengths.sum())
+        if self.more is not None:
+            users, events = users + len(self.more), events + len(self.more.items)
         available = memory.available_bytes(torch.device("cpu"))
         lines = memory.solving_plan(model, users, events, self._ways())
         console.print(memory.show(lines, available))
@@ -347,13 +368,14 @@ class Work:
         loss = self._new_loss(part, model, None)
         assert self.config.optimizer is not None
         optimizer: Optimizer = instantiate(self.config.optimizer)
+        shows_target = self.data.training.target.shows_target and not self.learns_next
         linear = getattr(model, "linear", False)
         trained = Trained(
             num_items=self.facts.num_items,
             linear=linear,
             unit_rows=getattr(model, "unit_vectors", False),
             changed_by_input=kinds_of(model).tied
-            and (self.learns_next or not self.data.training.target.shows_target)
+            and not shows_target
             and getattr(model, "repeat", None) is None,
             num_tasks=2 if getattr(model, "reconstruction", 0.0) > 0.0 else 1,
             weighted=self.config.weighting is not None,
@@ -364,6 +386,12 @@ class Work:
         )
         found = loss.unfit(trained) if hasattr(loss, "unfit") else []
         found += [*unfit_weights(loss, trained), *unfit_engine(loss, trained)]
+        if self.more is not None and not shows_target:
+            found.append(
+                "item_attributes: items that share a value have no order and no times, so they are "
+                "learned from with target=reconstruct alone, by a model that reads no order; give "
+                "that, or leave item_attributes out"
+            )
         if self.group is not None:
             refuse_too_many(self.group.size, self.device.torch)
             holds_slopes = bool(optimizer.constraints.slopes(model))
@@ -376,11 +404,12 @@ class Work:
         loss = self._new_loss(part, model, None)
         users = self.data.training.users_of_batch
         negatives: Negatives | None = getattr(loss, "negatives", None)
+        beside = 0 if self.more is None else len(self.more.items) // len(self.data.training) + 1
         lines = memory.plan(
             model,
             instantiate(self.config.optimizer),
             batch_users=users,
-            batch_events=int(users * self.data.training.lengths.mean()),
+            batch_events=int(users * self.data.training.lengths.mean()) + beside,
             block_items=getattr(loss, "block_items", 8192),
             drawn_items=0 if negatives is None else negatives.count,
             draws_at_once=negatives is not None and not negatives.shared_targets,
@@ -461,6 +490,8 @@ class Work:
             f"{users:,} users to train on, {judged:,} to validate on, {self.facts.num_items:,} "
             f"items, {weights:,} weights"
         )
+        if self.more is not None:
+            console.print(self.more.told(), soft_wrap=True)
         if isinstance(self.learner, Solving):
             blended = isinstance(self.learner.model, Blend)
             why = "its members are trained" if blended else "this model is solved"
@@ -511,8 +542,24 @@ def _set_threads(loop: Loop) -> None:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // loop.processes))
 
 
+def _attribute_histories(config: TrainConfig, prepared: Prepared) -> AttributeHistories | None:
+    if not config.item_attributes:
+        return None
+    return AttributeHistories(
+        prepared,
+        config.item_attributes,
+        weight=config.item_attribute_weight,
+        weighs_users=config.user_weights,
+    )
+
+
 def _data(
-    config: TrainConfig, prepared: Prepared, target: Target, loop: Loop, group: Group | None
+    config: TrainConfig,
+    prepared: Prepared,
+    target: Target,
+    loop: Loop,
+    group: Group | None,
+    more: AttributeHistories | None,
 ) -> DataModule:
     training = Batches(
         prepared,
@@ -521,6 +568,7 @@ def _data(
         seed=config.seed,
         prefetch=loop.prefetch_batches,
         processes=loop.prefetch_processes,
+        more=more,
         rank=0 if group is None else group.rank,
         world=1 if group is None else group.size,
     )

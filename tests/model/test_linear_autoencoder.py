@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,23 @@ class TestLinearAutoencoder(RecommenderContract):
 class TestLinearAutoencoderOnDecayedHistories(RecommenderContract):
     def new_model(self) -> LinearAutoencoder:
         return LinearAutoencoder(NUM_ITEMS, width=4, history_weighting="decayed")
+
+
+def test_users_count_in_the_loss_what_they_are_told_to() -> None:
+    model = new_model()
+    [task] = model.tasks(model.arrange(given(), torch.Generator()))
+    loss = Cosine(NUM_ITEMS, row_length=model.row_length_V, exclude_self=True, block_items=7)
+
+    def counting(counts: list[float]) -> Tensor:
+        asked = replace(task.asked, user_weights=torch.tensor(counts))
+        return loss(task.encoded, task.item_weight_VD, task.item_bias_V, asked).detach()
+
+    number = len(USERS)
+    alone = [counting([float(a == b) for a in range(number)]) for b in range(number)]
+    counts = [0.5 + user for user in range(number)]
+    wanted = sum(count * one for count, one in zip(counts, alone, strict=True))
+    torch.testing.assert_close(counting(counts), torch.as_tensor(wanted))
+    torch.testing.assert_close(counting([1.0] * number), loss_of(model).detach())
 
 
 def power(exponent: float) -> Tensor:

@@ -2,6 +2,8 @@
 
 import itertools
 import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -237,6 +239,33 @@ def test_too_small_an_l2_is_an_error_with_a_way_out(kind: type[Ease] | type[Spar
     with pytest.raises(NonFiniteError, match="l2 of 1 or more"):
         solved(kind(3, l2=1e-12, dropout=0.0), twins)
     solved(kind(3, l2=1.0, dropout=0.0), twins)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        partial(Ease, l2=2.0, input_power=0.3),
+        partial(SparseEase, neighbours=3, l2=2.0, input_power=0.3),
+        partial(GraphFilter, width=3, neighbours=4),
+        partial(Svd, width=3),
+        partial(Ials, width=4, l2=0.05, tolerance=1e-6),
+    ],
+)
+def test_a_user_of_weight_three_is_as_three_users(
+    taken: np.ndarray, kind: Callable[[int], Solvable]
+) -> None:
+    counts = np.random.default_rng(5).integers(1, 4, len(taken))
+    copied, weighed = users_of(np.repeat(taken, counts, axis=0)), users_of(taken)
+    weighed.user_weights = torch.from_numpy(counts).float()
+    said, asked = [], users_of(taken).history
+    for users in (copied, weighed):
+        torch.manual_seed(1)
+        model = kind(V)
+        solved(model, users, passes=25 if isinstance(model, Ials) else 1)
+        encoded = model.encode(asked.values, asked.offsets, torch.zeros(0), {})
+        said.append(scores(model, encoded))
+    torch.testing.assert_close(said[0], said[1], atol=1e-3, rtol=0)
+    assert said[0].abs().max() > 0.1
 
 
 def dense_loss(taken: torch.Tensor, users: torch.Tensor, model: Ials) -> torch.Tensor:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 
 from deeprec.batch import Batch, Jagged
+from deeprec.data.attribute_histories import AttributeHistories
 from deeprec.data.grouping import Grouping
 from deeprec.data.judge import attributes_of, distinct, judged_batch, without_seen
 from deeprec.data.makers import Makers, Place
@@ -35,6 +36,7 @@ class Batches:
             from a generator of its own for each batch. None: nothing.
         receive: what is then made of it in this process, in a thread beside this one. None:
             nothing.
+        more: histories that are learned from beside those of users, each once an epoch.
         rank: this process, in [0, world).
         world: processes that share the users.
     """
@@ -50,12 +52,13 @@ class Batches:
         processes: int = 0,
         finish: Callable[[Batch, torch.Generator], Any] | None = None,
         receive: Callable[[Any], Any] | None = None,
+        more: AttributeHistories | None = None,
         rank: int = 0,
         world: int = 1,
     ) -> None:
         self.prepared, self.target, self.grouping = prepared, target, grouping
         self.prefetch, self.processes = prefetch, processes
-        self.finish, self.receive = finish, receive
+        self.finish, self.receive, self.more = finish, receive, more
         self.seed, self.rank, self.world = seed, rank, world
         self.users = prepared.training_users()
         self._lengths = prepared.parts["train"].lengths
@@ -132,6 +135,8 @@ class Batches:
     def _made(self, place: Place) -> Any:
         epoch, position = place
         batch = self.batch(epoch, position)
+        if self.more is not None:
+            batch = self.more.beside(batch, self._share(epoch, position))
         if self.finish is None:
             return batch
         entropy = [self.seed, epoch, position * self.world + self.rank]
@@ -149,6 +154,14 @@ class Batches:
     def _after(self, place: Place) -> Place:
         epoch, position = place
         return (epoch + 1, 0) if position + 1 == len(self) else (epoch, position + 1)
+
+    def _share(self, epoch: int, position: int) -> npt.NDArray[np.int64]:
+        """Which of the further histories stand beside this batch: all of an epoch have them all."""
+        assert self.more is not None
+        order = np.random.default_rng([self.seed, epoch, 1]).permutation(len(self.more))
+        place, places = position * self.world + self.rank, len(self) * self.world
+        first, last = (len(order) * np.array([place, place + 1])) // places
+        return np.sort(order[first:last])
 
     def _plan_epoch(
         self, epoch: int

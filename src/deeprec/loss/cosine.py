@@ -40,6 +40,7 @@ class Cosine(nn.Module):
     """
 
     log_odds = False  # scores are the targets themselves
+    weighs_users = True
     weighs_targets = False  # their weights are what scores should be, not what missing them costs
     scale_V: Tensor | None
 
@@ -131,4 +132,6 @@ class Cosine(nn.Module):
         lengths_B = (squares_B.clamp(min=SMALLEST) * length_B.clamp(min=SMALLEST)).sqrt()
         has_target = rows.offsets.diff() > 0
         loss_B = (2.0 - 2.0 * inner_B / lengths_B) * has_target
+        if asked.user_weights is not None:
+            loss_B = loss_B * asked.user_weights
         return loss_B.sum() / has_target.sum().clamp(min=1)

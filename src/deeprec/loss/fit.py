@@ -68,7 +68,8 @@ def unfit_weights(loss: object, trained: Trained) -> list[str]:
 def unfit_engine(loss: object, trained: Trained) -> list[str]:
     """What keeps users from being weighed and slopes from being limited.
 
-    A loss that goes over the whole catalog by the engine, which does both, says `on_engine = True`.
+    A loss that goes over the whole catalog by the engine, which does both, says `on_engine = True`,
+    and another that multiplies the costs of users `weighs_users = True`.
     """
     found, name = [], type(loss).__name__
     on_engine = getattr(loss, "on_engine", False)
@@ -77,10 +78,10 @@ def unfit_engine(loss: object, trained: Trained) -> list[str]:
             "user_weights: a model that learns what comes next is asked at positions, which have "
             "no weights; use another model, or user_weights=false"
         )
-    elif trained.weighted_users and not on_engine:
+    elif trained.weighted_users and not (on_engine or getattr(loss, "weighs_users", False)):
         found.append(
             f"user_weights: {name} does not multiply the costs of users; use loss=softmax or "
-            "loss=marginal, or user_weights=false"
+            "loss=marginal, or user_weights=false and item_attribute_weight=1"
         )
     if trained.clipped_slopes and not on_engine:
         found.append(

@@ -65,6 +65,8 @@ class Ease(SolvedModel):
         powers are not in either: with all of them 0 and dropout 0 it is the first.
     """
 
+    weighs_users = True
+
     def __init__(
         self,
         num_items: int,
@@ -100,7 +102,7 @@ class Ease(SolvedModel):
 
     def solve(self, users: Batch, done: int, draw: torch.Generator) -> Iterator[float]:
         """Counts pairs and inverts; see `Solvable.solve`."""
-        scaled, popularity_V = scaled_histories(
+        scaled, popularity_V, num_events = scaled_histories(
             users,
             self.num_items,
             self.history_weighting,
@@ -109,7 +111,7 @@ class Ease(SolvedModel):
             item_power=self.input_power,
         )
         gram_VV = gram(scaled)
-        ridge_V = ridge(gram_VV.diagonal(), scaled.nnz, self.l2, self.dropout)
+        ridge_V = ridge(gram_VV.diagonal(), num_events, self.l2, self.dropout)
         gram_VV[np.diag_indices(self.num_items)] += ridge_V
         with console.status("inverting the matrix of item pairs"):
             weights_VV = torch.from_numpy(inverse(gram_VV))

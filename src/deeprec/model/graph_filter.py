@@ -57,6 +57,8 @@ class GraphFilter(SolvedModel):
         subspace iteration.
     """
 
+    weighs_users = True
+
     input_scale_V: Tensor
 
     def __init__(
@@ -101,7 +103,7 @@ class GraphFilter(SolvedModel):
 
     def solve(self, users: Batch, done: int, draw: torch.Generator) -> Iterator[float]:
         """Counts pairs and finds the directions; see `Solvable.solve`."""
-        scaled, popularity_V = scaled_histories(
+        scaled, popularity_V, _ = scaled_histories(
             users,
             self.num_items,
             self.history_weighting,

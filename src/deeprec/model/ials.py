@@ -39,7 +39,8 @@ class Ials(SolvedModel):
 
     one side after the other: a user's vector is the solution of D equations given the items,
     whether it was there in training or not. That is what `encode` computes, so that a new user
-    needs no training. The second sum is a [D, D] Gram matrix, whatever the catalog.
+    needs no training. The second sum is a [D, D] Gram matrix, whatever the catalog. Where users do
+    not count alike, one of weight k is as k users who had the same.
 
     No equation is written out. Both sides stand along the principal axes of the side that is held,
     where its Gram matrix is diagonal: the part of the equations that all rows share is solved by a
@@ -82,6 +83,7 @@ class Ials(SolvedModel):
         kept from pass to pass.
     """
 
+    weighs_users = True
     passes = None
     spectrum_D: Tensor  # of the items' Gram matrix, which is diagonal
     unobserved_weight: Tensor
@@ -140,35 +142,45 @@ class Ials(SolvedModel):
             weights_M,
             self.item_weight,
             self.unobserved_weight * self.spectrum_D,
-            self.ridge(history.offsets_B1.diff(), self.num_items),
+            self.ridge(history.offsets_B1.diff(), float(self.num_items)),
         )
         return without_repeat(solved_BD)
 
-    def ridge(self, lengths_B: Tensor, num_others: int) -> Tensor:
+    def ridge(self, lengths_B: Tensor, num_others: float) -> Tensor:
         """float32 [B]: what is added to the diagonal of each one's equations."""
-        occurs_B = lengths_B.float() + self.unobserved_weight * float(num_others)
+        occurs_B = lengths_B.float() + self.unobserved_weight * num_others
         return self.l2 * occurs_B.pow(self.frequency_power)
 
     def solve(self, users: Batch, done: int, draw: torch.Generator) -> Iterator[float]:
         """Users, then items, over and over; see `Solvable.solve`."""
         known = weighted_histories(users, self.num_items, self.history_weighting, self.fade_days)
-        device = self.item_weight.device
+        device, num_users = self.item_weight.device, users.num_users
         assert known.weights is not None
         of_users = Jagged(
             known.values.to(device), known.offsets.to(device), known.weights.to(device)
         )
-        of_items = _turned(of_users, self.num_items)
-        num_users = users.num_users
+        counts_B = torch.ones(num_users, device=device)
+        if users.user_weights is not None:
+            counts_B = users.user_weights.to(device)
+        of_items, had_V = _by_item(of_users, counts_B, self.num_items)
         self._fit_to(max(1.0, len(known.values) / max(num_users, 1)))
+        ridge_B = self.ridge(of_users.offsets.diff(), float(self.num_items))
+        ridge_V = self.ridge(had_V, float(counts_B.sum()))
         zeros = torch.zeros(num_users, self.width, device=device)
         while True:
             with console.status(f"pass {done + 1} over users and items"):
-                user_weight = self._side(zeros, of_users, self.item_weight, self.spectrum_D)
-                spectrum_D, axes_DD = principal_axes(user_weight)
+                user_weight = self._side(
+                    zeros, of_users, self.item_weight, self.spectrum_D, ridge_B
+                )
+                spectrum_D, axes_DD = principal_axes(user_weight * counts_B.sqrt()[:, None])
                 user_weight = user_weight @ axes_DD
                 start_VD = self.item_weight @ axes_DD
-                rows_VD = self._side(start_VD, of_items, user_weight, spectrum_D)
-                loss = self._loss(user_weight, rows_VD, of_users, of_items)
+                rows_VD = self._side(start_VD, of_items, user_weight, spectrum_D, ridge_V)
+                observed = _observed(rows_VD, of_items, user_weight)
+                all_pairs = float((rows_VD.square() @ spectrum_D).sum())
+                length = (counts_B * ridge_B) @ user_weight.square().sum(1)
+                length = length + ridge_V @ rows_VD.square().sum(1)
+                loss = observed + float(self.unobserved_weight) * all_pairs + float(length)
                 self._take(rows_VD)
             done += 1
             yield loss / max(num_users, 1)
@@ -194,7 +206,9 @@ class Ials(SolvedModel):
         self.item_weight.data.copy_(rows_VD @ axes_DD)
         self.spectrum_D.copy_(spectrum_D)
 
-    def _side(self, start_BD: Tensor, rows: Jagged, other_VD: Tensor, spectrum_D: Tensor) -> Tensor:
+    def _side(
+        self, start_BD: Tensor, rows: Jagged, other_VD: Tensor, spectrum_D: Tensor, ridge_B: Tensor
+    ) -> Tensor:
         assert rows.weights is not None
         return solve_rows(
             start_BD,
@@ -203,23 +217,17 @@ class Ials(SolvedModel):
             rows.weights,
             other_VD,
             self.unobserved_weight * spectrum_D,
-            self.ridge(rows.offsets.diff(), other_VD.shape[0]),
+            ridge_B,
             self.tolerance,
         )
 
-    def _loss(
-        self, user_weight: Tensor, rows_VD: Tensor, of_users: Jagged, of_items: Jagged
-    ) -> float:
-        assert of_users.weights is not None
-        lengths = of_users.offsets.diff()
-        owners = torch.repeat_interleave(lengths)
-        scores = pair_products(user_weight, rows_VD, of_users.values, of_users.offsets, owners)
-        observed = float((of_users.weights * (scores - 1.0).square()).sum())
-        all_pairs = float(((user_weight.T @ user_weight) * (rows_VD.T @ rows_VD)).sum())
-        length = self.ridge(lengths, self.num_items) @ user_weight.square().sum(1)
-        of_items_V = self.ridge(of_items.offsets.diff(), len(user_weight))
-        length = length + of_items_V @ rows_VD.square().sum(1)
-        return observed + float(self.unobserved_weight) * all_pairs + float(length)
+
+def _observed(rows_VD: Tensor, of_items: Jagged, user_weight: Tensor) -> float:
+    """The sum of `w (u . i - 1)^2` over the observed pairs."""
+    assert of_items.weights is not None
+    owners = torch.repeat_interleave(of_items.offsets.diff())
+    scores = pair_products(rows_VD, user_weight, of_items.values, of_items.offsets, owners)
+    return float((of_items.weights * (scores - 1.0).square()).sum())
 
 
 def principal_axes(rows_VD: Tensor) -> tuple[Tensor, Tensor]:
@@ -359,11 +367,13 @@ def _exported_steps(at: At, of: Equations, max_steps: int) -> Tensor:
     return solved_GD
 
 
-def _turned(rows: Jagged, num_values: int) -> Jagged:
-    """The rows of each value, with the weights that it has in them."""
+def _by_item(rows: Jagged, counts_B: Tensor, num_items: int) -> tuple[Jagged, Tensor]:
+    """The users of each item, with w times what each counts; float32 [V], what they count."""
     assert rows.weights is not None
     owners = torch.repeat_interleave(rows.offsets.diff())
     order = torch.argsort(rows.values, stable=True)
-    edges = torch.arange(num_values + 1, device=order.device)
-    offsets = torch.searchsorted(rows.values[order], edges)
-    return Jagged(owners[order], offsets, rows.weights[order])
+    owners, items = owners[order], rows.values[order]
+    edges = torch.arange(num_items + 1, device=order.device)
+    had_V = counts_B.new_zeros(num_items).index_add(0, items, counts_B[owners])
+    weights = rows.weights[order] * counts_B[owners]
+    return Jagged(owners, torch.searchsorted(items, edges), weights), had_V

@@ -1,5 +1,7 @@
 """What models have in common that are solved from all histories at once."""
 
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -20,6 +22,7 @@ class SolvedModel(nn.Module):
     """
 
     passes: int | None = 1
+    weighs_users = False  # whether users count in it what their batch says
 
     def __init__(self, num_items: int, width: int, field_names: list[str] | None = None) -> None:
         super().__init__()
@@ -65,6 +68,14 @@ def as_matrix(histories: Jagged, num_items: int) -> sparse.csr_array:
     return sparse.csr_array(rows, (len(rows[2]) - 1, num_items))
 
 
+class Scaled(NamedTuple):
+    """Histories as a matrix, an event less where its user or its item has many."""
+
+    matrix: sparse.csr_array  # float32 [B, V]
+    popularity_V: npt.NDArray[np.float64]  # what the users of each item count, 1 at least
+    num_events: float  # what the users of all events count
+
+
 def scaled_histories(
     users: Batch,
     num_items: int,
@@ -73,19 +84,25 @@ def scaled_histories(
     *,
     user_power: float,
     item_power: float,
-) -> tuple[sparse.csr_array, npt.NDArray[np.float64]]:
-    """The histories, an event less where its user or its item has many; float64 [V] popularity.
+) -> Scaled:
+    """The distinct items of all histories.
 
-    An event weighs `items of its user ** -user_power * popularity ** -item_power`.
+    An event weighs `items of its user ** -user_power * popularity ** -item_power`, and in products
+    of two what its user counts.
     """
     matrix = as_matrix(weighted_histories(users, num_items, weighting, fade_days), num_items)
-    # an item that nobody has counts as one that one user has, so that a power of it is a number
-    popularity_V = np.bincount(matrix.indices, minlength=num_items).clip(1).astype(np.float64)
     lengths = np.diff(matrix.indptr)
-    of_users = np.repeat(lengths.clip(1).astype(np.float64) ** -user_power, lengths)
-    data = matrix.data * of_users * (popularity_V**-item_power)[matrix.indices]
+    counts_B = np.ones(len(lengths))
+    if users.user_weights is not None:
+        counts_B = users.user_weights.double().numpy()
+    had_V = np.bincount(matrix.indices, np.repeat(counts_B, lengths), num_items)
+    # an item that nobody has counts as one that one user has, so that a power of it is a number
+    popularity_V = had_V.clip(1.0)
+    of_users_B = lengths.clip(1).astype(np.float64) ** -user_power * np.sqrt(counts_B)
+    data = matrix.data * np.repeat(of_users_B, lengths)
+    data *= (popularity_V**-item_power)[matrix.indices]
     rows = data.astype(np.float32), matrix.indices, matrix.indptr
-    return sparse.csr_array(rows, matrix.shape), popularity_V
+    return Scaled(sparse.csr_array(rows, matrix.shape), popularity_V, float(had_V.sum()))
 
 
 def check_ridge(l2: float, dropout: float) -> None:
@@ -97,7 +114,7 @@ def check_ridge(l2: float, dropout: float) -> None:
 
 
 def ridge(
-    own_V: npt.NDArray[np.float32], num_events: int, l2: float, dropout: float
+    own_V: npt.NDArray[np.float32], num_events: float, l2: float, dropout: float
 ) -> npt.NDArray[np.float32]:
     """float32 [V]: what is added to the diagonal of the Gram matrix of scaled histories.
 

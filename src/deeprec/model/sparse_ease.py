@@ -61,6 +61,8 @@ class SparseEase(NeighbourModel):
         the same end is a sparse approximate inverse (Spisak et al., SANSA, RecSys 2023).
     """
 
+    weighs_users = True
+
     def __init__(
         self,
         num_items: int,
@@ -86,7 +88,7 @@ class SparseEase(NeighbourModel):
 
     def solve(self, users: Batch, done: int, draw: torch.Generator) -> Iterator[float]:
         """Counts pairs and solves a regression for each item; see `Solvable.solve`."""
-        scaled, popularity_V = scaled_histories(
+        scaled, popularity_V, num_events = scaled_histories(
             users,
             self.num_items,
             self.history_weighting,
@@ -96,7 +98,7 @@ class SparseEase(NeighbourModel):
         )
         with console.status("counting pairs of items"):
             gram = (scaled.T.tocsr() @ scaled).tocsr()
-        ridge_V = ridge(gram.diagonal(), scaled.nnz, self.l2, self.dropout)
+        ridge_V = ridge(gram.diagonal(), num_events, self.l2, self.dropout)
         with console.status("solving a regression for each item"):
             said = _regressions(gram, ridge_V.astype(np.float32), self.neighbours)
         in_V, out_V = popularity_V**-self.input_power, popularity_V**self.output_power

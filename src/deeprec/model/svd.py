@@ -59,6 +59,7 @@ class Svd(SolvedModel):
         (Halko, Martinsson and Tropp, SIAM Review 2011).
     """
 
+    weighs_users = True
     input_scale_V: Tensor
 
     def __init__(
@@ -97,7 +98,7 @@ class Svd(SolvedModel):
 
     def solve(self, users: Batch, done: int, draw: torch.Generator) -> Iterator[float]:
         """Finds the directions; see `Solvable.solve`."""
-        scaled, popularity_V = scaled_histories(
+        scaled, popularity_V, _ = scaled_histories(
             users,
             self.num_items,
             self.history_weighting,
