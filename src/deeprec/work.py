@@ -160,7 +160,8 @@ class Work:
         """All that may be learned from at once."""
         users = known_users(self.prepared, "validation")
         if self.weighs_users and self.prepared.user_weights is not None:
-            users.user_weights = torch.from_numpy(self.prepared.user_weights)[users.user_rows]
+            weights = self.prepared.user_weights[users.user_rows.numpy()]
+            users.user_weights = torch.from_numpy(weights)
         return users if self.more is None else self.more.beside(users)
 
     def follow(self, place: Path) -> None:

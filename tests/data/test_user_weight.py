@@ -7,15 +7,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from deeprec import config
+from deeprec.batch import Batch, Jagged
 from deeprec.data.dataset import Batches
 from deeprec.data.grouping import Grouping
+from deeprec.data.judge import known_users
 from deeprec.data.store import Prepared
 from deeprec.data.target import Reconstruct
 from deeprec.errors import ConfigError, DataError
+from deeprec.model.ease import Ease
 from deeprec.prepare import prepare
 from deeprec.train import train
+from deeprec.trainer.run import open_run
 
 USERS = 120
 
@@ -85,14 +90,26 @@ def test_the_loss_of_a_run_counts_them(tmp_path: Path) -> None:
     assert ratio == pytest.approx(np.mean(found.user_weights * each) / np.mean(each), rel=0.02)
 
 
+def test_a_model_that_is_solved_counts_them(tmp_path: Path) -> None:
+    """As if those of weight three had come three times."""
+    found = Prepared(prepared(tmp_path))
+    ours = open_run(trained(tmp_path, "model=ease", "model.l2=5")).model
+    users = known_users(found, "validation")
+    assert found.user_weights is not None
+    copies = np.repeat(users.user_rows.numpy(), found.user_weights[users.user_rows].astype(int))
+    events = found.parts["train"].take(copies)
+    rows = Jagged(torch.from_numpy(events.items.astype(np.int64)), torch.from_numpy(events.offsets))
+    model = Ease(found.num_items, l2=5.0)
+    list(model.solve(Batch(torch.from_numpy(copies), rows), 0, torch.Generator()))
+    assert isinstance(ours, Ease)
+    torch.testing.assert_close(ours.between_items, model.between_items, atol=1e-4, rtol=0)
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (
-            ["model=ease"],
-            "a model that is solved counts all alike; train a model by a loss, or giv",
-        ),
-        (["loss=cosine"], "Cosine does not multiply the costs of users; use loss=softmax or"),
+        (["model=item_to_item"], "ItemToItem counts all alike; use another model, or give"),
+        (["loss=squared"], "Squared does not multiply the costs of users; use loss=softmax or"),
         (["loss=sampled_softmax", "loss.negatives=2"], "SampledSoftmax does not multiply the cost"),
         (["model=sequence_encoder"], "asked at positions, which have no weights"),
     ],
