@@ -167,6 +167,8 @@ class Asked:
     repeats: Jagged  # distinct items of each user that have a score of their own
     sample: Sample | Drawn | None = None  # absent: a sampled loss draws it when it is called
     user_weights: Tensor | None = None  # float32 [B], what each user's loss counts; absent: 1
+    # float32 [B, D], what of hidden the target itself adds up to, of a linear model; absent: all
+    own_BD: Tensor | None = None
 
     def weighted(self, weights_P: Tensor) -> "Asked":
         """The same, with these weights of the targets."""

@@ -4,6 +4,7 @@ import json
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -17,19 +18,24 @@ from deeprec.batch import Batch, Jagged
 from deeprec.evaluate import evaluate
 from deeprec.export import export
 from deeprec.loss.cosine import Cosine
+from deeprec.model.attribute_field import field_of
 from deeprec.model.linear_autoencoder import LinearAutoencoder
+from deeprec.model.sparse_input import SparseInput
 from deeprec.train import train
 from deeprec.trainer.optimizer import Adam, Sgd
 from deeprec.trainer.run import open_run
 from largest_tensor import LargestTensor
-from recommender_contract import NUM_ITEMS, USERS, RecommenderContract, batch
+from recommender_contract import FIELDS, NUM_ITEMS, USERS, RecommenderContract, batch
 
 POPULARITY = torch.arange(NUM_ITEMS)
 
 
 class TestLinearAutoencoder(RecommenderContract):
     def new_model(self) -> LinearAutoencoder:
-        return LinearAutoencoder(NUM_ITEMS, popularity=POPULARITY, width=6)
+        model = LinearAutoencoder(NUM_ITEMS, fields=FIELDS, popularity=POPULARITY, width=6)
+        for rows in [model.everybody_D, *cast(SparseInput, model.sparse_input).tables.values()]:
+            torch.nn.init.normal_(rows)  # they start at nothing, of which much is right
+        return model
 
 
 class TestLinearAutoencoderOnDecayedHistories(RecommenderContract):
@@ -71,13 +77,40 @@ def dense_history() -> Tensor:
 def new_model() -> LinearAutoencoder:
     torch.manual_seed(0)
     return LinearAutoencoder(
-        NUM_ITEMS, popularity=POPULARITY, width=6, input_power=0.5, output_power=0.25
+        NUM_ITEMS,
+        fields=FIELDS,
+        popularity=POPULARITY,
+        width=6,
+        input_power=0.5,
+        output_power=0.25,
     )
 
 
 def given() -> Batch:
-    items, offsets, ages, _ = batch(USERS)
-    return Batch(torch.arange(len(USERS)), Jagged(items, offsets), ages)
+    items, offsets, ages, attributes = batch(USERS)
+    of_user = {name: Jagged(*rows) for name, rows in attributes.items()}
+    return Batch(torch.arange(len(USERS)), Jagged(items, offsets), ages, of_user)
+
+
+def dense_attributes() -> list[Tensor]:
+    """Float64 [B, values] of each attribute: how often a user of the contract has each value."""
+    counts = [torch.zeros(len(USERS), size, dtype=torch.float64) for size in FIELDS.values()]
+    for name, count in zip(FIELDS, counts, strict=True):
+        for user, (_, _, attributes) in enumerate(USERS):
+            for value in attributes[name]:
+                count[user, value] += 1.0
+    return counts
+
+
+def of_table(optimizer: Adam, model: LinearAutoencoder) -> torch.optim.Optimizer:
+    """The one of the built that trains the catalog table."""
+    built = optimizer.build(model)
+    [found] = [
+        one
+        for one in built
+        if any(p is model.item_weight for group in one.param_groups for p in group["params"])
+    ]
+    return found
 
 
 def loss_of(model: LinearAutoencoder) -> Tensor:
@@ -102,16 +135,21 @@ def test_steps_are_those_of_gradient_descent_on_the_sphere(steps: int) -> None:
     model, lr = new_model(), 0.3
     optimizers = Sgd(lr=lr).build(model)
     rows = functional.normalize(model.item_weight.detach().double())
-    history = dense_history() * power(-0.5)
+    history, attributes = dense_history() * power(-0.5), dense_attributes()
+    of_user = [torch.zeros(size, 6).double() for size in (1, *FIELDS.values())]
+    known = torch.cat([torch.ones(len(USERS), 1).double(), *attributes], 1)
     some = history.sum(1) > 0
     for _ in range(steps):
         unit = rows.clone().requires_grad_()
-        built = history @ unit @ unit.T - history
+        added = torch.cat(of_user).requires_grad_()
+        built = (history @ unit + known @ added) @ unit.T - history
         loss = 2.0 - 2.0 * functional.cosine_similarity(built[some], history[some])
         loss.mean().backward()
         assert unit.grad is not None
+        assert added.grad is not None
         along = (unit.grad * rows).sum(1, keepdim=True)
         rows = functional.normalize(rows - lr * (unit.grad - along * rows))
+        of_user = [added.detach() - lr * added.grad]
         ours = loss_of(model)
         torch.testing.assert_close(ours.double(), loss.mean(), atol=1e-5, rtol=0)
         ours.backward()
@@ -120,11 +158,15 @@ def test_steps_are_those_of_gradient_descent_on_the_sphere(steps: int) -> None:
             optimizer.zero_grad()
     table = rows * power(0.25)[:, None]
     torch.testing.assert_close(model.item_weight.detach().double(), table, atol=1e-5, rtol=0)
+    assert model.sparse_input is not None
+    tables = [model.sparse_input.tables[field_of(name)] for name in FIELDS]
+    found = torch.cat([model.everybody_D[None], *tables])
+    torch.testing.assert_close(found.detach().double(), of_user[0], atol=1e-5, rtol=0)
 
 
 def test_rows_keep_their_length_under_any_step() -> None:
     model = new_model()
-    [optimizer] = Adam(lr=0.5).build(model)
+    optimizer = of_table(Adam(lr=0.5), model)
     for seed in range(5):
         draw = torch.Generator().manual_seed(seed)
         model.item_weight.grad = torch.randn(NUM_ITEMS, 6, generator=draw)
@@ -136,7 +178,7 @@ def test_rows_keep_their_length_under_any_step() -> None:
 def test_long_rows_turn_as_fast_as_short_ones() -> None:
     """Each row, whatever its length, gets the same gradient of its direction."""
     model = new_model()
-    [optimizer] = Adam(lr=0.1).build(model)
+    optimizer = of_table(Adam(lr=0.1), model)
     unit = functional.normalize(torch.randn(6, generator=torch.Generator().manual_seed(1)), dim=0)
     model.item_weight.data = unit * model.row_length_V[:, None]
     push = torch.randn(6, generator=torch.Generator().manual_seed(2))

@@ -26,7 +26,8 @@ class Cosine(nn.Module):
         exclude_self: what an item of the target contributed to its own score is taken out of it;
             None: where the model is linear. For a model whose hidden vector is the sum of the
             target's rows of the catalog table, each times the target's weight over its length,
-            without bias (`model=linear_autoencoder`); for others it would be wrong.
+            and of what `Asked.own_BD` leaves out, without bias (`model=linear_autoencoder`); for
+            others it would be wrong.
         gram_items: for catalogs of millions: keep the Gram matrix from step to step, and estimate
             its gradient from the batch's items and so many drawn ones; None: exact, from all.
         block_items: items whose part of the Gram matrix is made at once.
@@ -113,10 +114,11 @@ class Cosine(nn.Module):
             weights_P = item_bias_V.new_ones(len(users_P))
         length_B = summed(weights_P.square(), users_P, num_users)
         if self.exclude_self:
-            of_hidden_B = encoded.hidden_BD.square().sum(1)
+            own_BD = encoded.hidden_BD if asked.own_BD is None else asked.own_BD
+            of_target_B = (encoded.hidden_BD * own_BD).sum(1)  # a user's scores on its targets
             gram_DD = self.gram(item_weight_VD, None, self.scale_V, rows.values)
-            squares_B = squares(encoded.hidden_BD, gram_DD) - 2.0 * of_hidden_B + length_B
-            inner_B = of_hidden_B - length_B
+            squares_B = squares(encoded.hidden_BD, gram_DD) - 2.0 * of_target_B + length_B
+            inner_B = of_target_B - length_B
         else:
             scored = encoded.hidden_BD, item_weight_VD, item_bias_V
             replaced = Replaced(encoded, asked, len(item_bias_V))

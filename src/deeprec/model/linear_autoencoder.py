@@ -9,6 +9,7 @@ Popularity enters twice, by powers that are settings: an item counts for less in
 popular it is, and is scored the higher.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -16,10 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from deeprec.batch import Arranged, Asked, Batch, Encoded, Jagged, Task, with_transposition
+from deeprec.model.attribute_field import attribute_bag, attribute_fields, attribute_tables
 from deeprec.model.history import History, HistoryWeighting, aggregate, history_weights
 from deeprec.model.repeat import without_repeat
 from deeprec.model.solved import scaled_histories
-from deeprec.model.sparse_input import HISTORY, sparse_gradient_bag, weighted_sum
+from deeprec.model.sparse_input import HISTORY, SparseInput, sparse_gradient_bag, weighted_sum
 from deeprec.model.svd import leading_vectors, looking_bytes
 
 WARM_ITERATIONS = 3  # training finds the rest
@@ -30,6 +32,9 @@ SMALLEST = 1e-6  # length below which singular vectors say nothing of an item
 class LinearAutoencoder(nn.Module):
     """A history as the sum of its items' rows, scored against the same rows.
 
+    To that sum are added rows of the user's attributes and one row for everybody, which says what
+    to expect of a user of whom nothing is known. These start at nothing.
+
     It learns to rebuild the history that it is shown, whatever the config part `target` asks for,
     and is made for `loss=cosine` with `exclude_self` (`experiment=linear`): other losses reward it
     for scoring an item by its own row.
@@ -39,6 +44,7 @@ class LinearAutoencoder(nn.Module):
 
     Args:
         num_items: V, known from the data.
+        fields: user attribute -> size of its vocabulary, known from the data.
         popularity: int64 [V], training users that had each item, known from the data; None: all
             alike, until the buffers are loaded.
         width: D, floats of an item's row.
@@ -73,6 +79,7 @@ class LinearAutoencoder(nn.Module):
         self,
         num_items: int,
         *,
+        fields: Mapping[str, int] | None = None,
         popularity: Tensor | None = None,
         width: int = 256,
         input_power: float = 0.2,
@@ -88,13 +95,16 @@ class LinearAutoencoder(nn.Module):
             raise ValueError(f"fade_days must be above 0, got {fade_days}")
         self.num_items = num_items
         self.history_weighting, self.fade_days = history_weighting, fade_days
-        self.warm_start = warm_start
+        self.warm_start, self.fields = warm_start, dict(fields or {})
+        tables = attribute_tables(self.fields, {})
+        self.sparse_input = SparseInput(tables, width, init_std=0.0) if tables else None
         self.register_buffer("input_scale_V", _powers(popularity, num_items, -input_power))
         self.register_buffer("row_length_V", _powers(popularity, num_items, output_power))
         rows_VD = torch.randn(num_items, width)
         rows_VD.div_(torch.linalg.vector_norm(rows_VD, dim=1, keepdim=True))
         self.item_weight = nn.Parameter(rows_VD.mul_(self.row_length_V[:, None]))
         self.item_bias = nn.Parameter(torch.zeros(num_items), requires_grad=False)
+        self.everybody_D = nn.Parameter(torch.zeros(width))
 
     def encode(
         self,
@@ -103,10 +113,12 @@ class LinearAutoencoder(nn.Module):
         ages_N: Tensor,
         attributes: dict[str, tuple[Tensor, Tensor]],
     ) -> Encoded:
-        """What the model says of each user; see `Recommender.encode`. Attributes are not used."""
+        """What the model says of each user; see `Recommender.encode`."""
         history = aggregate(items_N, offsets_B1, ages_N, self.num_items, self.fade_days)
         items = Jagged(history.items_M, history.offsets_B1, self._weights(history))
-        return without_repeat(self._hidden(items))
+        known = {name: Jagged(*attributes[name]) for name in self.fields}
+        of_user_D = self._of_user(attribute_fields(known, {}))
+        return without_repeat(self._of_items(items) + of_user_D)
 
     @torch.no_grad()
     def begin(self, users: Batch, draw: torch.Generator) -> None:
@@ -148,15 +160,20 @@ class LinearAutoencoder(nn.Module):
         weights_M = history_weights(history, self.history_weighting)
         shown = with_transposition(Jagged(history.items_M, history.offsets_B1, weights_M))
         none = Jagged(history.items_M[:0], torch.zeros_like(history.offsets_B1))
-        return Arranged(batch.num_users, {HISTORY: shown}, [Asked(shown, with_transposition(none))])
+        known = {name: batch.attributes[name] for name in self.fields}
+        of_user = attribute_fields(known, {})
+        fields = {HISTORY: shown, **{k: with_transposition(v) for k, v in of_user.items()}}
+        return Arranged(batch.num_users, fields, [Asked(shown, with_transposition(none))])
 
     def tasks(self, arranged: Arranged) -> list[Task]:
         """The history from itself; its weights are those that it has in `encode`."""
         shown = arranged.fields[HISTORY]
         assert shown.weights is not None
         shown = replace(shown, weights=shown.weights * self.input_scale_V[shown.values])
-        asked = replace(arranged.asked[0], target=shown)
-        encoded = without_repeat(self._hidden(shown))
+        own_BD = self._of_items(shown)
+        asked = replace(arranged.asked[0], target=shown, own_BD=own_BD)
+        of_user = {name: rows for name, rows in arranged.fields.items() if name != HISTORY}
+        encoded = without_repeat(own_BD + self._of_user(of_user))
         return [Task(1.0, encoded, self.item_weight, self.item_bias, asked)]
 
     def serving_encoder(self) -> nn.Module:
@@ -167,10 +184,18 @@ class LinearAutoencoder(nn.Module):
         weights_M = history_weights(history, self.history_weighting)
         return weights_M * self.input_scale_V[history.items_M]
 
-    def _hidden(self, items: Jagged) -> Tensor:
+    def _of_items(self, items: Jagged) -> Tensor:
+        """float32 [B, D]: the sum of the rows of each history, at length 1 times their weights."""
         assert items.weights is not None
         weights_M = items.weights / self.row_length_V[items.values]
         return sparse_gradient_bag(self.item_weight, replace(items, weights=weights_M))
+
+    def _of_user(self, attributes: Mapping[str, Jagged]) -> Tensor:
+        """float32 [B, D], or [D] where nothing is known of users."""
+        if self.sparse_input is None:
+            return self.everybody_D
+        of_attributes_BD: Tensor = self.sparse_input(attributes)
+        return of_attributes_BD + self.everybody_D
 
 
 class ServingEncoder(nn.Module):
@@ -187,7 +212,9 @@ class ServingEncoder(nn.Module):
         super().__init__()
         self.num_items = model.num_items
         self.history_weighting, self.fade_days = model.history_weighting, model.fade_days
-        self.item_weight = model.item_weight
+        self.item_weight, self.everybody_D = model.item_weight, model.everybody_D
+        tables = nn.ParameterDict() if model.sparse_input is None else model.sparse_input.tables
+        self.attributes = nn.ModuleList(attribute_bag(tables, name, None) for name in model.fields)
         self.register_buffer("input_scale_V", model.input_scale_V)
         self.register_buffer("row_length_V", model.row_length_V)
 
@@ -205,6 +232,10 @@ class ServingEncoder(nn.Module):
         weights_M = weights_M * self.input_scale_V[history.items_M]
         weights_M = weights_M / self.row_length_V[history.items_M]
         hidden_BD = weighted_sum(self.item_weight, history.items_M, history.offsets_B1, weights_M)
+        hidden_BD = hidden_BD + self.everybody_D
+        for i, bag in enumerate(self.attributes):
+            ones = torch.ones(attribute_values[i].shape[0], device=hidden_BD.device)
+            hidden_BD = hidden_BD + bag(attribute_values[i], attribute_offsets[i], ones)
         return without_repeat(hidden_BD)
 
 
