@@ -83,6 +83,17 @@ def test_the_help_of_a_verb_says_how_to_type_it(
     assert "deeprec evaluate run=runs/first\n" in said
 
 
+def test_help_tells_the_settings_of_the_only_choice_and_of_one_that_is_named(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    main(["train", "--help"])
+    said = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "trainer.max_epochs=30 passes over the training users" in said
+    assert not any(line.startswith(("brake.", "model.l2=")) for line in said)
+    main(["train", "model=ease", "-h"])
+    assert "\n  model.l2=300.0          users that say nothing, " in capsys.readouterr().out
+
+
 def test_what_must_be_given_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     main(["export", "--help"])
     assert "  run=...                 a run folder (must be given)" in (capsys.readouterr().out)

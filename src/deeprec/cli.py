@@ -66,7 +66,7 @@ def _command(arguments: list[str]) -> int:
 
         return command.run(words)
     if "-h" in words or "--help" in words:
-        return _show_help([verb])
+        return _show_help([verb, *words])
     if verb == "bundle":
         importlib.import_module("deeprec.operation.command").run(words)
         return 0
@@ -76,7 +76,10 @@ def _command(arguments: list[str]) -> int:
 def _show_help(words: Sequence[str]) -> int:
     from deeprec import manual  # what only help needs
 
-    print(manual.page(words[0]) if words and words[0] in VERBS else manual.overview())
+    if words and words[0] in VERBS:
+        print(manual.page(words[0], words[1:]))
+    else:
+        print(manual.overview())
     return 0
 
 

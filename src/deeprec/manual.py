@@ -106,8 +106,13 @@ the whole road
 {_examples([lines[0] for lines in EXAMPLES.values()])}"""
 
 
-def page(verb: str, config_dir: Path | None = None) -> str:
-    """What one verb does and everything it may be told."""
+def page(verb: str, words: Sequence[str] = (), config_dir: Path | None = None) -> str:
+    """What one verb does and everything it may be told.
+
+    Args:
+        words: `group=choice`, whose settings are told too.
+        config_dir: a folder with further choices.
+    """
     head = f"deeprec {verb}: {summary(verb)}\n"
     if verb not in VERBS:
         return f"{head}\n{BUNDLE}" if verb == "bundle" else head
@@ -122,7 +127,7 @@ def page(verb: str, config_dir: Path | None = None) -> str:
             "fields: key=value",
             *lines,
             "",
-            *_groups(verb, config_dir),
+            *_groups(verb, words, config_dir),
             "examples",
             _examples(EXAMPLES[verb]),
             "options",
@@ -176,17 +181,34 @@ def _as_typed(value: object) -> str:
     return {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value))
 
 
-def _groups(verb: str, config_dir: Path | None) -> Iterator[str]:
+def _groups(verb: str, words: Sequence[str], config_dir: Path | None) -> Iterator[str]:
     defaults = config.group_defaults(verb)
     if not defaults:
         return
     yield "groups: group=choice, and group.key=value for a setting of that choice; * is the default"
     folders = [configs_dir(), *([config_dir] if config_dir else [])]
+    told: list[str] = []
     for group, default in defaults.items():
-        for choice, file in composition.choices(group, folders).items():
+        choices = composition.choices(group, folders)
+        for choice, file in choices.items():
             star = "*" if choice == default else " "
             yield _row(f"{star} {group}={choice}", choice_comment(file))
-    yield f"  The settings of a choice are in {configs_dir()}/<group>/<choice>.yaml\n"
+            if [choice] == [*choices] == [default] or f"{group}={choice}" in words:
+                told += ["", f"settings of {group}={choice}", *_settings(group, file)]
+    yield f"  The settings of a choice: deeprec {verb} --help <group>=<choice>, with what they are,"
+    yield f"  or {configs_dir()}/<group>/<choice>.yaml"
+    yield from told
+    yield ""
+
+
+def _settings(group: str, file: Path) -> Iterator[str]:
+    """The settings in a config file, each with the comment beside it."""
+    for line in file.read_text().splitlines():
+        name, colon, rest = line.partition(": ")
+        if not colon or not name.isidentifier() or name.startswith("_"):
+            continue  # a comment, what is set deeper, or what the file is of
+        value, _, meaning = rest.partition(" # ")
+        yield _row(f"{group}.{name}={value.strip()}", meaning.strip())
 
 
 def _row(left: str, right: str) -> str:
