@@ -67,8 +67,9 @@ class LinearAutoencoder(nn.Module):
     Reference:
         Vancura et al., Scalable Linear Shallow Autoencoder for Collaborative Filtering (ELSA),
         RecSys 2022. Differs: the powers of popularity, as graph filters have them (Shen et al., How
-        Powerful is Graph Convolution for Recommendation, CIKM 2021), and rows that are kept at
-        their length instead of being normalised in each step.
+        Powerful is Graph Convolution for Recommendation, CIKM 2021), rows that begin at singular
+        vectors and are kept at their length instead of being normalised in each step, and what is
+        added to the sum of a history.
     """
 
     linear = True  # a history is the sum of its rows of the catalog table
