@@ -38,6 +38,7 @@ from deeprec.schema import Part
 from deeprec.trainer import memory, replay, sound
 from deeprec.trainer.built import state_tensors
 from deeprec.trainer.callback import Following, Keeper, Schedule, Watch
+from deeprec.trainer.catalog_shards import CatalogShards, unfit_shards
 from deeprec.trainer.data_parallel import Group, refuse_too_many, unfit_processes
 from deeprec.trainer.facts import (
     build_loss,
@@ -175,6 +176,8 @@ class Work:
         self.group.join(place, self.device.torch)
         self._share(self.learner, self.group)
         self.loop.fit(self.learner, self.data, Following())
+        if self.learner.shards is not None:
+            self.learner.shards.wait()
 
     @contextmanager
     def _joined(self, training: Training) -> Iterator[None]:
@@ -333,7 +336,14 @@ class Work:
             rate=self._rate(),
             brake=None if config.brake is None else instantiate(config.brake),
             group=self.group,
+            shards=self._new_shards(),
         )
+
+    def _new_shards(self) -> CatalogShards | None:
+        """By which several processes share the catalog, if they are to."""
+        if self.group is None or not self.loop.shard_catalog:
+            return None
+        return CatalogShards(self.group, self.facts.num_items)
 
     def _rate(self) -> Callable[[int], float] | None:
         """What the learning rates of a step are multiplied with, beside the optimizer's own."""
@@ -397,6 +407,8 @@ class Work:
             refuse_too_many(self.group.size, self.device.torch)
             holds_slopes = bool(optimizer.constraints.slopes(model))
             found += unfit_processes(model, loss, holds_slopes=holds_slopes)
+            if self.loop.shard_catalog:
+                found += unfit_shards(model, loss, self.facts.num_items, self.group.size)
         refuse("train", found)
 
     def _plan(self, model: nn.Module, part: Mapping[str, Any]) -> list[memory.Line]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from deeprec.errors import ConfigError
 from deeprec.table import RowUpdate, TableRule
 from deeprec.trainer.constraints import Constraints
-from deeprec.trainer.exchanged import exchanged
+from deeprec.trainer.exchanged import exchanged, exchanged_of_items
 from deeprec.trainer.kinds import Kinds, kinds_of
 from deeprec.trainer.limits import Limits
 from deeprec.trainer.row_length import KeptLength
@@ -40,12 +40,15 @@ def assemble(
     def of_catalog() -> TableRule:
         rule = of_table()
         rule = constraints.of_catalog(rule if length_V is None else KeptLength(rule, length_V))
-        return exchanged(rule)
+        return exchanged_of_items(rule)
 
-    units = constraints.units(model, kinds)
+    units, scored = constraints.units(model, kinds), {*kinds.scored}
     rules = [
         *(of_catalog() for _ in kinds.catalog),
-        *(exchanged(of_numbers()) for _ in kinds.per_item),
+        *(
+            (exchanged_of_items if one in scored else exchanged)(of_numbers())
+            for one in kinds.per_item
+        ),
     ]
     built = [
         *([limits.hold(layers(kinds.layers))] if kinds.layers else []),
@@ -105,6 +108,18 @@ def state_tensors(optimizers: Iterable[torch.optim.Optimizer]) -> dict[str, Tens
         for j, parameter in enumerate(parameters):
             for name, value in optimizer.state[parameter].items():
                 found[f"{i}/{j}/{name}"] = value
+    return found
+
+
+def with_state(
+    optimizers: Iterable[torch.optim.Optimizer], tables: Iterable[nn.Parameter]
+) -> list[Tensor]:
+    """Tables, each with what is remembered of its rows."""
+    states = [optimizer.state for optimizer in optimizers]
+    found: list[Tensor] = []
+    for table in tables:
+        (state,) = (one[table] for one in states if table in one)
+        found += [table.data, *(one for one in state.values() if one.dim())]
     return found
 
 

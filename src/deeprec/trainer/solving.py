@@ -67,6 +67,9 @@ class Solving:
     def check_finite(self) -> None:
         """Weights are looked at before they are saved; there is no other state."""
 
+    def make_whole(self) -> None:
+        """One process solves it, and has all of it."""
+
     def told_progress(self) -> Progress:
         return self.progress
 
