@@ -36,7 +36,6 @@ from deeprec.model.sparse_input import SparseInput
 from deeprec.part import find, instantiate
 from deeprec.schema import Part
 from deeprec.trainer import memory, replay, sound
-from deeprec.trainer.built import state_tensors
 from deeprec.trainer.callback import Following, Keeper, Schedule, Watch
 from deeprec.trainer.catalog_shards import CatalogShards, unfit_shards
 from deeprec.trainer.data_parallel import Group, refuse_too_many, unfit_processes
@@ -190,8 +189,10 @@ class Work:
             yield
 
     def _share(self, training: Training, group: Group) -> None:
-        state = [*training.model.state_dict().values(), *state_tensors(training.built).values()]
+        state = [*training.model.state_dict().values(), *training.kept_state().values()]
         training.go_on_from(group.share(state, asdict(training.told_progress())))
+        if training.shards is not None:
+            training.shards.state.hand_out()
 
     def _new_group(self) -> Group | None:
         """The processes that the config asks for, which this one leads; None: there is one."""

@@ -1,6 +1,6 @@
 """The optimizers of one model: put together, and told what holds for all of them."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -37,14 +37,12 @@ def assemble(
     constraints.refuse(model, kinds)
     length_V = kinds.row_length_V
 
-    def of_catalog() -> TableRule:
-        rule = of_table()
-        rule = constraints.of_catalog(rule if length_V is None else KeptLength(rule, length_V))
-        return exchanged_of_items(rule)
+    def held(rule: TableRule) -> TableRule:
+        return constraints.of_catalog(rule if length_V is None else KeptLength(rule, length_V))
 
     units, scored = constraints.units(model, kinds), {*kinds.scored}
     rules = [
-        *(of_catalog() for _ in kinds.catalog),
+        *(exchanged_of_items(of_table(), held) for _ in kinds.catalog),
         *(
             (exchanged_of_items if one in scored else exchanged)(of_numbers())
             for one in kinds.per_item
@@ -111,16 +109,15 @@ def state_tensors(optimizers: Iterable[torch.optim.Optimizer]) -> dict[str, Tens
     return found
 
 
-def with_state(
-    optimizers: Iterable[torch.optim.Optimizer], tables: Iterable[nn.Parameter]
-) -> list[Tensor]:
-    """Tables, each with what is remembered of its rows."""
-    states = [optimizer.state for optimizer in optimizers]
-    found: list[Tensor] = []
-    for table in tables:
-        (state,) = (one[table] for one in states if table in one)
-        found += [table.data, *(one for one in state.values() if one.dim())]
-    return found
+def state_of_rows(
+    optimizers: Sequence[torch.optim.Optimizer], tables: Iterable[Tensor]
+) -> dict[str, Tensor]:
+    """Of `state_tensors` those that have a row for each row of one of these tables."""
+    states = [one.state[table] for one in optimizers for table in tables if table in one.state]
+    of_rows = {id(value) for state in states for value in state.values() if value.dim()}
+    return {
+        name: value for name, value in state_tensors(optimizers).items() if id(value) in of_rows
+    }
 
 
 def begin_state(optimizers: Iterable[torch.optim.Optimizer]) -> None:

@@ -7,13 +7,13 @@ gradient where it is changed, and no other process changes it.
 
 Each process keeps tables of all items, of which the rows of others are as they were when all were
 last put together: before the one that leads validates or saves. It says so where a step begins,
-where the others listen anyway.
+where the others listen anyway. What optimizers remember of a row, only its own process keeps.
 
 Reference:
     DSSTNE shards its output layer over GPUs in the same way, and gathers what is before it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
 
 import torch
@@ -25,8 +25,9 @@ from deeprec.table import OwnItems
 from deeprec.trainer.asked_of_all import AskedOfAll, of_all
 from deeprec.trainer.data_parallel import Group
 from deeprec.trainer.kinds import kinds_of
+from deeprec.trainer.shard_state import ShardState
 
-STEP, GATHER = range(2)  # what a process says it is at when all meet
+STEP, ROWS, STATE = range(3)  # what a process has in mind when all meet
 
 
 class CatalogShards:
@@ -40,8 +41,9 @@ class CatalogShards:
     def __init__(self, group: Group, num_items: int) -> None:
         self.group, self.num_items = group, num_items
         self.own = OwnItems(self._items_of(group.rank), self._stacked)
-        self.tables: Callable[[], list[Tensor]] = list  # those with a row for each item
-        self.whole = True  # whether no row here is older than that of the process that trains it
+        self.state = ShardState(group, num_items, self._items_of)
+        self.tables: list[nn.Parameter] = []  # those with a row for each item
+        self._whole = True  # whether no row here is older than that of the process that trains it
         self._asked: list[AskedOfAll] = []
 
     def meet(self, users: int, rows: int, told: Tensor) -> tuple[int, int]:
@@ -57,10 +59,14 @@ class CatalogShards:
         """
         while True:
             numbers = self.group.numbers(STEP, users, rows, len(told))
-            if all(at == STEP for at, *_ in numbers):
+            wanted = max(mind for mind, *_ in numbers)
+            if wanted == STEP:
                 break
-            self._put_together()
-        self.whole = False
+            if wanted == ROWS:
+                self._put_together()
+            else:
+                self.state.gathered()
+        self._whole = False
         _, all_users, all_rows, lengths = zip(*numbers, strict=True)
         self._asked = of_all(self.group.messages(told, lengths)) if sum(all_rows) else []
         return sum(all_users), sum(all_rows)
@@ -72,10 +78,15 @@ class CatalogShards:
 
     def make_whole(self) -> None:
         """Puts the tables together, where the others are at the beginning of a step or here."""
-        if self.whole:
+        if self._whole:
             return
-        self.group.numbers(GATHER, 0, 0, 0)
+        self.group.numbers(ROWS, 0, 0, 0)
         self._put_together()
+
+    def whole_state(self) -> dict[str, Tensor]:
+        """All that optimizers remember of rows, likewise; only of the process that leads."""
+        self.group.numbers(STATE, 0, 0, 0)
+        return self.state.gathered()
 
     def wait(self) -> None:
         """After the last step: does what the one that leads wants, until that ends this process."""
@@ -105,10 +116,10 @@ class CatalogShards:
         return joined
 
     def _put_together(self) -> None:
-        for table in self.tables():
+        for table in self.tables:
             for rank in range(self.group.size):
-                self.group.give(table[self._items_of(rank)], rank)
-        self.whole = True
+                self.group.give(table.data[self._items_of(rank)], rank)
+        self._whole = True
 
     def _items_of(self, rank: int) -> slice:
         size = self.group.size

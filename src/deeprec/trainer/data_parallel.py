@@ -166,6 +166,17 @@ class Group:
         with _telling():
             distributed.broadcast(tensor, rank)
 
+    def send(self, tensor: Tensor, rank: int) -> None:
+        """Gives a tensor on the host to one process, which must ask for it with `received`."""
+        with _telling():
+            distributed.send(tensor, rank, group=self._control)
+
+    def received(self, into: Tensor, rank: int) -> Tensor:
+        """What one process sends, in this memory, on the host."""
+        with _telling():
+            distributed.recv(into, rank, group=self._control)
+        return into
+
     def add(self, tensor: Tensor) -> Tensor:
         """The sum over all processes, the same bits in each; in place."""
         with _telling():

@@ -1,6 +1,6 @@
 """Rules of tables of which other processes find a part of the gradient, or train a part."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from torch import Tensor
@@ -44,10 +44,10 @@ class Exchanged(RuleAround):
 
 
 class OfOwnItems(RuleAround):
-    """A rule that changes the rows of some items alone: other processes change the others.
+    """A rule that changes the rows of some items alone, and remembers nothing of others.
 
     Args:
-        rule: what changes rows.
+        rule: what changes rows, and is told of a table of these alone.
         own: with a start and a stop; a gradient of rows beyond is passed over, for it is 0.
     """
 
@@ -55,12 +55,16 @@ class OfOwnItems(RuleAround):
         super().__init__(rule)
         self.own = own
 
+    def new_state(self, table: Tensor) -> State:
+        return self.rule.new_state(table[self.own])
+
     def update(self, table: Tensor, state: State, rows: Rows, gradient: Tensor) -> None:
         assert isinstance(rows, slice), "a loss of own items goes over them in blocks"
         start, stop = max(rows.start, self.own.start), min(rows.stop, self.own.stop)
         if start < stop:
             here = slice(start - rows.start, stop - rows.start)
-            self.rule.update(table, state, slice(start, stop), gradient[here])
+            own = slice(start - self.own.start, stop - self.own.start)
+            self.rule.update(table[self.own], state, own, gradient[here])
 
 
 _among: list[tuple[Group, CatalogShards | None]] = []
@@ -89,7 +93,16 @@ def exchanged(rule: TableRule) -> TableRule:
     return Exchanged(rule, _among[-1][0]) if _among else rule
 
 
-def exchanged_of_items(rule: TableRule) -> TableRule:
-    """The same of a table with a row for each item, of which each process may train its own."""
+def exchanged_of_items(
+    rule: TableRule, around: Callable[[TableRule], TableRule] | None = None
+) -> TableRule:
+    """The same of a table with a row for each item, of which each process may train its own.
+
+    Args:
+        rule: what changes rows.
+        around: makes of it what holds rows to something, by their places in the whole table.
+    """
     shards = _among[-1][1] if _among else None
-    return exchanged(rule) if shards is None else OfOwnItems(rule, shards.own.items)
+    own = rule if shards is None else OfOwnItems(rule, shards.own.items)
+    held = own if around is None else around(own)
+    return exchanged(held) if shards is None else held

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol, cast
 
 import torch
@@ -24,7 +23,8 @@ from deeprec.trainer.built import (
     begin_state,
     row_updates,
     set_rates,
-    with_state,
+    state_of_rows,
+    state_tensors,
 )
 from deeprec.trainer.catalog_shards import CatalogShards
 from deeprec.trainer.data_parallel import Group
@@ -105,6 +105,18 @@ class Learner(Protocol):
         """Has here what other processes trained; those wait where a step begins."""
         ...
 
+    def whole_state(self) -> Mapping[str, Tensor]:
+        """What the optimizers remember, by the names of a checkpoint; likewise."""
+        ...
+
+    def state_to_read(self) -> Mapping[str, Tensor]:
+        """Tensors of the same names, into which a checkpoint is read."""
+        ...
+
+    def state_bytes(self) -> int:
+        """What these take."""
+        ...
+
     def told_progress(self) -> Progress: ...
 
     def go_on_from(self, told: Mapping[str, Any]) -> None: ...
@@ -167,7 +179,8 @@ class Training(LightningModule):
         begin_state(self.built)
         self._row_updates = row_updates(self.built)
         if shards is not None:
-            shards.tables = partial(with_state, self.built, kinds.scored)
+            shards.tables = kinds.scored
+            shards.state.of_rows = state_of_rows(self.built, kinds.scored)
         # over the users of this epoch; not finite once any was not; a tensor, because a look at it
         # waits for the device; float64, so that users are not lost in the sum of millions
         self.loss_sum = torch.tensor(progress.loss_sum, dtype=torch.float64)
@@ -236,6 +249,29 @@ class Training(LightningModule):
         """See `Learner`."""
         if self.shards is not None:
             self.shards.make_whole()
+
+    def whole_state(self) -> dict[str, Tensor]:
+        """See `Learner`."""
+        if self.shards is None:
+            return self.kept_state()
+        return self.kept_state() | self.shards.whole_state()
+
+    def state_to_read(self) -> dict[str, Tensor]:
+        """See `Learner`."""
+        if self.shards is None:
+            return self.kept_state()
+        return self.kept_state() | self.shards.state.to_read()
+
+    def state_bytes(self) -> int:
+        """See `Learner`."""
+        of_rows = 0 if self.shards is None else self.shards.state.whole_bytes
+        return of_rows + sum(one.nbytes for one in self.kept_state().values())
+
+    def kept_state(self) -> dict[str, Tensor]:
+        """What the optimizers remember that is the same in every process."""
+        of_rows = {} if self.shards is None else self.shards.state.of_rows
+        state = state_tensors(self.built)
+        return {name: one for name, one in state.items() if name not in of_rows}
 
     def _rate(self, step: int) -> float:
         own = self.optimizer.rate(step, self.total_steps)
