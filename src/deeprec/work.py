@@ -429,7 +429,7 @@ class Work:
             draws_at_once=negatives is not None and not negatives.shared_targets,
             dense_gradient=getattr(loss, "dense_gradient", False)
             or self.config.brake is not None
-            or (self.group is not None and negatives is None)
+            or (self.group is not None and not self.loop.shard_catalog and negatives is None)
             or (kinds_of(model).tied and negatives is None),
             per_user=self._per_user(model),
             ways=self._ways(hasattr(loss, "gram_items")),
@@ -437,6 +437,7 @@ class Work:
             forked=self.loop.prefetch_processes > 0,
             device=self.device.name,
             processes=self.loop.processes,
+            shards=self.loop.shard_catalog,
         )
         begin_bytes: Callable[[int, int], int] | None = getattr(model, "begin_bytes", None)
         if begin_bytes is not None:
