@@ -15,6 +15,8 @@ from deeprec.trainer.module import Training
 from deeprec.trainer.no_pickle import NoPickle
 from deeprec.trainer.saving import OnDiskFull
 
+ALONE = {"processes": 1, "shard_catalog": False}  # settings of a run that one process makes
+
 
 class Loop:
     """The training loop of a run.
