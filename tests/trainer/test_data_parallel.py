@@ -19,6 +19,7 @@ from deeprec.data.store import Prepared
 from deeprec.errors import ConfigError
 from deeprec.trainer.callback import Following
 from deeprec.trainer.data_parallel import Group
+from deeprec.trainer.loop import Loop
 from deeprec.trainer.module import Training
 from deeprec.trainer.row_gradient import RowGradient
 from deeprec.work import READ, Work
@@ -198,6 +199,11 @@ def test_what_several_processes_would_do_otherwise_is_refused(
     config = composed(prepared.path, tmp_path / "run", *words, "trainer.processes=2")
     with pytest.raises(ConfigError, match=said):
         Work(config, prepared)
+
+
+def test_one_process_has_nobody_to_share_the_catalog_with() -> None:
+    with pytest.raises(ValueError, match="of which there must be 2 or more, got processes=1"):
+        Loop(shard_catalog=True)
 
 
 @pytest.fixture(scope="module")

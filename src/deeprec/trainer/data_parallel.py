@@ -7,8 +7,8 @@ a step with the same weights, which are those that one process would have that t
 all at once, but for rounding and for what is drawn for a batch.
 
 What travels in a step: the gradient of the layers, the rows of tables that were touched, and of a
-catalog table that an exact loss scores whole, all of its gradient. Processes talk over loopback, by
-gloo on a CPU and by NCCL between GPUs.
+catalog table that an exact loss scores whole, all of its gradient, unless they share the catalog
+(catalog_shards.py). Processes talk over loopback, by gloo on a CPU and by NCCL between GPUs.
 """
 
 import json

@@ -48,8 +48,8 @@ def keep(run: RunFolder, training: Training, batches: Batches, why: str) -> Path
     """
     if training.shards is not None:
         raise ResourceError(
-            "with trainer.shard_catalog=true each process has its own rows of the catalog; what is "
-            "saved is of a step before it"
+            "with trainer.shard_catalog=true no process has all weights of that step; a run with "
+            "trainer.shard_catalog=false keeps it"
         )
     place, progress = place_of(run.path), training.progress
     users: list[int] = []
