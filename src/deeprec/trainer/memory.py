@@ -110,11 +110,13 @@ def plan(
         lines.append(Line(what, 2 * rows * width * FLOAT, (ways.width, ways.batch, NEGATIVES)))
     if processes == 1 or device != "cpu":
         return lines
-    if not shards or catalog.numel() <= LARGE:
-        return [*_times(lines, processes)]
-    whole = optimizer.state_floats(*catalog.shape) * FLOAT
-    saved = Line("item_weight optimizer, together to be saved", whole, (ways.width, STATE))
-    return [*_times(lines, processes), saved]
+    lines = [*_times(lines, processes)]
+    state = optimizer.state_floats(*catalog.shape) * FLOAT
+    if shards and state > LARGE * FLOAT:
+        lines.append(
+            Line("item_weight optimizer, put together to save", state, (ways.width, STATE))
+        )
+    return lines
 
 
 def begin_plan(begin_bytes: int) -> list[Line]:

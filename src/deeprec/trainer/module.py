@@ -42,7 +42,8 @@ class Loss(Protocol):
     A loss that does not score every item has `negatives`, which draw those it does. One whose
     scores should be the targets themselves, and not their log odds, says `log_odds = False`, and
     one for which a target's weight does not multiply its cost `weighs_targets = False`. One that
-    goes over the whole catalog by the engine says `on_engine = True`.
+    goes over the whole catalog by the engine says `on_engine = True`; processes that share the
+    catalog have the engine go over their own items, and add up what it finds.
     """
 
     def __call__(
