@@ -33,7 +33,7 @@ from deeprec.trainer.data_parallel import Group
 
 SIZE = 2
 USERS, EVENTS, WIDTH = sized((256, 50, 256), quick=(8, 10, 8))  # users of each process
-ITEMS, ROUNDS = sized(((27_278, 200_000), 7), quick=((300, 400), 1))
+ITEMS, ROUNDS = sized(((27_278, 200_000), 11), quick=((300, 400), 1))
 FORMS = {
     "each has all of the catalog": (),
     "each has its own half": ("trainer.shard_catalog=true",),
