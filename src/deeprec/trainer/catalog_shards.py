@@ -145,10 +145,10 @@ def unfit_shards(model: nn.Module, loss: object, num_items: int, processes: int)
             f"over the catalog item by item; use loss=softmax or loss=marginal, {off}"
         )
     if kinds_of(model).tied or getattr(model, "linear", False):
+        way = "set model.tied=false" if getattr(model, "tied", False) else "use model=autoencoder"
         found.append(
             "trainer.shard_catalog: must be false where the input reads the catalog table, of which"
-            " a process knows its own rows alone; use model=autoencoder with model.tied=false, "
-            f"{off}"
+            f" a process knows its own rows alone; {way}, {off}"
         )
     if num_items < processes:
         found.append(
