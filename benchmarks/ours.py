@@ -13,6 +13,7 @@ from deeprec.console import console
 from deeprec.data.store import Prepared
 from deeprec.model.autoencoder import Autoencoder
 from deeprec.model.sparse_input import HISTORY
+from deeprec.trainer.data_parallel import Group
 from deeprec.trainer.loop import Loop
 from deeprec.trainer.module import Training
 from deeprec.work import Work
@@ -34,12 +35,14 @@ class Alone(Training):
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it so
 
 
-def work_of(prepared: Prepared, words: Sequence[str]) -> tuple[Work, Training]:
+def work_of(
+    prepared: Prepared, words: Sequence[str], group: Group | None = None
+) -> tuple[Work, Training]:
     """What `deeprec train` puts together for these overrides, and of it what is stepped through."""
     config = compose("train", [f"prepared={prepared.path}", "output_dir=unused", *words])
     assert isinstance(config, TrainConfig)
     console.quiet = True  # no memory plan between the lines of a table
-    work = Work(config, prepared)
+    work = Work(config, prepared, group)
     assert isinstance(work.learner, Training)
     work.learner.__class__ = Alone
     return work, work.learner
@@ -54,6 +57,7 @@ class OurSteps:
         narrow: products in bfloat16, as `trainer.precision=bfloat16` has them.
         device: where the model is.
         ahead: batches are made ahead as a run on this device has it; else: in the step.
+        group: of processes that step together, this one among them; None: it is alone.
     """
 
     def __init__(
@@ -64,8 +68,10 @@ class OurSteps:
         narrow: bool = False,
         device: torch.device = CPU,
         ahead: bool = False,
+        group: Group | None = None,
     ) -> None:
-        self.work, self.training = work_of(prepared, [*words, f"trainer.device={device.type}"])
+        words = [*words, f"trainer.device={device.type}"]
+        self.work, self.training = work_of(prepared, words, group)
         self.training.to(device)
         if ahead:
             self.work.data.training.prefetch = Loop().prefetch_batches

@@ -163,9 +163,11 @@ def test_what_is_said_holds_where_it_is_the_default_too(prepared: Path, tmp_path
 
 def test_several_processes_train_only_what_is_trained(tmp_path: Path) -> None:
     opened = Prepared(small_shop.make(tmp_path / "prepared", repeats=False))
-    given = chosen(config(opened.path, tmp_path / "run", "trainer.processes=2"), opened)
+    words = "trainer.processes=2", "trainer.shard_catalog=true"
+    given = chosen(config(opened.path, tmp_path / "run", *words), opened)
     processes = {one.model["_target_"].split(".")[2]: one.trainer["processes"] for one in given}
     assert processes == {"linear_autoencoder": 2, "ease": 1, "ials": 1, "variational": 2}
+    assert [one.trainer["shard_catalog"] for one in given] == [n == 2 for n in processes.values()]
 
 
 def test_the_run_holds_what_was_chosen(prepared: Path, tmp_path: Path) -> None:

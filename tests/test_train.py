@@ -506,6 +506,20 @@ def test_what_processes_keep_of_the_weights_is_planned_on_a_cpu() -> None:
     assert more.name not in {line.name for line in on_cuda}
 
 
+def test_what_processes_that_share_the_catalog_remember_is_planned_once() -> None:
+    with torch.device("meta"):
+        model = Autoencoder(1_000_000, hidden_dims=[64])
+    sizes = {"batch_users": 256, "batch_events": 10_000, "block_items": 2048}
+    of_state = [
+        sum(one.bytes for one in lines if one.name.startswith("item_weight") and "opt" in one.name)
+        for lines in (
+            memory.plan(model, Adam(), processes=4, shards=shards, **sizes) for shards in (0, 1)
+        )
+    ]
+    state = 2 * 4 * 64 * 1_000_000
+    assert of_state == [4 * state, state + state]  # once more where it is saved
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_is_never_saved(
     prepared: Path, tmp_path: Path
 ) -> None:

@@ -186,6 +186,8 @@ class Arranged:
     fields: dict[str, Jagged]  # what the model is shown, by sparse field
     asked: list[Asked]  # of each task
     step: int = field(default=0, kw_only=True)  # of the run; known when the batch is trained on
+    # of `asked`, for the processes that share the catalog; an array, for it stays on the host
+    told: npt.NDArray[np.int64] | None = field(default=None, kw_only=True)
 
 
 class Task(NamedTuple):

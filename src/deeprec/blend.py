@@ -20,6 +20,7 @@ from deeprec.data.store import Prepared
 from deeprec.errors import ConfigError
 from deeprec.model.blend import Blend
 from deeprec.trainer.callback import Watch
+from deeprec.trainer.loop import ALONE
 from deeprec.trainer.run import Run, RunFolder, open_run, refuse_to_overwrite, take_away_unmade
 from deeprec.trainer.validation import CUTOFF
 from deeprec.trainer.weighing import Weights, climbed, tried
@@ -161,7 +162,7 @@ def written(
         optimizer=None,
         target=None,
         user_weights=False,  # its members have learned from them, or not
-        trainer={**first.trainer, "processes": 1},  # nothing is trained here
+        trainer={**first.trainer, **ALONE},  # nothing is trained here
         logger=first.logger,
     )
     work = Work(config, prepared)

@@ -9,6 +9,7 @@ from deeprec.console import console
 from deeprec.data.store import SECONDS_PER_DAY, Prepared
 from deeprec.model.auto import Auto, Shape
 from deeprec.part import find, instantiate
+from deeprec.trainer.loop import ALONE
 
 PARTS = ("loss", "optimizer", "target", "trainer")
 
@@ -55,7 +56,7 @@ def _picked(
 
     merged: dict[str, Any] = {name: merged_part(name) for name in PARTS}
     if is_solved(picked.model):  # by one process, whatever trains the others
-        merged["trainer"] = {**merged["trainer"], "processes": 1}
+        merged["trainer"] = {**merged["trainer"], **ALONE}
     config = replace(config, model=picked.model, **merged)
     check(to_dict(config), "train")
     return config

@@ -19,8 +19,15 @@ State = dict[str, Tensor]
 RowUpdate = Callable[[Rows, Tensor], None]
 
 
+class OwnItems(NamedTuple):
+    """The items that a loss is made of here, where other processes make it of all the others."""
+
+    items: slice  # with a start and a stop
+    gather: Callable[[Tensor], Tensor]  # float [B] of each process -> all of them, [processes, B]
+
+
 class Updates(NamedTuple):
-    """What the optimizer asks of a loss; above all, to hand it the gradient of catalog rows.
+    """What the trainer asks of a loss; above all, to hand it the gradient of catalog rows.
 
     Where nobody changes rows as soon as their gradient is known (None), autograd gathers it.
 
@@ -32,6 +39,7 @@ class Updates(NamedTuple):
     item_bias: RowUpdate | None = None
     weight: float = 1.0  # of the loss in the loss of the step, which nobody knows from inside
     slope_norm: float | None = None  # longest slope of one user's loss in its scores; None: any
+    own: OwnItems | None = None  # of which the loss is to be made; None: of the whole catalog
 
 
 NO_UPDATES = Updates()

@@ -36,8 +36,8 @@ from deeprec.model.sparse_input import SparseInput
 from deeprec.part import find, instantiate
 from deeprec.schema import Part
 from deeprec.trainer import memory, replay, sound
-from deeprec.trainer.built import state_tensors
 from deeprec.trainer.callback import Following, Keeper, Schedule, Watch
+from deeprec.trainer.catalog_shards import CatalogShards, unfit_shards
 from deeprec.trainer.data_parallel import Group, refuse_too_many, unfit_processes
 from deeprec.trainer.facts import (
     build_loss,
@@ -175,6 +175,8 @@ class Work:
         self.group.join(place, self.device.torch)
         self._share(self.learner, self.group)
         self.loop.fit(self.learner, self.data, Following())
+        if self.learner.shards is not None:
+            self.learner.shards.wait()
 
     @contextmanager
     def _joined(self, training: Training) -> Iterator[None]:
@@ -187,8 +189,10 @@ class Work:
             yield
 
     def _share(self, training: Training, group: Group) -> None:
-        state = [*training.model.state_dict().values(), *state_tensors(training.built).values()]
+        state = [*training.model.state_dict().values(), *training.kept_state().values()]
         training.go_on_from(group.share(state, asdict(training.told_progress())))
+        if training.shards is not None:
+            training.shards.state.hand_out()
 
     def _new_group(self) -> Group | None:
         """The processes that the config asks for, which this one leads; None: there is one."""
@@ -333,7 +337,14 @@ class Work:
             rate=self._rate(),
             brake=None if config.brake is None else instantiate(config.brake),
             group=self.group,
+            shards=self._new_shards(),
         )
+
+    def _new_shards(self) -> CatalogShards | None:
+        """By which several processes share the catalog, if they are to."""
+        if self.group is None or not self.loop.shard_catalog:
+            return None
+        return CatalogShards(self.group, self.facts.num_items)
 
     def _rate(self) -> Callable[[int], float] | None:
         """What the learning rates of a step are multiplied with, beside the optimizer's own."""
@@ -397,6 +408,8 @@ class Work:
             refuse_too_many(self.group.size, self.device.torch)
             holds_slopes = bool(optimizer.constraints.slopes(model))
             found += unfit_processes(model, loss, holds_slopes=holds_slopes)
+            if self.loop.shard_catalog:
+                found += unfit_shards(model, loss, self.facts.num_items, self.group.size)
         refuse("train", found)
 
     def _plan(self, model: nn.Module, part: Mapping[str, Any]) -> list[memory.Line]:
@@ -416,7 +429,7 @@ class Work:
             draws_at_once=negatives is not None and not negatives.shared_targets,
             dense_gradient=getattr(loss, "dense_gradient", False)
             or self.config.brake is not None
-            or (self.group is not None and negatives is None)
+            or (self.group is not None and not self.loop.shard_catalog and negatives is None)
             or (kinds_of(model).tied and negatives is None),
             per_user=self._per_user(model),
             ways=self._ways(hasattr(loss, "gram_items")),
@@ -424,6 +437,7 @@ class Work:
             forked=self.loop.prefetch_processes > 0,
             device=self.device.name,
             processes=self.loop.processes,
+            shards=self.loop.shard_catalog,
         )
         begin_bytes: Callable[[int, int], int] | None = getattr(model, "begin_bytes", None)
         if begin_bytes is not None:

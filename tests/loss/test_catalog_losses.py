@@ -2,6 +2,9 @@
 
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from threading import Barrier
 
 import pytest
 import torch
@@ -18,7 +21,7 @@ from deeprec.loss.hinge import Hinge
 from deeprec.loss.marginal import Marginal
 from deeprec.loss.regression import Regression
 from deeprec.loss.softmax import Softmax
-from deeprec.table import Updates
+from deeprec.table import OwnItems, Updates
 from largest_tensor import LargestTensor
 
 USERS, ITEMS, WIDTH = 6, 17, 3
@@ -318,6 +321,53 @@ def test_rows_may_change_as_soon_as_their_gradient_is_known(
     for our, their in ((ours[1], theirs[1]), (ours[2], theirs[2])):
         assert our.grad is None
         torch.testing.assert_close(our.data, (their - 0.1 * their.grad).data)
+
+
+MARGINS = {"one_target": 0.3, "zero_target": 0.01, "one_scale": 2.0, "zero_scale": 0.5}
+
+
+@pytest.mark.parametrize("slope_norm", [None, 0.2])
+@pytest.mark.parametrize(
+    ("make", "settings"),
+    [*((make, settings) for make, settings, _ in LOSSES), (Softmax, MARGINS | {"temperature": 2})],
+)
+def test_losses_of_own_items_add_up_to_that_of_the_catalog(
+    make: type[nn.Module], settings: dict, slope_norm: float | None
+) -> None:
+    """Two threads, of 5 and 12 items, find together what one finds of all 17."""
+    leaves, encode, target = problem(11)
+    loss, both, told = make(**settings, block_items=4), Barrier(2), [Tensor(), Tensor()]
+
+    def found(own: OwnItems | None) -> list[Tensor]:
+        """The loss, the gradients of hidden and repeats, and what rows become."""
+        hidden, weight, bias, repeats = ours = [leaf.clone().requires_grad_() for leaf in leaves]
+        moves = (partial(descend, table.data) for table in (weight, bias))
+        value = loss(
+            encode(hidden, repeats), weight, bias, target, Updates(*moves, 1.0, slope_norm, own)
+        )
+        value.backward()
+        assert (ours[1].grad, ours[2].grad) == (None, None)
+        return [value.detach(), hidden.grad, repeats.grad, weight.data, bias.data]
+
+    def descend(table: Tensor, rows: slice, gradient: Tensor) -> None:
+        table[rows] -= 0.1 * gradient
+
+    def of_part(rank: int) -> list[Tensor]:
+        def gather(mine: Tensor) -> Tensor:
+            told[rank] = mine
+            both.wait(timeout=60)
+            together = torch.stack(told)
+            both.wait(timeout=60)
+            return together
+
+        return found(OwnItems([slice(0, 5), slice(5, ITEMS)][rank], gather))
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(of_part, range(2))
+    whole, starts = found(None), [torch.zeros(())] * 3 + leaves[1:3]
+    for one, other, truth, start in zip(first, second, whole, starts, strict=True):
+        torch.testing.assert_close(one + other - start, truth, rtol=1e-8, atol=1e-12)
+    torch.testing.assert_close(first[3][5:], leaves[1][5:], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("scale", [1.0, 300.0])

@@ -12,12 +12,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import lives
+import small_shop
 from deeprec.config import TrainConfig
 from deeprec.console import console
 from deeprec.data.store import Prepared
 from deeprec.errors import ConfigError
 from deeprec.trainer.callback import Following
 from deeprec.trainer.data_parallel import Group
+from deeprec.trainer.loop import Loop
 from deeprec.trainer.module import Training
 from deeprec.trainer.row_gradient import RowGradient
 from deeprec.work import READ, Work
@@ -43,7 +45,21 @@ CASES = {
     ],
     "by interactions": ["trainer.batch_users=null", "trainer.batch_interactions=BATCH0"],
 }
+REPEATS = ["target=after_cut", "target.window_days=20"]
+SHARED = {  # of which each process trains the catalog rows of its own items
+    "shared, a sum over items": [
+        *("loss=marginal", "optimizer=rowwise_adagrad", *REPEATS, "model.reconstruction=0")
+    ],
+    "shared, a normaliser over all items": [
+        *("loss.one_target=0.9", "loss.zero_target=0.001", "model.hidden_dims=[8,6]")
+    ],
+    "shared, few have anything to learn": [
+        *("target=after_cut", "target.window_days=0.5", "model.reconstruction=0")
+    ],
+    "shared, held by a brake, with weights": ["brake=leaps", "weighting=inverse_propensity"],
+}
 DRAWN = {  # of which each process draws its own
+    "shared, two tasks": ["model.input_dropout=0.5", *REPEATS],
     "dropout, two tasks": [
         *("model.input_dropout=0.5", "target=after_cut", "target.window_days=20")
     ],
@@ -57,33 +73,45 @@ DRAWN = {  # of which each process draws its own
 
 
 def config(prepared: Path, name: str, batch_users: int) -> TrainConfig:
+    said = (CASES | SHARED | DRAWN)[name]
     words = ["trainer.max_epochs=2", f"trainer.batch_users={batch_users}", "trainer.threads=1"]
-    if not any(word.startswith(("experiment=", "model=")) for word in (CASES | DRAWN)[name]):
+    if not any(word.startswith(("experiment=", "model=")) for word in said):
         words += ["model.hidden_dims=[8]", "model.input_dropout=0", "optimizer.lr=0.02"]
-    of_case = (word.replace("BATCH", str(batch_users)) for word in (CASES | DRAWN)[name])
+    if name.startswith("shared") and batch_users == 8:
+        words += ["trainer.processes=2", "trainer.shard_catalog=true"]
+    of_case = (word.replace("BATCH", str(batch_users)) for word in said)
     return composed(prepared, Path("nowhere"), *words, *of_case, "logger.wandb=off")
 
 
 def ended(work: Work) -> dict[str, Tensor]:
-    """What a run ends with, whose folder nobody needs."""
+    """What a run ends with, whose folder nobody needs: all that it would go on with, and more."""
     assert isinstance(work.learner, Training)
     if work.group is not None:
         work._share(work.learner, work.group)
     work.loop.fit(work.learner, work.data, Following())
-    found = {name: one.contiguous() for name, one in work.learner.model.state_dict().items()}
+    work.learner.make_whole()
+    found = work.learner.model.state_dict() | work.learner.whole_state()
     assert work.learner.progress.first_loss is not None
-    return found | {"first loss": torch.tensor(work.learner.progress.first_loss)}
+    found |= {"first loss": torch.tensor(work.learner.progress.first_loss)}
+    return {name: one.contiguous() for name, one in found.items()}
+
+
+def data(place: Path, name: str) -> Path:
+    """What a case trains on; items that are shared out are an odd number."""
+    return place / ("odd" if name.startswith("shared") else "prepared")
 
 
 def walk(rank: int, place: Path) -> None:
     """What each of the processes does: every case, one after the other."""
     torch.set_num_threads(1)
     console.quiet = True
-    group, prepared = Group(2, rank), place / "prepared"
+    group = Group(2, rank)
     group.join(place, torch.device("cpu"))
-    for name in CASES | DRAWN:
+    for name in CASES | SHARED | DRAWN:
         torch.manual_seed(rank)  # where they begin is told them
-        work = Work(config(prepared, name, 8), Prepared(prepared, parts=READ), group)
+        work = Work(
+            config(data(place, name), name, 8), Prepared(data(place, name), parts=READ), group
+        )
         save_file(ended(work), place / f"{name}-{rank}.safetensors")
 
 
@@ -92,6 +120,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes end with, a file for each case and process."""
     place = tmp_path_factory.mktemp("together")
     make(place / "prepared")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(small_shop, "NUM_ITEMS", 23)
+        make(place / "odd")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     begun = [
         subprocess.Popen(
@@ -109,9 +140,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", CASES | SHARED)
 def test_two_processes_end_where_one_does(place: Path, name: str) -> None:
-    prepared = Prepared(place / "prepared", parts=READ)
+    prepared = Prepared(data(place, name), parts=READ)
     work = Work(config(prepared.path, name, 16), prepared)
     begun = {key: one.clone() for key, one in work.learner.model.state_dict().items()}
     truth, found = ended(work), load_file(place / f"{name}-0.safetensors")
@@ -122,11 +153,12 @@ def test_two_processes_end_where_one_does(place: Path, name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", CASES | DRAWN)
+@pytest.mark.parametrize("name", CASES | SHARED | DRAWN)
 def test_all_processes_have_the_same_bits(place: Path, name: str) -> None:
     first, second = (load_file(place / f"{name}-{rank}.safetensors") for rank in range(2))
-    for key, value in first.items():
-        assert torch.equal(second[key], value), key
+    for key, value in second.items():  # what is remembered of rows, the one that leads tells
+        assert torch.equal(first[key], value), key
+    assert second.keys() >= {"item_weight", "item_bias"}
 
 
 def test_gradients_of_rows_found_in_parts_are_added_up() -> None:
@@ -148,6 +180,8 @@ def test_gradients_of_rows_found_in_parts_are_added_up() -> None:
         (["model=ease"], "trainer.processes: a model that is solved is solved by one, got 2"),
         (["loss=cosine", "experiment=linear", "loss.gram_items=8"], "set loss.gram_items=null"),
         (["optimizer.constraints.unit_slope_norm=1"], "must be 1 with unit_slope_norm"),
+        (["trainer.shard_catalog=true", "model.tied=true"], "where the input reads the catalog"),
+        (["trainer.shard_catalog=true", "loss=sampled_softmax"], "be false with SampledSoftmax"),
         (
             [
                 "model=layered",
@@ -167,6 +201,11 @@ def test_what_several_processes_would_do_otherwise_is_refused(
         Work(config, prepared)
 
 
+def test_one_process_has_nobody_to_share_the_catalog_with() -> None:
+    with pytest.raises(ValueError, match="of which there must be 2 or more, got processes=1"):
+        Loop(shard_catalog=True)
+
+
 @pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     with lives.server(make(tmp_path_factory.mktemp("data") / "prepared")) as one:
@@ -177,10 +216,14 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
 def test_stopped_and_bereft_of_one_a_run_ends_as_if_it_never_was(
     live: Live, tmp_path: Path
 ) -> None:
-    """By SIGTERM, and by the death of the process beside the one that leads."""
+    """By SIGTERM, and by the death of the process beside the one that leads.
+
+    They share the catalog, so each checkpoint is of rows that two of them trained.
+    """
 
     def command(run: str) -> list[str]:
-        together = "trainer.processes=2", "trainer.save_every_minutes=0", "resume=auto"
+        together = "trainer.processes=2", "trainer.shard_catalog=true", "resume=auto"
+        together += ("trainer.save_every_minutes=0",)
         small = [one.replace("batch_users=16", "batch_users=8") for one in lives.SMALL]
         return ["prepared=PREPARED", f"output_dir={tmp_path / run}", *small, *together]
 

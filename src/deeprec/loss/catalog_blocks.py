@@ -7,6 +7,10 @@ needs costs nothing, and under `torch.no_grad` there is none. Where the optimize
 the rows of a block change as soon as their gradient is known, so the gradient of the table, [V, D],
 does not exist either.
 
+Where other processes go over the other items (`Updates.own`), a walk is over those of this one: the
+loss is then the part of it that these cost, and only their rows have gradients. What a loss must
+know of a user over the whole catalog it asks for with `Blocks.of_all`.
+
 Under autocast the products, and only they, run in its dtype: sums, costs and gradients between them
 stay in float32.
 
@@ -28,7 +32,7 @@ from torch.autograd.function import once_differentiable
 
 from deeprec.batch import Asked, Encoded, Jagged, transposed
 from deeprec.loss.asked import Target, asked_of
-from deeprec.table import RowUpdate, Updates
+from deeprec.table import OwnItems, RowUpdate, Updates
 
 BLOCK_ITEMS = 2_048  # on a CPU: 4 MiB of scores for 512 users in float32 stay in its cache
 CUDA_SCORES = 2**25  # of a block: each is some thirty kernels, whose launches a small one waits for
@@ -66,12 +70,14 @@ class Cells(NamedTuple):
         return here, (self.users_P[here], self.items_P[here] - start)
 
 
-def cells(rows: Jagged, num_items: int, block_items: int) -> Cells:
-    """The pairs of a jagged tensor by block; the bounds are found on the host, without waiting."""
+def cells(rows: Jagged, items: slice, block_items: int) -> Cells:
+    """The pairs of these items by block; the bounds are found on the host, without waiting."""
     by_item = transposed(rows)
-    edges = np.arange(0, num_items + block_items, block_items)
-    bounds = np.searchsorted(by_item.on_host, edges).tolist()
-    return Cells(by_item.values, by_item.users, by_item.order, bounds)
+    edges = [*range(items.start, items.stop, block_items), items.stop]
+    places = np.searchsorted(by_item.on_host, edges)
+    here = slice(int(places[0]), int(places[-1]))
+    bounds = (places - places[0]).tolist()
+    return Cells(by_item.values[here], by_item.users[here], by_item.order[here], bounds)
 
 
 class Block(NamedTuple):
@@ -95,16 +101,18 @@ class Blocks:
         asked: Asked,
         block_items: int | None,
         product_dtype: torch.dtype,
+        own: OwnItems | None = None,
     ) -> None:
-        self.product_dtype = product_dtype
+        self.product_dtype, self.own = product_dtype, own
         self.hidden_BD, self.narrow_BD = encoded.hidden_BD, encoded.hidden_BD.to(product_dtype)
         self.item_weight_VD, self.item_bias_V = item_weight_VD, item_bias_V
         num_users, device = len(self.hidden_BD), self.hidden_BD.device.type
-        self.num_items = item_weight_VD.shape[0]
+        self.items = slice(0, item_weight_VD.shape[0]) if own is None else own.items
         self.block_items = block_items or fitting_block_items(num_users, device)
-        self.repeat = cells(asked.repeats, self.num_items, self.block_items)
+        self.num_repeats = len(encoded.repeat_scores_M)
+        self.repeat = cells(asked.repeats, self.items, self.block_items)
         self.repeat_scores_M = encoded.repeat_scores_M[self.repeat.order_P]
-        self.target = cells(asked.target, self.num_items, self.block_items)
+        self.target = cells(asked.target, self.items, self.block_items)
         weights_P = asked.target.weights
         if weights_P is None:
             weights_P = self.hidden_BD.new_ones(asked.target.values.shape)
@@ -114,11 +122,12 @@ class Blocks:
         self._narrowed: tuple[slice, Tensor] | None = None
 
     def __len__(self) -> int:
-        return -(-self.num_items // self.block_items)
+        return -(-(self.items.stop - self.items.start) // self.block_items)
 
     def __iter__(self) -> Iterator[Block]:
-        for index, start in enumerate(range(0, self.num_items, self.block_items)):
-            items = slice(start, min(start + self.block_items, self.num_items))
+        starts = range(self.items.start, self.items.stop, self.block_items)
+        for index, start in enumerate(starts):
+            items = slice(start, min(start + self.block_items, self.items.stop))
             targets, places = self.target.of_block(index, start)
             repeats, repeat_places = self.repeat.of_block(index, start)
             yield Block(items, targets, places, repeats, repeat_places)
@@ -134,6 +143,10 @@ class Blocks:
         if block.repeats.stop > block.repeats.start:
             scores_BC[block.repeat_places] = self.repeat_scores_M[block.repeats].to(scores_BC.dtype)
         return scores_BC
+
+    def of_all(self, values_B: Tensor) -> Tensor:
+        """Float [processes, B]: what each process found of its items, where they share them."""
+        return values_B[None] if self.own is None else self.own.gather(values_B)
 
     def summed(self, values_BC: Tensor) -> Tensor:
         """Float []: the sum of these, each user's times its weight."""
@@ -179,9 +192,11 @@ class Gradient:
         # scaling hidden scales the gradient of the rows without a pass over them
         self._scaled_BD = blocks.hidden_BD * of_weight
         self._updates = updates
-        # written whole, block by block
-        self.item_weight_VD = _gathered(blocks.item_weight_VD, needed.item_weight, updates[0])
-        self.item_bias_V = _gathered(blocks.item_bias_V, needed.item_bias, updates[1])
+        # written whole, block by block, unless some items are not gone over here
+        new = torch.empty_like if blocks.own is None else torch.zeros_like
+        gathers = [asked and update is None for asked, update in zip(needed[1:3], updates[:2])]
+        self.item_weight_VD = new(blocks.item_weight_VD) if gathers[0] else None
+        self.item_bias_V = new(blocks.item_bias_V) if gathers[1] else None
 
     def add(self, block: Block, grad_BC: Tensor, factor_B: Tensor | None = None) -> None:
         """Takes the gradient of a block's scores, float [B, C], and may overwrite it.
@@ -226,7 +241,7 @@ class Gradient:
 
     def finished(self) -> "list[Tensor | None]":
         """Gradients of hidden, item_weight, item_bias and repeat_scores; None if not needed."""
-        repeat_M = torch.empty_like(self.repeat_M)
+        repeat_M = self.repeat_M.new_zeros(self.blocks.num_repeats)
         repeat_M[self.blocks.repeat.order_P] = self.repeat_M * self.scale.to(repeat_M.dtype)
         hidden_BD = self.hidden_BD * self.scale
         all_four = (hidden_BD, self.item_weight_VD, self.item_bias_V, repeat_M)
@@ -249,13 +264,9 @@ class Lengths:
         length_B = torch.linalg.vector_norm(grad_BC, dim=1, dtype=self.squares_B.dtype)
         self.squares_B += _times(length_B, factor_B).square()
 
-    def shares(self, norm: float) -> Tensor:
+    def shares(self, blocks: Blocks, norm: float) -> Tensor:
         """Float [B]: what each user's slopes are multiplied with to be no longer than `norm`."""
-        return norm / self.squares_B.sqrt().clamp(min=norm)
-
-
-def _gathered(table: Tensor, needed: bool, update: RowUpdate | None) -> Tensor | None:
-    return torch.empty_like(table) if needed and update is None else None
+        return norm / blocks.of_all(self.squares_B).sum(0).sqrt().clamp(min=norm)
 
 
 def _hand_out(
@@ -381,7 +392,8 @@ def catalog_loss(
             O(B * block_items), and O(V * D) for the gradient of the table where there are no
             updates.
         updates: change the catalog's rows now, block by block, where they need a gradient; and
-            how long a user's slopes may be, for which the blocks are gone over once more.
+            how long a user's slopes may be, for which the blocks are gone over once more; and of
+            which items the loss is to be made.
 
     Returns:
         float32 [] (float64 for float64 scores).
@@ -428,12 +440,12 @@ class _CatalogLoss(torch.autograd.Function):
         updates: Updates,
     ) -> Tensor:
         encoded = encoded._replace(hidden_BD=hidden_BD, repeat_scores_M=repeat_scores_M)
-        scored = encoded, item_weight_VD, item_bias_V, asked, block_items, dtype
+        scored = encoded, item_weight_VD, item_bias_V, asked, block_items, dtype, updates.own
         scale, shares_B = num_users.to(hidden_BD.dtype).reciprocal(), None
         if updates.slope_norm is not None and any(needed):
-            lengths = Lengths(len(hidden_BD), hidden_BD)
-            walk(Blocks(*scored), lengths)
-            shares_B = lengths.shares(updates.slope_norm)
+            blocks, lengths = Blocks(*scored), Lengths(len(hidden_BD), hidden_BD)
+            walk(blocks, lengths)
+            shares_B = lengths.shares(blocks, updates.slope_norm)
         blocks = Blocks(*scored)
         gradient = Gradient(blocks, needed, scale, updates, shares_B) if any(needed) else None
         total = walk(blocks, gradient) * scale

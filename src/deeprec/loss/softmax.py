@@ -203,7 +203,7 @@ def _walk(margins: Margins, blocks: Blocks, gradient: Gradient | Lengths | None)
         found.append(_exponentials(scores_BC, blocks.product_dtype, room))
         kept_BC = found[-1].kept_BC
         room -= 0 if kept_BC is None else kept_BC.nbytes
-    users_P, normaliser_B = blocks.target.users_P, _normaliser(found)
+    users_P, normaliser_B = blocks.target.users_P, _normaliser(blocks, found)
     if margins.one < math.inf:  # a target past the margin costs nothing, and nobody else for it
         blocks.weights_P = blocks.weights_P * (scores_P - normaliser_B[users_P] < margins.one)
     if margins.one_scale != 1.0:
@@ -211,16 +211,20 @@ def _walk(margins: Margins, blocks: Blocks, gradient: Gradient | Lengths | None)
     edge_B = normaliser_B + margins.zero
     if margins.of_others:
         found = [_competing(blocks, *each, edge_B, margins) for each in zip(blocks, found)]
-        normaliser_B = _normaliser(found)
+        normaliser_B = _normaliser(blocks, found)
     if gradient is not None:
         competes = partial(_scaled, edge_B, margins) if margins.of_others else None
         _hand_gradients(blocks, gradient, found, normaliser_B, competes)
     return (blocks.weights_P * (normaliser_B[users_P] - scores_P)).sum()
 
 
-def _normaliser(found: list[_Exponentials]) -> Tensor:
-    """Float [B]: the logarithm of the sum of all exponentiated scores; 0 where there is none."""
+def _normaliser(blocks: Blocks, found: list[_Exponentials]) -> Tensor:
+    """Float [B]: the logarithm of the sum of all exponentiated scores; 0 where there is none.
+
+    All means the whole catalog, whoever goes over it.
+    """
     sums_B = torch.stack([each.logarithm() for each in found]).logsumexp(0)
+    sums_B = blocks.of_all(sums_B).logsumexp(0)
     return sums_B.masked_fill(sums_B == -math.inf, 0.0)
 
 
@@ -279,6 +283,7 @@ def _hand_gradients(
     """
     mass_B = torch.zeros_like(normaliser_B)  # of targets; a user without any gets no gradient
     mass_B.index_add_(0, blocks.target.users_P, blocks.weights_P)
+    mass_B = blocks.of_all(mass_B).sum(0)
     shift_B = normaliser_B - mass_B.log()
     for index, block in enumerate(blocks):
         weights_P, kept_BC = blocks.weights_P[block.targets], found[index].kept_BC

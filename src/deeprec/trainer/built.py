@@ -1,6 +1,6 @@
 """The optimizers of one model: put together, and told what holds for all of them."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from deeprec.errors import ConfigError
 from deeprec.table import RowUpdate, TableRule
 from deeprec.trainer.constraints import Constraints
-from deeprec.trainer.exchanged import exchanged
+from deeprec.trainer.exchanged import exchanged, exchanged_of_items
 from deeprec.trainer.kinds import Kinds, kinds_of
 from deeprec.trainer.limits import Limits
 from deeprec.trainer.row_length import KeptLength
@@ -37,15 +37,16 @@ def assemble(
     constraints.refuse(model, kinds)
     length_V = kinds.row_length_V
 
-    def of_catalog() -> TableRule:
-        rule = of_table()
-        rule = constraints.of_catalog(rule if length_V is None else KeptLength(rule, length_V))
-        return exchanged(rule)
+    def held(rule: TableRule) -> TableRule:
+        return constraints.of_catalog(rule if length_V is None else KeptLength(rule, length_V))
 
-    units = constraints.units(model, kinds)
+    units, scored = constraints.units(model, kinds), {*kinds.scored}
     rules = [
-        *(of_catalog() for _ in kinds.catalog),
-        *(exchanged(of_numbers()) for _ in kinds.per_item),
+        *(exchanged_of_items(of_table(), held) for _ in kinds.catalog),
+        *(
+            (exchanged_of_items if one in scored else exchanged)(of_numbers())
+            for one in kinds.per_item
+        ),
     ]
     built = [
         *([limits.hold(layers(kinds.layers))] if kinds.layers else []),
@@ -106,6 +107,17 @@ def state_tensors(optimizers: Iterable[torch.optim.Optimizer]) -> dict[str, Tens
             for name, value in optimizer.state[parameter].items():
                 found[f"{i}/{j}/{name}"] = value
     return found
+
+
+def state_of_rows(
+    optimizers: Sequence[torch.optim.Optimizer], tables: Iterable[Tensor]
+) -> dict[str, Tensor]:
+    """Of `state_tensors` those that have a row for each row of one of these tables."""
+    states = [one.state[table] for one in optimizers for table in tables if table in one.state]
+    of_rows = {id(value) for state in states for value in state.values() if value.dim()}
+    return {
+        name: value for name, value in state_tensors(optimizers).items() if id(value) in of_rows
+    }
 
 
 def begin_state(optimizers: Iterable[torch.optim.Optimizer]) -> None:

@@ -140,6 +140,7 @@ class Keeper(Callback):
             NonFiniteError: the loss or the norm of the weights is not finite.
         """
         learner.check_finite()
+        learner.make_whole()
         progress, schedule = learner.progress, self.schedule
         weights = weight_norm(learner.model, progress.step)
         seconds = None if self._started is None else time.monotonic() - self._started
@@ -165,6 +166,7 @@ class Keeper(Callback):
 
     def _save(self, learner: Learner, score: float | None, *, last: bool = False) -> None:
         self.run.refuse_moved()
+        learner.make_whole()
         self.saver.save(learner, score, last=last)
         self._saved = time.monotonic()
 

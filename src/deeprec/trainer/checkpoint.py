@@ -25,7 +25,6 @@ from torch import Tensor, nn
 
 from deeprec import folder
 from deeprec.errors import ConfigError, IntegrityError, NonFiniteError
-from deeprec.trainer.built import state_tensors
 from deeprec.trainer.module import Learner, Progress
 from deeprec.trainer.sound import LOWER
 
@@ -80,7 +79,7 @@ class State:
 
 def size_of(training: Learner) -> int:
     """What a checkpoint of a run takes on a disk, but for a few kilobytes."""
-    return _size(training.model.state_dict()) + _size(state_tensors(training.built))
+    return _size(training.model.state_dict()) + training.state_bytes()
 
 
 def grows(training: Learner) -> bool:
@@ -105,7 +104,7 @@ def state_of(training: Learner, score: float | None, *, copied: bool = False) ->
     """
     training.check_finite()
     _check_finite_weights(training.model)
-    weights, optimizer = training.model.state_dict(), state_tensors(training.built)
+    weights, optimizer = training.model.state_dict(), training.whole_state()
     if copied:
         weights, optimizer = _copies(weights), _copies(optimizer)
     return State(replace(training.told_progress()), score, weights, optimizer)
@@ -150,7 +149,7 @@ def load(checkpoint: Checkpoint, training: Learner) -> None:
         _open_up(training.model, saved)
         _copy(saved, training.model.state_dict())
     _refuse_nonfinite(checkpoint, training.model)
-    state = state_tensors(training.built)
+    state = training.state_to_read()
     with _opened(checkpoint.path / "optimizer.safetensors", state) as saved:
         _copy(saved, state)
     training.go_on_from(json.loads((checkpoint.path / "progress.json").read_text()))

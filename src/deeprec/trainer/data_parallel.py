@@ -7,8 +7,8 @@ a step with the same weights, which are those that one process would have that t
 all at once, but for rounding and for what is drawn for a batch.
 
 What travels in a step: the gradient of the layers, the rows of tables that were touched, and of a
-catalog table that an exact loss scores whole, all of its gradient. Processes talk over loopback, by
-gloo on a CPU and by NCCL between GPUs.
+catalog table that an exact loss scores whole, all of its gradient, unless they share the catalog
+(catalog_shards.py). Processes talk over loopback, by gloo on a CPU and by NCCL between GPUs.
 """
 
 import json
@@ -129,7 +129,7 @@ class Group:
             for tensor in tensors:
                 distributed.broadcast(tensor, 0)
             text = torch.frombuffer(bytearray(json.dumps(told).encode()), dtype=torch.uint8)
-            [length, *_] = self._numbers(len(text))[0]
+            [length, *_] = self.numbers(len(text))[0]
             if not self.leads:
                 text = torch.empty(int(length), dtype=torch.uint8)
             distributed.broadcast(text, 0, group=self._control)
@@ -140,8 +140,42 @@ class Group:
 
     def totals(self, *mine: int) -> list[int]:
         """The sum of each number over all processes."""
+        return [sum(each) for each in zip(*self.numbers(*mine), strict=True)]
+
+    def numbers(self, *mine: int) -> list[list[int]]:
+        """The numbers of every process, by rank; each gives equally many."""
+        told = torch.tensor(mine, dtype=torch.int64)
+        found = self._gathered(told, [len(told)] * self.size, on_host=True)
+        return [one.tolist() for one in found]
+
+    def messages(self, mine: Tensor, lengths: Sequence[int]) -> list[Tensor]:
+        """What every process says, int64 on the host, by rank.
+
+        Args:
+            mine: of this one.
+            lengths: of those of all.
+        """
+        return self._gathered(mine, lengths, on_host=True)
+
+    def gather(self, mine: Tensor, lengths: Sequence[int]) -> list[Tensor]:
+        """The tensors of every process, by rank, on the device; their lengths are known."""
+        return self._gathered(mine, lengths)
+
+    def give(self, tensor: Tensor, rank: int) -> None:
+        """Gives the tensor of one process, in place, to all."""
         with _telling():
-            return [sum(each) for each in zip(*self._numbers(*mine), strict=True)]
+            distributed.broadcast(tensor, rank)
+
+    def send(self, tensor: Tensor, rank: int) -> None:
+        """Gives a tensor on the host to one process, which must ask for it with `received`."""
+        with _telling():
+            distributed.send(tensor, rank, group=self._control)
+
+    def received(self, into: Tensor, rank: int) -> Tensor:
+        """What one process sends, in this memory, on the host."""
+        with _telling():
+            distributed.recv(into, rank, group=self._control)
+        return into
 
     def add(self, tensor: Tensor) -> Tensor:
         """The sum over all processes, the same bits in each; in place."""
@@ -167,34 +201,31 @@ class Group:
         Returns:
             The rows, and their gradient, float [R, D] ([R] of a table of numbers).
         """
-        with _telling():
-            rows, values = gradient.of_some(table)
-            kinds = self._numbers(gradient.kind, len(rows))
-            most = max(kind for kind, _ in kinds)
-            if most == NONE:
-                return None
-            if most == ALL:
-                return slice(0, len(table)), self.add(gradient.of_all(table))
-            counts = [count for _, count in kinds]
-            padded_rows = rows.new_zeros(max(counts))
-            padded_rows[: len(rows)] = rows
-            padded = values.new_zeros(max(counts), *values.shape[1:])
-            padded[: len(values)] = values
-            all_rows = [torch.empty_like(padded_rows) for _ in counts]
-            all_values = [torch.empty_like(padded) for _ in counts]
-            distributed.all_gather(all_rows, padded_rows)
-            distributed.all_gather(all_values, padded)
-        return added(
-            [one[:count] for one, count in zip(all_rows, counts, strict=True)],
-            [one[:count] for one, count in zip(all_values, counts, strict=True)],
-        )
+        rows, values = gradient.of_some(table)
+        kinds = self.numbers(gradient.kind, len(rows))
+        most = max(kind for kind, _ in kinds)
+        if most == NONE:
+            return None
+        if most == ALL:
+            return slice(0, len(table)), self.add(gradient.of_all(table))
+        counts = [count for _, count in kinds]
+        return added(self.gather(rows, counts), self.gather(values, counts))
 
-    def _numbers(self, *mine: int) -> list[list[int]]:
-        """The numbers of every process, by rank; each gives equally many."""
-        told = torch.tensor(mine, dtype=torch.int64)
-        found = [torch.empty_like(told) for _ in range(self.size)]
-        distributed.all_gather(found, told, group=self._control)
-        return [one.tolist() for one in found]
+    def _gathered(
+        self, mine: Tensor, lengths: Sequence[int], *, on_host: bool = False
+    ) -> list[Tensor]:
+        """Those of every process, shorter ones padded on their way."""
+        if not max(lengths):
+            return [mine for _ in lengths]
+        padded = mine
+        if len(mine) < max(lengths):
+            padded = mine.new_zeros(max(lengths), *mine.shape[1:])
+            padded[: len(mine)] = mine
+        found = [torch.empty_like(padded) for _ in lengths]
+        with _telling():
+            group = self._control if on_host else None
+            distributed.all_gather(found, padded.contiguous(), group=group)
+        return [one[:length] for one, length in zip(found, lengths, strict=True)]
 
 
 def refuse_too_many(size: int, device: torch.device) -> None:

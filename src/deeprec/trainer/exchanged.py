@@ -1,11 +1,12 @@
-"""Rules of tables that wait, at the end of a step, for what other processes found."""
+"""Rules of tables of which other processes find a part of the gradient, or train a part."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from torch import Tensor
 
 from deeprec.table import Rows, RuleAround, State, TableRule, update_rows
+from deeprec.trainer.catalog_shards import CatalogShards
 from deeprec.trainer.data_parallel import Group
 from deeprec.trainer.row_gradient import RowGradient
 
@@ -42,16 +43,45 @@ class Exchanged(RuleAround):
         self.rule.finish_step(state)
 
 
-_among: list[Group] = []
+class OfOwnItems(RuleAround):
+    """A rule that changes the rows of some items alone, and remembers nothing of others.
+
+    Args:
+        rule: what changes rows, and is told of a table of these alone.
+        own: with a start and a stop; a gradient of rows beyond is passed over, for it is 0.
+    """
+
+    def __init__(self, rule: TableRule, own: slice) -> None:
+        super().__init__(rule)
+        self.own = own
+
+    def new_state(self, table: Tensor) -> State:
+        return self.rule.new_state(table[self.own])
+
+    def update(self, table: Tensor, state: State, rows: Rows, gradient: Tensor) -> None:
+        assert isinstance(rows, slice), "a loss of own items goes over them in blocks"
+        start, stop = max(rows.start, self.own.start), min(rows.stop, self.own.stop)
+        if start < stop:
+            here = slice(start - rows.start, stop - rows.start)
+            own = slice(start - self.own.start, stop - self.own.start)
+            self.rule.update(table[self.own], state, own, gradient[here])
+
+
+_among: list[tuple[Group, CatalogShards | None]] = []
 
 
 @contextmanager
-def exchanging(group: Group | None) -> Iterator[None]:
-    """Rules that are made within hand each other their gradients; None: there is one process."""
+def exchanging(group: Group | None, shards: CatalogShards | None = None) -> Iterator[None]:
+    """Rules that are made within hand each other their gradients; None: there is one process.
+
+    Args:
+        group: the processes.
+        shards: by which they share the items; None: each has them all.
+    """
     if group is None:
         yield
         return
-    _among.append(group)
+    _among.append((group, shards))
     try:
         yield
     finally:
@@ -60,4 +90,19 @@ def exchanging(group: Group | None) -> Iterator[None]:
 
 def exchanged(rule: TableRule) -> TableRule:
     """The rule, within `exchanging` around it."""
-    return Exchanged(rule, _among[-1]) if _among else rule
+    return Exchanged(rule, _among[-1][0]) if _among else rule
+
+
+def exchanged_of_items(
+    rule: TableRule, around: Callable[[TableRule], TableRule] | None = None
+) -> TableRule:
+    """The same of a table with a row for each item, of which each process may train its own.
+
+    Args:
+        rule: what changes rows.
+        around: makes of it what holds rows to something, by their places in the whole table.
+    """
+    shards = _among[-1][1] if _among else None
+    own = rule if shards is None else OfOwnItems(rule, shards.own.items)
+    held = own if around is None else around(own)
+    return exchanged(held) if shards is None else held

@@ -26,6 +26,7 @@ class Kinds:
     tied: bool = False  # the input reads the catalog table too
     row_length_V: Tensor | None = None  # which the rows of the catalog table keep; None: any
     per_item: list[nn.Parameter] = field(default_factory=list)
+    scored: list[nn.Parameter] = field(default_factory=list)  # of both, those that a loss is given
     layers: list[nn.Parameter] = field(default_factory=list)
 
 
@@ -37,10 +38,13 @@ def kinds_of(model: nn.Module) -> Kinds:
     catalog = model.item_weight
     assert isinstance(catalog, nn.Parameter)
     kinds.catalog.append(catalog)
+    kinds.scored.append(catalog)
     kinds.row_length_V = getattr(model, "row_length_V", None)
     for name, parameter in model.named_parameters():
         if id(parameter) in tables or parameter is catalog or not parameter.requires_grad:
             continue
         per_item = name.rpartition(".")[2] in PER_ITEM
         (kinds.per_item if per_item else kinds.layers).append(parameter)
+        if name in PER_ITEM:  # others are numbers that the model itself reads
+            kinds.scored.append(parameter)
     return kinds

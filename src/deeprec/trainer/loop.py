@@ -15,6 +15,8 @@ from deeprec.trainer.module import Training
 from deeprec.trainer.no_pickle import NoPickle
 from deeprec.trainer.saving import OnDiskFull
 
+ALONE = {"processes": 1, "shard_catalog": False}  # settings of a run that one process makes
+
 
 class Loop:
     """The training loop of a run.
@@ -31,6 +33,8 @@ class Loop:
         threads: of the CPU, of each process; None: as torch chooses, shared out among them.
         processes: that train together, each with a batch of its own at every step; on CUDA each
             has a device of its own.
+        shard_catalog: each of these trains the catalog rows of a share of the items, for the users
+            of all.
         validate_every_epochs: epochs between validations; the last epoch is validated too.
         validation_users: at most so many are validated on, always the same; None: all.
         early_stopping_patience: validations without a better ndcg@100 after which training
@@ -60,6 +64,7 @@ class Loop:
         precision: Precision = "float32",
         threads: int | None = None,
         processes: int = 1,
+        shard_catalog: bool = False,
         validate_every_epochs: int = 1,
         validation_users: int | None = 3000,
         early_stopping_patience: int | None = 10,
@@ -96,12 +101,17 @@ class Loop:
             raise ValueError(
                 f"save_timeout_minutes must be more than 0, got {save_timeout_minutes}"
             )
+        if shard_catalog and processes == 1:
+            raise ValueError(
+                "shard_catalog shares the catalog among processes, of which there must be 2 or "
+                "more, got processes=1"
+            )
         by_users = batch_users if batch_interactions is None else None
         self.grouping = Grouping(by_users, batch_interactions, bucket_lengths)
         self.prefetch_batches, self.prefetch_processes = prefetch_batches, prefetch_processes
         self.device, self.precision = device, precision
         self.threads, self.validation_users = threads, validation_users
-        self.processes = processes
+        self.processes, self.shard_catalog = processes, shard_catalog
         self.deterministic = deterministic
         self.schedule = Schedule(
             max_epochs,

@@ -63,6 +63,7 @@ def plan(
     forked: bool = False,
     device: str = "cpu",
     processes: int = 1,
+    shards: bool = False,
 ) -> list[Line]:
     """What each table, its gradient and its optimizer's state take, and one batch.
 
@@ -83,28 +84,39 @@ def plan(
             they were forked, all of them together once, while this process changes its own.
         device: where the scores are.
         processes: that train together, each with all of it; on CUDA each on a device of its own.
+        shards: whether each of them trains the catalog rows of its own items for the users of all.
     """
     catalog = model.item_weight
     assert isinstance(catalog, nn.Parameter)
     width = catalog.shape[1]
     hidden, floats = per_user or PerUser(1.0, 8.0 * width)
     asked = round(batch_users * hidden)
-    who = f"{asked:,} users" if per_user is None else f"{asked:,} positions"
-    block_items = min(block_items or fitting_block_items(asked, device), catalog.shape[0])
-    said = f"what the layers say of {who}"
-    learned = _learned_lines(model, optimizer, dense_gradient, ways)
+    who = "users" if per_user is None else "positions"
+    parts = processes if shards else 1
+    scored = asked * parts
+    block_items = min(block_items or fitting_block_items(scored, device), catalog.shape[0])
+    said = f"what the layers say of {asked:,} {who}"
+    learned = _learned_lines(model, optimizer, dense_gradient, ways, parts)
     lines = [
         *learned,
         *_copy_lines(learned, copied, forked and device == "cpu", ways),
         Line(f"a batch of {batch_events:,} events", batch_events * EVENT, (ways.batch,)),
         Line(said, round(batch_users * floats) * FLOAT, (ways.width, ways.batch)),
-        _score_lines(asked, who, block_items, drawn_items if draws_at_once else 0, ways),
+        _score_lines(scored, who, block_items, drawn_items if draws_at_once else 0, ways),
     ]
     if drawn_items:
         rows = min(catalog.shape[0], batch_events + drawn_items)
         what = f"rows of at most {rows:,} items that are scored, and their gradient"
         lines.append(Line(what, 2 * rows * width * FLOAT, (ways.width, ways.batch, NEGATIVES)))
-    return lines if processes == 1 or device != "cpu" else [*_times(lines, processes)]
+    if processes == 1 or device != "cpu":
+        return lines
+    lines = [*_times(lines, processes)]
+    state = optimizer.state_floats(*catalog.shape) * FLOAT
+    if shards and state > LARGE * FLOAT:
+        lines.append(
+            Line("item_weight optimizer, put together to save", state, (ways.width, STATE))
+        )
+    return lines
 
 
 def begin_plan(begin_bytes: int) -> list[Line]:
@@ -217,13 +229,14 @@ def _without(lines: list[Line], settings: list[str]) -> int:
 
 
 def _learned_lines(
-    model: nn.Module, optimizer: Optimizer, dense_gradient: bool, ways: Ways
+    model: nn.Module, optimizer: Optimizer, dense_gradient: bool, ways: Ways, parts: int
 ) -> list[Line]:
     """What parameters, their gradients and their optimizers take, large tables one by one."""
     lines, small = [], 0
     for name, parameter in model.named_parameters():
         if parameter.dim() == 2 and parameter.numel() > LARGE:
-            lines += _table_lines(name, parameter, optimizer, dense_gradient, ways)
+            of_table = parts if name == "item_weight" else 1
+            lines += _table_lines(name, parameter, optimizer, dense_gradient, ways, of_table)
         else:
             small += parameter.numel()
     return [*lines, Line("everything else that is learned", 4 * small * FLOAT, (ways.width,))]
@@ -250,18 +263,23 @@ def _score_lines(asked: int, who: str, block_items: int, draws: int, ways: Ways)
     """What scores and their gradients take."""
     copies, items = (2 * BLOCKS, draws) if draws else (BLOCKS, block_items)
     return Line(
-        f"{copies} blocks of scores, {who} x {items:,} items",
+        f"{copies} blocks of scores, {asked:,} {who} x {items:,} items",
         copies * asked * items * FLOAT,
         (NEGATIVES if draws else BLOCK, ways.batch),
     )
 
 
 def _table_lines(
-    name: str, table: nn.Parameter, optimizer: Optimizer, dense_gradient: bool, ways: Ways
+    name: str,
+    table: nn.Parameter,
+    optimizer: Optimizer,
+    dense_gradient: bool,
+    ways: Ways,
+    parts: int,
 ) -> list[Line]:
     rows, width = table.shape
     what = f"{name} [{rows:,}, {width}]"
-    state = optimizer.state_floats(rows, width) * FLOAT
+    state = optimizer.state_floats(-(-rows // parts), width) * FLOAT
     lines = [Line(what, table.numel() * FLOAT, (ways.width,))]
     if not table.requires_grad:
         return lines
@@ -269,8 +287,9 @@ def _table_lines(
         lines.append(
             Line(f"{what} gradient", table.numel() * FLOAT, (ways.width, ways.no_dense_gradient))
         )
-    settings = (ways.width, STATE) if state > rows * FLOAT else (ways.width,)
-    return [*lines, Line(f"{what} optimizer", state, settings)]
+    settings = (ways.width, STATE) if optimizer.state_floats(rows, width) > rows else (ways.width,)
+    of_own = "" if parts == 1 else " of own rows"
+    return [*lines, Line(f"{what} optimizer{of_own}", state, settings)]
 
 
 def _free_memory() -> int:

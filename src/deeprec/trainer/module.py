@@ -16,8 +16,17 @@ from deeprec.loss.asked import Target, check
 from deeprec.loss.negatives import Negatives
 from deeprec.model.base import Recommender, Trainable
 from deeprec.table import RowUpdate, Updates
+from deeprec.trainer.asked_of_all import told
 from deeprec.trainer.brake import RELEASED, Brake, Braking
-from deeprec.trainer.built import begin_again, begin_state, row_updates, set_rates
+from deeprec.trainer.built import (
+    begin_again,
+    begin_state,
+    row_updates,
+    set_rates,
+    state_of_rows,
+    state_tensors,
+)
+from deeprec.trainer.catalog_shards import CatalogShards
 from deeprec.trainer.data_parallel import Group
 from deeprec.trainer.exchanged import exchanging
 from deeprec.trainer.kinds import kinds_of
@@ -33,7 +42,8 @@ class Loss(Protocol):
     A loss that does not score every item has `negatives`, which draw those it does. One whose
     scores should be the targets themselves, and not their log odds, says `log_odds = False`, and
     one for which a target's weight does not multiply its cost `weighs_targets = False`. One that
-    goes over the whole catalog by the engine says `on_engine = True`.
+    goes over the whole catalog by the engine says `on_engine = True`; processes that share the
+    catalog have the engine go over their own items, and add up what it finds.
     """
 
     def __call__(
@@ -92,6 +102,22 @@ class Learner(Protocol):
 
     def check_finite(self) -> None: ...
 
+    def make_whole(self) -> None:
+        """Has here what other processes trained; those wait where a step begins."""
+        ...
+
+    def whole_state(self) -> Mapping[str, Tensor]:
+        """What the optimizers remember, by the names of a checkpoint; likewise."""
+        ...
+
+    def state_to_read(self) -> Mapping[str, Tensor]:
+        """Tensors of the same names, into which a checkpoint is read."""
+        ...
+
+    def state_bytes(self) -> int:
+        """What these take."""
+        ...
+
     def told_progress(self) -> Progress: ...
 
     def go_on_from(self, told: Mapping[str, Any]) -> None: ...
@@ -118,6 +144,7 @@ class Training(LightningModule):
         rate: what the learning rates of a step are multiplied with besides; None: nothing.
         brake: on losses that leap; None: none.
         group: the processes that train it together; None: this one does.
+        shards: by which they share the catalog; None: each has all of it.
     """
 
     def __init__(
@@ -135,6 +162,7 @@ class Training(LightningModule):
         rate: Callable[[int], float] | None = None,
         brake: Brake | None = None,
         group: Group | None = None,
+        shards: CatalogShards | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -144,12 +172,16 @@ class Training(LightningModule):
         self.optimizer, self.seed, self.total_steps = optimizer, seed, total_steps
         self.progress, self.weighting, self.weighs_users = progress, weighting, weighs_users
         self.rate, self.brake, self.as_dsstne = rate, brake, as_dsstne
-        self.group, self.step_users = group, 0
-        with exchanging(group):
+        self.group, self.shards, self.step_users = group, shards, 0
+        with exchanging(group, shards):
             self.built: list[torch.optim.Optimizer] = optimizer.build(model)
-        self._layers = kinds_of(model).layers
+        kinds = kinds_of(model)
+        self._layers = kinds.layers
         begin_state(self.built)
         self._row_updates = row_updates(self.built)
+        if shards is not None:
+            shards.tables = kinds.scored
+            shards.state.of_rows = state_of_rows(self.built, kinds.scored)
         # over the users of this epoch; not finite once any was not; a tensor, because a look at it
         # waits for the device; float64, so that users are not lost in the sum of millions
         self.loss_sum = torch.tensor(progress.loss_sum, dtype=torch.float64)
@@ -177,17 +209,15 @@ class Training(LightningModule):
                 asked.user_weights = batch.user_weights
             if negatives is not None:
                 asked.sample = negatives.sample(asked, draw)
+        if self.shards is not None:
+            arranged.told = told(arranged.asked).numpy()
         return arranged
 
     def training_step(self, batch: Arranged, batch_index: int) -> None:
-        progress = self.progress
+        progress, group = self.progress, self.group
+        users, share = self._meet(batch)
         if self.as_dsstne and progress.batch == 0:
             begin_again(self.built, step=1)
-        group, users, share = self.group, batch.num_users, 1.0
-        if group is not None:
-            mine = _rows_of(batch)
-            users, rows = group.totals(users, mine)
-            share = mine / max(rows, 1)
         self.step_users = users
         if users > 0:  # everybody of it may lack a history or a target
             rate = self._rate(progress.step)
@@ -204,6 +234,46 @@ class Training(LightningModule):
         progress.step += 1
         progress.batch += 1
 
+    def _meet(self, batch: Arranged) -> tuple[int, float]:
+        """Users of all processes in the step, and which share is asked of those of this one."""
+        if self.group is None:
+            return batch.num_users, 1.0
+        mine = _rows_of(batch)
+        if self.shards is None:
+            users, rows = self.group.totals(batch.num_users, mine)
+        else:
+            assert batch.told is not None
+            users, rows = self.shards.meet(batch.num_users, mine, torch.from_numpy(batch.told))
+        return users, mine / max(rows, 1)
+
+    def make_whole(self) -> None:
+        """See `Learner`."""
+        if self.shards is not None:
+            self.shards.make_whole()
+
+    def whole_state(self) -> dict[str, Tensor]:
+        """See `Learner`."""
+        if self.shards is None:
+            return self.kept_state()
+        return self.kept_state() | self.shards.whole_state()
+
+    def state_to_read(self) -> dict[str, Tensor]:
+        """See `Learner`."""
+        if self.shards is None:
+            return self.kept_state()
+        return self.kept_state() | self.shards.state.to_read()
+
+    def state_bytes(self) -> int:
+        """See `Learner`."""
+        of_rows = 0 if self.shards is None else self.shards.state.whole_bytes
+        return of_rows + sum(one.nbytes for one in self.kept_state().values())
+
+    def kept_state(self) -> dict[str, Tensor]:
+        """What the optimizers remember that is the same in every process."""
+        of_rows = {} if self.shards is None else self.shards.state.of_rows
+        state = state_tensors(self.built)
+        return {name: one for name, one in state.items() if name not in of_rows}
+
     def _rate(self, step: int) -> float:
         own = self.optimizer.rate(step, self.total_steps)
         return own if self.rate is None else own * self.rate(step)
@@ -218,13 +288,18 @@ class Training(LightningModule):
         begin_step: Callable[[int], None] | None = getattr(self.model, "begin_step", None)
         if begin_step is not None:  # in every process, whoever has users
             begin_step(self.progress.step)
-        if not share:
+        if not (share if self.shards is None else self.shards.is_asked):
             return torch.zeros((), device=self.device)
         rank = 0 if self.group is None else self.group.rank
         seed_all(_step_seed(self.seed, self.progress.step, rank), self.device)
         batch.step = self.progress.step
         asked = self.recommender.tasks(batch)
-        return self._loss_of([one._replace(weight=one.weight * share) for one in asked])
+        if self.shards is None:
+            return self._loss_of([one._replace(weight=one.weight * share) for one in asked])
+        tasks = [one for one in asked if isinstance(one, Task)]
+        penalties = [one for one in asked if isinstance(one, Penalty)] if share else []
+        penalties = [one._replace(weight=one.weight * share) for one in penalties]
+        return self._loss_of([*self.shards.of_all(tasks, self.device), *penalties])
 
     def check_finite(self) -> None:
         """Refuses to go on after a loss that is not finite.
@@ -290,6 +365,7 @@ class Training(LightningModule):
             update(task.item_bias_V, [each.item_bias_V for each in tasks]),
             task.weight,
             self.optimizer.constraints.score_slope_norm,
+            None if self.shards is None else self.shards.own,
         )
 
     def _step(self, loss: Tensor, whole: Tensor) -> None:

@@ -26,7 +26,7 @@ from deeprec import disk, folder
 from deeprec.batch import Arranged
 from deeprec.console import console
 from deeprec.data.dataset import Batches
-from deeprec.errors import IntegrityError, NonFiniteError
+from deeprec.errors import IntegrityError, NonFiniteError, ResourceError
 from deeprec.trainer.checkpoint import write_tensors
 from deeprec.trainer.module import Training
 from deeprec.trainer.run import RunFolder
@@ -44,8 +44,13 @@ def keep(run: RunFolder, training: Training, batches: Batches, why: str) -> Path
     """Writes the step that a run failed at, beside the run.
 
     Raises:
-        ResourceError: there is no room for it.
+        ResourceError: there is no room for it, or no process has all weights of that moment.
     """
+    if training.shards is not None:
+        raise ResourceError(
+            "with trainer.shard_catalog=true no process has all weights of that step; a run with "
+            "trainer.shard_catalog=false keeps it"
+        )
     place, progress = place_of(run.path), training.progress
     users: list[int] = []
     if progress.batch < len(batches):  # else the weights were found so between two epochs

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from deeprec.batch import Batch
 from deeprec.model.base import Solvable
@@ -66,6 +66,21 @@ class Solving:
 
     def check_finite(self) -> None:
         """Weights are looked at before they are saved; there is no other state."""
+
+    def make_whole(self) -> None:
+        """One process solves it, and has all of it."""
+
+    def whole_state(self) -> dict[str, Tensor]:
+        """It has no optimizers."""
+        return {}
+
+    def state_to_read(self) -> dict[str, Tensor]:
+        """See `whole_state`."""
+        return {}
+
+    def state_bytes(self) -> int:
+        """See `whole_state`."""
+        return 0
 
     def told_progress(self) -> Progress:
         return self.progress

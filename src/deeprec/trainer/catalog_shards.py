@@ -1,0 +1,198 @@
+"""The catalog side of a step shared out: each process trains the rows of its own items.
+
+Hidden vectors and scores of own-history items of all users go to every process, which makes the
+loss of its own items alone, for all users; what it finds of their gradients goes back to whose
+users they are. So nothing of the size of the catalog travels in a step, a row has its whole
+gradient where it is changed, and no other process changes it.
+
+Each process keeps tables of all items, of which the rows of others are as they were when all were
+last put together: before the one that leads validates or saves. It says so where a step begins,
+where the others listen anyway. What optimizers remember of a row, only its own process keeps.
+
+Reference:
+    DSSTNE shards its output layer over GPUs in the same way, and gathers what is before it.
+"""
+
+from collections.abc import Sequence
+from itertools import accumulate
+
+import torch
+from lightning.fabric.utilities.apply_func import move_data_to_device
+from torch import Tensor, nn
+
+from deeprec.batch import Task
+from deeprec.table import OwnItems
+from deeprec.trainer.asked_of_all import AskedOfAll, of_all
+from deeprec.trainer.data_parallel import Group
+from deeprec.trainer.kinds import kinds_of
+from deeprec.trainer.shard_state import ShardState
+
+STEP, ROWS, STATE = range(3)  # what a process has in mind when all meet
+
+
+class CatalogShards:
+    """The items of this process, and what goes to the others and comes from them.
+
+    Args:
+        group: the processes.
+        num_items: V, at least as many as they are.
+    """
+
+    def __init__(self, group: Group, num_items: int) -> None:
+        self.group, self.num_items = group, num_items
+        self.own = OwnItems(self._items_of(group.rank), self._stacked)
+        self.state = ShardState(group, num_items, self._items_of)
+        self.tables: list[nn.Parameter] = []  # those with a row for each item
+        self._whole = True  # whether no row here is older than that of the process that trains it
+        self._asked: list[AskedOfAll] = []
+
+    def meet(self, users: int, rows: int, told: Tensor) -> tuple[int, int]:
+        """Where all begin a step; the one that leads may want to put the tables together first.
+
+        Args:
+            users: of this process in the step.
+            rows: over which its loss is a mean: users, or positions of them.
+            told: what it is asked about them; see `asked_of_all.told`.
+
+        Returns:
+            Users and rows of all.
+        """
+        while True:
+            numbers = self.group.numbers(STEP, users, rows, len(told))
+            wanted = max(mind for mind, *_ in numbers)
+            if wanted == STEP:
+                break
+            if wanted == ROWS:
+                self._put_together()
+            else:
+                self.state.gathered()
+        self._whole = False
+        _, all_users, all_rows, lengths = zip(*numbers, strict=True)
+        self._asked = of_all(self.group.messages(told, lengths)) if sum(all_rows) else []
+        return sum(all_users), sum(all_rows)
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether there is a loss in this step, of whosever users."""
+        return bool(self._asked)
+
+    def make_whole(self) -> None:
+        """Puts the tables together, where the others are at the beginning of a step or here."""
+        if self._whole:
+            return
+        self.group.numbers(ROWS, 0, 0, 0)
+        self._put_together()
+
+    def whole_state(self) -> dict[str, Tensor]:
+        """All that optimizers remember of rows, likewise; only of the process that leads."""
+        self.group.numbers(STATE, 0, 0, 0)
+        return self.state.gathered()
+
+    def wait(self) -> None:
+        """After the last step: does what the one that leads wants, until that ends this process."""
+        while True:
+            self.meet(0, 0, torch.zeros(0, dtype=torch.int64))
+
+    def of_all(self, tasks: Sequence[Task], device: torch.device) -> list[Task]:
+        """The tasks of the step over the users of all processes, differentiable in those here."""
+        counts = [count for one in self._asked for count in (one.users, one.repeats)]
+        mine = [
+            tensor
+            for task in tasks
+            for tensor in (task.encoded.hidden_BD, task.encoded.repeat_scores_M)
+        ]
+        found = _OfAll.apply(self.group, counts, *mine)  # type: ignore[no-untyped-call]  # torch's
+        pairs = zip(found[::2], found[1::2], strict=True)
+        joined = []
+        for task, one, (hidden_BD, scores_M) in zip(tasks, self._asked, pairs, strict=True):
+            asked = move_data_to_device(one.asked, device)
+            encoded = task.encoded._replace(
+                hidden_BD=hidden_BD,
+                repeat_items_M=asked.repeats.values,
+                repeat_offsets_B1=asked.repeats.offsets,
+                repeat_scores_M=scores_M,
+            )
+            joined.append(task._replace(encoded=encoded, asked=asked))
+        return joined
+
+    def _put_together(self) -> None:
+        for table in self.tables:
+            for rank in range(self.group.size):
+                self.group.give(table.data[self._items_of(rank)], rank)
+        self._whole = True
+
+    def _items_of(self, rank: int) -> slice:
+        size = self.group.size
+        return slice(rank * self.num_items // size, (rank + 1) * self.num_items // size)
+
+    def _stacked(self, values_B: Tensor) -> Tensor:
+        return torch.stack(self.group.gather(values_B, [len(values_B)] * self.group.size))
+
+
+def unfit_shards(model: nn.Module, loss: object, num_items: int, processes: int) -> list[str]:
+    """What keeps processes from sharing the catalog, each with the way out.
+
+    Args:
+        model: to be trained.
+        loss: of it.
+        num_items: V.
+        processes: that train together.
+    """
+    found, off = [], "or trainer.shard_catalog=false"
+    if not getattr(loss, "on_engine", False):
+        found.append(
+            f"trainer.shard_catalog: must be false with {type(loss).__name__}, which does not go "
+            f"over the catalog item by item; use loss=softmax or loss=marginal, {off}"
+        )
+    if kinds_of(model).tied or getattr(model, "linear", False):
+        way = "set model.tied=false" if getattr(model, "tied", False) else "use model=autoencoder"
+        found.append(
+            "trainer.shard_catalog: must be false where the input reads the catalog table, of which"
+            f" a process knows its own rows alone; {way}, {off}"
+        )
+    if num_items < processes:
+        found.append(
+            f"trainer.shard_catalog: each process needs an item, got {num_items} of them for "
+            f"{processes}; use fewer trainer.processes, {off}"
+        )
+    return found
+
+
+class _OfAll(torch.autograd.Function):
+    """Tensors of this process to those of all; each gets back the sum of what all find of it.
+
+    All at once, so that it does not matter in which order a backward goes over tasks.
+    """
+
+    @staticmethod
+    def forward(  # type: ignore[no-untyped-def]  # ctx has no public type
+        ctx, group: Group, counts: list[list[int]], *mine: Tensor
+    ) -> tuple[Tensor, ...]:
+        sizes = [
+            [count * one.shape[1:].numel() for count in each]
+            for one, each in zip(mine, counts, strict=True)
+        ]
+        flat = torch.cat([one.reshape(-1).float() for one in mine])
+        of_process = [*zip(*sizes, strict=True)]
+        flats = group.gather(flat, [sum(each) for each in of_process])
+        parts = [torch.split(one, [*each]) for one, each in zip(flats, of_process, strict=True)]
+        found = [
+            torch.cat(each).view(-1, *one.shape[1:])
+            for one, each in zip(mine, zip(*parts, strict=True), strict=True)
+        ]
+        ctx.needed = ctx.needs_input_grad[2:]
+        ctx.mark_non_differentiable(*(one for one, needed in zip(found, ctx.needed) if not needed))
+        ctx.group, ctx.counts, ctx.dtypes = group, counts, [one.dtype for one in mine]
+        return tuple(found)
+
+    @staticmethod
+    def backward(ctx, *given: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]  # as above
+        wanted = [one for one, needed in zip(given, ctx.needed, strict=True) if needed]
+        total = ctx.group.add(torch.cat([one.reshape(-1) for one in wanted]))
+        sums = iter(torch.split(total, [one.numel() for one in wanted]))
+        found: list[Tensor | None] = []
+        for one, needed, counts, dtype in zip(given, ctx.needed, ctx.counts, ctx.dtypes):
+            starts = [0, *accumulate(counts)]
+            here = slice(starts[ctx.group.rank], starts[ctx.group.rank + 1])
+            found.append(next(sums).view_as(one)[here].to(dtype) if needed else None)
+        return None, None, *found
