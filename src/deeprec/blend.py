@@ -14,6 +14,7 @@ from rich.table import Table
 from torch import nn
 
 from deeprec import part
+from deeprec.assembly import READ
 from deeprec.config import BlendConfig, TrainConfig
 from deeprec.console import console
 from deeprec.data.store import Prepared
@@ -24,7 +25,7 @@ from deeprec.trainer.loop import ALONE
 from deeprec.trainer.run import Run, RunFolder, open_run, refuse_to_overwrite, take_away_unmade
 from deeprec.trainer.validation import CUTOFF
 from deeprec.trainer.weighing import Weights, climbed, tried
-from deeprec.work import READ, Work
+from deeprec.work import Work
 
 
 def blend(config: BlendConfig) -> Path:

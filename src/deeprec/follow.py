@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import cast
 
 from deeprec import config as configs
+from deeprec.assembly import READ
 from deeprec.begun import REQUESTS, end_with
 from deeprec.config import TrainConfig
 from deeprec.console import console
 from deeprec.data.store import Prepared
 from deeprec.trainer.data_parallel import Group
-from deeprec.work import READ, Work
+from deeprec.work import Work
 
 
 def main() -> None:

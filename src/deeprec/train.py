@@ -7,6 +7,7 @@ from pathlib import Path
 from lightning.fabric.utilities.apply_func import move_data_to_device
 
 from deeprec import disk, folder
+from deeprec.assembly import READ
 from deeprec.blend import the_only, weighed, written
 from deeprec.choosing import chosen
 from deeprec.config import BlendConfig, TrainConfig
@@ -31,7 +32,7 @@ from deeprec.trainer.run import (
     take_away_unmade,
 )
 from deeprec.trainer.solving import Solving
-from deeprec.work import READ, Work, next_of
+from deeprec.work import Work, next_of
 
 GOING_ON = ("auto", "must")  # with the run in output_dir, if there is one, or in any case
 

@@ -83,6 +83,7 @@ def new_model() -> LinearAutoencoder:
         width=6,
         input_power=0.5,
         output_power=0.25,
+        everybody=True,
     )
 
 
@@ -204,6 +205,18 @@ def test_a_step_makes_no_second_copy_of_the_table_and_no_scores() -> None:
     assert largest.elements == items * width  # the gradient of the table
     assert model.item_weight.grad is not None
     assert not model.item_weight.grad.is_sparse
+
+
+@pytest.mark.parametrize(
+    ("users_an_item", "told", "learns"),
+    [(39, None, False), (41, None, True), (39, True, True), (41, False, False)],
+)
+def test_a_row_for_everybody_is_learned_where_items_have_many_users(
+    users_an_item: int, told: bool | None, learns: bool
+) -> None:
+    popularity = torch.tensor([0, 2 * users_an_item])
+    model = LinearAutoencoder(2, popularity=popularity, width=2, everybody=told)
+    assert model.everybody_D.requires_grad == learns
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from torch import Tensor
 
 import lives
 import small_shop
+from deeprec.assembly import READ
 from deeprec.config import TrainConfig
 from deeprec.console import console
 from deeprec.data.store import Prepared
@@ -22,7 +23,7 @@ from deeprec.trainer.data_parallel import Group
 from deeprec.trainer.loop import Loop
 from deeprec.trainer.module import Training
 from deeprec.trainer.row_gradient import RowGradient
-from deeprec.work import READ, Work
+from deeprec.work import Work
 from lives import Live
 from small_shop import composed, make
 

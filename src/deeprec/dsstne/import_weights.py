@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from deeprec import config
+from deeprec.assembly import READ
 from deeprec.config import TrainConfig
 from deeprec.console import console
 from deeprec.data.store import Prepared
@@ -19,7 +20,7 @@ from deeprec.errors import ConfigError
 from deeprec.trainer import checkpoint
 from deeprec.trainer.logger import MetricsFile
 from deeprec.trainer.run import RunFolder, refuse_to_overwrite, take_away_unmade
-from deeprec.work import READ, Work, next_of
+from deeprec.work import Work, next_of
 
 
 def import_weights(
