@@ -35,17 +35,19 @@ from deeprec.train import train
 from deeprec.trainer.run import open_run
 
 K = 20
+Plain = argparse.RawDescriptionHelpFormatter
 Bools = npt.NDArray[np.bool_]
 Ranked = Callable[[Batch], Tensor]  # int64 [B, K], the best new items of each user
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("prepared", type=Path)
-    parser.add_argument("output", type=Path)
-    parser.add_argument("--attributes", nargs="+", required=True)
-    parser.add_argument("--models", nargs="+", default=["experiment=linear"], metavar="WORD")
-    parser.add_argument("--share", type=float, default=0.1)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Plain)
+    parser.add_argument("prepared", type=Path, help="a prepared folder; it is not changed")
+    parser.add_argument("output", type=Path, help="keeps folder and runs; none is made again")
+    parser.add_argument("--attributes", nargs="+", required=True, help="of items")
+    words = "of `deeprec train`, one a model"
+    parser.add_argument("--models", nargs="+", default=["experiment=linear"], help=words)
+    parser.add_argument("--share", type=float, default=0.1, help="of the items (%(default)s)")
     told = parser.parse_args()
     whole = Prepared(told.prepared, parts=("train", "validation"))
     is_new = np.random.default_rng(0).random(whole.num_items) < told.share

@@ -146,7 +146,9 @@ def test_what_is_said_besides_auto_holds(prepared: Path, tmp_path: Path) -> None
     assert chosen(named, opened) == [named]
 
 
-def test_what_is_said_holds_where_it_is_the_default_too(prepared: Path, tmp_path: Path) -> None:
+def test_what_is_said_holds_where_it_is_the_default_too(
+    prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     opened = Prepared(prepared)
     plain = compose("train", [f"prepared={prepared}", "output_dir=x"])
     assert isinstance(plain, TrainConfig)
@@ -155,6 +157,7 @@ def test_what_is_said_holds_where_it_is_the_default_too(prepared: Path, tmp_path
     assert silent.trainer["max_epochs"] != usual
     words = (f"trainer.max_epochs={usual}", "loss=softmax")
     (picked,) = chosen(config(prepared, tmp_path, *words), opened)
+    assert f"trainer.max_epochs={usual} loss=softmax\n" in capsys.readouterr().out
     assert picked.trainer == {**silent.trainer, "max_epochs": usual}
     assert picked.loss == plain.loss != silent.loss
     assert picked.target == silent.target

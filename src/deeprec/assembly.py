@@ -135,7 +135,8 @@ class Assembly:
         if self.more is not None:
             raise ConfigError(
                 f"item_attributes: {model.__name__} learns nothing from what is known of items; "
-                "leave them out, or use model=ease, sparse_ease, ials, svd or graph_filter"
+                "leave them out, or use model=ease, sparse_ease, ials, svd or graph_filter, or one "
+                "that is trained, as by experiment=linear"
             )
         if self.weighs_users:
             raise ConfigError(

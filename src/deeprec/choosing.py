@@ -8,10 +8,12 @@ from deeprec.config import TrainConfig, VerbConfig, check, compose, is_solved, t
 from deeprec.console import console
 from deeprec.data.store import SECONDS_PER_DAY, Prepared
 from deeprec.model.auto import Auto, Shape
+from deeprec.override import key_of
 from deeprec.part import find, instantiate
 from deeprec.trainer.loop import ALONE
 
 PARTS = ("loss", "optimizer", "target", "trainer")
+NOT_OF_MODELS = ("experiment", "model", "prepared", "output_dir", "resume")
 
 
 def chosen(config: TrainConfig, prepared: Prepared) -> list[TrainConfig]:
@@ -29,12 +31,15 @@ def chosen(config: TrainConfig, prepared: Prepared) -> list[TrainConfig]:
     choice = auto.choose(shape_of(prepared))
     console.print(f"experiment=auto: {choice.why}", soft_wrap=True)
     models = [choice.words, *choice.beside]
+    said = {key_of(word): word for word in auto.told}
+    besides = [word for key, word in said.items() if key not in NOT_OF_MODELS]
     for words in models:
-        console.print(f"as by {' '.join(words)}", soft_wrap=True)
+        console.print(f"as by {' '.join([*words, *besides])}", soft_wrap=True)
     place = [f"prepared={prepared.path}", "output_dir=unused"]
     defaults = compose("train", place)
     return [
-        _picked(config, auto.told, defaults, compose("train", [*place, *words])) for words in models
+        _picked(config, said.keys(), defaults, compose("train", [*place, *words]))
+        for words in models
     ]
 
 

@@ -478,9 +478,9 @@ def _without_defaults(config: VerbConfig, overrides: Sequence[str]) -> VerbConfi
 
 
 def _knowing_words(config: VerbConfig, overrides: Sequence[str]) -> VerbConfig:
-    """A model that the data choose is told which settings the command itself gives."""
+    """A model that the data choose is told what the command itself says."""
     if isinstance(config, TrainConfig) and hasattr(part.find(config.model["_target_"]), "told"):
-        told = [override.key_of(one) for one in overrides]
+        told = [one.lstrip("+") for one in overrides]
         return replace(config, model={**config.model, "told": told})
     return config
 

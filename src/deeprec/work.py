@@ -172,6 +172,8 @@ class Work(Assembly):
         users, judged = len(self.data.training.users), len(self.data.validation.users)
         weights = sum(parameter.numel() for parameter in self.learner.model.parameters())
         together = "" if self.group is None else f", {self.group.size} processes"
+        if self.loop.shard_catalog:
+            together += ", each with items of its own to train"
         console.print(f"device: {self.device.description}, {self.loop.precision}{together}")
         if note := precision_note(self.device, self.loop.precision):
             console.print(f"[yellow]note[/yellow] {note}")

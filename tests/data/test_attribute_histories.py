@@ -19,6 +19,7 @@ from deeprec.data.judge import known_users
 from deeprec.data.store import Events, Prepared
 from deeprec.data.target import Reconstruct
 from deeprec.errors import ConfigError
+from deeprec.evaluation.facts import item_facts
 from deeprec.model.ease import Ease
 from deeprec.train import train
 from deeprec.trainer.run import open_run
@@ -151,6 +152,12 @@ def test_what_cannot_be_learned_from_is_refused(prepared: Prepared, tmp_path: Pa
     refused("must be above 0", "item_attribute_weight=0")
     sampled = ("loss=sampled_softmax", "loss.negatives=4", "item_attribute_weight=0.5")
     refused("does not multiply the costs of users", *sampled, "item_attributes=[brand]")
+
+
+def test_lists_of_values_are_no_measure_of_diversity(prepared: Prepared) -> None:
+    assert [*item_facts(prepared, None, None).attributes] == ["brand", "own"]
+    with pytest.raises(ConfigError, match="kind: must have one value for each item, and holds lis"):
+        item_facts(prepared, ["brand", "kind"], None)
 
 
 def test_items_without_attributes_are_said_to_have_none(tmp_path: Path) -> None:

@@ -55,7 +55,9 @@ class AttributeHistories:
         items = np.concatenate([items for items, _ in found])
         kept = (lengths > 1) & (lengths <= MOST_ITEMS)
         self.too_common = int((lengths > MOST_ITEMS).sum())
-        self.num_items = len(np.unique(items[np.repeat(kept, lengths)]))
+        shared = np.unique(items[np.repeat(kept, lengths)])
+        self.num_items = len(shared)
+        self.num_new = int((prepared.popularity[shared] == 0).sum())
         self.offsets = np.concatenate([[0], np.cumsum(lengths[kept])])
         self.items = items[np.repeat(kept, lengths)]
         if not len(self):
@@ -80,7 +82,7 @@ class AttributeHistories:
         Example:
             >>> import types
             >>> items = pa.table({"item_id": ["a", "b", "c"], "brand": ["x", "y", "x"]})
-            >>> prepared = types.SimpleNamespace(items=items, path="shop")
+            >>> prepared = types.SimpleNamespace(items=items, path="shop", popularity=np.ones(3))
             >>> more = AttributeHistories(prepared, ["brand"], weight=0.5, weighs_users=False)
             >>> users = Batch(torch.tensor([7]), Jagged(torch.tensor([1]), torch.tensor([0, 1])))
             >>> both = more.beside(users)
@@ -108,10 +110,11 @@ class AttributeHistories:
 
     def told(self) -> str:
         """What is learned from, for a person."""
+        new = f", {self.num_new:,} of them in no training event," if self.num_new else ""
         rare = f"; {self.too_common:,} values of more than {MOST_ITEMS:,} items are left out"
         return (
-            f"item_attributes: {len(self):,} values that {self.num_items:,} items share, as one "
-            f"history each that counts {self.weight:g}{rare if self.too_common else ''}"
+            f"item_attributes: {len(self):,} values that {self.num_items:,} items{new} share, as "
+            f"one history each that counts {self.weight:g}{rare if self.too_common else ''}"
         )
 
     @property

@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 from torch import Tensor
 
 from deeprec.data.store import Prepared
+from deeprec.data.vocabulary import holds_lists
 from deeprec.errors import ConfigError, did_you_mean
 from deeprec.evaluation.slices import IntArray, attribute_names
 from deeprec.metric.ranking import FloatArray
@@ -23,17 +24,23 @@ def item_facts(
     """Popularity, prices, attributes and embeddings of the catalog.
 
     Args:
-        diversity: item attributes that diversity is told by; None: those of 2 to 1,000 values.
+        diversity: item attributes that diversity is told by; None: those of 2 to 1,000 values, one
+            for each item.
         embedding_VD: rows that stand for the items; None: there are none.
 
     Raises:
-        ConfigError: there is no such attribute.
+        ConfigError: there is no such attribute, or it holds lists.
     """
     known = attribute_names(prepared.items)
     for name in diversity or ():
         if name not in known:
             raise ConfigError(
                 f"diversity: {name}: there is no such item attribute; {did_you_mean(name, known)}"
+            )
+        if holds_lists(prepared.items[name].type):
+            raise ConfigError(
+                f"diversity: {name}: must have one value for each item, and holds lists; leave it "
+                "out"
             )
     names = [name for name in known if _few(prepared, name)] if diversity is None else diversity
     return ItemFacts(
@@ -46,6 +53,8 @@ def item_facts(
 
 
 def _few(prepared: Prepared, name: str) -> bool:
+    if holds_lists(prepared.items[name].type):
+        return False
     variety: int = pc.count_distinct(prepared.items[name]).as_py()
     return 2 <= variety <= MOST_VALUES
 

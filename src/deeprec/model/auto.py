@@ -46,8 +46,8 @@ class Auto:
     chosen on validation. docs/models.md has the figures that this rests on.
 
     Args:
-        told: settings that a person gave, such as `trainer.max_epochs`: they hold whatever is
-            chosen, also where they say what the defaults say.
+        told: what a person said, such as `trainer.max_epochs=3`: it holds whatever is chosen, also
+            where it is what the defaults say.
 
     Example:
         >>> small = Shape(900, 500, 20_000, False, None, None)
@@ -55,10 +55,10 @@ class Auto:
         ['experiment=linear', 'model.width=256', 'trainer.batch_users=75', 'trainer.max_epochs=6']
     """
 
-    told: frozenset[str] = frozenset()
+    told: Sequence[str] = ()
 
     def __init__(self, *, told: Sequence[str] = ()) -> None:
-        self.told = frozenset(told)
+        self.told = tuple(told)
 
     def choose(self, shape: Shape) -> Choice:
         """The words for data of this shape."""
