@@ -148,11 +148,8 @@ class Assembly:
         """A model that needs neither loss nor optimizer; refused where it would not fit."""
         with torch.device("meta"):
             model: Any = build_model(self.config.model, self.facts, None)
-        users, events = len(self.data.training.users), int(self.data.training.lengths.sum())
-        if self.more is not None:
-            users, events = users + len(self.more), events + len(self.more.items)
         available = memory.available_bytes(torch.device("cpu"))
-        lines = memory.solving_plan(model, users, events, self._ways())
+        lines = memory.solving_plan(model, *self._all_histories(), self._ways())
         console.print(memory.show(lines, available))
         memory.check(lines, available)
         if model.passes is not None:
@@ -275,12 +272,12 @@ class Assembly:
         loss = self._new_loss(part, model, None)
         users = self.data.training.users_of_batch
         negatives: Negatives | None = getattr(loss, "negatives", None)
-        beside = 0 if self.more is None else len(self.more.items) // len(self.data.training) + 1
+        rows, events = self._beside()
         lines = memory.plan(
             model,
             instantiate(self.config.optimizer),
-            batch_users=users,
-            batch_events=int(users * self.data.training.lengths.mean()) + beside,
+            batch_users=users + rows,
+            batch_events=int(users * self.data.training.lengths.mean()) + events,
             block_items=getattr(loss, "block_items", 8192),
             drawn_items=0 if negatives is None else negatives.count,
             draws_at_once=negatives is not None and not negatives.shared_targets,
@@ -298,9 +295,22 @@ class Assembly:
         )
         begin_bytes: Callable[[int, int], int] | None = getattr(model, "begin_bytes", None)
         if begin_bytes is not None:
-            lengths = self.data.training.lengths
-            lines += memory.begin_plan(begin_bytes(len(lengths), int(lengths.sum())))
+            lines += memory.begin_plan(begin_bytes(*self._all_histories()))
         return lines
+
+    def _beside(self) -> tuple[int, int]:
+        """Histories of item attributes in a batch, and events of these."""
+        if self.more is None:
+            return 0, 0
+        batches = len(self.data.training) * self.loop.processes
+        return -(-len(self.more) // batches), -(-len(self.more.items) // batches)
+
+    def _all_histories(self) -> tuple[int, int]:
+        """How many may be learned from at once, and events of these."""
+        users, events = len(self.data.training.users), int(self.data.training.lengths.sum())
+        if self.more is None:
+            return users, events
+        return users + len(self.more), events + len(self.more.items)
 
     def _ways(self, has_gram_items: bool = False) -> memory.Ways:
         """Settings that this model, loss and trainer have."""

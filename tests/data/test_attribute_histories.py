@@ -23,6 +23,7 @@ from deeprec.evaluation.facts import item_facts
 from deeprec.model.ease import Ease
 from deeprec.train import train
 from deeprec.trainer.run import open_run
+from deeprec.work import Work
 
 BRANDS = ["red", "red", "blue", None, "blue", "red", "alone", "red"]
 KINDS = [["a", "b"], ["b"], None, ["a", "a"], [], ["c"], ["b"], ["c"]]
@@ -46,6 +47,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
                 "kind": KINDS,
                 "one.of.many": ["x"] * len(BRANDS),
                 "own": [f"n{i}" for i in range(len(BRANDS))],
+                "size": [{"cm": 1}] * len(BRANDS),
             }
         ),
         users=pa.table(
@@ -113,6 +115,14 @@ def test_each_is_beside_the_users_once_an_epoch_whoever_makes_the_batches(
             assert sorted(seen) == [[0, 1, 5, 7], [0, 1, 6], [0, 3], [2, 4], [5, 7]]
 
 
+def test_the_memory_plan_counts_them_among_the_users_of_a_step(
+    prepared: Prepared, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("trainer.batch_users=16", "model.hidden_dims=[4]", "item_attributes=[brand,kind]")
+    Work(told(prepared, tmp_path / "run", *words), prepared)
+    assert "scores, 19 users" in capsys.readouterr().out  # 32 users and 5 values in 2 batches
+
+
 def test_a_model_that_is_solved_is_as_if_users_had_had_them(
     prepared: Prepared, tmp_path: Path
 ) -> None:
@@ -147,6 +157,7 @@ def test_what_cannot_be_learned_from_is_refused(prepared: Prepared, tmp_path: Pa
 
     refused("have no 'brnad'; did you mean 'brand'", "model=ease", "item_attributes=[brnad]")
     refused(f"no value of own is shared by 2 to {MOST_ITEMS:,} items", "item_attributes=[own]")
+    refused("size must hold a value of each item", "model=ease", "item_attributes=[size]")
     refused("OwnFrequency learns nothing", "model=own_frequency", "item_attributes=[brand]")
     refused("target=reconstruct alone", "experiment=sequence", "item_attributes=[brand]")
     refused("must be above 0", "item_attribute_weight=0")

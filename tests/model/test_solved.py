@@ -268,6 +268,18 @@ def test_a_user_of_weight_three_is_as_three_users(
     assert said[0].abs().max() > 0.1
 
 
+def test_what_ials_takes_for_granted_is_of_the_users_that_count() -> None:
+    few, many = np.eye(90), np.ones((9, 90))  # a catalog wide enough that l2 is not the most
+    alone, beside = users_of(few), users_of(np.concatenate([few, many]))
+    beside.user_weights = torch.tensor([1.0] * len(few) + [0.0] * len(many))
+    told = []
+    for users in (alone, beside):
+        model = Ials(90, width=2)
+        solved(model, users)
+        told.append((float(model.unobserved_weight), float(model.l2)))
+    assert told[0] == told[1]
+
+
 def dense_loss(taken: torch.Tensor, users: torch.Tensor, model: Ials) -> torch.Tensor:
     items = model.item_weight.double()
     scores = users @ items.T

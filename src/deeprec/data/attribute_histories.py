@@ -36,7 +36,8 @@ class AttributeHistories:
         weighs_users: whether users count what the prepared folder says, and not 1 each.
 
     Raises:
-        ConfigError: the items have no such attribute, or no two of them share a value.
+        ConfigError: the items have no such attribute, it is of values within values, or no two of
+            them share a value.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class AttributeHistories:
                     f"item_attributes: items of {prepared.path} have no {name!r}; "
                     + (did_you_mean(name, known) if known else "they have no attributes at all")
                 )
+            _refuse_nested(name, prepared.items[name].type)
         self.weight, self.weighs_users = weight, weighs_users
         found = [_items_of_values(prepared.items[name]) for name in names]
         lengths = np.concatenate([np.diff(offsets) for _, offsets in found])
@@ -136,6 +138,15 @@ class AttributeHistories:
         return Jagged(
             torch.from_numpy(np.concatenate([np.zeros(0, np.int64), *pieces])),
             torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)])),
+        )
+
+
+def _refuse_nested(name: str, kind: pa.DataType) -> None:
+    of_each = kind.value_type if pa.types.is_list(kind) or pa.types.is_large_list(kind) else kind
+    if pa.types.is_nested(of_each):
+        raise ConfigError(
+            f"item_attributes: {name} must hold a value of each item, or a list of values, got "
+            f"{kind}; name another attribute, or prepare it as text"
         )
 
 

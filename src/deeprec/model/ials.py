@@ -163,7 +163,8 @@ class Ials(SolvedModel):
         if users.user_weights is not None:
             counts_B = users.user_weights.to(device)
         of_items, had_V = _by_item(of_users, counts_B, self.num_items)
-        self._fit_to(max(1.0, len(known.values) / max(num_users, 1)))
+        events, counted = float(had_V.double().sum()), float(counts_B.double().sum())
+        self._fit_to(max(1.0, events / counted) if counted else 1.0)
         ridge_B = self.ridge(of_users.offsets.diff(), float(self.num_items))
         ridge_V = self.ridge(had_V, float(counts_B.sum()))
         zeros = torch.zeros(num_users, self.width, device=device)
