@@ -83,6 +83,8 @@ class Assembly:
         self.weighs_users = config.user_weights and prepared.user_weights is not None
         if self.more is not None and self.more.weighs:
             self.weighs_users = True
+        if self.weighs_users and prepared.user_weights is not None:
+            _refuse_nobody(prepared, self.data.training.users)
         self.learner: Training | Solving
         if self.solved:
             self._refuse_to_solve(told)
@@ -375,6 +377,15 @@ def _attribute_histories(config: TrainConfig, prepared: Prepared) -> AttributeHi
         weight=config.item_attribute_weight,
         weighs_users=config.user_weights,
     )
+
+
+def _refuse_nobody(prepared: Prepared, users: npt.NDArray[np.int64]) -> None:
+    assert prepared.user_weights is not None
+    if not prepared.user_weights[users].any():
+        raise DataError(
+            f"{prepared.path} weighs users, and all that are trained on weigh 0; prepare it with "
+            "other weights, or give user_weights=false"
+        )
 
 
 def _data(

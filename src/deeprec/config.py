@@ -77,8 +77,9 @@ class TrainConfig:
             if getattr(self, name) == "":
                 yield f"{name}: names nothing; give {name}=FOLDER, or leave {name} out"
         yield from _seed(self.seed)
-        if not 0.0 < self.item_attribute_weight < float("inf"):
-            yield f"item_attribute_weight: must be above 0, got {self.item_attribute_weight}"
+        if not 0.0 < self.item_attribute_weight <= 1e6:
+            told = self.item_attribute_weight
+            yield f"item_attribute_weight: must be above 0, and 1,000,000 at most, got {told}"
         if not is_solved(self.model):
             for name in ("loss", "optimizer", "target"):
                 if getattr(self, name) is None:
@@ -109,6 +110,8 @@ class BlendConfig:
             yield f"runs: expected two or more, got {self.runs}"
         if self.weights is not None:
             yield from _weights(self.weights, len(self.runs))
+            if self.cutoff != BlendConfig.cutoff:
+                yield "cutoff: it is what weights are chosen by, and they are given; leave one out"
         yield from _at_least(1, self, "cutoff", "validation_users")
         yield from _seed(self.seed)
 

@@ -185,7 +185,9 @@ class Work(Assembly):
             f"items, {weights:,} weights"
         )
         if self.more is not None:
-            console.print(self.more.told(), soft_wrap=True)
+            console.print(
+                self.more.told(1 if self.solved else len(self.data.training)), soft_wrap=True
+            )
         if isinstance(self.learner, Solving):
             blended = isinstance(self.learner.model, Blend)
             why = "its members are trained" if blended else "this model is solved"

@@ -166,8 +166,8 @@ def test_what_cannot_be_learned_from_is_refused(prepared: Prepared, tmp_path: Pa
 
 
 def test_lists_of_values_are_no_measure_of_diversity(prepared: Prepared) -> None:
-    assert [*item_facts(prepared, None, None).attributes] == ["brand", "own"]
-    with pytest.raises(ConfigError, match="kind: must have one value for each item, and holds lis"):
+    assert [*item_facts(prepared, None, None).codes] == ["brand", "own"]
+    with pytest.raises(ConfigError, match="kind: must have one value for each item, got list"):
         item_facts(prepared, ["brand", "kind"], None)
 
 

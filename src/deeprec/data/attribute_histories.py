@@ -37,14 +37,16 @@ class AttributeHistories:
 
     Raises:
         ConfigError: the items have no such attribute, it is of values within values, or no two of
-            them share a value.
+            them share a value, or one stands there twice.
     """
 
     def __init__(
         self, prepared: Prepared, names: Sequence[str], *, weight: float, weighs_users: bool
     ) -> None:
         known = [name for name in prepared.items.column_names if name not in NO_ATTRIBUTES]
-        for name in names:
+        for place, name in enumerate(names):
+            if name in names[:place]:
+                raise ConfigError(f"item_attributes: {name} stands there twice; name it once")
             if name not in known:
                 raise ConfigError(
                     f"item_attributes: items of {prepared.path} have no {name!r}; "
@@ -110,13 +112,14 @@ class AttributeHistories:
             },
         )
 
-    def told(self) -> str:
-        """What is learned from, for a person."""
+    def told(self, steps: int) -> str:
+        """What is learned from in an epoch of so many steps, for a person."""
         new = f", {self.num_new:,} of them in no training event," if self.num_new else ""
         rare = f"; {self.too_common:,} values of more than {MOST_ITEMS:,} items are left out"
         return (
             f"item_attributes: {len(self):,} values that {self.num_items:,} items{new} share, as "
-            f"one history each that counts {self.weight:g}{rare if self.too_common else ''}"
+            f"one history each that counts {self.weight:g}, some {-(-len(self) // steps):,} beside "
+            f"the users of a step{rare if self.too_common else ''}"
         )
 
     @property
@@ -157,6 +160,10 @@ def _items_of_values(column: pa.ChunkedArray) -> tuple[Rows, Rows]:
     if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
         items, values = items.take(pc.list_parent_indices(values)), pc.list_flatten(values)
     there = pc.is_valid(values)
+    if pa.types.is_floating(values.type):
+        there = pc.and_(there, pc.invert(pc.is_nan(values)))
+    elif pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+        there = pc.and_(there, pc.not_equal(values, ""))  # as a CSV file has what is not known
     codes = pc.dictionary_encode(values.filter(there)).indices.to_numpy(zero_copy_only=False)
     pairs = np.unique(np.stack([codes, items.filter(there).to_numpy()]), axis=1).astype(np.int64)
     return pairs[1], np.concatenate([[0], np.cumsum(np.bincount(pairs[0]))]).astype(np.int64)

@@ -8,7 +8,6 @@ import pyarrow.compute as pc
 from torch import Tensor
 
 from deeprec.data.store import Prepared
-from deeprec.data.vocabulary import holds_lists
 from deeprec.errors import ConfigError, did_you_mean
 from deeprec.evaluation.slices import IntArray, attribute_names
 from deeprec.metric.ranking import FloatArray
@@ -29,7 +28,7 @@ def item_facts(
         embedding_VD: rows that stand for the items; None: there are none.
 
     Raises:
-        ConfigError: there is no such attribute, or it holds lists.
+        ConfigError: there is no such attribute, or it has several values.
     """
     known = attribute_names(prepared.items)
     for name in diversity or ():
@@ -37,10 +36,9 @@ def item_facts(
             raise ConfigError(
                 f"diversity: {name}: there is no such item attribute; {did_you_mean(name, known)}"
             )
-        if holds_lists(prepared.items[name].type):
+        if pa.types.is_nested(kind := prepared.items[name].type):
             raise ConfigError(
-                f"diversity: {name}: must have one value for each item, and holds lists; leave it "
-                "out"
+                f"diversity: {name}: must have one value for each item, got {kind}; leave it out"
             )
     names = [name for name in known if _few(prepared, name)] if diversity is None else diversity
     return ItemFacts(
@@ -53,7 +51,7 @@ def item_facts(
 
 
 def _few(prepared: Prepared, name: str) -> bool:
-    if holds_lists(prepared.items[name].type):
+    if pa.types.is_nested(prepared.items[name].type):
         return False
     variety: int = pc.count_distinct(prepared.items[name]).as_py()
     return 2 <= variety <= MOST_VALUES

@@ -72,7 +72,7 @@ class Scaled(NamedTuple):
     """Histories as a matrix, an event less where its user or its item has many."""
 
     matrix: sparse.csr_array  # float32 [B, V]
-    popularity_V: npt.NDArray[np.float64]  # what the users of each item count, 1 at least
+    popularity_V: npt.NDArray[np.float64]  # what the users of each item count, above 0
     num_events: float  # what the users of all events count
 
 
@@ -97,7 +97,7 @@ def scaled_histories(
         counts_B = users.user_weights.double().numpy()
     had_V = np.bincount(matrix.indices, np.repeat(counts_B, lengths), num_items)
     # an item that nobody has counts as one that one user has, so that a power of it is a number
-    popularity_V = had_V.clip(1.0)
+    popularity_V = np.where(had_V > 0.0, had_V, 1.0)
     of_users_B = lengths.clip(1).astype(np.float64) ** -user_power * np.sqrt(counts_B)
     data = matrix.data * np.repeat(of_users_B, lengths)
     data *= (popularity_V**-item_power)[matrix.indices]
