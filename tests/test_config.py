@@ -153,7 +153,10 @@ def test_every_mistake_is_named_at_once() -> None:
         ("loss.scale=nan", "loss.scale: expected a number, got nan"),
         ("loss.scale=big", "loss.scale: expected a number, got 'big'"),
         ("trainer.deterministic=1", "trainer.deterministic: expected true or false, got 1"),
-        ("model.hidden_dims=8", "model.hidden_dims: expected a list (each a whole number), got 8"),
+        (
+            "model.hidden_dims=8",
+            "model.hidden_dims: expected a list (each a whole number), got 8; a list of one is [8]",
+        ),
         ("model.hidden_dims=[8,x]", "expected a list (each a whole number), got [8, 'x']"),
         ("model.hidden_dims=ab", "expected a list (each a whole number), got 'ab'"),
         ("trainer.limits={a:b}", "trainer.limits: expected a mapping or null, got {'a': 'b'}"),

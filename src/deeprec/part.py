@@ -154,6 +154,8 @@ def mismatch(value: object, annotation: Any) -> str:
     wrong = f"expected {describe(annotation)}, got {shown(value)}"
     if isinstance(value, int | float) and accepts(str(value), annotation):
         return f"{wrong}; a text that looks like a number needs quotes: '\"{shown(value)}\"'"
+    if isinstance(value, str | int | float) and accepts([value], annotation):
+        return f"{wrong}; a list of one is [{value}]"
     return wrong
 
 
