@@ -62,6 +62,8 @@ def _picked(
     merged: dict[str, Any] = {name: merged_part(name) for name in PARTS}
     if is_solved(picked.model):  # by one process, whatever trains the others
         merged["trainer"] = {**merged["trainer"], **ALONE}
+    elif getattr(find(picked.model["_target_"]), "linear", False):  # its input reads the catalog
+        merged["trainer"] = {**merged["trainer"], "shard_catalog": False}
     config = replace(config, model=picked.model, **merged)
     check(to_dict(config), "train")
     return config
