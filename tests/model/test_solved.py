@@ -438,6 +438,14 @@ def test_a_solved_model_goes_the_whole_road(model: str, prepared: Path, tmp_path
     assert again == run
 
 
+def test_a_model_without_steps_is_not_told_to_take_smaller_ones(
+    prepared: Path, tmp_path: Path
+) -> None:
+    words = settings(prepared, tmp_path / "run", "model=ease", "model.output_power=30")
+    with pytest.raises(NonFiniteError, match="change the settings of model, or the weights of us"):
+        train(compose("train", words))  # type: ignore[arg-type]
+
+
 def test_ials_goes_on_as_if_it_had_never_stopped(prepared: Path, tmp_path: Path) -> None:
     words = settings(prepared, tmp_path / "whole", "model=ials", "trainer.max_epochs=3")
     whole = train(compose("train", words))  # type: ignore[arg-type]

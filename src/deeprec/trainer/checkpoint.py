@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from deeprec import folder
 from deeprec.errors import ConfigError, IntegrityError, NonFiniteError
 from deeprec.trainer.module import Learner, Progress
-from deeprec.trainer.sound import LOWER
+from deeprec.trainer.sound import way_out
 
 KIND = "checkpoint"
 SAFE_NAMES = {
@@ -230,7 +230,7 @@ def _drop_old(checkpoints: Path) -> None:
 def _check_finite_weights(model: nn.Module) -> None:
     if name := not_finite(model):
         raise NonFiniteError(
-            f"{name} holds a value that is not finite; nothing of it is saved. {LOWER}"
+            f"{name} holds a value that is not finite; nothing of it is saved. {way_out(model)}"
         )
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from deeprec.errors import NonFiniteError
 
 LOWER = "Lower the learning rates (optimizer.lr, optimizer.table_lr) or give optimizer.warmup_steps"
+OTHER = "Nothing is learned in steps here: change the settings of model, or the weights of users"
 # above these a run is called wrecked: sound ones stay far below, whatever loss they have
 TIMES = 100.0  # the first loss; that of a sum over targets varies tenfold between batches
 SMALLEST = 1.0  # nats or the like; some losses begin near 0
@@ -18,6 +19,11 @@ JUDGED = 100  # users; the mean score of fewer falls to its half by chance
 def norm(tensors: Iterable[Tensor]) -> float:
     """The Euclidean norm of all of them together; on CUDA this waits for the device."""
     return math.hypot(*(torch.linalg.vector_norm(one.detach()).item() for one in tensors))
+
+
+def way_out(model: nn.Module) -> str:
+    """What to change where a weight is not finite."""
+    return OTHER if hasattr(model, "solve") else LOWER
 
 
 def weight_norm(model: nn.Module, step: int) -> float:
@@ -32,7 +38,7 @@ def weight_norm(model: nn.Module, step: int) -> float:
         worst = next(name for name, one in norms.items() if not math.isfinite(one))
         raise NonFiniteError(
             f"the norm of {worst} became {norms[worst]} at or before step {step}; nothing of it is "
-            f"saved. {LOWER}"
+            f"saved. {way_out(model)}"
         )
     return found
 
