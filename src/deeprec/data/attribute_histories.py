@@ -17,7 +17,8 @@ import pyarrow.compute as pc
 import torch
 
 from deeprec.batch import Batch, Jagged
-from deeprec.data.store import Prepared
+from deeprec.data.store import Prepared, ranges
+from deeprec.data.vocabulary import holds_lists
 from deeprec.errors import ConfigError, did_you_mean
 
 MOST_ITEMS = 1_000  # of a value: what more share says little of each, and pairs grow by the square
@@ -136,16 +137,15 @@ class AttributeHistories:
         return torch.cat([weights, torch.full((count,), self.weight)])
 
     def _taken(self, rows: Rows) -> Jagged:
-        pieces = [self.items[self.offsets[row] : self.offsets[row + 1]] for row in rows]
         lengths = np.diff(self.offsets)[rows]
         return Jagged(
-            torch.from_numpy(np.concatenate([np.zeros(0, np.int64), *pieces])),
+            torch.from_numpy(self.items[ranges(self.offsets[rows], lengths)]),
             torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)])),
         )
 
 
 def _refuse_nested(name: str, kind: pa.DataType) -> None:
-    of_each = kind.value_type if pa.types.is_list(kind) or pa.types.is_large_list(kind) else kind
+    of_each = kind.value_type if holds_lists(kind) else kind
     if pa.types.is_nested(of_each):
         raise ConfigError(
             f"item_attributes: {name} must hold a value of each item, or a list of values, got "
@@ -157,7 +157,7 @@ def _items_of_values(column: pa.ChunkedArray) -> tuple[Rows, Rows]:
     """The items that have each value, ascending; and offsets, one more than there are values."""
     values = column.combine_chunks()
     items = pa.array(np.arange(len(values)))
-    if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
+    if holds_lists(values.type):
         items, values = items.take(pc.list_parent_indices(values)), pc.list_flatten(values)
     there = pc.is_valid(values)
     if pa.types.is_floating(values.type):

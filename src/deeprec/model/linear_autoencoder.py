@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from deeprec.batch import Arranged, Asked, Batch, Encoded, Jagged, Task, with_transposition
-from deeprec.model.attribute_field import attribute_bag, attribute_fields, attribute_tables
+from deeprec.model.attribute_field import Bags, attribute_fields, attribute_tables
 from deeprec.model.history import History, HistoryWeighting, aggregate, history_weights
 from deeprec.model.repeat import without_repeat
 from deeprec.model.solved import scaled_histories
-from deeprec.model.sparse_input import HISTORY, SparseInput, sparse_gradient_bag, weighted_sum
+from deeprec.model.sparse_input import HISTORY, SparseInput, sparse_gradient_bag
 from deeprec.model.svd import leading_vectors, looking_bytes
 
 WARM_ITERATIONS = 3  # training finds the rest
@@ -222,9 +222,9 @@ class ServingEncoder(nn.Module):
         super().__init__()
         self.num_items = model.num_items
         self.history_weighting, self.fade_days = model.history_weighting, model.fade_days
-        self.item_weight, self.everybody_D = model.item_weight, model.everybody_D
         tables = nn.ParameterDict() if model.sparse_input is None else model.sparse_input.tables
-        self.attributes = nn.ModuleList(attribute_bag(tables, name, None) for name in model.fields)
+        self.bags = Bags(model.item_weight, tables, model.fields, {})
+        self.everybody_D = model.everybody_D
         self.register_buffer("input_scale_V", model.input_scale_V)
         self.register_buffer("row_length_V", model.row_length_V)
 
@@ -241,12 +241,8 @@ class ServingEncoder(nn.Module):
         weights_M = history_weights(history, self.history_weighting)
         weights_M = weights_M * self.input_scale_V[history.items_M]
         weights_M = weights_M / self.row_length_V[history.items_M]
-        hidden_BD = weighted_sum(self.item_weight, history.items_M, history.offsets_B1, weights_M)
-        hidden_BD = hidden_BD + self.everybody_D
-        for i, bag in enumerate(self.attributes):
-            ones = torch.ones(attribute_values[i].shape[0], device=hidden_BD.device)
-            hidden_BD = hidden_BD + bag(attribute_values[i], attribute_offsets[i], ones)
-        return without_repeat(hidden_BD)
+        sum_BD = self.bags(history, weights_M, attribute_values, attribute_offsets)
+        return without_repeat(sum_BD + self.everybody_D)
 
 
 def _powers(popularity_V: Tensor | None, num_items: int, power: float) -> Tensor:
