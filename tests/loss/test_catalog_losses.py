@@ -336,13 +336,13 @@ def test_losses_of_own_items_add_up_to_that_of_the_catalog(
 ) -> None:
     """Two threads, of 5 and 12 items, find together what one finds of all 17."""
     leaves, encode, target = problem(11)
-    loss, both, told = make(**settings, block_items=4), Barrier(2), [Tensor(), Tensor()]
+    both, told = Barrier(2), [Tensor(), Tensor()]
 
     def found(own: OwnItems | None) -> list[Tensor]:
         """The loss, the gradients of hidden and repeats, and what rows become."""
         hidden, weight, bias, repeats = ours = [leaf.clone().requires_grad_() for leaf in leaves]
         moves = (partial(descend, table.data) for table in (weight, bias))
-        value = loss(
+        value = make(**settings, block_items=4)(
             encode(hidden, repeats), weight, bias, target, Updates(*moves, 1.0, slope_norm, own)
         )
         value.backward()
@@ -368,6 +368,28 @@ def test_losses_of_own_items_add_up_to_that_of_the_catalog(
     for one, other, truth, start in zip(first, second, whole, starts, strict=True):
         torch.testing.assert_close(one + other - start, truth, rtol=1e-8, atol=1e-12)
     torch.testing.assert_close(first[3][5:], leaves[1][5:], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_a_step_kept_says_nothing_to_the_next(dtype: torch.dtype) -> None:
+    """One loss over batches of more, fewer and as many users, and validated in between."""
+    used = Softmax(block_items=5)
+    for seed, users in enumerate((USERS, USERS - 2, USERS - 2, USERS)):
+        hidden = torch.randn(users, WIDTH, dtype=dtype, generator=torch.manual_seed(seed))
+        weight, bias = torch.randn(ITEMS, WIDTH, dtype=dtype), torch.randn(ITEMS, dtype=dtype)
+        none = torch.zeros(0, dtype=torch.int64), torch.zeros(users + 1, dtype=torch.int64)
+        target = Jagged(torch.arange(users) + seed, torch.arange(users + 1))
+        found = []
+        for loss in (used, Softmax(block_items=5)):
+            leaves = [leaf.clone().requires_grad_() for leaf in (hidden, weight, bias)]
+            encoded = Encoded(leaves[0], *none, torch.zeros(0, dtype=dtype))
+            value = loss(encoded, *leaves[1:], target)
+            with torch.no_grad():
+                loss(encoded, *leaves[1:], target)
+            value.backward()
+            found.append([value.detach(), *(leaf.grad for leaf in leaves)])
+        for one, other in zip(*found, strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("scale", [1.0, 300.0])

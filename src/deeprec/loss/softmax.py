@@ -78,6 +78,7 @@ class Softmax(nn.Module):
         )
         self.normalise_targets, self.block_items = normalise_targets, block_items
         self.margins = margins_of(one_target, zero_target, one_scale, zero_scale)
+        self.shelf = Shelf()
 
     def forward(
         self,
@@ -123,7 +124,7 @@ class Softmax(nn.Module):
                 encoded, item_bias_V, asked.repeats.values, updates
             )
         return catalog_loss(
-            partial(_walk, self.margins),
+            partial(_walk, self.margins, self.shelf),
             encoded,
             item_weight_VD,
             item_bias_V,
@@ -181,28 +182,60 @@ def margins_of(
     return Margins(one, zero, one_scale, zero_scale)
 
 
-class _Exponentials(NamedTuple):
-    """A block's exponentials over those of each user's highest score in it."""
+class Shelf:
+    """Holds what a step keeps of its blocks, on a CPU in the same memory step after step.
 
-    highest_B: Tensor  # float [B]
-    sum_B: Tensor  # float [B]
-    kept_BC: Tensor | None  # in the dtype of the products; None: there is no room for it
+    The system clears new memory page by page, which took 5 % of a step (27,278 items, 512 users,
+    D = 256); on CUDA, torch hands out again what it was given back.
+    """
+
+    def __init__(self) -> None:
+        self._held: list[Tensor] = []  # of the last step, in the order of blocks
+        self._placed = self._bytes = 0
+
+    def clear(self) -> None:
+        """Before a step."""
+        self._placed = self._bytes = 0
+
+    def place(self, like_BC: Tensor, dtype: torch.dtype) -> Tensor | None:
+        """[B, C] of a dtype on the device of another, to be written; None: there is no room."""
+        self._bytes += like_BC.numel() * dtype.itemsize
+        if self._bytes > KEPT_BYTES[like_BC.device.type]:
+            return None
+        here, self._placed = self._placed, self._placed + 1
+        if here < len(self._held):
+            held = self._held[here]
+            if held.shape == like_BC.shape and held.dtype == dtype:
+                return held
+        placed_BC = torch.empty_like(like_BC, dtype=dtype)
+        if like_BC.device.type == "cpu":
+            self._held[here:] = [placed_BC]
+        return placed_BC
+
+
+class _Shares(NamedTuple):
+    """What each item of a block has of the block's exponentiated scores, for each user."""
+
+    of_B: Tensor  # float [B], the logarithm of what they are shares of
+    sum_B: Tensor  # float [B]; 1 where all items compete
+    kept_BC: Tensor | None  # in the dtype of the products; None: there is no room for them
 
     def logarithm(self) -> Tensor:
         """Float [B]: the logarithm of the sum of the block's exponentiated scores."""
-        return self.highest_B + self.sum_B.log()
+        return self.of_B + self.sum_B.log()
 
 
-def _walk(margins: Margins, blocks: Blocks, gradient: Gradient | Lengths | None) -> Tensor:
-    room = 0 if gradient is None else KEPT_BYTES[blocks.hidden_BD.device.type]
+def _walk(
+    margins: Margins, shelf: Shelf, blocks: Blocks, gradient: Gradient | Lengths | None
+) -> Tensor:
+    shelf.clear()
     scores_P = torch.empty_like(blocks.weights_P)
     found = []
     for block in blocks:
         scores_BC = blocks.scores(block)
         scores_P[block.targets] = scores_BC[block.places]
-        found.append(_exponentials(scores_BC, blocks.product_dtype, room))
-        kept_BC = found[-1].kept_BC
-        room -= 0 if kept_BC is None else kept_BC.nbytes
+        kept_BC = None if gradient is None else shelf.place(scores_BC, blocks.product_dtype)
+        found.append(_shares(scores_BC, kept_BC))
     users_P, normaliser_B = blocks.target.users_P, _normaliser(blocks, found)
     if margins.one < math.inf:  # a target past the margin costs nothing, and nobody else for it
         blocks.weights_P = blocks.weights_P * (scores_P - normaliser_B[users_P] < margins.one)
@@ -218,7 +251,7 @@ def _walk(margins: Margins, blocks: Blocks, gradient: Gradient | Lengths | None)
     return (blocks.weights_P * (normaliser_B[users_P] - scores_P)).sum()
 
 
-def _normaliser(blocks: Blocks, found: list[_Exponentials]) -> Tensor:
+def _normaliser(blocks: Blocks, found: list[_Shares]) -> Tensor:
     """Float [B]: the logarithm of the sum of all exponentiated scores; 0 where there is none.
 
     All means the whole catalog, whoever goes over it.
@@ -229,15 +262,15 @@ def _normaliser(blocks: Blocks, found: list[_Exponentials]) -> Tensor:
 
 
 def _competing(
-    blocks: Blocks, block: Block, found: _Exponentials, edge_B: Tensor, margins: Margins
-) -> _Exponentials:
+    blocks: Blocks, block: Block, found: _Shares, edge_B: Tensor, margins: Margins
+) -> _Shares:
     """The same of the items alone that compete, each as often as it counts."""
     kept_BC = found.kept_BC
     if kept_BC is None:
-        kept_BC = (blocks.scores(block) - found.highest_B[:, None]).exp_()
-    _scaled(edge_B - found.highest_B, margins, block, kept_BC, kept_BC)
+        kept_BC = (blocks.scores(block) - found.of_B[:, None]).exp_()
+    _scaled(edge_B - found.of_B, margins, block, kept_BC, kept_BC)
     sum_B = kept_BC.sum(1, dtype=found.sum_B.dtype)
-    return _Exponentials(found.highest_B, sum_B, None if found.kept_BC is None else kept_BC)
+    return _Shares(found.of_B, sum_B, None if found.kept_BC is None else kept_BC)
 
 
 def _scaled(
@@ -260,19 +293,20 @@ def _scaled(
     exponentials_BC[block.places] = of_targets
 
 
-def _exponentials(scores_BC: Tensor, dtype: torch.dtype, room: int) -> _Exponentials:
-    highest_B = scores_BC.amax(1)
-    exponentials_BC = scores_BC.sub_(highest_B[:, None]).exp_()
-    fits = exponentials_BC.numel() * dtype.itemsize <= room
-    return _Exponentials(
-        highest_B, exponentials_BC.sum(1), exponentials_BC.to(dtype) if fits else None
-    )
+def _shares(scores_BC: Tensor, kept_BC: Tensor | None) -> _Shares:
+    same = kept_BC is not None and kept_BC.dtype == scores_BC.dtype
+    shares_BC = torch.softmax(scores_BC, 1, out=kept_BC if same else None)
+    # over itself the highest score is exponentiated to 1, so its share is 1 over the sum
+    of_B = scores_BC.amax(1) - shares_BC.amax(1).log()
+    if kept_BC is not None and not same:
+        kept_BC.copy_(shares_BC)
+    return _Shares(of_B, torch.ones_like(of_B), kept_BC)
 
 
 def _hand_gradients(
     blocks: Blocks,
     gradient: Gradient | Lengths,
-    found: list[_Exponentials],
+    found: list[_Shares],
     normaliser_B: Tensor,
     competes: Callable[[Block, Tensor, Tensor], None] | None,
 ) -> None:
@@ -297,7 +331,7 @@ def _hand_gradients(
             gradient.add(block, slope_BC)
         else:
             # not below what dividing a target by it can bear; so small, it adds nothing else
-            factor_B = (found[index].highest_B - shift_B).exp_().clamp_(min=SMALLEST_FACTOR)
+            factor_B = (found[index].of_B - shift_B).exp_().clamp_(min=SMALLEST_FACTOR)
             kept_BC[block.places] -= (weights_P / factor_B[block.places[0]]).to(kept_BC.dtype)
             gradient.add(block, kept_BC, factor_B * (mass_B > 0))
             found[index] = found[index]._replace(kept_BC=None)
