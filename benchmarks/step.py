@@ -38,7 +38,7 @@ DENSE, RECBOLE, EXACT, SAMPLED, OWN, FLOOR = (
     "ours, sampled softmax, own targets",
     "three products alone",
 )
-NARROW = EXACT + ", bfloat16"
+NARROW, SAMPLED_NARROW, OWN_NARROW = (name + ", bfloat16" for name in (EXACT, SAMPLED, OWN))
 Steps = dict[str, Callable[[int], Taken]]
 
 
@@ -68,11 +68,12 @@ def systems(hidden_dims: list[int], num_items: int) -> Iterator[tuple[Steps, flo
             )
             found[RECBOLE] = stack.enter_context(recbole)
         found[EXACT] = here(exact)
-        if multiplies_bfloat16():
-            found[NARROW] = here(OurSteps(folder, words, narrow=True))
         sampled = [*words, "loss=sampled_softmax"]
-        found[SAMPLED] = here(OurSteps(folder, sampled))
-        found[OWN] = here(OurSteps(folder, [*sampled, "loss.shared_targets=false"]))
+        own = [*sampled, "loss.shared_targets=false"]
+        found[SAMPLED], found[OWN] = (here(OurSteps(folder, told)) for told in (sampled, own))
+        if multiplies_bfloat16():
+            for name, told in ((NARROW, words), (SAMPLED_NARROW, sampled), (OWN_NARROW, own)):
+                found[name] = here(OurSteps(folder, told, narrow=True))
         found[FLOOR] = three_products(num_items, hidden_dims[-1])
         yield found, float(events.lengths.mean())
 
@@ -195,7 +196,9 @@ def conditions(num_items: int, items_a_user: float, turns: dict[int, int]) -> di
 
 
 def measure() -> Measured:
-    return measured(ITEMS, {EXACT: 5.0, NARROW: 5.0, SAMPLED: 10.0, OWN: 10.0}, curve=True)
+    exact = dict.fromkeys((EXACT, NARROW), 5.0)
+    sampled = dict.fromkeys((SAMPLED, SAMPLED_NARROW, OWN, OWN_NARROW), 10.0)
+    return measured(ITEMS, exact | sampled, curve=True)
 
 
 if __name__ == "__main__":

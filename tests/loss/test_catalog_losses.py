@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import reference
 from deeprec.batch import Encoded, Jagged
-from deeprec.loss import softmax
+from deeprec.loss import shelf
 from deeprec.loss.asymmetric import Asymmetric
 from deeprec.loss.cosine_contrastive import CosineContrastive
 from deeprec.loss.hinge import Hinge
@@ -31,11 +31,11 @@ USERS, ITEMS, WIDTH = 6, 17, 3
 def kept_bytes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """Softmax keeps exponentials up to a limit; whatever it is, the answers are the same."""
     room = {
-        "keeps all": softmax.KEPT_BYTES["cpu"],
+        "keeps all": shelf.ROOM["cpu"],
         "keeps one block": 6 * 5 * 8,
         "keeps nothing": 0,
     }
-    monkeypatch.setitem(softmax.KEPT_BYTES, "cpu", room[request.param])
+    monkeypatch.setitem(shelf.ROOM, "cpu", room[request.param])
     return room[request.param]
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 import reference
 from deeprec.activated import OUTPUTS
 from deeprec.batch import Asked, Encoded, Jagged, with_transposition
-from deeprec.loss import softmax
+from deeprec.loss import shelf
 from deeprec.loss.asymmetric import Asymmetric
 from deeprec.loss.hinge import Hinge
 from deeprec.loss.marginal import Marginal
@@ -25,7 +25,7 @@ PARAMETERS = {"slope": 0.2, "alpha": 1.5, "scale": 1.2}
 
 @pytest.fixture(params=[2**26, 0], ids=["kept", "scored again"])
 def room(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(softmax.KEPT_BYTES, "cpu", request.param)
+    monkeypatch.setitem(shelf.ROOM, "cpu", request.param)
 
 
 def leaves(scale: float = 1.0) -> list[Tensor]:

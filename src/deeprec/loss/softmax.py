@@ -19,10 +19,9 @@ from deeprec.loss.catalog_blocks import (
     catalog_loss,
     check_block_items,
 )
+from deeprec.loss.shelf import Shelf
 from deeprec.table import NO_UPDATES, Updates
 
-# of a batch's exponentials: what is kept is not scored a second time
-KEPT_BYTES = {"cpu": 64 * 2**20, "cuda": 2**30}
 SMALLEST_FACTOR = 1e-30
 
 
@@ -180,37 +179,6 @@ def margins_of(
     one = math.log(one_target) if one_target < 1.0 else math.inf
     zero = math.log(zero_target) if zero_target > 0.0 else -math.inf
     return Margins(one, zero, one_scale, zero_scale)
-
-
-class Shelf:
-    """Holds what a step keeps of its blocks, on a CPU in the same memory step after step.
-
-    The system clears new memory page by page, which took 5 % of a step (27,278 items, 512 users,
-    D = 256); on CUDA, torch hands out again what it was given back.
-    """
-
-    def __init__(self) -> None:
-        self._held: list[Tensor] = []  # of the last step, in the order of blocks
-        self._placed = self._bytes = 0
-
-    def clear(self) -> None:
-        """Before a step."""
-        self._placed = self._bytes = 0
-
-    def place(self, like_BC: Tensor, dtype: torch.dtype) -> Tensor | None:
-        """[B, C] of a dtype on the device of another, to be written; None: there is no room."""
-        self._bytes += like_BC.numel() * dtype.itemsize
-        if self._bytes > KEPT_BYTES[like_BC.device.type]:
-            return None
-        here, self._placed = self._placed, self._placed + 1
-        if here < len(self._held):
-            held = self._held[here]
-            if held.shape == like_BC.shape and held.dtype == dtype:
-                return held
-        placed_BC = torch.empty_like(like_BC, dtype=dtype)
-        if like_BC.device.type == "cpu":
-            self._held[here:] = [placed_BC]
-        return placed_BC
 
 
 class _Shares(NamedTuple):
