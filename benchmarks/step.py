@@ -70,10 +70,10 @@ def systems(hidden_dims: list[int], num_items: int) -> Iterator[tuple[Steps, flo
         found[EXACT] = here(exact)
         sampled = [*words, "loss=sampled_softmax"]
         own = [*sampled, "loss.shared_targets=false"]
-        found[SAMPLED], found[OWN] = (here(OurSteps(folder, told)) for told in (sampled, own))
+        found[SAMPLED], found[OWN] = (here(OurSteps(folder, each)) for each in (sampled, own))
         if multiplies_bfloat16():
-            for name, told in ((NARROW, words), (SAMPLED_NARROW, sampled), (OWN_NARROW, own)):
-                found[name] = here(OurSteps(folder, told, narrow=True))
+            for name, each in ((NARROW, words), (SAMPLED_NARROW, sampled), (OWN_NARROW, own)):
+                found[name] = here(OurSteps(folder, each, narrow=True))
         found[FLOOR] = three_products(num_items, hidden_dims[-1])
         yield found, float(events.lengths.mean())
 
