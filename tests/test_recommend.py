@@ -220,6 +220,60 @@ def test_the_file_says_which_bundle_answered_and_how(made: Path, tmp_path: Path)
     assert (about["k"], about["exclude_seen"], len(about["bundle"])) == (3, False, 64)
 
 
+def test_lists_hold_allowed_items_alone_as_those_of_the_client_do(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "events.csv").write_text("user_id,item_id\na,003\na,007\nb,001\nc,\n")
+    allowed = ["021", "003", "nobody knows this", "009"]
+    (tmp_path / "shelf.txt").write_text("\n".join(["sku", *allowed, "009", ""]) + "\n")
+    ours = lists_of(
+        made, tmp_path / "events.csv", tmp_path / "o.parquet", allowed=str(tmp_path / "shelf.txt"),
+        exclude_seen=True, k=9,
+    )  # fmt: skip
+    assert {item for item_ids, _ in ours.values() for item in item_ids} == {"003", "009", "021"}
+    histories = {"a": ["003", "007"], "b": ["001"], "c": []}
+    answers = deeprec.load(made).recommend(histories, k=9, allowed=allowed, exclude_seen=True)
+    same(ours, {str(answer.user_id): (answer.item_ids, answer.scores) for answer in answers})
+    assert "does not know 1 of 4 items" in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_lists_of_other_allowed_items_are_not_gone_on_with(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events, shelf = many_events(tmp_path / "events.parquet", 8), tmp_path / "shelf.parquet"
+    monkeypatch.setattr(verb, "ROW_GROUP", 4)
+    told: dict[str, Any] = {"allowed": str(shelf), "k": 1, "batch_users": 2}
+    pq.write_table(pa.table({"item_id": ["004"]}), shelf)
+    with monkeypatch.context() as dying:
+        dying.setattr(RowGroups, "finish", lambda groups: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            lists_of(made, events, tmp_path / "o.parquet", **told)
+    assert any((tmp_path / ".o.parquet.row-groups").glob("*.parquet"))
+    pq.write_table(pa.table({"item_id": ["005"]}), shelf)
+    ours = lists_of(made, events, tmp_path / "o.parquet", **told)
+    assert [item_ids for item_ids, _ in ours.values()] == [["005"]] * 8
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("003\n004\n", "'003' is an item of the bundle; write item_id above it"),
+        ("sku,name\n003,tea\n", "no column 'item_id' and more than one, 'sku', 'name'"),
+    ],
+)
+def test_a_file_of_allowed_items_that_may_be_misread_is_refused(
+    made: Path, tmp_path: Path, text: str, named: str
+) -> None:
+    (tmp_path / "events.csv").write_text("user_id,item_id\na,003\n")
+    (tmp_path / "shelf.csv").write_text(text)
+    with pytest.raises(DataError, match=named):
+        lists_of(
+            made, tmp_path / "events.csv", tmp_path / "new" / "o.parquet",
+            allowed=str(tmp_path / "shelf.csv"),
+        )  # fmt: skip
+    assert not (tmp_path / "new").exists()
+
+
 def damaged(path: Path) -> None:
     content = bytearray((path / "model.pt").read_bytes())
     content[len(content) // 2] ^= 1

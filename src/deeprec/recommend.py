@@ -28,7 +28,8 @@ from deeprec.data.translation import Translation, known_only
 from deeprec.data.workspace import Workspace, workspace
 from deeprec.device import choose_device
 from deeprec.errors import ConfigError, DataError
-from deeprec.listing.answering import Histories
+from deeprec.listing.allowed import digest, read_allowed
+from deeprec.listing.answering import Histories, Wanted
 from deeprec.listing.crew import answers
 from deeprec.listing.row_groups import RowGroups, held
 from deeprec.papers.preprocess import NOT_RECORDED
@@ -71,7 +72,10 @@ def recommend(config: RecommendConfig) -> Path:
     exclude_seen = config.exclude_seen
     if exclude_seen is None:
         exclude_seen = bool(opened.policy["exclude_seen"])
+    wanted = Wanted(config.k, exclude_seen, allowed_items(config, opened))
     about = {"bundle": identity, "k": config.k, "exclude_seen": exclude_seen}
+    if wanted.allowed is not None:
+        about["allowed"] = digest(wanted.allowed)
     with opened_histories(config, opened) as (total, some_histories), held(output):
         groups = RowGroups(output, {**about, **question(config)}, about, ROW_GROUP)
         left = after(groups, some_histories)
@@ -80,7 +84,7 @@ def recommend(config: RecommendConfig) -> Path:
         try:
             with progress("recommending", total, "users") as advance:
                 advance(groups.num_kept)
-                lists = answers(opened, left, config.k, exclude_seen, config.processes)
+                lists = answers(opened, left, wanted, config.processes)
                 for histories, some_lists in lists:
                     groups.append(histories, some_lists)
                     advance(len(histories.user_ids))
@@ -138,6 +142,19 @@ def check(config: RecommendConfig, opened: Bundle) -> None:
     for name, limit in (("k", limits["max_k"]), ("batch_users", limits["max_users"])):
         if not 1 <= getattr(config, name) <= limit:
             raise ConfigError(f"{name} must lie in [1, {limit}], got {getattr(config, name)}")
+
+
+def allowed_items(config: RecommendConfig, opened: Bundle) -> Int64 | None:
+    """Indices of the only items that may be in a list; None: all."""
+    if config.allowed is None:
+        return None
+    return read_allowed(
+        config.allowed,
+        opened,
+        column=config.item,
+        delimiter=config.delimiter,
+        beside=Path(config.output),
+    )
 
 
 @contextmanager

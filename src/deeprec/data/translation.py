@@ -62,8 +62,12 @@ def ask(
     *,
     k: int,
     exclude_seen: bool,
+    allowed: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Lists of a bundle for users in its own indices, as `Bundle.rank` gives them.
+
+    Args:
+        allowed: int64 [A], the only items that may be in a list; None: all.
 
     Raises:
         DataError: the bundle refuses the request, and why.
@@ -71,7 +75,13 @@ def ask(
     fields = {name: (rows.values, rows.offsets) for name, rows in attributes.items()}
     try:
         return bundle.rank(
-            history.values, history.offsets, ages, fields, k=k, exclude_seen=exclude_seen
+            history.values,
+            history.offsets,
+            ages,
+            fields,
+            k=k,
+            exclude_seen=exclude_seen,
+            allowed=None if allowed is None else (allowed, torch.tensor([0, len(allowed)])),
         )
     except RequestError as error:
         raise DataError(f"the bundle refuses these histories: {error}") from error

@@ -39,6 +39,15 @@ class Histories:
 
 
 @dataclass(frozen=True)
+class Wanted:
+    """What everybody's list is to be."""
+
+    k: int  # items, at most
+    exclude_seen: bool
+    allowed: npt.NDArray[np.int64] | None  # the only items that it may hold; None: all
+
+
+@dataclass(frozen=True)
 class Packed:
     """Histories on their way to another process; as tensors they would share memory with it."""
 
@@ -78,16 +87,17 @@ def _jagged(rows: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]) -> Jagged
 
 
 def answer(
-    opened: Bundle, histories: Histories, k: int, exclude_seen: bool, halving: Halving
+    opened: Bundle, histories: Histories, wanted: Wanted, halving: Halving
 ) -> pa.RecordBatch:
     """The lists of these users, best first, shorter than k where there are no more candidates."""
     users = torch.arange(len(histories.user_ids))
     batch = Batch(users, histories.items, histories.ages, histories.attributes)
+    allowed = None if wanted.allowed is None else torch.from_numpy(wanted.allowed)
 
     def asked(start: int, stop: int) -> Lists:
         some = batch.some(start, stop)
         known = some.history, some.ages, some.attributes
-        return ask(opened, *known, k=k, exclude_seen=exclude_seen)
+        return ask(opened, *known, k=wanted.k, exclude_seen=wanted.exclude_seen, allowed=allowed)
 
     items, scores = halving(asked, batch.num_users)
     found = items >= 0

@@ -12,21 +12,28 @@ import torch
 from deeprec import serve
 from deeprec.errors import ResourceError
 from deeprec.halving import Halving
-from deeprec.listing.answering import Histories, Packed, answer, packed, unpacked
+from deeprec.listing.answering import (
+    Histories,
+    Packed,
+    Wanted,
+    answer,
+    packed,
+    unpacked,
+)
 from deeprec.serve import Bundle
 
 AHEAD = 2  # batches a process: one that it answers, one that waits, so memory is bounded
 
 # of a process that answers; set once, when it starts
 _opened: Bundle
+_wanted: Wanted
 _halving: Halving
 
 
 def answers(
     opened: Bundle,
     some_histories: Iterable[Histories],
-    k: int,
-    exclude_seen: bool,
+    wanted: Wanted,
     processes: int,
 ) -> Iterator[tuple[Histories, pa.RecordBatch]]:
     """Histories and the lists of their users, in the order of the histories.
@@ -41,17 +48,15 @@ def answers(
     if processes == 1:
         halving = Halving()
         for histories in some_histories:
-            yield histories, answer(opened, histories, k, exclude_seen, halving)
+            yield histories, answer(opened, histories, wanted, halving)
         return
     threads = max(1, torch.get_num_threads() // processes)
-    start = (str(opened.path), str(opened.device), threads)
+    start = (str(opened.path), str(opened.device), threads, wanted)
     waiting: deque[tuple[Histories, Future[pa.RecordBatch]]] = deque()
     with ProcessPoolExecutor(processes, get_context("spawn"), _open, start) as pool:
         try:
             for histories in some_histories:
-                waiting.append(
-                    (histories, pool.submit(_answer, packed(histories), k, exclude_seen))
-                )
+                waiting.append((histories, pool.submit(_answer, packed(histories))))
                 if len(waiting) >= AHEAD * processes:
                     yield _first(waiting)
             while waiting:
@@ -72,11 +77,12 @@ def _first(
     return histories, lists.result()
 
 
-def _open(path: str, device: str, threads: int) -> None:
-    global _opened, _halving
+def _open(path: str, device: str, threads: int, wanted: Wanted) -> None:
+    global _opened, _wanted, _halving
     torch.set_num_threads(threads)
+    _wanted = wanted
     _opened, _halving = serve.load(path, verify=False, device=device), Halving()
 
 
-def _answer(sent: Packed, k: int, exclude_seen: bool) -> pa.RecordBatch:
-    return answer(_opened, unpacked(sent), k, exclude_seen, _halving)
+def _answer(sent: Packed) -> pa.RecordBatch:
+    return answer(_opened, unpacked(sent), _wanted, _halving)
