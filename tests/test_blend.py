@@ -96,6 +96,9 @@ def test_weights_are_best_by_lists_of_the_length_that_is_asked(
     assert together > own
     assert "ndcg@5" in printed
     assert f"{together:.4f}" in printed  # as evaluation counts it
+    score = validation_of(five)  # of any run, so that metrics.csv and sweeps compare the same
+    assert f"weights best by ndcg@5, validation ndcg@100 {score:.4f}" in printed
+    assert open_run(five).config.model["cutoff"] == 5
 
 
 @pytest.mark.slow

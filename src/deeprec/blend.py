@@ -23,7 +23,6 @@ from deeprec.model.blend import Blend
 from deeprec.trainer.callback import Watch
 from deeprec.trainer.loop import ALONE
 from deeprec.trainer.run import Run, RunFolder, open_run, refuse_to_overwrite, take_away_unmade
-from deeprec.trainer.validation import CUTOFF
 from deeprec.trainer.weighing import Weights, climbed, tried
 from deeprec.work import Work
 
@@ -55,7 +54,7 @@ def blend(config: BlendConfig) -> Path:
         raise ConfigError(
             f"{runs[best].path} alone is as good on validation as any blend of these; use it"
         )
-    return written(output, runs, weights, prepared, config.seed)
+    return written(output, runs, weights, prepared, config.seed, cutoff=config.cutoff)
 
 
 def refuse_twice(paths: Sequence[str]) -> None:
@@ -65,9 +64,7 @@ def refuse_twice(paths: Sequence[str]) -> None:
             raise ConfigError(f"runs: {path} stands there twice; name each run once")
 
 
-def weighed(
-    runs: Sequence[Run], prepared: Prepared, validation_users: int, cutoff: int = CUTOFF
-) -> Weights:
+def weighed(runs: Sequence[Run], prepared: Prepared, validation_users: int, cutoff: int) -> Weights:
     """The weights that are best on validation; of one run alone, where that is as good.
 
     Args:
@@ -141,11 +138,13 @@ def written(
     prepared: Prepared,
     seed: int,
     watch: Watch | None = None,
+    cutoff: int | None = None,
 ) -> Path:
     """Writes the run folder of a blend; those of the runs that weigh anything are in it whole.
 
     Args:
         watch: is told of its validation.
+        cutoff: k of the ndcg@k that weights are best by; None: they were given.
     """
     kept = [(run, weight) for run, weight in zip(runs, weights, strict=True) if weight > 0.0]
     first = kept[0][0].config
@@ -158,6 +157,7 @@ def written(
             "_partial_": True,
             "members": [_whole(run) for run, _ in kept],
             "weights": [weight for _, weight in kept],
+            "cutoff": cutoff,
         },
         loss=None,
         optimizer=None,

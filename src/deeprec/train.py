@@ -115,14 +115,15 @@ def _together(
             raise
     console.print(f"\nthe {len(runs)} together")
     weights: Sequence[float] = [1.0 / len(runs)] * len(runs)
-    if len(prepared.judged_users("validation")):
-        weights = weighed(runs, prepared, BlendConfig.validation_users)
+    cutoff = BlendConfig.cutoff if len(prepared.judged_users("validation")) else None
+    if cutoff is not None:
+        weights = weighed(runs, prepared, BlendConfig.validation_users, cutoff)
     if (best := the_only(weights)) is not None:
         console.print(f"{runs[best].path.name} alone is as good as any blend of these")
         folder.place(runs[best].path, output)
         console.print(f"run: {output}\nnext: {next_of(output, prepared)}", soft_wrap=True)
     else:
-        written(output, runs, weights, prepared, configs[0].seed, watch)
+        written(output, runs, weights, prepared, configs[0].seed, watch, cutoff)
     _take_away_members(RunFolder(output))
     return output
 

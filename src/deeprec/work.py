@@ -158,15 +158,24 @@ class Work(Assembly):
         why = f", {schedule.patience} validations without a better one" if early else ""
         console.print(f"finished after epoch {progress.epoch}{why}")
         if progress.best_score is not None and progress.best_step is not None:
-            steps = 1 if self.solved else max(1, len(self.data.training))
-            best_epoch = progress.best_step // steps
             console.print(
-                f"best: epoch {best_epoch}, validation ndcg@100 {progress.best_score:.4f}; "
-                f"{'evaluate and export take' if judged else 'export takes'} it"
+                f"{self._what_is_best(progress.best_step)}, validation ndcg@100 "
+                f"{progress.best_score:.4f}; "
+                f"{'evaluate and export take' if judged else 'export takes'} it",
+                soft_wrap=True,
             )
         if warning := self._warning():
             console.print(f"[yellow]note[/yellow] {warning}", soft_wrap=True)
         console.print(f"run: {run.path}", soft_wrap=True)
+
+    def _what_is_best(self, best_step: int) -> str:
+        model = self.learner.model
+        if isinstance(model, Blend):  # whose weights may be best by another figure than runs are
+            return (
+                f"weights {'as given' if model.cutoff is None else f'best by ndcg@{model.cutoff}'}"
+            )
+        steps = 1 if self.solved else max(1, len(self.data.training))
+        return f"best: epoch {best_step // steps}"
 
     def _introduce(self) -> None:
         users, judged = len(self.data.training.users), len(self.data.validation.users)

@@ -32,6 +32,8 @@ class Blend(nn.Module):
         num_items: V, known from the data.
         members: recommenders of the same catalog and attributes, trained before.
         weights: of each member's scores, over their standard deviation; 0 or more.
+        cutoff: weights are best by validation ndcg@cutoff; None: they were given. It is told, and
+            changes nothing.
 
     Raises:
         ValueError: weights do not fit the members, or are below 0.
@@ -46,7 +48,14 @@ class Blend(nn.Module):
 
     passes: int | None = 1
 
-    def __init__(self, num_items: int, *, members: Sequence[Any], weights: Sequence[float]) -> None:
+    def __init__(
+        self,
+        num_items: int,
+        *,
+        members: Sequence[Any],
+        weights: Sequence[float],
+        cutoff: int | None = None,
+    ) -> None:
         super().__init__()
         if len(weights) != len(members) or not members:
             raise ValueError(
@@ -54,7 +63,7 @@ class Blend(nn.Module):
             )
         if min(weights) < 0.0 or not sum(weights) > 0.0:
             raise ValueError(f"weights must be 0 or more, one of them above, got {list(weights)}")
-        self.num_items, self.weights = num_items, list(weights)
+        self.num_items, self.weights, self.cutoff = num_items, list(weights), cutoff
         self.members = nn.ModuleList(members)
         width = sum(member.item_weight.shape[1] + 1 for member in members)
         self.item_weight = nn.Parameter(torch.zeros(num_items, width), requires_grad=False)
