@@ -31,8 +31,8 @@ def file(tmp_path: Path) -> Callable[[str, str], str]:
     return make
 
 
-def ids(space: Workspace, names: list[str]) -> Any:
-    table = pa.table({"user": names, "row": range(len(names))})
+def ids(space: Workspace, names: list[str], of: str = "user") -> Any:
+    table = pa.table({of: names, "row": range(len(names))})
     return space.keep("ids", ibis.memtable(table))
 
 
@@ -89,6 +89,10 @@ def test_mistakes_are_named(space: Workspace, file: Callable[[str, str], str]) -
     tables, _ = read_attributes(space, {"file": path, "key": "id"}, "user")
     with pytest.raises(DataError, match="'role'"):
         join_attributes(space, ids(space, ["a"]), tables, "user")
+    path = file("b.csv", "id,role,retired_in\na,x,2020\n")  # which a bundle has of its own
+    tables, _ = read_attributes(space, {"file": path, "key": "id"}, "item")
+    with pytest.raises(DataError, match="no column may be named 'retired_in'"):
+        join_attributes(space, ids(space, ["a"], "item"), tables, "item")
 
 
 @pytest.mark.parametrize(

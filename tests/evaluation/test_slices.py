@@ -37,6 +37,7 @@ def prepared(tmp_path: Path) -> Prepared:
                 "item_id": ["a", "b", "c", "d"],
                 "popularity": [2, 1, 1, 0],
                 "kind": ["x", "y", None, "x"],
+                "role": ["toy", "tool", "tool", "toy"],  # an attribute as any other, of an item
             }
         ),
         users=pa.table(
@@ -86,6 +87,9 @@ def test_what_was_taken_is_in_bands_by_item_and_by_its_first_day(prepared: Prepa
         "day 8 to 28",
     ]
     assert bands(prepared, "item.kind") == ["y", "unknown", "x", "x"]
+    assert bands(prepared, "item.role") == ["tool", "tool", "toy", "toy"]
+    with pytest.raises(ConfigError, match=r"user\.role: there is no such attribute"):
+        bands(prepared, "user.role")
     warm = [bands(prepared, "popularity")[place] for place in (2, 0, 1)]
     # of three items that were had, one is the first 1 %, the 10 % ends in it too, the half has two
     assert warm == ["most popular 1 %", "next 40 %", "other half"]

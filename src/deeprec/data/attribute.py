@@ -15,6 +15,7 @@ from deeprec.catalog import Catalog
 from deeprec.data.column import as_id
 from deeprec.data.contract import Check, Level
 from deeprec.data.source import Delimiter, Encoding, open_files
+from deeprec.data.store import RESERVED, is_reserved
 from deeprec.data.vocabulary import Hashed, flattened, holds_lists, rows_of
 from deeprec.data.workspace import Workspace
 from deeprec.errors import ConfigError, DataError, did_you_mean
@@ -28,10 +29,6 @@ ALONE = (
     "(columns of data.user_attributes)"
 )
 KEYS = ("file", "key", "columns")
-RESERVED = {
-    "user": ("user_id", "role", "holdout_unknown", "validation_unknown", "row"),
-    "item": ("item_id", "popularity", "row"),
-}
 LEADING_ZERO = r"^0[0-9]"  # a code, not a number
 
 AttributeFiles = Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
@@ -275,11 +272,6 @@ def _refuse_keys(one: Mapping[str, Any], of: str) -> None:
             raise ConfigError(f"data.{of}_attributes.{key}: unknown key; {did_you_mean(key, KEYS)}")
     if not one.get("file") or not one.get("key"):
         raise ConfigError(f"data.{of}_attributes: needs a file and its key column, got {dict(one)}")
-
-
-def is_reserved(name: str, of: str) -> bool:
-    """Whether no attribute of a user or an item may have this name."""
-    return name in RESERVED[of] or name.startswith("_")
 
 
 def _refuse_names(names: Sequence[str], taken: Mapping[str, Any], of: str) -> None:

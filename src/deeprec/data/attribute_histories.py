@@ -17,12 +17,11 @@ import pyarrow.compute as pc
 import torch
 
 from deeprec.batch import Batch, Jagged
-from deeprec.data.store import Prepared, ranges
+from deeprec.data.store import Prepared, attribute_names, ranges
 from deeprec.data.vocabulary import holds_lists
 from deeprec.errors import ConfigError, did_you_mean
 
 MOST_ITEMS = 1_000  # of a value: what more share says little of each, and pairs grow by the square
-NO_ATTRIBUTES = ("item_id", "popularity")
 
 Rows = npt.NDArray[np.int64]
 
@@ -44,7 +43,7 @@ class AttributeHistories:
     def __init__(
         self, prepared: Prepared, names: Sequence[str], *, weight: float, weighs_users: bool
     ) -> None:
-        known = [name for name in prepared.items.column_names if name not in NO_ATTRIBUTES]
+        known = attribute_names(prepared.items, "item")
         for place, name in enumerate(names):
             if name in names[:place]:
                 raise ConfigError(f"item_attributes: {name} stands there twice; name it once")

@@ -48,7 +48,13 @@ SECONDS_PER_DAY = 86_400
 WEIGHT = "_weight"  # column of users; no attribute can have its name
 INPUT_WEIGHT = "_input_weight:"  # before `history` or `user:NAME`, likewise
 USERS_A_READ = 4096
+# columns that no attribute can have the name of: ours here, in preparing, or in a bundle
+RESERVED = {
+    "user": ("user_id", "role", "holdout_unknown", "validation_unknown", "row"),
+    "item": ("item_id", "popularity", "row", "item_index", "retired_in", "added_in"),
+}
 
+Kind = Literal["user", "item"]
 PartName = Literal["train", "validation", "holdout"]
 PARTS: tuple[PartName, ...] = ("train", "validation", "holdout")
 
@@ -314,6 +320,22 @@ def join(first: Events, second: Events) -> Events:
         columns[name][to_first] = column
         columns[name][to_second] = second.columns[name]
     return Events(offsets, **columns)
+
+
+def is_reserved(name: str, of: str) -> bool:
+    """Whether no attribute of a user or an item may have this name."""
+    return name in RESERVED[of] or name.startswith("_")
+
+
+def attribute_names(table: pa.Table, of: Kind) -> list[str]:
+    """The columns of `users` or `items` that are attributes.
+
+    Example:
+        >>> items = pa.table({"item_id": ["a"], "popularity": [3], "role": ["toy"]})
+        >>> attribute_names(items, "item"), attribute_names(items, "user")
+        (['role'], ['item_id', 'popularity'])
+    """
+    return [name for name in table.column_names if not is_reserved(name, of)]
 
 
 def write(

@@ -6,7 +6,7 @@ its Xavier, the sign of its Constant) the value is changed so that the weights s
 
 from typing import Any
 
-from deeprec.data.attribute import is_reserved
+from deeprec.data.store import is_reserved
 from deeprec.dsstne.mapped import Mapped
 from deeprec.dsstne.network import (
     Activation,

@@ -13,9 +13,8 @@ import pyarrow.compute as pc
 
 from deeprec.batch import Batch, Jagged
 from deeprec.data.dataset import drawn_users
-from deeprec.data.store import Prepared
+from deeprec.data.store import Prepared, attribute_names
 from deeprec.evaluation.question import Question
-from deeprec.evaluation.slices import attribute_names
 from deeprec.evaluation.system import System
 from deeprec.metric.hits import found
 
@@ -56,7 +55,7 @@ def name_column(prepared: Prepared) -> str | None:
 
     It is the one called so, or else the text of most different values.
     """
-    attributes = attribute_names(prepared.items)
+    attributes = attribute_names(prepared.items, "item")
     called = [name for name in NAMES if name in attributes]
     return next(iter(called or sorted(attributes, key=lambda a: -_variety(prepared, a))), None)
 

@@ -7,9 +7,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from torch import Tensor
 
-from deeprec.data.store import Prepared
+from deeprec.data.store import Prepared, attribute_names
 from deeprec.errors import ConfigError, did_you_mean
-from deeprec.evaluation.slices import IntArray, attribute_names
+from deeprec.evaluation.slices import IntArray
 from deeprec.metric.ranking import FloatArray
 from deeprec.metric.tally import ItemFacts
 
@@ -30,7 +30,7 @@ def item_facts(
     Raises:
         ConfigError: there is no such attribute, or it has several values.
     """
-    known = attribute_names(prepared.items)
+    known = attribute_names(prepared.items, "item")
     for name in diversity or ():
         if name not in known:
             raise ConfigError(

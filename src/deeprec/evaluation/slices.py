@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from deeprec.batch import Batch
-from deeprec.data.store import SECONDS_PER_DAY, PartName, Prepared
+from deeprec.data.store import SECONDS_PER_DAY, Kind, PartName, Prepared, attribute_names
 from deeprec.data.vocabulary import holds_lists
 from deeprec.errors import ConfigError, did_you_mean
 
@@ -147,7 +147,7 @@ def _time(prepared: Prepared, part: PartName) -> Iterator[Slice]:
 
 
 def _user_attribute(prepared: Prepared, name: str) -> Slice:
-    codes_U, bands = _bands(prepared.users, name, f"user.{name}")
+    codes_U, bands = _bands(prepared.users, name, "user")
 
     def codes(batch: Batch) -> IntArray:
         codes_B: IntArray = codes_U[batch.user_rows.numpy()]
@@ -157,7 +157,7 @@ def _user_attribute(prepared: Prepared, name: str) -> Slice:
 
 
 def _item_attribute(prepared: Prepared, name: str) -> Slice:
-    codes_V, bands = _bands(prepared.items, name, f"item.{name}")
+    codes_V, bands = _bands(prepared.items, name, "item")
     return _of_items(f"item.{name}", f"items by {name}", bands, codes_V)
 
 
@@ -170,17 +170,17 @@ def _of_items(name: str, says: str, bands: Sequence[str], band_V: IntArray) -> S
     return Slice(name, "items", says, bands, codes, band_V)
 
 
-def _bands(table: pa.Table, name: str, asked: str) -> tuple[IntArray, list[str]]:
+def _bands(table: pa.Table, name: str, of: Kind) -> tuple[IntArray, list[str]]:
     """The band of each row, by its value: the most frequent ones, `other`, and `unknown`."""
-    attributes = attribute_names(table)
+    attributes = attribute_names(table, of)
     if name not in attributes:
         raise ConfigError(
-            f"slices: {asked}: there is no such attribute; {did_you_mean(name, attributes)}"
+            f"slices: {of}.{name}: there is no such attribute; {did_you_mean(name, attributes)}"
         )
     if holds_lists(table[name].type):
         raise ConfigError(
-            f"slices: {asked}: a user or item has several values of it, and a slice has each once; "
-            "leave it out"
+            f"slices: {of}.{name}: a user or item has several values of it, and a slice has each "
+            "once; leave it out"
         )
     values = table[name].combine_chunks().cast(pa.string())
     counts = pc.value_counts(values.drop_null())
@@ -195,9 +195,3 @@ def _bands(table: pa.Table, name: str, asked: str) -> tuple[IntArray, list[str]]
         codes[unknown] = len(bands)
         bands = [*bands, UNKNOWN]
     return codes, bands
-
-
-def attribute_names(table: pa.Table) -> list[str]:
-    """The columns of users or items that are attributes."""
-    own = {"user_id", "item_id", "role", "popularity", "validation_unknown", "holdout_unknown"}
-    return [name for name in table.column_names if name not in own and not name.startswith("_")]
