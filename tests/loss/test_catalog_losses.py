@@ -540,5 +540,8 @@ def test_a_wrong_regression_is_refused() -> None:
         Softmax(one_target=0.0)
     with pytest.raises(ValueError, match=r"zero_target must be from 0 on and below one_target"):
         Softmax(one_target=0.5, zero_target=0.5)
+    for kind in (Hinge, Regression, Marginal, Asymmetric):
+        with pytest.raises(ValueError, match=r"0 or more and finite, .* zero_scale=-1\.0"):
+            kind(zero_scale=-1.0)
     with pytest.raises(ValueError, match=r"zero_scale must be above 0, got 0\.0"):
         Softmax(zero_scale=0.0)

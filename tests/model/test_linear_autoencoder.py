@@ -223,7 +223,7 @@ def test_a_row_for_everybody_is_learned_where_items_have_many_users(
     ("arguments", "message"),
     [
         ({"width": 0}, "width must be 1 or more, got 0"),
-        ({"fade_days": 0.0}, "fade_days must be above 0, got 0"),
+        ({"fade_days": 0.0}, "fade_days must be 1.2e-05 or more, a second, .* got 0"),
     ],
 )
 def test_wrong_settings_are_refused(arguments: dict[str, float], message: str) -> None:

@@ -3,6 +3,7 @@
 import itertools
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -242,6 +243,31 @@ def test_too_small_an_l2_is_an_error_with_a_way_out(kind: type[Ease] | type[Spar
 
 
 @pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (partial(Ease, input_power=80.0), r"a popularity of \d+ to the power of -80 is 0"),
+        (partial(SparseEase, output_power=80.0), r"to the power of 80 is infinite"),
+        (partial(Svd, output_power=-80.0), r"to the power of -80 is 0"),
+        (partial(GraphFilter, user_power=80.0), r"a history of \d+ items to the power of -80"),
+        (partial(Ials, frequency_power=80.0), "frequency_power=80: .* give one nearer to 0"),
+        (partial(Ials, init_std=0.0), "init_std must be above 0"),
+        (partial(ItemToItem, fade_days=-1.0), "fade_days must be 1.2e-05 or more"),
+        (
+            partial(Ease, history_weighting="decayed", fade_days=0.001),
+            "fade_days=0.001: every event .* counts 0; set model.fade_days higher",
+        ),
+    ],
+)
+def test_settings_of_which_nothing_is_left_are_refused(
+    taken: np.ndarray, kind: Callable[[int], Solvable], message: str
+) -> None:
+    users = users_of(taken)
+    old = replace(users, ages=torch.ones(len(users.history.values)))
+    with pytest.raises((ConfigError, ValueError), match=message):
+        solved(kind(V), old)
+
+
+@pytest.mark.parametrize(
     "kind",
     [
         partial(Ease, l2=2.0, input_power=0.3),
@@ -441,7 +467,7 @@ def test_a_solved_model_goes_the_whole_road(model: str, prepared: Path, tmp_path
 def test_a_model_without_steps_is_not_told_to_take_smaller_ones(
     prepared: Path, tmp_path: Path
 ) -> None:
-    words = settings(prepared, tmp_path / "run", "model=ease", "model.output_power=30")
+    words = settings(prepared, tmp_path / "run", "model=ease", "model.output_power=20")
     with pytest.raises(NonFiniteError, match="change the settings of model, or the weights of us"):
         train(compose("train", words))  # type: ignore[arg-type]
 

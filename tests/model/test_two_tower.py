@@ -160,7 +160,7 @@ def test_a_step_is_that_of_gradient_descent(pooling: str, tied: bool) -> None:
     [
         ({"width": 0}, "width must be 1 or more, got 0"),
         ({"gate": 1.0}, r"gate must be in \(0, 1\), got 1"),
-        ({"fade_days": 0.0}, "fade_days must be above 0, got 0"),
+        ({"fade_days": 0.0}, "fade_days must be 1.2e-05 or more, a second, .* got 0"),
         ({"input_dropout": 1.0}, r"input_dropout must be in \[0, 1\), got 1"),
         ({"pooling": "max"}, "pooling must be one of mean, attention; got 'max'"),
     ],

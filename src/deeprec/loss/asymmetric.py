@@ -10,6 +10,7 @@ from deeprec.loss.catalog_blocks import (
     Cost,
     catalog_loss,
     check_block_items,
+    check_scales,
     separable,
 )
 from deeprec.table import NO_UPDATES, Updates
@@ -52,6 +53,7 @@ class Asymmetric(nn.Module):
     ) -> None:
         super().__init__()
         check_block_items(block_items)
+        check_scales(one_scale, zero_scale)
         if not one_focus >= 0.0:
             raise ValueError(f"one_focus must be 0 or more, got {one_focus}")
         if not (zero_focus == 0.0 or zero_focus >= 1.0):

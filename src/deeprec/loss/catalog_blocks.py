@@ -40,6 +40,16 @@ CUDA_SCORES = 2**25  # of a block: each is some thirty kernels, whose launches a
 Places = tuple[Tensor, Tensor]  # users and columns of some cells of a block, int64 each
 
 
+def check_scales(one_scale: float, zero_scale: float) -> None:
+    """Raises ValueError if targets and other items cannot weigh so."""
+    both = one_scale, zero_scale
+    if not (min(both) >= 0.0 and 0.0 < sum(both) < float("inf")):
+        raise ValueError(
+            "one_scale and zero_scale must be 0 or more and finite, one of them above 0; got "
+            f"one_scale={one_scale}, zero_scale={zero_scale}"
+        )
+
+
 def check_block_items(block_items: int | None) -> None:
     """Raises ValueError if a loss is told to score no item at once."""
     if block_items is not None and block_items < 1:

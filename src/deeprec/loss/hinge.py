@@ -9,6 +9,7 @@ from deeprec.loss.catalog_blocks import (
     Cost,
     catalog_loss,
     check_block_items,
+    check_scales,
     separable,
 )
 from deeprec.table import NO_UPDATES, Updates
@@ -39,6 +40,7 @@ class Hinge(nn.Module):
     ) -> None:
         super().__init__()
         check_block_items(block_items)
+        check_scales(one_scale, zero_scale)
         if not margin > 0.0:
             raise ValueError(f"margin must be above 0, got {margin}")
         self.margin, self.one_scale, self.zero_scale = margin, one_scale, zero_scale

@@ -12,6 +12,7 @@ from deeprec.loss.catalog_blocks import (
     Cost,
     catalog_loss,
     check_block_items,
+    check_scales,
     separable,
 )
 from deeprec.table import NO_UPDATES, Updates
@@ -45,6 +46,7 @@ class Marginal(nn.Module):
     ) -> None:
         super().__init__()
         check_block_items(block_items)
+        check_scales(one_scale, zero_scale)
         if not 0.0 <= zero_target < one_target <= 1.0:
             raise ValueError(
                 f"zero_target must lie below one_target, both in [0, 1]; "

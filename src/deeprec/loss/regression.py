@@ -18,6 +18,7 @@ from deeprec.loss.catalog_blocks import (
     Walk,
     catalog_loss,
     check_block_items,
+    check_scales,
     separable,
 )
 from deeprec.loss.fit import Trained
@@ -76,6 +77,7 @@ class Regression(nn.Module):
     ) -> None:
         super().__init__()
         check_block_items(block_items)
+        check_scales(one_scale, zero_scale)
         if error not in get_args(Error):
             raise ValueError(f"error must be one of {', '.join(get_args(Error))}; got {error!r}")
         self.activated = Activated(output, slope=slope, alpha=alpha, scale=scale)

@@ -133,7 +133,7 @@ class Autoencoder(nn.Module):
     ) -> None:
         super().__init__()
         check_layers(hidden_dims, [activation, output_activation or activation])
-        check_weighting(history_weighting)
+        check_weighting(history_weighting, fade_days)
         self.reconstruction = reconstruction if repeats else 0.0
         _check_shares(input_dropout, dropout, self.reconstruction)
         _check_tied(tied, hidden_dims)

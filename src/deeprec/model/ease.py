@@ -11,9 +11,16 @@ from torch import Tensor, nn
 from deeprec.batch import Batch, Encoded
 from deeprec.console import console
 from deeprec.errors import NonFiniteError
-from deeprec.model.history import HistoryWeighting, aggregate, history_weights
+from deeprec.model.history import HistoryWeighting, aggregate, check_weighting, history_weights
 from deeprec.model.repeat import without_repeat
-from deeprec.model.solved import SolvedModel, check_ridge, ridge, scaled_histories
+from deeprec.model.solved import (
+    OF_POPULARITY,
+    SolvedModel,
+    check_ridge,
+    powers,
+    ridge,
+    scaled_histories,
+)
 from deeprec.model.sparse_input import weighted_sum
 
 Float32Array = npt.NDArray[np.float32]
@@ -83,6 +90,7 @@ class Ease(SolvedModel):
         check_ridge(l2, dropout)
         self.l2, self.dropout, self.user_power = l2, dropout, user_power
         self.input_power, self.output_power = input_power, output_power
+        check_weighting(history_weighting, fade_days)
         self.history_weighting, self.fade_days = history_weighting, fade_days
         self.between_items = nn.Parameter(torch.zeros(num_items, num_items), requires_grad=False)
 
@@ -110,6 +118,8 @@ class Ease(SolvedModel):
             user_power=self.user_power,
             item_power=self.input_power,
         )
+        in_V = powers(popularity_V, -self.input_power, OF_POPULARITY)
+        out_V = powers(popularity_V, self.output_power, OF_POPULARITY)
         gram_VV = gram(scaled)
         ridge_V = ridge(gram_VV.diagonal(), num_events, self.l2, self.dropout)
         gram_VV[np.diag_indices(self.num_items)] += ridge_V
@@ -117,8 +127,8 @@ class Ease(SolvedModel):
             weights_VV = torch.from_numpy(inverse(gram_VV))
         weights_VV /= -weights_VV.diagonal().clone()
         weights_VV.fill_diagonal_(0.0)
-        weights_VV *= torch.from_numpy(popularity_V**-self.input_power).float()[:, None]
-        weights_VV *= torch.from_numpy(popularity_V**self.output_power).float()
+        weights_VV *= torch.from_numpy(in_V).float()[:, None]
+        weights_VV *= torch.from_numpy(out_V).float()
         self.between_items.copy_(weights_VV)
         yield float("nan")
 

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from deeprec.batch import Batch, Encoded
 from deeprec.console import console
-from deeprec.model.history import HistoryWeighting, aggregate, history_weights
+from deeprec.model.history import HistoryWeighting, aggregate, check_weighting, history_weights
 from deeprec.model.item_to_item import FIT_BLOCK_PAIRS, strongest, taken_together
 from deeprec.model.neighbour_scores import NeighbourScores, on_the_product, with_own_items
-from deeprec.model.solved import SolvedModel, scaled_histories
+from deeprec.model.solved import OF_POPULARITY, SolvedModel, powers, scaled_histories
 from deeprec.model.sparse_input import weighted_sum
 from deeprec.model.svd import leading_vectors, looking_bytes
 
@@ -81,6 +81,7 @@ class GraphFilter(SolvedModel):
         super().__init__(num_items, width)
         self.low_pass, self.neighbours = low_pass, neighbours
         self.user_power, self.item_power = user_power, item_power
+        check_weighting(history_weighting, fade_days)
         self.history_weighting, self.fade_days = history_weighting, fade_days
         self.register_buffer("input_scale_V", torch.ones(num_items))
         self.between_items = NeighbourScores(num_items)
@@ -111,13 +112,14 @@ class GraphFilter(SolvedModel):
             user_power=self.user_power,
             item_power=self.item_power,
         )
+        out_V = torch.from_numpy(powers(popularity_V, self.item_power, OF_POPULARITY)).float()
+        scale_V = powers(popularity_V, -2.0 * self.item_power, OF_POPULARITY)
         with console.status("counting pairs of items"):
             self.between_items.fill(with_own_items(_largest_products(scaled, self.neighbours)))
         with console.status(f"looking for {self.item_weight.shape[1]} directions"):
             vectors_VD = leading_vectors(scaled, self.item_weight.shape[1], draw)
-        out_V = torch.from_numpy(popularity_V**self.item_power).float()
         self.item_weight.copy_(torch.from_numpy(vectors_VD) * out_V[:, None])
-        self.input_scale_V.copy_(torch.from_numpy(popularity_V ** (-2.0 * self.item_power)))
+        self.input_scale_V.copy_(torch.from_numpy(scale_V))
         yield float("nan")
 
     def solving_bytes(self, num_users: int, num_events: int) -> int:

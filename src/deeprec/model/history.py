@@ -11,6 +11,7 @@ from torch import Tensor
 
 HistoryWeighting = Literal["binary", "log_count", "decayed"]
 HISTORY_WEIGHTINGS = get_args(HistoryWeighting)
+SECOND = 1.0 / 86_400  # days
 
 
 class History(NamedTuple):
@@ -90,8 +91,13 @@ def normalized(weights_M: Tensor, users_M: Tensor, num_users: int) -> Tensor:
     return weights_M / squares_B.clamp(min=1e-12).sqrt()[users_M]
 
 
-def check_weighting(weighting: str) -> None:
+def check_weighting(weighting: str, fade_days: float) -> None:
     """Raises ValueError if histories cannot be weighted so."""
+    if not fade_days >= SECOND:
+        raise ValueError(
+            f"fade_days must be {SECOND:.2g} or more, a second, as times are whole seconds, got "
+            f"{fade_days}"
+        )
     if weighting not in HISTORY_WEIGHTINGS:
         raise ValueError(
             f"history_weighting must be one of {', '.join(HISTORY_WEIGHTINGS)}; got {weighting!r}"

@@ -12,8 +12,9 @@ from torch._higher_order_ops.while_loop import while_loop
 
 from deeprec.batch import Batch, Encoded, Jagged
 from deeprec.console import console
+from deeprec.errors import ConfigError
 from deeprec.model.exporting import is_exporting
-from deeprec.model.history import HistoryWeighting, aggregate, history_weights
+from deeprec.model.history import HistoryWeighting, aggregate, check_weighting, history_weights
 from deeprec.model.repeat import without_repeat
 from deeprec.model.solved import SolvedModel, weighted_histories
 from deeprec.model.sparse_input import pair_products, weighted_sum
@@ -65,6 +66,7 @@ class Ials(SolvedModel):
 
     Raises:
         ValueError: a number is out of its range.
+        ConfigError: in `solve`, costs are 0 or infinite in float32.
 
     Example:
         >>> users = Batch(torch.arange(2), Jagged(torch.tensor([0, 1, 2]), torch.tensor([0, 2, 3])))
@@ -108,11 +110,14 @@ class Ials(SolvedModel):
         for name, number in (("unobserved_weight", unobserved_weight), ("l2", l2)):
             if number is not None and not number > 0.0:
                 raise ValueError(f"{name} must be above 0, got {number}")
+        if not 0.0 < init_std < float("inf"):
+            raise ValueError(f"init_std must be above 0 and finite, got {init_std}")
         if not 0.0 < tolerance < 1.0:
             raise ValueError(f"tolerance must lie in (0, 1), got {tolerance}")
         self.width = width
         self._told = unobserved_weight, l2
         self.frequency_power = frequency_power
+        check_weighting(history_weighting, fade_days)
         self.history_weighting, self.fade_days = history_weighting, fade_days
         self.tolerance = tolerance
         self.item_weight.data.normal_().mul_(init_std / width**0.5)
@@ -167,6 +172,7 @@ class Ials(SolvedModel):
         self._fit_to(max(1.0, events / counted) if counted else 1.0)
         ridge_B = self.ridge(of_users.offsets.diff(), float(self.num_items))
         ridge_V = self.ridge(had_V, float(counts_B.sum()))
+        self._refuse_lost(ridge_B, ridge_V)
         zeros = torch.zeros(num_users, self.width, device=device)
         while True:
             with console.status(f"pass {done + 1} over users and items"):
@@ -186,6 +192,14 @@ class Ials(SolvedModel):
             done += 1
             yield loss / max(num_users, 1)
 
+    def _refuse_lost(self, ridge_B: Tensor, ridge_V: Tensor) -> None:
+        """Of items it may be 0, where the users of all of them count for nothing."""
+        if not ((ridge_B > 0.0).all() and torch.cat([ridge_B, ridge_V]).isfinite().all()):
+            raise ConfigError(
+                f"model.frequency_power={self.frequency_power:g}: what it costs users or items to "
+                "be long is 0 or infinite in float32; give one nearer to 0, or another model.l2"
+            )
+
     def _fit_to(self, mean_history: float) -> None:
         """What nobody told of weights and costs, for histories of this length."""
         unobserved_weight, l2 = self._told
@@ -194,8 +208,8 @@ class Ials(SolvedModel):
             self.unobserved_weight.fill_(min(MOST_UNOBSERVED, most))
         if l2 is None:
             occurs = mean_history + float(self.unobserved_weight) * self.num_items
-            most = MOST_RIDGE * mean_history / occurs**self.frequency_power
-            self.l2.fill_(min(MOST_L2, most))
+            power = torch.tensor(occurs).double() ** self.frequency_power
+            self.l2.fill_(min(MOST_L2, float(MOST_RIDGE * mean_history / power)))
 
     def solving_bytes(self, num_users: int, num_events: int) -> int:
         """The users' vectors twice and zeros, histories by user and by item, and one group."""

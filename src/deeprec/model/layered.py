@@ -110,7 +110,7 @@ class Layered(nn.Module):
         compatibility: Literal["none", "dsstne"] = "none",
     ) -> None:
         super().__init__()
-        check_weighting(history_weighting)
+        check_weighting(history_weighting, fade_days)
         check_share("input_dropout", input_dropout)
         check_init("output_init", output_init)
         as_dsstne = compatibility == "dsstne"

@@ -18,9 +18,15 @@ from torch import Tensor, nn
 
 from deeprec.batch import Arranged, Asked, Batch, Encoded, Jagged, Task, with_transposition
 from deeprec.model.attribute_field import Bags, attribute_fields, attribute_tables
-from deeprec.model.history import History, HistoryWeighting, aggregate, history_weights
+from deeprec.model.history import (
+    History,
+    HistoryWeighting,
+    aggregate,
+    check_weighting,
+    history_weights,
+)
 from deeprec.model.repeat import without_repeat
-from deeprec.model.solved import scaled_histories
+from deeprec.model.solved import OF_POPULARITY, powers, scaled_histories
 from deeprec.model.sparse_input import HISTORY, SparseInput, sparse_gradient_bag
 from deeprec.model.svd import leading_vectors, looking_bytes
 
@@ -61,7 +67,8 @@ class LinearAutoencoder(nn.Module):
             26 users an item, after half of ten epochs.
 
     Raises:
-        ValueError: width is below 1, or fade_days not above 0.
+        ValueError: width is below 1, or fade_days less than a second.
+        ConfigError: a power of popularity is 0 or infinite in float32.
 
     Example:
         >>> model = LinearAutoencoder(3, width=2)
@@ -99,8 +106,7 @@ class LinearAutoencoder(nn.Module):
         super().__init__()
         if width < 1:
             raise ValueError(f"width must be 1 or more, got {width}")
-        if not fade_days > 0.0:
-            raise ValueError(f"fade_days must be above 0, got {fade_days}")
+        check_weighting(history_weighting, fade_days)
         self.num_items = num_items
         self.history_weighting, self.fade_days = history_weighting, fade_days
         self.warm_start, self.fields = warm_start, dict(fields or {})
@@ -252,5 +258,6 @@ def _powers(popularity_V: Tensor | None, num_items: int, power: float) -> Tensor
     """
     if popularity_V is None:
         return torch.ones(num_items)
-    powers_V = popularity_V.double().clamp(min=1.0) ** power
+    had_V = popularity_V.double().clamp(min=1.0)
+    powers_V = torch.from_numpy(powers(had_V.numpy(), power, OF_POPULARITY))
     return (powers_V / powers_V.mean()).float()

@@ -11,7 +11,13 @@ from torch import Tensor, nn
 
 from deeprec.batch import Encoded
 from deeprec.model.exporting import is_exporting
-from deeprec.model.history import History, HistoryWeighting, aggregate, history_weights
+from deeprec.model.history import (
+    History,
+    HistoryWeighting,
+    aggregate,
+    check_weighting,
+    history_weights,
+)
 from deeprec.model.solved import SolvedModel
 from deeprec.model.sparse_input import pair_products
 
@@ -146,6 +152,7 @@ class NeighbourModel(SolvedModel):
         if neighbours < 1:
             raise ValueError(f"neighbours must be 1 or more, got {neighbours}")
         self.neighbours = neighbours
+        check_weighting(history_weighting, fade_days)
         self.history_weighting, self.fade_days = history_weighting, fade_days
         self.between_items = NeighbourScores(num_items)
 

@@ -9,7 +9,11 @@ from scipy import sparse
 from torch import Tensor, nn
 
 from deeprec.batch import Batch, Encoded, Jagged
+from deeprec.errors import ConfigError
 from deeprec.model.history import HistoryWeighting, aggregate, history_weights
+
+OF_HISTORY = "model.user_power must be nearer to 0: a history of {count} items"
+OF_POPULARITY = "powers of popularity in model must be nearer to 0: a popularity of {count}"
 
 
 class SolvedModel(nn.Module):
@@ -55,10 +59,20 @@ class SolvedModel(nn.Module):
 def weighted_histories(
     users: Batch, num_items: int, weighting: HistoryWeighting = "binary", fade_days: float = 90.0
 ) -> Jagged:
-    """The distinct items of every user, ascending, and what each weighs."""
+    """The distinct items of every user, ascending, and what each weighs.
+
+    Raises:
+        ConfigError: none weighs anything.
+    """
     rows = users.history
     history = aggregate(rows.values, rows.offsets, users.known_ages, num_items, fade_days)
-    return Jagged(history.items_M, history.offsets_B1, history_weights(history, weighting))
+    weights_M = history_weights(history, weighting)
+    if len(weights_M) and not weights_M.any():
+        raise ConfigError(
+            f"fade_days={fade_days:g}: every event of every history is so old that it counts 0; "
+            "set model.fade_days higher, or model.history_weighting=binary"
+        )
+    return Jagged(history.items_M, history.offsets_B1, weights_M)
 
 
 def as_matrix(histories: Jagged, num_items: int) -> sparse.csr_array:
@@ -89,6 +103,9 @@ def scaled_histories(
 
     An event weighs `items of its user ** -user_power * popularity ** -item_power`, and in products
     of two what its user counts.
+
+    Raises:
+        ConfigError: none weighs anything, or a power is 0 or infinite in float32.
     """
     matrix = as_matrix(weighted_histories(users, num_items, weighting, fade_days), num_items)
     lengths = np.diff(matrix.indptr)
@@ -98,11 +115,39 @@ def scaled_histories(
     had_V = np.bincount(matrix.indices, np.repeat(counts_B, lengths), num_items)
     # an item that nobody has counts as one that one user has, so that a power of it is a number
     popularity_V = np.where(had_V > 0.0, had_V, 1.0)
-    of_users_B = lengths.clip(1).astype(np.float64) ** -user_power * np.sqrt(counts_B)
+    of_users_B = powers(lengths.clip(1), -user_power, OF_HISTORY) * np.sqrt(counts_B)
     data = matrix.data * np.repeat(of_users_B, lengths)
-    data *= (popularity_V**-item_power)[matrix.indices]
+    data *= powers(popularity_V, -item_power, OF_POPULARITY)[matrix.indices]
     rows = data.astype(np.float32), matrix.indices, matrix.indptr
     return Scaled(sparse.csr_array(rows, matrix.shape), popularity_V, float(had_V.sum()))
+
+
+def powers(
+    counts: npt.NDArray[np.float64] | npt.NDArray[np.int64], power: float, of: str
+) -> npt.NDArray[np.float64]:
+    """`counts ** power`, where float32 has room for each.
+
+    Args:
+        of: what is counted, and which settings say the power.
+
+    Raises:
+        ConfigError: it has not.
+
+    Example:
+        >>> powers(np.array([1, 4]), -0.5, OF_HISTORY).tolist()
+        [1.0, 0.5]
+    """
+    with np.errstate(over="ignore", under="ignore"):
+        found: npt.NDArray[np.float64] = counts.astype(np.float64) ** power
+        held = found.astype(np.float32)
+    lost = ~((held > 0.0) & np.isfinite(held))
+    if lost.any():
+        count = counts[lost][0]
+        becomes = "infinite" if found[lost][0] > 1.0 else "0"
+        raise ConfigError(
+            f"{of.format(count=f'{count:,.0f}')} to the power of {power:g} is {becomes} in float32"
+        )
+    return found
 
 
 def check_ridge(l2: float, dropout: float) -> None:

@@ -13,7 +13,7 @@ from deeprec.errors import NonFiniteError
 from deeprec.model.ease import CANNOT_INVERT
 from deeprec.model.history import HistoryWeighting
 from deeprec.model.neighbour_scores import NeighbourModel, with_own_items
-from deeprec.model.solved import check_ridge, ridge, scaled_histories
+from deeprec.model.solved import OF_POPULARITY, check_ridge, powers, ridge, scaled_histories
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -96,12 +96,13 @@ class SparseEase(NeighbourModel):
             user_power=self.user_power,
             item_power=self.input_power,
         )
+        in_V = powers(popularity_V, -self.input_power, OF_POPULARITY)
+        out_V = powers(popularity_V, self.output_power, OF_POPULARITY)
         with console.status("counting pairs of items"):
             gram = (scaled.T.tocsr() @ scaled).tocsr()
         ridge_V = ridge(gram.diagonal(), num_events, self.l2, self.dropout)
         with console.status("solving a regression for each item"):
             said = _regressions(gram, ridge_V.astype(np.float32), self.neighbours)
-        in_V, out_V = popularity_V**-self.input_power, popularity_V**self.output_power
         said = sparse.diags_array(in_V) @ said @ sparse.diags_array(out_V)
         self.between_items.fill(with_own_items(said.tocsr()))
         yield float("nan")

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from deeprec.batch import Batch, Encoded
 from deeprec.console import console
-from deeprec.model.history import HistoryWeighting, aggregate, history_weights
+from deeprec.model.history import HistoryWeighting, aggregate, check_weighting, history_weights
 from deeprec.model.repeat import without_repeat
-from deeprec.model.solved import SolvedModel, scaled_histories
+from deeprec.model.solved import OF_POPULARITY, SolvedModel, powers, scaled_histories
 from deeprec.model.sparse_input import weighted_sum
 
 SPARE_VECTORS = 32  # searched beside those that are kept, so that the last of these settle too
@@ -78,6 +78,7 @@ class Svd(SolvedModel):
         super().__init__(num_items, width)
         self.user_power = user_power
         self.input_power, self.output_power = input_power, output_power
+        check_weighting(history_weighting, fade_days)
         self.history_weighting, self.fade_days = history_weighting, fade_days
         self.register_buffer("input_scale_V", torch.ones(num_items))
 
@@ -106,11 +107,11 @@ class Svd(SolvedModel):
             user_power=self.user_power,
             item_power=self.input_power,
         )
+        out_V = torch.from_numpy(powers(popularity_V, self.output_power, OF_POPULARITY)).float()
+        scale_V = powers(popularity_V, -self.input_power - self.output_power, OF_POPULARITY)
         with console.status(f"looking for {self.item_weight.shape[1]} directions"):
             vectors_VD = leading_vectors(scaled, self.item_weight.shape[1], draw)
-        out_V = torch.from_numpy(popularity_V**self.output_power).float()
         self.item_weight.copy_(torch.from_numpy(vectors_VD) * out_V[:, None])
-        scale_V = popularity_V ** -(self.input_power + self.output_power)
         self.input_scale_V.copy_(torch.from_numpy(scale_V))
         yield float("nan")
 

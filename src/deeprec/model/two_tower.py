@@ -21,7 +21,13 @@ from deeprec.model.attribute_field import (
     divisors_of,
 )
 from deeprec.model.dropping import check_share, divide
-from deeprec.model.history import History, HistoryWeighting, aggregate, history_weights
+from deeprec.model.history import (
+    History,
+    HistoryWeighting,
+    aggregate,
+    check_weighting,
+    history_weights,
+)
 from deeprec.model.repeat import without_repeat
 from deeprec.model.sparse_input import HISTORY, Backend, SparseInput, mean_weights
 from deeprec.model.user_input import asked_without_repeats
@@ -95,7 +101,8 @@ class TwoTower(nn.Module):
         table_backend: Backend = "auto",
     ) -> None:
         super().__init__()
-        _check(width, pooling, fade_days, gate)
+        check_weighting(history_weighting, fade_days)
+        _check(width, pooling, gate)
         check_share("input_dropout", input_dropout)
         self.num_items, self.fields, self.tied = num_items, dict(fields or {}), tied
         self.history_weighting, self.fade_days = history_weighting, fade_days
@@ -303,14 +310,12 @@ class _Attentive(nn.Module):
         return pooled_BD
 
 
-def _check(width: int, pooling: str, fade_days: float, gate: float) -> None:
+def _check(width: int, pooling: str, gate: float) -> None:
     if width < 1:
         raise ValueError(f"width must be 1 or more, got {width}")
     if pooling not in get_args(HistoryPooling):
         raise ValueError(
             f"pooling must be one of {', '.join(get_args(HistoryPooling))}; got {pooling!r}"
         )
-    if not fade_days > 0.0:
-        raise ValueError(f"fade_days must be above 0, got {fade_days}")
     if not 0.0 < gate < 1.0:
         raise ValueError(f"gate must be in (0, 1), got {gate}")

@@ -56,7 +56,7 @@ class UserInput(nn.Module):
         table_backend: Backend,
     ) -> None:
         super().__init__()
-        check_weighting(history_weighting)
+        check_weighting(history_weighting, fade_days)
         check_share("input_dropout", input_dropout)
         self.num_items, self.fields = num_items, dict(fields or {})
         self.history_weighting, self.fade_days = history_weighting, fade_days
