@@ -10,6 +10,7 @@ from deeprec.data.store import SECONDS_PER_DAY, Prepared
 from deeprec.model.auto import Auto, Shape
 from deeprec.override import key_of
 from deeprec.part import find, instantiate
+from deeprec.trainer.kinds import input_reads_catalog
 from deeprec.trainer.loop import ALONE
 
 PARTS = ("loss", "optimizer", "target", "trainer")
@@ -62,7 +63,9 @@ def _picked(
     merged: dict[str, Any] = {name: merged_part(name) for name in PARTS}
     if is_solved(picked.model):  # by one process, whatever trains the others
         merged["trainer"] = {**merged["trainer"], **ALONE}
-    elif getattr(find(picked.model["_target_"]), "linear", False):  # its input reads the catalog
+    elif input_reads_catalog(
+        find(picked.model["_target_"]), tied=bool(picked.model.get("tied", False))
+    ):
         merged["trainer"] = {**merged["trainer"], "shard_catalog": False}
     config = replace(config, model=picked.model, **merged)
     check(to_dict(config), "train")

@@ -24,7 +24,7 @@ from deeprec.batch import Task
 from deeprec.table import OwnItems
 from deeprec.trainer.asked_of_all import AskedOfAll, of_all
 from deeprec.trainer.data_parallel import Group
-from deeprec.trainer.kinds import kinds_of
+from deeprec.trainer.kinds import input_reads_catalog, kinds_of
 from deeprec.trainer.shard_state import ShardState
 
 STEP, ROWS, STATE = range(3)  # what a process has in mind when all meet
@@ -144,7 +144,7 @@ def unfit_shards(model: nn.Module, loss: object, num_items: int, processes: int)
             f"trainer.shard_catalog: must be false with {type(loss).__name__}, which does not go "
             f"over the catalog item by item; use loss=softmax or loss=marginal, {off}"
         )
-    if kinds_of(model).tied or getattr(model, "linear", False):
+    if input_reads_catalog(model, tied=kinds_of(model).tied):
         way = "set model.tied=false" if getattr(model, "tied", False) else "use model=autoencoder"
         found.append(
             "trainer.shard_catalog: must be false where the input reads the catalog table, of which"

@@ -30,6 +30,16 @@ class Kinds:
     layers: list[nn.Parameter] = field(default_factory=list)
 
 
+def input_reads_catalog(model: object, *, tied: bool) -> bool:
+    """Whether what a model says of a history comes of its catalog table.
+
+    Args:
+        model: or its class, where there is none yet.
+        tied: whether its input tables are the catalog table, as `kinds_of` finds or a config says.
+    """
+    return tied or bool(getattr(model, "linear", False))
+
+
 def kinds_of(model: nn.Module) -> Kinds:
     """Sorts every trainable parameter of the model into its kind."""
     inputs = [module for module in model.modules() if isinstance(module, SparseInput)]
