@@ -120,6 +120,15 @@ def test_several_are_trained_and_blended_and_an_interrupted_command_goes_on(
     if run.config.model["_target_"] == "deeprec.model.blend.Blend":
         assert len(run.config.model["members"]) > 1
     assert run.checkpoint.score is not None
+    again = (
+        "resume=auto",
+        "trainer.prefetch_processes=0",
+    )  # which changes nothing of what is learned
+    assert train(config(new, run.path, "trainer.max_epochs=2", *again)) == run.path
+    with pytest.raises(ConfigError, match=r"trainer\.max_epochs: asked for 3, the run has 2\n"):
+        train(config(new, run.path, "trainer.max_epochs=3", "resume=auto"))
+    with pytest.raises(ConfigError, match=r"max_epochs: left out, the run was begun with 2\n"):
+        train(config(new, run.path, "resume=auto"))
     # killed before the members were taken away, or while they were
     (tmp_path / "kept").rename(tmp_path / "run.members")
     (tmp_path / ".run.members.tmp-1-dead").mkdir()

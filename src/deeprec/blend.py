@@ -137,14 +137,17 @@ def written(
     weights: Sequence[float],
     prepared: Prepared,
     seed: int,
+    *,
     watch: Watch | None = None,
     cutoff: int | None = None,
+    told: Sequence[str] | None = None,
 ) -> Path:
     """Writes the run folder of a blend; those of the runs that weigh anything are in it whole.
 
     Args:
         watch: is told of its validation.
         cutoff: k of the ndcg@k that weights are best by; None: they were given.
+        told: what `experiment=auto` was told, of which the runs came.
     """
     kept = [(run, weight) for run, weight in zip(runs, weights, strict=True) if weight > 0.0]
     first = kept[0][0].config
@@ -158,6 +161,7 @@ def written(
             "members": [_whole(run) for run, _ in kept],
             "weights": [weight for _, weight in kept],
             "cutoff": cutoff,
+            "told": told,
         },
         loss=None,
         optimizer=None,

@@ -20,7 +20,7 @@ from deeprec.part import called, find
 from deeprec.resumed import freed
 from deeprec.schema import Part
 from deeprec.trainer import checkpoint, launcher, replay
-from deeprec.trainer.asked_again import refuse_another
+from deeprec.trainer.asked_again import of_training, refuse_another
 from deeprec.trainer.callback import Watch
 from deeprec.trainer.environment import other_versions
 from deeprec.trainer.module import Training
@@ -80,9 +80,10 @@ def train(config: TrainConfig, *, watch: Watch | None = None, says_next: bool = 
     with disk.written(output):
         refuse_to_overwrite(output)
     prepared = Prepared(Path(config.prepared), parts=READ)
+    told = of_training(config.model.get("told") or ())
     config, *beside = chosen(replace(config, resume=None), prepared)
     if beside:
-        return _together([config, *beside], prepared, output, watch)
+        return _together([config, *beside], prepared, output, watch, told)
     work = Work(config, prepared)
     with RunFolder.begun(output, work.config, work.prepared, work.facts) as run:
         work.finish(run, watch, says_next=says_next)
@@ -90,11 +91,18 @@ def train(config: TrainConfig, *, watch: Watch | None = None, says_next: bool = 
 
 
 def _together(
-    configs: Sequence[TrainConfig], prepared: Prepared, output: Path, watch: Watch | None
+    configs: Sequence[TrainConfig],
+    prepared: Prepared,
+    output: Path,
+    watch: Watch | None,
+    told: Sequence[str],
 ) -> Path:
     """Trains each model into a folder beside the run, and makes one run of them.
 
     What is there of a command that was interrupted is gone on with.
+
+    Args:
+        told: what the command said of all of them.
     """
     place = _members(output)
     names = [called(config.model) for config in configs]
@@ -123,7 +131,8 @@ def _together(
         folder.place(runs[best].path, output)
         console.print(f"run: {output}\nnext: {next_of(output, prepared)}", soft_wrap=True)
     else:
-        written(output, runs, weights, prepared, configs[0].seed, watch, cutoff)
+        seed = configs[0].seed
+        written(output, runs, weights, prepared, seed, watch=watch, cutoff=cutoff, told=told)
     _take_away_members(RunFolder(output))
     return output
 

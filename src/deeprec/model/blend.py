@@ -34,6 +34,8 @@ class Blend(nn.Module):
         weights: of each member's scores, over their standard deviation; 0 or more.
         cutoff: weights are best by validation ndcg@cutoff; None: they were given. It is told, and
             changes nothing.
+        told: what `experiment=auto` was told, of which it trained the members; likewise. None:
+            they are runs of their own.
 
     Raises:
         ValueError: weights do not fit the members, or are below 0.
@@ -55,6 +57,7 @@ class Blend(nn.Module):
         members: Sequence[Any],
         weights: Sequence[float],
         cutoff: int | None = None,
+        told: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         if len(weights) != len(members) or not members:

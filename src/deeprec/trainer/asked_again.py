@@ -1,10 +1,11 @@
 """Whether a command asks for the run that is there, as one that a scheduler repeats does."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from deeprec.config import TrainConfig, to_dict
 from deeprec.errors import ConfigError
+from deeprec.override import key_of
 from deeprec.resumed import FREE
 
 ANYWAY = (
@@ -25,14 +26,53 @@ def refuse_another(asked: TrainConfig, kept: TrainConfig, path: object) -> None:
         ConfigError: with each setting that differs.
     """
     if _target(asked) == AUTO and _target(kept) == BLEND:
-        return  # which keeps none of the settings that its members were trained with
-    different = list(_differences(to_dict(asked), to_dict(kept)))
+        # which keeps none of the settings that its members were trained with, but what was said
+        different = list(_other_words(asked.model.get("told") or (), kept.model.get("told")))
+    else:
+        different = list(_differences(to_dict(asked), to_dict(kept)))
     if different:
         lines = "\n".join(f"  - {one}" for one in different)
         raise ConfigError(
             f"{path} holds a run with other settings:\n{lines}\n"
             "give the command that it was begun with, or another output_dir"
         )
+
+
+def of_training(words: Sequence[str]) -> list[str]:
+    """Those words of a command that change what is learned.
+
+    Example:
+        >>> of_training(["output_dir=a", "seed=3", "trainer.on_disk_full=stop", "logger.wandb=off"])
+        ['seed=3']
+    """
+    elsewhere = (*ANYWAY, "experiment", "hydra")
+    keys = {word: key_of(word) for word in words}
+    return [
+        word
+        for word, key in keys.items()
+        if key not in FREE and key.partition(".")[0] not in elsewhere
+    ]
+
+
+def _other_words(asked: Sequence[str], kept: Sequence[str] | None) -> Iterator[str]:
+    """What one command said of how members are trained, and the other did not.
+
+    Args:
+        kept: None: an earlier version wrote the run, or its members are runs of their own.
+    """
+    if kept is None:
+        return
+    one, other = (
+        {key_of(word): word.partition("=")[2] for word in of_training(words)}
+        for words in (asked, kept)
+    )
+    for key in sorted(one.keys() | other.keys()):
+        if key not in one:
+            yield f"{key}: left out, the run was begun with {other[key]}"
+        elif key not in other:
+            yield f"{key}: asked for {one[key]}, the run was begun without it"
+        elif one[key] != other[key]:
+            yield f"{key}: asked for {one[key]}, the run has {other[key]}"
 
 
 def _differences(asked: Mapping[str, Any], kept: Mapping[str, Any]) -> Iterator[str]:
