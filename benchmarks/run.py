@@ -132,7 +132,7 @@ def store(name: str, environment: dict[str, str], flags: str) -> None:
 
 def uses_flags(name: str) -> bool:
     source = (FOLDER / f"{name}.py").read_text()
-    return any(variable in source for variable in GIVEN.values())
+    return any(f"--{name} " in source or GIVEN[name] in source for name in GIVEN)
 
 
 def own_seconds() -> float:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import deeprec
 from deeprec.blend import blend
@@ -13,7 +14,9 @@ from deeprec.errors import DeeprecError
 from deeprec.evaluate import evaluate
 from deeprec.export import export
 from deeprec.prepare import prepare
+from deeprec.refit import refit
 from deeprec.train import train
+from deeprec.trainer.logger import read_metrics
 from deeprec.trainer.run import open_run
 
 
@@ -40,9 +43,19 @@ def whole(folder: Path) -> Prepared:
     return prepared(folder / "whole", "train_on=everything")
 
 
-def test_with_validation_the_same_holdout_is_judged(folder: Path) -> None:
-    plain = prepared(folder / "plain")
-    more = prepared(folder / "more", "train_on=validation")
+@pytest.fixture(scope="module")
+def plain(folder: Path) -> Prepared:
+    return prepared(folder / "plain")
+
+
+@pytest.fixture(scope="module")
+def more(folder: Path) -> Prepared:
+    return prepared(folder / "more", "train_on=validation")
+
+
+def test_with_validation_the_same_holdout_is_judged(
+    plain: Prepared, more: Prepared, folder: Path
+) -> None:
     count = {name: plain.parts[name].lengths.sum() for name in plain.parts}
     assert more.parts["train"].lengths.sum() >= count["train"] + count["validation"]
     assert more.parts["validation"].lengths.sum() == 0
@@ -73,3 +86,47 @@ def test_without_validation_weights_of_a_blend_are_given(whole: Prepared, folder
         blend(told("blend", *given))
     with pytest.raises(DeeprecError, match="weights: expected 2, one for each run"):
         told("blend", *given, "weights=[1.0]")
+
+
+def weights_of(run: Path) -> dict[str, torch.Tensor]:
+    return open_run(run).model.state_dict()
+
+
+def test_refit_trains_the_same_as_long_as_was_best(
+    plain: Prepared, more: Prepared, folder: Path
+) -> None:
+    words = ["model.hidden_dims=[8]", "optimizer.lr=0.05", "trainer.batch_users=16", "seed=3"]
+    stopping = ["trainer.early_stopping_patience=1", "trainer.max_epochs=30"]
+    run = trained(plain, folder / "chosen", *words, *stopping)
+    epochs = [float(row["val/ndcg@100"]) for row in read_metrics(run / "metrics.csv")]
+    best = 1 + epochs.index(max(epochs))
+    assert best < len(epochs) < 30, "or this says nothing of which epoch is taken"
+    place = f"prepared={more.path}", f"output_dir={folder / 'again'}"
+    again = refit(told("refit", f"run={run}", *place))
+    by_hand = trained(
+        more,
+        folder / "by hand",
+        *words,
+        "trainer.early_stopping_patience=null",
+        f"trainer.max_epochs={best}",
+    )
+    torch.testing.assert_close(weights_of(again), weights_of(by_hand), rtol=0, atol=0)
+    assert open_run(again).prepared_identity == more.identity
+    assert refit(told("refit", f"run={run}", *place)) == again  # is finished, and said so
+
+
+def test_a_blend_is_refitted_with_its_weights(
+    plain: Prepared, more: Prepared, folder: Path
+) -> None:
+    def blended(on: Prepared, name: str) -> Path:
+        runs = [trained(on, folder / f"{name}-{one}", f"model={one}") for one in ("svd", "ease")]
+        names = f"runs=[{runs[0]},{runs[1]}]"
+        return blend(told("blend", names, f"output_dir={folder / name}", "weights=[1,3]"))
+
+    first = blended(plain, "first")
+    place = f"prepared={more.path}", f"output_dir={folder / 'newer'}"
+    newer = refit(told("refit", f"run={first}", *place))
+    torch.testing.assert_close(weights_of(newer), weights_of(blended(more, "hand")), rtol=0, atol=0)
+    assert not (folder / "newer.members").exists()
+    with pytest.raises(DeeprecError, match="finished run"):
+        refit(told("refit", f"run={first}", *place))

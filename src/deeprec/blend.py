@@ -15,16 +15,19 @@ from torch import nn
 
 from deeprec import part
 from deeprec.assembly import READ
-from deeprec.config import BlendConfig, TrainConfig
+from deeprec.config import BlendConfig, TrainConfig, to_dict
 from deeprec.console import console
 from deeprec.data.store import Prepared
 from deeprec.errors import ConfigError
 from deeprec.model.blend import Blend
 from deeprec.trainer.callback import Watch
+from deeprec.trainer.logger import read_metrics
 from deeprec.trainer.loop import ALONE
 from deeprec.trainer.run import Run, RunFolder, open_run, refuse_to_overwrite, take_away_unmade
 from deeprec.trainer.weighing import Weights, climbed, tried
 from deeprec.work import Work
+
+ELSEWHERE = ("prepared", "output_dir", "resume", "replay", "logger")  # not what trains a run again
 
 
 def blend(config: BlendConfig) -> Path:
@@ -176,9 +179,25 @@ def written(
     model.members = nn.ModuleList(cast(nn.Module, run.model) for run, _ in kept).to(
         work.device.torch
     )
-    with RunFolder.begun(output, work.config, prepared, work.facts, from_data=False) as run:
+    trained = [lasting(run) for run, _ in kept]
+    with RunFolder.begun(
+        output, work.config, prepared, work.facts, from_data=False, members=trained
+    ) as run:
         work.finish(run, watch)
     return output
+
+
+def lasting(run: Run) -> dict[str, Any]:
+    """What trains such a run again: its config, for as many epochs as were best of it.
+
+    Where and on what it was trained is not in it.
+    """
+    config = to_dict(run.config)
+    if run.checkpoint.score is not None:
+        of_step = {row["step"]: row["epoch"] for row in read_metrics(run.path / "metrics.csv")}
+        best = of_step.get(str(run.checkpoint.step), config["trainer"]["max_epochs"])
+        config["trainer"] |= {"max_epochs": int(best), "early_stopping_patience": None}
+    return {name: value for name, value in config.items() if name not in ELSEWHERE}
 
 
 def _whole(run: Run) -> dict[str, Any]:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from deeprec.config import VerbConfig
 
 VERBS = (
-    *("prepare", "train", "sweep", "blend", "evaluate", "export", "recommend", "neighbours"),
-    *("serve", "bundle", "doctor", "dsstne"),
+    *("prepare", "train", "sweep", "blend", "refit", "evaluate", "export", "recommend"),
+    *("neighbours", "serve", "bundle", "doctor", "dsstne"),
 )
 MODULES = {"serve": "deeprec.server.process"}  # deeprec.serve is the client, which may be copied
 OPTIONS = ("--multirun", "--config-dir", "--cfg", "--help")

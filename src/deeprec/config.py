@@ -117,6 +117,20 @@ class BlendConfig:
 
 
 @dataclass
+class RefitConfig:
+    """A run -> the same trained again, with its settings, on another prepared folder."""
+
+    run: str = MISSING  # the run folder whose settings, epochs and weights of a blend are taken
+    prepared: str = MISSING  # what to train on: with train_on=everything, or of newer events
+    output_dir: str = MISSING  # the new run folder
+    seed: int | None = None  # null: that of the run, and of each member of a blend
+
+    def mistakes(self) -> Iterator[str]:
+        if self.seed is not None:
+            yield from _seed(self.seed)
+
+
+@dataclass
 class EvaluateConfig:
     """Runs, bundles or recommendation lists + holdout -> report.json and report.html."""
 
@@ -302,6 +316,7 @@ VerbConfig = (
     | TrainConfig
     | SweepConfig
     | BlendConfig
+    | RefitConfig
     | EvaluateConfig
     | ExportConfig
     | RecommendConfig
@@ -314,6 +329,7 @@ VERBS: dict[str, type[VerbConfig]] = {
     "train": TrainConfig,
     "sweep": SweepConfig,
     "blend": BlendConfig,
+    "refit": RefitConfig,
     "evaluate": EvaluateConfig,
     "export": ExportConfig,
     "recommend": RecommendConfig,

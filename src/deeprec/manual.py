@@ -68,6 +68,7 @@ EXAMPLES = {
         "deeprec sweep prepared=prepared/ml trials=40 trainer.max_epochs=5 model.hidden_dims=[256]",
     ),
     "blend": ("deeprec blend runs=[runs/first,runs/second] output_dir=runs/both",),
+    "refit": ("deeprec refit run=runs/both prepared=prepared/everything output_dir=runs/final",),
     "evaluate": (
         "deeprec evaluate run=runs/first",
         "deeprec evaluate run=runs/first part=validation cutoffs=[20]",

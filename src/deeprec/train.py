@@ -8,12 +8,13 @@ from lightning.fabric.utilities.apply_func import move_data_to_device
 
 from deeprec import disk, folder
 from deeprec.assembly import READ
+from deeprec.beside import Members
 from deeprec.blend import the_only, weighed, written
 from deeprec.choosing import chosen
 from deeprec.config import BlendConfig, TrainConfig
 from deeprec.console import console
 from deeprec.data.store import Prepared
-from deeprec.errors import ConfigError, IntegrityError, Interrupted
+from deeprec.errors import ConfigError, IntegrityError
 from deeprec.model.auto import Auto
 from deeprec.model.blend import Blend
 from deeprec.part import called, find
@@ -26,7 +27,6 @@ from deeprec.trainer.environment import other_versions
 from deeprec.trainer.module import Training
 from deeprec.trainer.run import (
     RunFolder,
-    open_run,
     refuse_foreign,
     refuse_to_overwrite,
     take_away_unmade,
@@ -70,11 +70,12 @@ def train(config: TrainConfig, *, watch: Watch | None = None, says_next: bool = 
     assert config.prepared is not None
     assert config.output_dir is not None
     output = Path(config.output_dir)
-    members_wait = _holds_something(_members(output))  # of an interrupted experiment=auto
+    members = Members(output)
+    members_wait = _holds_something(members.place)  # of an interrupted experiment=auto
     if _holds_something(output):
         if members_wait:
             take_away_unmade(output)
-        _take_away_members(RunFolder(output))
+        members.take_away()
     if (_holds_something(output) and resume) or (resume == "must" and not members_wait):
         return _resume(RunFolder(output), config.trainer, config, says_next=says_next)
     with disk.written(output):
@@ -104,24 +105,8 @@ def _together(
     Args:
         told: what the command said of all of them.
     """
-    place = _members(output)
-    names = [called(config.model) for config in configs]
-    for name in names:
-        folder.clear_abandoned(place.absolute() / name)
-    _refuse_foreign_members(place, names)
-    runs = []
-    for number, (name, config) in enumerate(zip(names, configs, strict=True), 1):
-        console.print(f"\n{number} of {len(configs)} that are blended: {name}")
-        config = replace(config, output_dir=str(place / name), resume="auto")
-        try:
-            runs.append(open_run(train(config, says_next=False)))
-        except Interrupted as error:
-            error.args = (
-                f"{error}; that is {name} alone, and the command that was interrupted goes on with "
-                "all of them",
-            )
-            raise
-    console.print(f"\nthe {len(runs)} together")
+    members = Members(output)
+    runs = members.trained([(called(one.model), one) for one in configs], train)
     weights: Sequence[float] = [1.0 / len(runs)] * len(runs)
     cutoff = BlendConfig.cutoff if len(prepared.judged_users("validation")) else None
     if cutoff is not None:
@@ -133,43 +118,8 @@ def _together(
     else:
         seed = configs[0].seed
         written(output, runs, weights, prepared, seed, watch=watch, cutoff=cutoff, told=told)
-    _take_away_members(RunFolder(output))
+    members.take_away()
     return output
-
-
-def _take_away_members(run: RunFolder) -> None:
-    """Takes away the models that were trained for a run, once it holds what it needs of them."""
-    place = _members(run.path)
-    if place.is_dir() and run.finished and (run.path / "prepared.json").is_file():
-        made_of = run.origin["identity"]
-        folder.clear_drafts(place)
-        if all(_is_member(RunFolder(one), made_of) for one in place.iterdir()):
-            folder.remove(place)
-    folder.clear_abandoned(place.absolute())
-
-
-def _is_member(run: RunFolder, made_of: str) -> bool:
-    """Whether a run is named for its model, as `_together` does, and trained on these data."""
-    if not (run.path / "config.yaml").is_file() or run.origin["identity"] != made_of:
-        return False
-    return called(run.config.model) == run.path.name
-
-
-def _members(output: Path) -> Path:
-    """Where the models of a blend are trained, until there is one."""
-    return output.with_name(f"{output.name}.members")
-
-
-def _refuse_foreign_members(place: Path, names: Sequence[str]) -> None:
-    """It is taken away in the end, so nothing else may be in it."""
-    if not place.exists():
-        return
-    there = [one.name for one in place.iterdir()] if place.is_dir() else [place.name]
-    if foreign := sorted(name for name in there if name not in names):
-        raise ConfigError(
-            f"{place} is where the models are trained that are blended, and holds {foreign[0]}; "
-            "move it away, or give another output_dir"
-        )
 
 
 def _holds_something(output: Path) -> bool:
@@ -200,7 +150,7 @@ def _resume(
             _load_newest(run, work.learner)
             console.print(f"going on after step {work.learner.progress.step}")
             work.finish(run, says_next=says_next)
-        _take_away_members(run)
+        Members(run.path).take_away()
     return run.path
 
 

@@ -4,6 +4,7 @@
     environment.json   software, processor, device
     prepared.json      path and identity of the prepared folder, and what a model is built with
     metrics.csv        one row an epoch
+    members.json       of a blend alone: what trains each of its members again
     checkpoints/       see trainer/checkpoint.py
     status.json        running, interrupted, failed or finished; how to go on
     manifest.json      written when training is finished: the hash of every file above
@@ -17,7 +18,7 @@ import json
 import os
 import secrets
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,7 @@ from deeprec.trainer.environment import environment, versions
 from deeprec.trainer.facts import Facts, trained_model
 
 KIND = "run"
+MEMBERS = "members.json"
 SEALED = ("config.yaml", "environment.json", "prepared.json", "metrics.csv", "status.json")
 
 
@@ -80,6 +82,7 @@ class RunFolder:
         facts: Facts,
         *,
         from_data: bool = True,
+        members: Sequence[Mapping[str, Any]] | None = None,
     ) -> Iterator["RunFolder"]:
         """A new run, with everything that is known before its first step, held by this process.
 
@@ -89,6 +92,7 @@ class RunFolder:
         Args:
             from_data: whether it begins with what this says, and not with weights from elsewhere,
                 without which it cannot begin again.
+            members: of a blend, the config of each one's training.
 
         Raises:
             ConfigError: something is in the way.
@@ -102,6 +106,8 @@ class RunFolder:
             _write_json(draft / "prepared.json", {**origin, **vars(facts)})
             known = {"id": secrets.token_hex(4), "from_data": from_data}
             _write_json(draft / "status.json", run._told("running", known))
+            if members is not None:
+                _write_json(draft / MEMBERS, {"members": members})
             with folder.writing_file(draft / "config.yaml") as file:
                 file.write_text(configs.to_yaml(config))
             folder.place(draft, path)
@@ -126,6 +132,14 @@ class RunFolder:
         values = _read_yaml(self.path / "config.yaml")
         configs.check(values, "train")
         return cast(TrainConfig, configs.typed(values, "train"))
+
+    @property
+    def members(self) -> list[dict[str, Any]] | None:
+        """The config of each member's training; None: it is no blend, or an old one."""
+        if not (self.path / MEMBERS).is_file():
+            return None
+        members: list[dict[str, Any]] = _read_json(self.path / MEMBERS, ["members"])["members"]
+        return members
 
     @property
     def origin(self) -> dict[str, Any]:
@@ -247,7 +261,7 @@ class RunFolder:
             )
         self.set_status(status["state"])  # it may have been moved, and what fails is told here
         folder.clear_drafts(self.checkpoints)
-        folder.clear_drafts(self.path, [*SEALED, folder.MANIFEST])
+        folder.clear_drafts(self.path, [*SEALED, MEMBERS, folder.MANIFEST])
 
     def drop_checkpoints(self, reason: str) -> None:
         """Keeps what the run was told and what it scored, without its weights.
@@ -272,6 +286,7 @@ class RunFolder:
         about = {"versions": {"deeprec": __version__}, "best": top.path.name if top else None}
         about["made_from"] = self.made_from()
         own = [self.path / name for name in SEALED]
+        own += [path for path in (self.path / MEMBERS,) if path.is_file()]
         folder.seal(self.path, KIND, about, [*own, *self.checkpoints.glob("step-*/*")])
 
 
