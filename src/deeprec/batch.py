@@ -32,6 +32,7 @@ class ByItem:
     distinct: Tensor  # int64 [R], ascending
     offsets: Tensor  # int64 [R + 1]
     on_host: npt.NDArray[np.int64]  # `values`; stays on the host, wherever the tensors go
+    num_users: int  # that have any
 
 
 @dataclass
@@ -265,7 +266,8 @@ def transposed(rows: Jagged) -> ByItem:
     keys = np.sort((values << bits) | np.arange(len(values)))
     ascending, order = keys >> bits, keys & ((1 << bits) - 1)
     first = np.flatnonzero(np.diff(ascending, prepend=ascending[:1] - 1))
-    users = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))[order]
+    lengths = np.diff(offsets)
+    users = np.repeat(np.arange(len(lengths)), lengths)[order]
 
     def moved(column: npt.NDArray[np.int64]) -> Tensor:
         return torch.from_numpy(column).to(rows.values.device)
@@ -277,6 +279,7 @@ def transposed(rows: Jagged) -> ByItem:
         distinct=moved(ascending[first]),
         offsets=moved(np.append(first, len(values))),
         on_host=ascending,
+        num_users=int(np.count_nonzero(lengths)),
     )
 
 

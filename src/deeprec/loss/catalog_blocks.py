@@ -23,6 +23,7 @@ Reference:
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -77,7 +78,8 @@ class Cells(NamedTuple):
     def of_block(self, block: int, start: int) -> tuple[slice, Places]:
         """The slice of this block, and its places in the block's [B, C] scores."""
         here = slice(self.bounds[block], self.bounds[block + 1])
-        return here, (self.users_P[here], self.items_P[here] - start)
+        items = self.items_P[here]
+        return here, (self.users_P[here], items - start if start and len(items) else items)
 
 
 def cells(rows: Jagged, items: slice, block_items: int) -> Cells:
@@ -121,7 +123,9 @@ class Blocks:
         self.block_items = block_items or fitting_block_items(num_users, device)
         self.num_repeats = len(encoded.repeat_scores_M)
         self.repeat = cells(asked.repeats, self.items, self.block_items)
-        self.repeat_scores_M = encoded.repeat_scores_M[self.repeat.order_P]
+        self.repeat_scores_M = encoded.repeat_scores_M
+        if self.num_repeats:
+            self.repeat_scores_M = self.repeat_scores_M[self.repeat.order_P]
         self.target = cells(asked.target, self.items, self.block_items)
         weights_P = asked.target.weights
         if weights_P is None:
@@ -154,9 +158,13 @@ class Blocks:
             scores_BC[block.repeat_places] = self.repeat_scores_M[block.repeats].to(scores_BC.dtype)
         return scores_BC
 
-    def of_all(self, values_B: Tensor) -> Tensor:
-        """Float [processes, B]: what each process found of its items, where they share them."""
-        return values_B[None] if self.own is None else self.own.gather(values_B)
+    def of_all(self, values_B: Tensor, together: Callable[[Tensor], Tensor]) -> Tensor:
+        """Float [B]: what every process found of its items, together, where they share them.
+
+        Args:
+            together: of [processes, B].
+        """
+        return values_B if self.own is None else together(self.own.gather(values_B))
 
     def summed(self, values_BC: Tensor) -> Tensor:
         """Float []: the sum of these, each user's times its weight."""
@@ -179,7 +187,7 @@ class Gradient:
     Args:
         blocks: what is scored with.
         needed: which gradients somebody asks for.
-        scale: float [], what the gradient of a summed loss is multiplied with.
+        scale: what the gradient of a summed loss is multiplied with.
         updates: take those of the catalog's rows, where there are any.
         shares_B: float [B], how much of each user's slopes counts; None: all.
     """
@@ -188,7 +196,7 @@ class Gradient:
         self,
         blocks: Blocks,
         needed: "Needed",
-        scale: Tensor,
+        scale: float,
         updates: Updates,
         shares_B: Tensor | None = None,
     ) -> None:
@@ -239,9 +247,9 @@ class Gradient:
 
     def _bias_of(self, grad_BC: Tensor, factor_B: Tensor | None) -> Tensor:
         if factor_B is None:
-            return grad_BC.sum(0, dtype=self.scale.dtype) * self._of_bias
+            return grad_BC.sum(0, dtype=self.hidden_BD.dtype) * self._of_bias
         scaled_B = (factor_B * self._of_bias).to(grad_BC.dtype)
-        return (scaled_B @ grad_BC).to(self.scale.dtype)
+        return (scaled_B @ grad_BC).to(self.hidden_BD.dtype)
 
     def _add_to_hidden(self, grad_BC: Tensor, weight_CD: Tensor, factor_B: Tensor | None) -> None:
         if factor_B is None and grad_BC.dtype == self.hidden_BD.dtype:
@@ -254,7 +262,8 @@ class Gradient:
     def finished(self) -> "list[Tensor | None]":
         """Gradients of hidden, item_weight, item_bias and repeat_scores; None if not needed."""
         repeat_M = self.repeat_M.new_zeros(self.blocks.num_repeats)
-        repeat_M[self.blocks.repeat.order_P] = self.repeat_M * self.scale.to(repeat_M.dtype)
+        if len(self.repeat_M):
+            repeat_M[self.blocks.repeat.order_P] = self.repeat_M * self.scale
         hidden_BD = self.hidden_BD * self.scale
         all_four = (hidden_BD, self.item_weight_VD, self.item_bias_V, repeat_M)
         return [found if wanted else None for found, wanted in zip(all_four, self.needed)]
@@ -278,7 +287,9 @@ class Lengths:
 
     def shares(self, blocks: Blocks, norm: float) -> Tensor:
         """Float [B]: what each user's slopes are multiplied with to be no longer than `norm`."""
-        return norm / blocks.of_all(self.squares_B).sum(0).sqrt().clamp(min=norm)
+        return norm / blocks.of_all(self.squares_B, partial(torch.sum, dim=0)).sqrt().clamp(
+            min=norm
+        )
 
 
 def _hand_out(
@@ -386,7 +397,7 @@ def catalog_loss(
     item_bias_V: Tensor,
     target: Target,
     *,
-    num_users: Tensor,
+    num_users: int,
     block_items: int | None,
     updates: Updates,
 ) -> Tensor:
@@ -399,7 +410,7 @@ def catalog_loss(
         item_bias_V: float [V], likewise.
         target: distinct item indices of each user in [0, V), weights absent or float [P]; plain or
             arranged.
-        num_users: float [], above 0: what the sum over users is divided by.
+        num_users: what the sum over users is divided by, above 0.
         block_items: items scored at once, None: as many as suit the device; memory is
             O(B * block_items), and O(V * D) for the gradient of the table where there are no
             updates.
@@ -445,7 +456,7 @@ class _CatalogLoss(torch.autograd.Function):
         encoded: Encoded,
         asked: Asked,
         walk: Walk,
-        num_users: Tensor,
+        num_users: int,
         block_items: int | None,
         dtype: torch.dtype,
         needed: Needed,
@@ -453,7 +464,7 @@ class _CatalogLoss(torch.autograd.Function):
     ) -> Tensor:
         encoded = encoded._replace(hidden_BD=hidden_BD, repeat_scores_M=repeat_scores_M)
         scored = encoded, item_weight_VD, item_bias_V, asked, block_items, dtype, updates.own
-        scale, shares_B = num_users.to(hidden_BD.dtype).reciprocal(), None
+        scale, shares_B = 1.0 / num_users, None
         if updates.slope_norm is not None and any(needed):
             blocks, lengths = Blocks(*scored), Lengths(len(hidden_BD), hidden_BD)
             walk(blocks, lengths)

@@ -127,7 +127,7 @@ class ContrastiveDivergence(nn.Module):
             item_weight_VD,
             item_bias_V,
             asked,
-            num_users=item_bias_V.new_full((), len(given_BD)),
+            num_users=len(given_BD),
             block_items=self.block_items,
             updates=updates,
         )

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from deeprec.batch import Encoded
+from deeprec.batch import Encoded, transposed
 from deeprec.loss.asked import Target, asked_of, users_of
 from deeprec.loss.cell_scores import Replaced, cell_scores, summed
 from deeprec.loss.fit import Trained, unfit_draws
@@ -136,4 +136,4 @@ class Cosine(nn.Module):
         loss_B = (2.0 - 2.0 * inner_B / lengths_B) * has_target
         if asked.user_weights is not None:
             loss_B = loss_B * asked.user_weights
-        return loss_B.sum() / has_target.sum().clamp(min=1)
+        return loss_B.sum() / max(1, transposed(rows).num_users)

@@ -108,7 +108,7 @@ class CosineContrastive(nn.Module):
             item_weight_VD,
             item_bias_V,
             asked.weighted(weights_P),
-            num_users=item_bias_V.new_full((), encoded.hidden_BD.shape[0]),
+            num_users=encoded.hidden_BD.shape[0],
             block_items=self.block_items,
             updates=updates,
         )

@@ -102,7 +102,7 @@ class Marginal(nn.Module):
             item_weight_VD,
             item_bias_V,
             target,
-            num_users=item_bias_V.new_full((), encoded.hidden_BD.shape[0]),
+            num_users=encoded.hidden_BD.shape[0],
             block_items=self.block_items,
             updates=updates,
         )

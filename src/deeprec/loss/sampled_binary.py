@@ -139,7 +139,7 @@ class SampledBinary(nn.Module):
             catalog.item_weight_RD,
             catalog.item_bias_R,
             catalog.asked,
-            num_users=item_bias_V.new_full((), encoded.hidden_BD.shape[0]),
+            num_users=encoded.hidden_BD.shape[0],
             block_items=self.block_items,
             updates=catalog.updates,
         )

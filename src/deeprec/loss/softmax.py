@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from deeprec.batch import Encoded, Jagged
+from deeprec.batch import Encoded, Jagged, transposed
 from deeprec.loss.adjustment import Adjustment
 from deeprec.loss.asked import Target, asked_of, users_of
 from deeprec.loss.catalog_blocks import (
@@ -146,9 +146,9 @@ def target_weights(target: Jagged, like: Tensor, normalise: bool) -> Tensor:
     return weights_P * shares_B.repeat_interleave(lengths_B, output_size=weights_P.shape[0])
 
 
-def users_with_targets(target: Jagged) -> Tensor:
-    """int64 []: how many, at least 1."""
-    return (target.offsets.diff() > 0).sum().clamp(min=1)
+def users_with_targets(target: Jagged) -> int:
+    """How many, at least 1, as a mean wants it; known without asking the device."""
+    return max(1, transposed(target).num_users)
 
 
 class Margins(NamedTuple):
@@ -185,12 +185,12 @@ class _Shares(NamedTuple):
     """What each item of a block has of the block's exponentiated scores, for each user."""
 
     of_B: Tensor  # float [B], the logarithm of what they are shares of
-    sum_B: Tensor  # float [B]; 1 where all items compete
+    sum_B: Tensor | None  # float [B]; None: all items compete, and it is 1
     kept_BC: Tensor | None  # in the dtype of the products; None: there is no room for them
 
     def logarithm(self) -> Tensor:
         """Float [B]: the logarithm of the sum of the block's exponentiated scores."""
-        return self.of_B + self.sum_B.log()
+        return self.of_B if self.sum_B is None else self.of_B + self.sum_B.log()
 
 
 def _walk(
@@ -209,12 +209,13 @@ def _walk(
         blocks.weights_P = blocks.weights_P * (scores_P - normaliser_B[users_P] < margins.one)
     if margins.one_scale != 1.0:
         blocks.weights_P = blocks.weights_P * margins.one_scale
-    edge_B = normaliser_B + margins.zero
+    competes = None
     if margins.of_others:
+        edge_B = normaliser_B + margins.zero
+        competes = partial(_scaled, edge_B, margins)
         found = [_competing(blocks, *each, edge_B, margins) for each in zip(blocks, found)]
         normaliser_B = _normaliser(blocks, found)
     if gradient is not None:
-        competes = partial(_scaled, edge_B, margins) if margins.of_others else None
         _hand_gradients(blocks, gradient, found, normaliser_B, competes)
     return (blocks.weights_P * (normaliser_B[users_P] - scores_P)).sum()
 
@@ -224,8 +225,9 @@ def _normaliser(blocks: Blocks, found: list[_Shares]) -> Tensor:
 
     All means the whole catalog, whoever goes over it.
     """
-    sums_B = torch.stack([each.logarithm() for each in found]).logsumexp(0)
-    sums_B = blocks.of_all(sums_B).logsumexp(0)
+    sums = [each.logarithm() for each in found]
+    sums_B = sums[0] if len(sums) == 1 else torch.stack(sums).logsumexp(0)
+    sums_B = blocks.of_all(sums_B, partial(torch.logsumexp, dim=0))
     return sums_B.masked_fill(sums_B == -math.inf, 0.0)
 
 
@@ -237,7 +239,7 @@ def _competing(
     if kept_BC is None:
         kept_BC = (blocks.scores(block) - found.of_B[:, None]).exp_()
     _scaled(edge_B - found.of_B, margins, block, kept_BC, kept_BC)
-    sum_B = kept_BC.sum(1, dtype=found.sum_B.dtype)
+    sum_B = kept_BC.sum(1, dtype=found.of_B.dtype)
     return _Shares(found.of_B, sum_B, None if found.kept_BC is None else kept_BC)
 
 
@@ -268,7 +270,7 @@ def _shares(scores_BC: Tensor, kept_BC: Tensor | None) -> _Shares:
     of_B = scores_BC.amax(1) - shares_BC.amax(1).log()
     if kept_BC is not None and not same:
         kept_BC.copy_(shares_BC)
-    return _Shares(of_B, torch.ones_like(of_B), kept_BC)
+    return _Shares(of_B, None, kept_BC)
 
 
 def _hand_gradients(
@@ -285,7 +287,7 @@ def _hand_gradients(
     """
     mass_B = torch.zeros_like(normaliser_B)  # of targets; a user without any gets no gradient
     mass_B.index_add_(0, blocks.target.users_P, blocks.weights_P)
-    mass_B = blocks.of_all(mass_B).sum(0)
+    mass_B = blocks.of_all(mass_B, partial(torch.sum, dim=0))
     shift_B = normaliser_B - mass_B.log()
     for index, block in enumerate(blocks):
         weights_P, kept_BC = blocks.weights_P[block.targets], found[index].kept_BC

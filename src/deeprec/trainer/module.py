@@ -316,7 +316,7 @@ class Training(LightningModule):
 
     def count_loss(self, loss: Tensor, num_users: int) -> None:
         """Takes the loss of a batch into the mean over users."""
-        self.loss_sum = self.loss_sum.to(loss.device) + loss.detach().double() * num_users
+        self.loss_sum = self.loss_sum.to(loss.device).add(loss.detach(), alpha=num_users)
         self.progress.loss_users += num_users
 
     def mean_loss(self) -> float:
@@ -345,10 +345,11 @@ class Training(LightningModule):
     def _loss_of(self, asked: Sequence[Task | Penalty]) -> Tensor:
         tasks = [one for one in asked if isinstance(one, Task)]
         losses = [
-            task.weight * self.loss(*task[1:], self._updates_for(task, tasks)) for task in tasks
+            (task.weight, self.loss(*task[1:], self._updates_for(task, tasks))) for task in tasks
         ]
-        losses += [one.weight * one.value for one in asked if isinstance(one, Penalty)]
-        return torch.stack(losses).sum()
+        losses += [(one.weight, one.value) for one in asked if isinstance(one, Penalty)]
+        weighed = [value if weight == 1.0 else weight * value for weight, value in losses]
+        return sum(weighed[1:], weighed[0])
 
     def _updates_for(self, task: Task, tasks: list[Task]) -> Updates:
         """Who changes the rows that this task trains, where no other task reads them afterwards."""
