@@ -490,6 +490,6 @@ def test_a_seed_is_a_number_that_every_generator_takes(
 def test_what_a_constructor_says_of_its_values_is_said_with_the_rest() -> None:
     assert mistakes("train", "output_dir=o", "loss.scale=-1", "logger=default", "sead=3") == [
         "sead: unknown key; did you mean 'seed'?",
-        "loss.scale: must be positive, got -1",
+        "loss.scale: must be positive, got -1.0",
         "prepared: missing; give prepared=FOLDER, or resume=RUN to go on with a run",
     ]

@@ -103,7 +103,7 @@ def test_every_value_that_preparing_would_refuse_is_named_with_its_key() -> None
         "data.delimiter: expected 1 to 4 bytes that are no quote and no end of line or null, "
         "got ''",
         "data.encoding: expected one of 'utf-8', 'utf-16', 'latin-1', got 'klingon'",
-        "split.holdout=2 and split.validation=0.1: each must lie between 0 and 1, "
+        "split.holdout=2.0 and split.validation=0.1: each must lie between 0 and 1, "
         "and together below 1",
     ]  # fmt: skip
     limits = ("data.filters.max_history=0", "data.filters.min_users_per_item=0")

@@ -107,12 +107,19 @@ def test_refit_trains_the_same_as_long_as_was_best(
         more,
         folder / "by hand",
         *words,
+        "trainer.max_epochs=30",
         "trainer.early_stopping_patience=null",
-        f"trainer.max_epochs={best}",
+        f"trainer.last_epoch={best}",
     )
     torch.testing.assert_close(weights_of(again), weights_of(by_hand), rtol=0, atol=0)
+    same = refit(
+        told("refit", f"run={run}", f"prepared={plain.path}", f"output_dir={folder / 's'}")
+    )
+    torch.testing.assert_close(weights_of(same), weights_of(run), rtol=0, atol=0)
     assert open_run(again).prepared_identity == more.identity
     assert refit(told("refit", f"run={run}", *place)) == again  # is finished, and said so
+    with pytest.raises(DeeprecError, match="holds other data than"):
+        refit(told("refit", f"run={run}", f"prepared={plain.path}", place[1]))
 
 
 def test_a_blend_is_refitted_with_its_weights(
@@ -128,5 +135,13 @@ def test_a_blend_is_refitted_with_its_weights(
     newer = refit(told("refit", f"run={first}", *place))
     torch.testing.assert_close(weights_of(newer), weights_of(blended(more, "hand")), rtol=0, atol=0)
     assert not (folder / "newer.members").exists()
+    export(
+        told("export", f"run={newer}", f"output_dir={folder / 'exported'}")
+    )  # of weights 1 and 3
+    assert refit(told("refit", f"run={first}", *place)) == newer  # is finished, and said so
     with pytest.raises(DeeprecError, match="finished run"):
-        refit(told("refit", f"run={first}", *place))
+        refit(told("refit", f"run={first}", f"prepared={plain.path}", place[1]))
+    names = f"runs=[{first},{folder / 'first-svd'}]"
+    both = blend(told("blend", names, f"output_dir={folder / 'nested'}", "weights=[1,1]"))
+    with pytest.raises(DeeprecError, match=r"member 1 of .* is a blend itself"):
+        refit(told("refit", f"run={both}", place[0], f"output_dir={folder / 'never'}"))

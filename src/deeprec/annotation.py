@@ -69,6 +69,23 @@ def accepts(value: object, annotation: Any) -> bool:
     return False
 
 
+def as_meant(value: Any, annotation: Any) -> Any:
+    """The value, with whole numbers made floats where the annotation knows no others.
+
+    Example:
+        >>> as_meant(3, float | None), as_meant(3, int), as_meant([1, 2.5], Sequence[float])
+        (3.0, 3, [1.0, 2.5])
+    """
+    arguments = get_args(annotation)
+    kind = get_origin(annotation) or annotation
+    if kind is Annotated:
+        return as_meant(value, arguments[0])
+    if kind in LISTS and isinstance(value, list | tuple) and arguments:
+        return [as_meant(one, arguments[0]) for one in value]
+    kinds = arguments if kind in (Union, UnionType) else (annotation,)
+    return float(value) if type(value) is int and float in kinds and int not in kinds else value
+
+
 def describe(annotation: Any) -> str:
     """What would fit, in words.
 

@@ -185,7 +185,7 @@ class Assembly:
             loss,
             instantiate(config.optimizer),
             seed=config.seed,
-            total_steps=self.schedule.max_epochs * len(self.data.training),
+            total_steps=self.loop.max_epochs * len(self.data.training),
             progress=Progress(),
             weighting=weighting,
             weighs_users=self.weighs_users,

@@ -27,7 +27,7 @@ class Members:
     """
 
     def __init__(self, output: Path) -> None:
-        self.output, self.place = output, output.with_name(f"{output.name}.members")
+        self.output, self.place = output, output.parent / f"{output.name}.members"
 
     def trained(self, configs: Sequence[tuple[str, TrainConfig]], train: Train) -> list[Run]:
         """Trains each, or goes on with it where it was interrupted.

@@ -187,16 +187,18 @@ def written(
     return output
 
 
-def lasting(run: Run) -> dict[str, Any]:
+def lasting(run: Run) -> dict[str, Any] | None:
     """What trains such a run again: its config, for as many epochs as were best of it.
 
-    Where and on what it was trained is not in it.
+    Where and on what it was trained is not in it. None: it has weights from elsewhere.
     """
+    if not RunFolder(run.path).status.get("from_data", True):
+        return None
     config = to_dict(run.config)
     if run.checkpoint.score is not None:
         of_step = {row["step"]: row["epoch"] for row in read_metrics(run.path / "metrics.csv")}
         best = of_step.get(str(run.checkpoint.step), config["trainer"]["max_epochs"])
-        config["trainer"] |= {"max_epochs": int(best), "early_stopping_patience": None}
+        config["trainer"] |= {"last_epoch": int(best), "early_stopping_patience": None}
     return {name: value for name, value in config.items() if name not in ELSEWHERE}
 
 

@@ -19,7 +19,7 @@ from contextlib import AbstractContextManager, nullcontext
 from inspect import Parameter
 from typing import Any
 
-from deeprec.annotation import accepts, describe
+from deeprec.annotation import accepts, as_meant, describe
 from deeprec.errors import ConfigError, did_you_mean
 
 TRUSTED = "DEEPREC_TRUSTED_PACKAGES"  # further packages that a `_target_` may name: "shop,lab"
@@ -236,8 +236,14 @@ def _shapes_alone() -> AbstractContextManager[object]:
 
 
 def _make(part: Mapping[str, Any], further: Mapping[str, Any]) -> Any:
-    given = {key: _build(value) for key, value in part.items() if key not in RESERVED}
-    return find(part["_target_"])(**given, **further)
+    target = find(part["_target_"])
+    annotations = {name: one.annotation for name, one in _parameters(target).items()}
+    given = {
+        key: as_meant(_build(value), annotations.get(key))
+        for key, value in part.items()
+        if key not in RESERVED
+    }
+    return target(**given, **further)
 
 
 def _parameters(target: Callable[..., Any]) -> dict[str, Parameter]:

@@ -80,8 +80,10 @@ def prepare(config: PrepareConfig) -> Path:
         manifest = _manifest(config, log, split, indexed, counts)
         _write(space, output, indexed, known, checks, manifest)
     console.print(_summary(output, split, counts))
-    words = f"prepared={output} output_dir=runs/{output.name} experiment=auto"
-    console.print(f"next: deeprec train {words}", soft_wrap=True)
+    words = f"prepared={output} output_dir=runs/{output.name}"
+    chosen = config.train_on != "train"
+    after = f"refit run=RUN {words}" if chosen else f"train {words} experiment=auto"
+    console.print(f"next: deeprec {after}", soft_wrap=True)
     return output
 
 

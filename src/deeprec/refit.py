@@ -5,14 +5,14 @@ from typing import Any, cast
 
 from deeprec.assembly import READ
 from deeprec.beside import Members
-from deeprec.blend import lasting, written
-from deeprec.config import RefitConfig, TrainConfig, check, typed
+from deeprec.blend import ELSEWHERE, lasting, written
+from deeprec.config import RefitConfig, TrainConfig, check, to_dict, typed
 from deeprec.console import console
 from deeprec.data.store import Prepared
 from deeprec.errors import ConfigError
 from deeprec.model.blend import Blend
 from deeprec.part import called, find
-from deeprec.train import train
+from deeprec.train import go_on, train
 from deeprec.trainer.run import (
     Run,
     RunFolder,
@@ -25,13 +25,13 @@ from deeprec.trainer.run import (
 def refit(config: RefitConfig) -> Path:
     """Trains a run's model from the start, with all its settings, on another prepared folder.
 
-    It trains for as many epochs as were best of the run, where that was validated. A blend has each
-    of its members trained again, and keeps their weights. A command that was interrupted goes on
-    when it is given again.
+    It trains to the epoch that was best of the run, where that was validated, with learning rates
+    as they were. A blend has each of its members trained again, and keeps their weights. A command
+    that was interrupted goes on when it is given again.
 
     Raises:
-        ConfigError: the run has weights from elsewhere, an earlier version blended it, or
-            output_dir holds something else.
+        ConfigError: the run or a member of it has weights from elsewhere, an earlier version
+            blended it, or output_dir holds something else.
         DataError: the folder does not have what the settings need.
     """
     run, prepared = open_run(config.run), Prepared(Path(config.prepared), parts=READ)
@@ -39,35 +39,66 @@ def refit(config: RefitConfig) -> Path:
         console.print(f"[yellow]note[/yellow] {run.path} is not finished")
     if find(run.config.model["_target_"]) is Blend:
         return _blended(run, prepared, config)
-    if not RunFolder(run.path).status.get("from_data", True):
+    settings = lasting(run)
+    if settings is None:
         raise ConfigError(
             f"run: {run.path} holds weights that were trained elsewhere, so it knows of no "
             "training to be done again; use deeprec train"
         )
-    told = _config(lasting(run), run, config, Path(config.output_dir))
-    _say(run, told)
+    told = _config(settings, run, config, Path(config.output_dir))
+    console.print(f"as {run.path} was trained, {_epochs(told)}", soft_wrap=True)
     return train(told)
 
 
 def _blended(run: Run, prepared: Prepared, config: RefitConfig) -> Path:
-    output, model = Path(config.output_dir), run.config.model
-    trained = RunFolder(run.path).members
-    if trained is None:
+    output, weights = Path(config.output_dir), run.config.model["weights"]
+    configs = _members_of(run, config)
+    members, there = Members(output), RunFolder(output)
+    take_away_unmade(output)
+    if _is_same(there, [told for _, told in configs], weights, prepared):
+        return go_on(there)
+    refuse_to_overwrite(output)
+    console.print(f"as {run.path} was blended:")
+    for (name, told), weight in zip(configs, weights, strict=True):
+        console.print(f"  {name}, {_epochs(told)}, weight {weight:.2f}", soft_wrap=True)
+    runs = members.trained(configs, train)
+    seed = run.config.seed if config.seed is None else config.seed
+    written(output, runs, weights, prepared, seed)
+    members.take_away()
+    return output
+
+
+def _members_of(run: Run, config: RefitConfig) -> list[tuple[str, TrainConfig]]:
+    """By the names of their folders, what trains the members of a blend again."""
+    kept = RunFolder(run.path).members
+    if kept is None:
         raise ConfigError(
             f"run: {run.path} was blended by an earlier version, which did not keep how its "
             "members were trained; blend them again"
         )
-    members = Members(output)
-    take_away_unmade(output)
-    refuse_to_overwrite(output)
-    configs = []
-    for number, settings in enumerate(trained, 1):
-        told = _config(settings, run, config, output)
-        configs.append((f"{number}-{called(told.model)}", told))
-    runs = members.trained(configs, train)
-    written(output, runs, model["weights"], prepared, config.seed or run.config.seed)
-    members.take_away()
-    return output
+    found = []
+    for number, settings in enumerate(kept, 1):
+        if settings is None:
+            raise ConfigError(
+                f"run: member {number} of {run.path} is a blend itself or holds weights that were "
+                "trained elsewhere, so it knows of no training to be done again; blend runs that "
+                "were trained here"
+            )
+        told = _config(settings, run, config, Path(config.output_dir))
+        found.append((f"{number}-{called(told.model)}", told))
+    return found
+
+
+def _is_same(
+    there: RunFolder, configs: list[TrainConfig], weights: list[float], prepared: Prepared
+) -> bool:
+    """Whether a run is the blend that this command makes, killed before it was finished or not."""
+    if not (there.path / "config.yaml").is_file() or there.members is None:
+        return False
+    asked = [{**to_dict(one), **dict.fromkeys(ELSEWHERE)} for one in configs]
+    kept = [one and {**one, **dict.fromkeys(ELSEWHERE)} for one in there.members]
+    same = asked == kept and list(there.config.model["weights"]) == list(weights)
+    return same and there.origin["identity"] == prepared.identity
 
 
 def _config(settings: dict[str, Any], run: Run, config: RefitConfig, output: Path) -> TrainConfig:
@@ -78,7 +109,6 @@ def _config(settings: dict[str, Any], run: Run, config: RefitConfig, output: Pat
     return cast(TrainConfig, typed(values, "train"))
 
 
-def _say(run: Run, told: TrainConfig) -> None:
-    if run.checkpoint.score is not None:
-        epochs = told.trainer["max_epochs"]
-        console.print(f"as {run.path} was trained, for the {epochs} epochs that were best of it")
+def _epochs(told: TrainConfig) -> str:
+    last = told.trainer.get("last_epoch")
+    return "as long" if last is None else f"to epoch {last}, which was best of it"

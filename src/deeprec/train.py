@@ -126,6 +126,11 @@ def _holds_something(output: Path) -> bool:
     return output.exists() and (not output.is_dir() or any(output.iterdir()))
 
 
+def go_on(run: RunFolder) -> Path:
+    """Goes on with a run under the config that it has, where it is not finished."""
+    return _resume(run, run.config.trainer)
+
+
 def _resume(
     run: RunFolder, trainer: Part, asked: TrainConfig | None = None, *, says_next: bool = True
 ) -> Path:
@@ -139,6 +144,8 @@ def _resume(
         refuse_another(_as_chosen(asked, config), config, run.path)
     with run.locked():
         if run.finished:
+            if asked is not None and asked.prepared:
+                _same_prepared(run, Path(asked.prepared))
             console.print(f"{run.path} is finished; there is nothing to go on with")
         else:
             run.take_over()
@@ -221,7 +228,7 @@ def _same_prepared(run: RunFolder, path: Path) -> Prepared:
     prepared = Prepared(path, parts=READ)
     if prepared.identity != run.origin["identity"]:
         raise ConfigError(
-            f"{path} was prepared anew since {run.path} began, so the run cannot go on with it; "
-            "train a new run"
+            f"{path} holds other data than {run.path} was begun with, so the run cannot go on with "
+            "it; give another output_dir for a new run"
         )
     return prepared

@@ -234,6 +234,27 @@ def test_neighbours_say_the_same_whatever_is_held_at_once(
     assert {*np.flatnonzero(expected)} <= {*keys.tolist()}
 
 
+@pytest.mark.parametrize(
+    "model",
+    [
+        Ease(V),
+        SparseEase(V),
+        Svd(V, width=4),
+        GraphFilter(V, width=4, neighbours=3),
+        Ials(V, width=4),
+        ItemToItem(V),
+    ],
+    ids=lambda model: type(model).__name__,
+)
+def test_who_has_nothing_yet_is_shown_what_is_popular(model: Solvable, taken: np.ndarray) -> None:
+    solved(model, users_of(taken))
+    nobody = torch.zeros(0, dtype=torch.int64), torch.zeros(2, dtype=torch.int64), torch.zeros(0)
+    [scores_V] = scores(model, model.encode(*nobody, {}))
+    in_order = taken.sum(0)[scores_V.argsort(descending=True).numpy()]
+    assert (np.diff(in_order) <= 0).all()
+    assert len(np.unique(in_order)) > 1, "or every order would do"
+
+
 @pytest.mark.parametrize("kind", [Ease, SparseEase])
 def test_too_small_an_l2_is_an_error_with_a_way_out(kind: type[Ease] | type[SparseEase]) -> None:
     twins = users_of(np.ones((9, 3)))

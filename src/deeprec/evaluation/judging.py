@@ -156,7 +156,8 @@ def refuse_empty(found: Judgement, question: Question) -> None:
     if not found.user_rows:
         raise DataError(
             f"{question.prepared.path}: no user has anything in the {question.part} part to be "
-            "judged on; prepare the events with a split that leaves something there"
+            "judged on; prepare the events with a split that leaves something there, and with "
+            "train_on=train or validation"
         )
 
 

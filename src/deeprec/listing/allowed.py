@@ -51,6 +51,11 @@ def read_allowed(
         given = space.fetch(table.select(ids).filter(ids.notnull()).distinct())["id"]
     indices = catalog.indices_of(given.combine_chunks())
     known = np.sort(indices[indices >= 0])
+    if not len(known):
+        raise DataError(
+            f"{path}: the bundle knows none of its {len(indices):,} items, so every list would be "
+            "empty; are they ids of this catalog?"
+        )
     if len(known) < len(indices):
         console.print(
             f"[yellow]note[/yellow] the bundle does not know {len(indices) - len(known):,} of "

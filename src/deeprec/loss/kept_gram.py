@@ -70,7 +70,8 @@ class KeptGram:
         key = item_weight_VD.data_ptr(), 0 if item_bias_V is None else item_bias_V.data_ptr()
         tables = _Tables(item_weight_VD.detach(), _detached(item_bias_V), item_scale_V)
         kept = self._kept.setdefault(key, _Kept())
-        gram_EE = kept.brought_up_to_date(tables)
+        with torch.autocast(item_weight_VD.device.type, enabled=False):
+            gram_EE = kept.brought_up_to_date(tables)
         kept.remember(tables, sample.items)
         found: Tensor = _GramOfSome.apply(  # type: ignore[no-untyped-call]  # torch leaves it so
             item_weight_VD, item_bias_V, item_scale_V, gram_EE, sample.items, sample.shares

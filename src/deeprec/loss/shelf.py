@@ -17,6 +17,10 @@ class Shelf:
         self._held: list[Tensor] = []  # of the last step, in the order they were placed
         self._placed = self._bytes = 0
 
+    def __reduce__(self) -> tuple[type["Shelf"], tuple[()]]:
+        """A copy has places of its own."""
+        return Shelf, ()
+
     def clear(self) -> None:
         """Before a step."""
         self._placed = self._bytes = 0

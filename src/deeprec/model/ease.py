@@ -130,6 +130,7 @@ class Ease(SolvedModel):
         weights_VV *= torch.from_numpy(in_V).float()[:, None]
         weights_VV *= torch.from_numpy(out_V).float()
         self.between_items.copy_(weights_VV)
+        self.settle_ties(popularity_V, float(weights_VV.abs().max()))
         yield float("nan")
 
     def solving_bytes(self, num_users: int, num_events: int) -> int:

@@ -189,6 +189,7 @@ class Ials(SolvedModel):
                 length = length + ridge_V @ rows_VD.square().sum(1)
                 loss = observed + float(self.unobserved_weight) * all_pairs + float(length)
                 self._take(rows_VD)
+            self.settle_ties(had_V.cpu().numpy(), float(self.item_weight.abs().max()))
             done += 1
             yield loss / max(num_users, 1)
 

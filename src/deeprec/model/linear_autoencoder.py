@@ -26,7 +26,7 @@ from deeprec.model.history import (
     history_weights,
 )
 from deeprec.model.repeat import without_repeat
-from deeprec.model.solved import OF_POPULARITY, powers, scaled_histories
+from deeprec.model.solved import OF_POPULARITY, powers, scaled_histories, tie_breaks
 from deeprec.model.sparse_input import HISTORY, SparseInput, sparse_gradient_bag
 from deeprec.model.svd import leading_vectors, looking_bytes
 
@@ -117,7 +117,8 @@ class LinearAutoencoder(nn.Module):
         rows_VD = torch.randn(num_items, width)
         rows_VD.div_(torch.linalg.vector_norm(rows_VD, dim=1, keepdim=True))
         self.item_weight = nn.Parameter(rows_VD.mul_(self.row_length_V[:, None]))
-        self.item_bias = nn.Parameter(torch.zeros(num_items), requires_grad=False)
+        ties_V = torch.zeros(num_items) if popularity is None else tie_breaks(popularity, 1.0)
+        self.item_bias = nn.Parameter(ties_V, requires_grad=False)
         if everybody is None:
             everybody = popularity is not None and float(popularity.double().mean()) >= SCATTERED
         self.everybody_D = nn.Parameter(torch.zeros(width), requires_grad=bool(everybody))

@@ -1,6 +1,6 @@
 """What models have in common that are solved from all histories at once."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,7 @@ from deeprec.batch import Batch, Encoded, Jagged
 from deeprec.errors import ConfigError
 from deeprec.model.history import HistoryWeighting, aggregate, history_weights
 
+TIE = 1e-6  # of the largest score: some float32 roundings of it
 OF_HISTORY = "model.user_power must be nearer to 0: a history of {count} items"
 OF_POPULARITY = "powers of popularity in model must be nearer to 0: a popularity of {count}"
 
@@ -51,9 +52,29 @@ class SolvedModel(nn.Module):
         """This model: its forward is scriptable."""
         return self
 
+    def settle_ties(self, popularity_V: npt.NDArray[Any], largest: float) -> None:
+        """Of items that the model says nothing of, all where a history is empty, popular ones lead.
+
+        Args:
+            popularity_V: users that had each item.
+            largest: of its scores for one item of a history, or of that size.
+        """
+        self.item_bias.copy_(tie_breaks(torch.from_numpy(popularity_V), largest))
+
     def solving_bytes(self, num_users: int, num_events: int) -> int:
         """What a few columns of pairs take; see `Solvable.solving_bytes`."""
         return 16 * num_events
+
+
+def tie_breaks(popularity_V: Tensor, largest: float) -> Tensor:
+    """float32 [V]: what to add to scores of up to this size, so that equal ones rank by popularity.
+
+    Example:
+        >>> tie_breaks(torch.tensor([3, 0, 6]), 2.0).tolist()
+        [9.999999974752427e-07, 0.0, 1.9999999949504854e-06]
+    """
+    shares_V = popularity_V.double() / popularity_V.double().max().clamp(min=1.0)
+    return (TIE * largest * shares_V).float()
 
 
 def weighted_histories(

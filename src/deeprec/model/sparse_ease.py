@@ -105,6 +105,7 @@ class SparseEase(NeighbourModel):
             said = _regressions(gram, ridge_V.astype(np.float32), self.neighbours)
         said = sparse.diags_array(in_V) @ said @ sparse.diags_array(out_V)
         self.between_items.fill(with_own_items(said.tocsr()))
+        self.settle_ties(popularity_V, float(np.abs(said.data).max(initial=0.0)))
         yield float("nan")
 
     def solving_bytes(self, num_users: int, num_events: int) -> int:

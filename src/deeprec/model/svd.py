@@ -113,6 +113,7 @@ class Svd(SolvedModel):
             vectors_VD = leading_vectors(scaled, self.item_weight.shape[1], draw)
         self.item_weight.copy_(torch.from_numpy(vectors_VD) * out_V[:, None])
         self.input_scale_V.copy_(torch.from_numpy(scale_V))
+        self.settle_ties(popularity_V, float(self.item_weight.abs().max()))
         yield float("nan")
 
     def solving_bytes(self, num_users: int, num_events: int) -> int:

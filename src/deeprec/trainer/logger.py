@@ -79,7 +79,7 @@ def read_metrics(path: Path) -> list[dict[str, str]]:
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
             names, rows = tuple(reader.fieldnames or ()), list(reader)
-    except (ValueError, csv.Error) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise IntegrityError(f"{path}: is damaged ({error}); put a copy of it back") from error
     if names != COLUMNS:
         raise IntegrityError(f"{path}: is damaged, its first line is not {','.join(COLUMNS)}")

@@ -23,6 +23,8 @@ class Loop:
 
     Args:
         max_epochs: passes over the training users.
+        last_epoch: the last of these that is gone through, while learning rates go as if all were;
+            None: all.
         batch_users: users in a step, unless `batch_interactions` is given.
         batch_interactions: interactions in a step instead, about.
         bucket_lengths: users with histories of similar length share a step.
@@ -55,6 +57,7 @@ class Loop:
         self,
         *,
         max_epochs: int = 30,
+        last_epoch: int | None = None,
         batch_users: int | None = 256,
         batch_interactions: int | None = None,
         bucket_lengths: bool = False,
@@ -77,6 +80,7 @@ class Loop:
     ) -> None:
         for name, value in (
             ("max_epochs", max_epochs),
+            ("last_epoch", last_epoch),
             ("threads", threads),
             ("processes", processes),
             ("validate_every_epochs", validate_every_epochs),
@@ -113,8 +117,9 @@ class Loop:
         self.threads, self.validation_users = threads, validation_users
         self.processes, self.shard_catalog = processes, shard_catalog
         self.deterministic = deterministic
+        self.max_epochs = max_epochs
         self.schedule = Schedule(
-            max_epochs,
+            max_epochs if last_epoch is None else min(last_epoch, max_epochs),
             validate_every_epochs,
             save_every_epochs,
             early_stopping_patience,

@@ -82,7 +82,7 @@ class RunFolder:
         facts: Facts,
         *,
         from_data: bool = True,
-        members: Sequence[Mapping[str, Any]] | None = None,
+        members: Sequence[Mapping[str, Any] | None] | None = None,
     ) -> Iterator["RunFolder"]:
         """A new run, with everything that is known before its first step, held by this process.
 
@@ -92,7 +92,8 @@ class RunFolder:
         Args:
             from_data: whether it begins with what this says, and not with weights from elsewhere,
                 without which it cannot begin again.
-            members: of a blend, the config of each one's training.
+            members: of a blend, the config of each one's training; None for one that was not
+                trained.
 
         Raises:
             ConfigError: something is in the way.
@@ -134,11 +135,12 @@ class RunFolder:
         return cast(TrainConfig, configs.typed(values, "train"))
 
     @property
-    def members(self) -> list[dict[str, Any]] | None:
+    def members(self) -> list[dict[str, Any] | None] | None:
         """The config of each member's training; None: it is no blend, or an old one."""
         if not (self.path / MEMBERS).is_file():
             return None
-        members: list[dict[str, Any]] = _read_json(self.path / MEMBERS, ["members"])["members"]
+        members: list[dict[str, Any] | None]
+        members = _read_json(self.path / MEMBERS, ["members"])["members"]
         return members
 
     @property
