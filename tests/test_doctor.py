@@ -12,6 +12,7 @@ from deeprec import doctor
 SOUND = {
     "torch": "2.13.0+cpu",
     "lightning": "2.6.6",
+    "torchmetrics": "1.3.2",
     "hydra-core": "1.3.8",
     "omegaconf": "2.3.1",
     "ibis-framework": "12.0.0",

@@ -25,6 +25,7 @@ State = Literal["ok", "warning", "broken"]
 REQUIRED = {
     "torch": ("torch", "2.13.0"),
     "lightning": ("lightning", "2.6.6"),
+    "torchmetrics": ("torchmetrics", "1.3.2"),
     "hydra-core": ("hydra", "1.3.8"),
     "omegaconf": ("omegaconf", "2.3.1"),
     "ibis-framework": ("ibis", "12.0.0"),
