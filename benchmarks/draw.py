@@ -13,6 +13,7 @@ from page import Plot, Result, Row, cell, path_of, plot_title, plots
 # Okabe and Ito, Color Universal Design, 2008
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#999999")
 MARKERS = "osD^vPX*"
+MOST_INSIDE = 5  # lines whose names find room among them
 BAR_HEIGHT = 0.3  # inches
 
 
@@ -38,9 +39,11 @@ def draw(title: str, plot: Plot, rows: Sequence[Row], path: Path) -> None:
     with mpl.rc_context({"svg.hashsalt": "deeprec", "svg.fonttype": "none", "font.size": 9}):
         figure, axes = plt.subplots(figsize=(8.0, height), layout="constrained")
         (draw_bars if bars else draw_lines)(axes, plot, told)
-        axes.set_title(title, loc="left", fontsize=10)
+        figure.suptitle(title, x=0.01, ha="left", fontsize=10)
         axes.spines[["top", "right"]].set_visible(False)
-        if len(told) > 1 or "goal" in plot:
+        if len(told) > MOST_INSIDE:
+            figure.legend(frameon=False, fontsize=8, loc="outside right upper")
+        elif len(told) > 1 or "goal" in plot:
             axes.legend(frameon=False, fontsize=8)
         figure.savefig(path, metadata={"Date": None})
         plt.close(figure)
