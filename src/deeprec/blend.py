@@ -15,19 +15,18 @@ from torch import nn
 
 from deeprec import part
 from deeprec.assembly import READ
-from deeprec.config import BlendConfig, TrainConfig, to_dict
+from deeprec.config import BlendConfig, TrainConfig
 from deeprec.console import console
 from deeprec.data.store import Prepared
 from deeprec.errors import ConfigError
 from deeprec.model.blend import Blend
+from deeprec.trainer.asked_again import settings_of
 from deeprec.trainer.callback import Watch
 from deeprec.trainer.logger import read_metrics
 from deeprec.trainer.loop import ALONE
 from deeprec.trainer.run import Run, RunFolder, open_run, refuse_to_overwrite, take_away_unmade
 from deeprec.trainer.weighing import Weights, climbed, tried
 from deeprec.work import Work
-
-ELSEWHERE = ("prepared", "output_dir", "resume", "replay", "logger")  # not what trains a run again
 
 
 def blend(config: BlendConfig) -> Path:
@@ -188,18 +187,18 @@ def written(
 
 
 def lasting(run: Run) -> dict[str, Any] | None:
-    """What trains such a run again: its config, for as many epochs as were best of it.
+    """What trains such a run again, to the epoch that was best of it.
 
-    Where and on what it was trained is not in it. None: it has weights from elsewhere.
+    None: it has weights from elsewhere.
     """
     if not RunFolder(run.path).status.get("from_data", True):
         return None
-    config = to_dict(run.config)
+    settings = settings_of(run.config)
     if run.checkpoint.score is not None:
         of_step = {row["step"]: row["epoch"] for row in read_metrics(run.path / "metrics.csv")}
-        best = of_step.get(str(run.checkpoint.step), config["trainer"]["max_epochs"])
-        config["trainer"] |= {"last_epoch": int(best), "early_stopping_patience": None}
-    return {name: value for name, value in config.items() if name not in ELSEWHERE}
+        best = of_step.get(str(run.checkpoint.step), settings["trainer"]["max_epochs"])
+        settings["trainer"] |= {"last_epoch": int(best), "early_stopping_patience": None}
+    return settings
 
 
 def _whole(run: Run) -> dict[str, Any]:

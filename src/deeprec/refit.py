@@ -5,14 +5,15 @@ from typing import Any, cast
 
 from deeprec.assembly import READ
 from deeprec.beside import Members
-from deeprec.blend import ELSEWHERE, lasting, written
-from deeprec.config import RefitConfig, TrainConfig, check, to_dict, typed
+from deeprec.blend import lasting, written
+from deeprec.config import RefitConfig, TrainConfig, check, typed
 from deeprec.console import console
 from deeprec.data.store import Prepared
 from deeprec.errors import ConfigError
 from deeprec.model.blend import Blend
 from deeprec.part import called, find
 from deeprec.train import go_on, train
+from deeprec.trainer.asked_again import settings_of
 from deeprec.trainer.run import (
     Run,
     RunFolder,
@@ -95,10 +96,9 @@ def _is_same(
     """Whether a run is the blend that this command makes, killed before it was finished or not."""
     if not (there.path / "config.yaml").is_file() or there.members is None:
         return False
-    asked = [{**to_dict(one), **dict.fromkeys(ELSEWHERE)} for one in configs]
-    kept = [one and {**one, **dict.fromkeys(ELSEWHERE)} for one in there.members]
-    same = asked == kept and list(there.config.model["weights"]) == list(weights)
-    return same and there.origin["identity"] == prepared.identity
+    same_members = there.members == [settings_of(one) for one in configs]
+    same_weights = there.config.model["weights"] == weights
+    return same_members and same_weights and there.origin["identity"] == prepared.identity
 
 
 def _config(settings: dict[str, Any], run: Run, config: RefitConfig, output: Path) -> TrainConfig:

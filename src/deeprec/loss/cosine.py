@@ -3,12 +3,13 @@
 import torch
 from torch import Tensor, nn
 
-from deeprec.batch import Encoded, transposed
+from deeprec.batch import Encoded
 from deeprec.loss.asked import Target, asked_of, users_of
 from deeprec.loss.cell_scores import Replaced, cell_scores, summed
 from deeprec.loss.fit import Trained, unfit_draws
 from deeprec.loss.gram import BLOCK_ITEMS, squares
 from deeprec.loss.kept_gram import new_gram
+from deeprec.loss.softmax import users_with_targets
 from deeprec.table import NO_UPDATES, Updates
 
 SMALLEST = 1e-12  # squared length below which a user has no direction
@@ -136,4 +137,4 @@ class Cosine(nn.Module):
         loss_B = (2.0 - 2.0 * inner_B / lengths_B) * has_target
         if asked.user_weights is not None:
             loss_B = loss_B * asked.user_weights
-        return loss_B.sum() / max(1, transposed(rows).num_users)
+        return loss_B.sum() / users_with_targets(rows)

@@ -38,6 +38,11 @@ def refuse_another(asked: TrainConfig, kept: TrainConfig, path: object) -> None:
         )
 
 
+def settings_of(config: TrainConfig) -> dict[str, Any]:
+    """What trains a run again, as plain values: not where it lies, nor on what it is trained."""
+    return {name: value for name, value in to_dict(config).items() if name not in ANYWAY}
+
+
 def of_training(words: Sequence[str]) -> list[str]:
     """Those words of a command that change what is learned.
 
