@@ -4,12 +4,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from lightning.fabric.utilities.apply_func import move_data_to_device
 from torch import Tensor, nn
 
 from deeprec.batch import Arranged
 from deeprec.config import TrainConfig, compose
 from deeprec.console import console
+from deeprec.data.packed import Packed
 from deeprec.data.store import Prepared
 from deeprec.model.autoencoder import Autoencoder
 from deeprec.model.sparse_input import HISTORY
@@ -74,11 +74,12 @@ class OurSteps:
         self.work, self.training = work_of(prepared, words, group)
         self.training.to(device)
         if ahead:
-            self.work.data.training.prefetch = Loop().prefetch_batches
+            loop, training = Loop(), self.work.data.training
+            training.prefetch, training.processes = loop.prefetch_batches, loop.makers(device.type)
         self.narrow, self.device = narrow, device
         self.batches = self.endless()
 
-    def endless(self) -> Iterator[Arranged]:
+    def endless(self) -> Iterator[Arranged | Packed]:
         while True:
             yield from self.work.data.training
 
@@ -91,12 +92,11 @@ class OurSteps:
         """A step whose loss is not looked at, for which a GPU would be waited for."""
         self.take(self.ready())
 
-    def ready(self) -> Arranged:
-        """The next batch, on the device."""
-        batch: Arranged = move_data_to_device(next(self.batches), self.device)
-        return batch
+    def ready(self) -> Arranged | Packed:
+        """The next batch; a GPU fetches it in the step."""
+        return next(self.batches)
 
-    def take(self, batch: Arranged) -> None:
+    def take(self, batch: Arranged | Packed) -> None:
         """A step on this batch."""
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.narrow):
             self.training.training_step(batch, 0)

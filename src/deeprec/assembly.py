@@ -16,9 +16,10 @@ from deeprec.batch import Batch
 from deeprec.config import TrainConfig, is_solved, refuse
 from deeprec.console import console
 from deeprec.data.attribute_histories import AttributeHistories
-from deeprec.data.datamodule import DataModule, pinned
+from deeprec.data.datamodule import DataModule, to_be_fetched
 from deeprec.data.dataset import Batches, JudgedBatches
 from deeprec.data.judge import known_users
+from deeprec.data.padding import padding_of
 from deeprec.data.store import PartName, Prepared
 from deeprec.data.target import ByKind, Reconstruct, Target
 from deeprec.device import choose_device
@@ -42,6 +43,7 @@ from deeprec.trainer.facts import (
     learns_next,
     reads_log_odds,
 )
+from deeprec.trainer.graph import Graph, obstacle_to_graph
 from deeprec.trainer.kinds import kinds_of
 from deeprec.trainer.loop import Loop
 from deeprec.trainer.module import Loss, Progress, Training, begin_biases
@@ -50,6 +52,8 @@ from deeprec.trainer.rate import Rate
 from deeprec.trainer.solving import Solving
 
 READ: tuple[PartName, ...] = ("train", "validation")  # never the holdout
+
+BATCHES_LOOKED_AT = 8  # for how large batches become
 
 
 class Assembly:
@@ -77,7 +81,8 @@ class Assembly:
         if config.target is not None:
             target = instantiate(config.target)
         self.more = _attribute_histories(config, prepared)
-        self.data = _data(config, prepared, target, self.loop, self.group, self.more)
+        makers = self.loop.makers(self.device.name)
+        self.data = _data(config, prepared, target, self.loop, self.group, self.more, makers)
         self.learns_next = learns_next(config.model)
         self.facts = facts_of(prepared, self.data.training, self.learns_next)
         self.weighs_users = config.user_weights and prepared.user_weights is not None
@@ -96,7 +101,24 @@ class Assembly:
             with self.telling_of_memory():
                 self.learner = self._new_training()
             self.data.training.finish = self.learner.arrange
-            self.data.training.receive = pinned if self.device.name == "cuda" else None
+            self.why_no_graph: str | None = None
+            if self.device.name == "cuda":
+                self.why_no_graph = self._ask_at_once(self.learner)
+                self.data.training.receive = to_be_fetched
+
+    def _ask_at_once(self, training: Training) -> str | None:
+        """Has the steps be recorded as a CUDA graph; says why not, where that cannot be."""
+        if not self.loop.cuda_graph:
+            return "as configured"
+        batches, device = self.data.training, self.device.torch
+        if obstacle := obstacle_to_graph(training, batches.users_of_batch, device):
+            return obstacle
+        looked_at = range(min(BATCHES_LOOKED_AT, max(1, len(batches) - 1)))
+        training.padding = padding_of([batches.finished(0, position) for position in looked_at])
+        if training.padding is None:
+            return "batches are of different numbers of users"
+        training.graph = Graph(training, device)
+        return None
 
     def histories(self) -> Batch:
         """All that may be learned from at once."""
@@ -290,7 +312,7 @@ class Assembly:
             per_user=self._per_user(model),
             ways=self._ways(hasattr(loss, "gram_items")),
             copied=self.schedule.save_in_background,
-            forked=self.loop.prefetch_processes > 0,
+            forked=self.data.training.processes > 0,
             device=self.device.name,
             processes=self.loop.processes,
             shards=self.loop.shard_catalog,
@@ -395,6 +417,7 @@ def _data(
     loop: Loop,
     group: Group | None,
     more: AttributeHistories | None,
+    makers: int,
 ) -> DataModule:
     training = Batches(
         prepared,
@@ -402,7 +425,7 @@ def _data(
         grouping=loop.grouping,
         seed=config.seed,
         prefetch=loop.prefetch_batches,
-        processes=loop.prefetch_processes,
+        processes=makers,
         more=more,
         rank=0 if group is None else group.rank,
         world=1 if group is None else group.size,

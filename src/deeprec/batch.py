@@ -33,6 +33,10 @@ class ByItem:
     offsets: Tensor  # int64 [R + 1]
     on_host: npt.NDArray[np.int64]  # `values`; stays on the host, wherever the tensors go
     num_users: int  # that have any
+    # of a padded batch alone: int64 [R], the place of the distinct value that stands here again;
+    # and float32 [N], 0 where the last (user, value) stands again, 1 elsewhere
+    places: Tensor | None = None
+    counted: Tensor | None = None
 
 
 @dataclass
@@ -44,6 +48,7 @@ class Jagged:
     weights: Tensor | None = None  # float32 [N]; absent means 1
     # absent: whoever needs it makes it, which waits for the device
     by_item: ByItem | None = field(default=None, repr=False)
+    spare: int = field(default=0, repr=False)  # rows at the end that are nobody's
 
     def rows(self, start: int, stop: int) -> "Jagged":
         """The rows from `start` on, before `stop`, without `by_item`.
@@ -189,6 +194,7 @@ class Arranged:
     step: int = field(default=0, kw_only=True)  # of the run; known when the batch is trained on
     # of `asked`, for the processes that share the catalog; an array, for it stays on the host
     told: npt.NDArray[np.int64] | None = field(default=None, kw_only=True)
+    padded: bool = field(default=False, kw_only=True)  # it has the shapes of all that are
 
 
 class Task(NamedTuple):

@@ -82,6 +82,12 @@ def freed(kept: Mapping[str, Any], asked: object) -> tuple[dict[str, Any], list[
         if isinstance(asked, Mapping) and name in asked and asked[name] != kept.get(name)
     }
     lines = [
-        f"trainer.{name}={value}, begun with {kept.get(name)}" for name, value in changed.items()
+        f"trainer.{name}={_said(value)}, begun with {_said(kept.get(name))}"
+        for name, value in changed.items()
     ]
     return {**kept, **changed}, lines
+
+
+def _said(value: object) -> object:
+    """As a config says it."""
+    return "null" if value is None else value

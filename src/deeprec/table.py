@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.optim.adam import adam
 
-Rows = slice | Tensor  # a block of rows, or int64 [R] distinct rows
+# a block of rows, or int64 [R] distinct rows; one may stand again if its gradient does
+Rows = slice | Tensor
 State = dict[str, Tensor]
 
 # Takes the gradient of some rows, float [R, D] ([R] of a table of numbers), and changes them.
@@ -99,7 +100,7 @@ def update_rows(rule: TableRule, table: Tensor, state: State, rows: Rows, gradie
         rule: of the table.
         table: float [V, D] or [V].
         state: of the table, by this rule.
-        rows: distinct.
+        rows: as of a rule.
         gradient: float [R, D] or [R] of these rows; may be overwritten.
     """
     if len(gradient) == 0:
@@ -137,7 +138,8 @@ class RowRule:
 
     def update(self, table: Tensor, state: State, rows: Rows, gradient: Tensor) -> None:
         change = self.change(state, rows, _clipped(gradient, self.clip_norm))
-        _decay(table, rows, self.lr * self.weight_decay)
+        if self.weight_decay:
+            _decay(table, rows, self.lr * self.weight_decay)
         _add(table, rows, change)
 
     def change(self, state: State, rows: Rows, gradient: Tensor) -> Tensor:
@@ -369,7 +371,8 @@ class LazyAdam:
 
     def update(self, table: Tensor, state: State, rows: Rows, gradient: Tensor) -> None:
         held = table, state["exp_avg"], state["exp_avg_sq"]
-        _decay(table, rows, self.lr * self.weight_decay)
+        if self.weight_decay:
+            _decay(table, rows, self.lr * self.weight_decay)
         values, means, squares = (_take(each, rows) for each in held)
         adam(
             [values],
@@ -408,15 +411,14 @@ def _put(table: Tensor, rows: Rows, values: Tensor) -> None:
 
 
 def _add(table: Tensor, rows: Rows, change: Tensor) -> None:
-    if isinstance(rows, Tensor):
-        table.index_add_(0, rows, change)
+    if isinstance(rows, Tensor):  # not added there: what stands again would be added again
+        _put(table, rows, _take(table, rows).add_(change))
     else:
         table[rows].add_(change)
 
 
 def _decay(table: Tensor, rows: Rows, share: float) -> None:
-    if share:
-        _put(table, rows, _take(table, rows).mul_(1.0 - share))
+    _put(table, rows, _take(table, rows).mul_(1.0 - share))
 
 
 def _clipped(gradient: Tensor, norm: float | None) -> Tensor:

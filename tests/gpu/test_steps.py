@@ -6,10 +6,11 @@ from functools import partial
 
 import pytest
 import torch
-from lightning.fabric.utilities.apply_func import move_data_to_device
 from torch import Tensor, nn
 
-from deeprec.data.datamodule import pinned
+from deeprec.batch import Arranged
+from deeprec.data.datamodule import to_be_fetched
+from deeprec.data.packed import Packed
 from deeprec.model.autoencoder import Autoencoder
 from deeprec.trainer.module import Training
 from deeprec.trainer.optimizer import Optimizer
@@ -69,12 +70,14 @@ def training_on(device: torch.device, case: Case) -> Training:
 
 def step(training: Training, number: int) -> None:
     """From the second on, one that waits for nothing: the first sets up what lasts."""
-    arranged = training.arrange(new_batch(number), torch.Generator().manual_seed(number))
+    batch: Arranged | Packed = training.arrange(
+        new_batch(number), torch.Generator().manual_seed(number)
+    )
     if training.device.type == "cuda":
-        arranged = move_data_to_device(pinned(arranged), training.device)
+        batch = to_be_fetched(batch)
         torch.cuda.synchronize()
     with waiting_refused() if number else nullcontext():
-        training.training_step(arranged, 0)
+        training.training_step(batch, 0)
 
 
 @contextmanager

@@ -156,8 +156,8 @@ def test_whoever_makes_the_batches_and_whenever_it_is_saved_a_run_is_gone_on_wit
     alone = command(run, "trainer.prefetch_batches=0", seldom)
     first = live(alone, {folder.CRASH: "verified:2"})  # of the second epoch
     assert (first.code, first.began) == (-9, 3)
-    assert "trainer.prefetch_processes=0, begun with 2" in first.said
-    assert "trainer.save_every_minutes=None, begun with 0" in first.said
+    assert "trainer.prefetch_processes=null, begun with 2" in first.said
+    assert "trainer.save_every_minutes=null, begun with 0" in first.said
     second = live([f"resume={run}", "trainer.prefetch_processes=1"], {folder.CRASH: "verified:1"})
     assert (second.code, second.began) == (-9, 8)
     assert "with trainer.prefetch_processes=1, begun with 2: it learns the same" in second.said

@@ -1,11 +1,10 @@
 """The batches of a run, in the form Lightning asks for them."""
 
 from lightning.pytorch import LightningDataModule
-from lightning_utilities.core.apply_func import apply_to_collection
-from torch import Tensor
 
 from deeprec.batch import Arranged
 from deeprec.data.dataset import Batches, JudgedBatches
+from deeprec.data.packed import Packed, packed, pinned
 
 
 class DataModule(LightningDataModule):
@@ -19,7 +18,9 @@ class DataModule(LightningDataModule):
         return self.training
 
 
-def pinned(batch: Arranged) -> Arranged:
-    """The batch in page-locked memory, from which Lightning moves it to CUDA without waiting."""
-    moved: Arranged = apply_to_collection(batch, Tensor, Tensor.pin_memory)
-    return moved
+def to_be_fetched(batch: Arranged | Packed) -> Packed:
+    """The batch in page-locked memory, from which CUDA fetches it while the program goes on."""
+    if not isinstance(batch, Packed):
+        return packed(batch, pinned)
+    memory = pinned(len(batch.memory))
+    return Packed(batch.told, memory.copy_(batch.memory))

@@ -13,6 +13,7 @@ from deeprec.data.attribute_histories import AttributeHistories
 from deeprec.data.grouping import Grouping
 from deeprec.data.judge import attributes_of, distinct, judged_batch, without_seen
 from deeprec.data.makers import Makers, Place
+from deeprec.data.packed import Packed
 from deeprec.data.prefetch import ahead
 from deeprec.data.store import SECONDS_PER_DAY, Events, PartName, Prepared
 from deeprec.data.target import Examples, Target
@@ -35,7 +36,7 @@ class Batches:
         finish: what is made of a batch, where the batch is made, and given in its place; it draws
             from a generator of its own for each batch. None: nothing.
         receive: what is then made of it in this process, in a thread beside this one. None:
-            nothing.
+            nothing, but that what processes made is unpacked.
         more: histories that are learned from beside those of users, each once an epoch.
         rank: this process, in [0, world).
         world: processes that share the users.
@@ -130,7 +131,9 @@ class Batches:
         return self._makers
 
     def _received(self, made: Any) -> Any:
-        return made if self.receive is None else self.receive(made)
+        if self.receive is not None:
+            return self.receive(made)
+        return made.unpacked() if isinstance(made, Packed) else made
 
     def _made(self, place: Place) -> Any:
         epoch, position = place

@@ -5,22 +5,16 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
-from lightning_utilities.core.apply_func import apply_to_collection
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from deeprec.begun import deaf, end_with
+from deeprec.data.packed import Packed, packed, shared
 from deeprec.errors import DeeprecError, ResourceError
 
 Place = tuple[int, int]  # epoch, position
-
-ALIGNED = 64  # bytes; an array begins where a processor likes it
 
 
 class Makers:
@@ -62,10 +56,10 @@ class Makers:
         with _forking():
             self._made: Any = iter(loader)
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Packed]:
         return self
 
-    def __next__(self) -> Any:
+    def __next__(self) -> Packed:
         """What was made for `next_place`.
 
         Raises:
@@ -73,15 +67,15 @@ class Makers:
         """
         with self._in_use:
             try:
-                packed: Packed | DeeprecError = next(self._made)
+                made: Packed | DeeprecError = next(self._made)
             except (RuntimeError, OSError, EOFError) as error:
                 if why := _starved(error):
                     raise ResourceError(why) from error
                 raise
-        if isinstance(packed, DeeprecError):
-            raise packed
+        if isinstance(made, DeeprecError):
+            raise made
         self.next_place = self._after(self.next_place)
-        return packed.unpacked()
+        return made
 
     def close(self) -> None:
         """Ends the processes, once nobody waits for one of them."""
@@ -90,67 +84,13 @@ class Makers:
             self._made = iter(())
 
 
-class Packed(NamedTuple):
-    """Something made, its arrays in one piece of shared memory: one file, not one for each."""
-
-    told: Any  # it, with a `Column` in the place of each array and tensor
-    memory: Tensor  # uint8
-
-    def unpacked(self) -> Any:
-        """It again; its arrays and tensors lie in `memory`."""
-        memory = self.memory.numpy()
-        return apply_to_collection(self.told, Column, lambda column: column.taken(memory))
-
-
-@dataclass(frozen=True)
-class Column:
-    """Where an array or tensor lies."""
-
-    start: int  # bytes
-    shape: tuple[int, ...]
-    dtype: str
-    is_tensor: bool
-
-    def taken(self, memory: npt.NDArray[np.uint8]) -> Any:
-        """It, as a view of the memory."""
-        array: npt.NDArray[Any] = np.ndarray(self.shape, self.dtype, memory.data, self.start)
-        return torch.from_numpy(array) if self.is_tensor else array
-
-
-def packed(made: Any) -> Packed:
-    """What another process can take over without a copy.
-
-    Example:
-        >>> packed([torch.tensor([1, 2]), "a"]).unpacked()
-        [tensor([1, 2]), 'a']
-    """
-    kept: list[tuple[Column, npt.NDArray[Any]]] = []
-    size = 0
-
-    def put(one: Any) -> Column:
-        nonlocal size
-        array = one.numpy() if isinstance(one, Tensor) else one
-        column = Column(size, array.shape, array.dtype.str, isinstance(one, Tensor))
-        kept.append((column, array))
-        size += -(-array.nbytes // ALIGNED) * ALIGNED
-        return column
-
-    told = apply_to_collection(made, (Tensor, np.ndarray), put)
-    memory: Tensor = torch.empty(size + ALIGNED, dtype=torch.uint8)  # some, if all are empty
-    memory.share_memory_()  # type: ignore[no-untyped-call]  # torch says no types
-    into = memory.numpy()
-    for column, array in kept:
-        np.ndarray(array.shape, array.dtype, into.data, column.start)[...] = array
-    return Packed(told, memory)
-
-
 class _Made(Dataset[Packed | DeeprecError]):
     def __init__(self, make: Callable[[Place], Any]) -> None:
         self.make = make
 
     def __getitem__(self, place: Place) -> Packed | DeeprecError:
         try:
-            return packed(self.make(place))
+            return packed(self.make(place), shared)
         except DeeprecError as error:
             return error  # raised where it is asked for, without the traceback in its message
 

@@ -40,6 +40,7 @@ class Asymmetric(nn.Module):
     """
 
     on_engine = True
+    fills_targets = True
 
     def __init__(
         self,

@@ -23,7 +23,7 @@ Reference:
 """
 
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -36,7 +36,8 @@ from deeprec.loss.asked import Target, asked_of
 from deeprec.table import OwnItems, RowUpdate, Updates
 
 BLOCK_ITEMS = 2_048  # on a CPU: 4 MiB of scores for 512 users in float32 stay in its cache
-CUDA_SCORES = 2**25  # of a block: each is some thirty kernels, whose launches a small one waits for
+CUDA_SCORES = 2**25  # of a block at least: each is some thirty kernels, asked for one by one
+CUDA_SHARE = 1 / 64  # of the memory of a device, which the scores of a block may take
 
 Places = tuple[Tensor, Tensor]  # users and columns of some cells of a block, int64 each
 
@@ -61,10 +62,19 @@ def fitting_block_items(num_users: int, device: str) -> int:
     """Items that are best scored at once for so many users on a kind of device.
 
     Example:
-        >>> fitting_block_items(512, "cpu"), fitting_block_items(512, "cuda")
-        (2048, 65536)
+        >>> fitting_block_items(512, "cpu"), fitting_block_items(512, "cuda") >= 65_536
+        (2048, True)
     """
-    return BLOCK_ITEMS if device == "cpu" else max(1, CUDA_SCORES // max(num_users, 1))
+    return BLOCK_ITEMS if device == "cpu" else max(1, cuda_bytes() // 4 // max(num_users, 1))
+
+
+@cache
+def cuda_bytes() -> int:
+    """What the scores of a block may take on a CUDA device."""
+    least = 4 * CUDA_SCORES
+    if not torch.cuda.is_available():
+        return least
+    return max(least, int(torch.cuda.get_device_properties().total_memory * CUDA_SHARE))
 
 
 class Cells(NamedTuple):
@@ -131,6 +141,7 @@ class Blocks:
         if weights_P is None:
             weights_P = self.hidden_BD.new_ones(asked.target.values.shape)
         self.weights_P = weights_P.to(self.hidden_BD.dtype)[self.target.order_P]
+        self._counted_P = None if asked.target.by_item is None else asked.target.by_item.counted
         weights_B = asked.user_weights
         self.user_weights_B = None if weights_B is None else weights_B.to(self.hidden_BD.dtype)
         self._narrowed: tuple[slice, Tensor] | None = None
@@ -157,6 +168,10 @@ class Blocks:
         if block.repeats.stop > block.repeats.start:
             scores_BC[block.repeat_places] = self.repeat_scores_M[block.repeats].to(scores_BC.dtype)
         return scores_BC
+
+    def counted(self, values_P: Tensor) -> Tensor:
+        """Float [P]: these of the targets, 0 of what only fills up a padded batch."""
+        return values_P if self._counted_P is None else values_P * self._counted_P
 
     def of_all(self, values_B: Tensor, together: Callable[[Tensor], Tensor]) -> Tensor:
         """Float [B]: what every process found of its items, together, where they share them.

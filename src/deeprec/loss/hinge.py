@@ -29,6 +29,7 @@ class Hinge(nn.Module):
     """
 
     on_engine = True
+    fills_targets = True
 
     def __init__(
         self,

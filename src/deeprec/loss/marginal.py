@@ -34,6 +34,7 @@ class Marginal(nn.Module):
     """
 
     on_engine = True
+    fills_targets = True
 
     def __init__(
         self,

@@ -61,6 +61,7 @@ class Regression(nn.Module):
 
     log_odds = False  # scores are, activated, the targets themselves
     on_engine = True
+    fills_targets = True
 
     def __init__(
         self,

@@ -3,7 +3,9 @@
 import torch
 from torch import Tensor
 
-ROOM = {"cpu": 64 * 2**20, "cuda": 2**30}  # bytes; what finds none is made again
+from deeprec.loss.catalog_blocks import cuda_bytes
+
+ROOM = {"cpu": 64 * 2**20}  # bytes; what finds none is made again
 
 
 class Shelf:
@@ -28,7 +30,7 @@ class Shelf:
     def place(self, like: Tensor, dtype: torch.dtype) -> Tensor | None:
         """A tensor of this form and another dtype, to be written; None: there is no room."""
         num_bytes = like.numel() * dtype.itemsize
-        if self._bytes + num_bytes > ROOM[like.device.type]:
+        if self._bytes + num_bytes > _room(like.device.type):
             return None
         here, self._placed = self._placed, self._placed + 1
         self._bytes += num_bytes
@@ -40,3 +42,8 @@ class Shelf:
         if like.device.type == "cpu":
             self._held[here:] = [placed]
         return placed
+
+
+def _room(device: str) -> int:
+    """Bytes; on CUDA as many as the scores of a block take, so that one block is always kept."""
+    return ROOM[device] if device in ROOM else cuda_bytes()

@@ -76,6 +76,7 @@ class Softmax(nn.Module):
             popularity=popularity,
         )
         self.normalise_targets, self.block_items = normalise_targets, block_items
+        self.fills_targets = not normalise_targets
         self.margins = margins_of(one_target, zero_target, one_scale, zero_scale)
         self.shelf = Shelf()
 
@@ -217,7 +218,7 @@ def _walk(
         normaliser_B = _normaliser(blocks, found)
     if gradient is not None:
         _hand_gradients(blocks, gradient, found, normaliser_B, competes)
-    return (blocks.weights_P * (normaliser_B[users_P] - scores_P)).sum()
+    return (blocks.counted(blocks.weights_P) * (normaliser_B[users_P] - scores_P)).sum()
 
 
 def _normaliser(blocks: Blocks, found: list[_Shares]) -> Tensor:
@@ -286,7 +287,7 @@ def _hand_gradients(
         competes: leaves of the exponentials of a block what counts, by its scores; None: all does.
     """
     mass_B = torch.zeros_like(normaliser_B)  # of targets; a user without any gets no gradient
-    mass_B.index_add_(0, blocks.target.users_P, blocks.weights_P)
+    mass_B.index_add_(0, blocks.target.users_P, blocks.counted(blocks.weights_P))
     mass_B = blocks.of_all(mass_B, partial(torch.sum, dim=0))
     shift_B = normaliser_B - mass_B.log()
     for index, block in enumerate(blocks):

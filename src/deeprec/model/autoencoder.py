@@ -47,7 +47,7 @@ NEVER = -1e4  # a score that takes the item out of any loss
 class Shown(Arranged):
     """What an `Autoencoder` reads of a batch in a step."""
 
-    history: History  # whole, for the repeat scores
+    history: History | None  # whole, for the repeat scores
 
 
 class Autoencoder(nn.Module):
@@ -179,6 +179,11 @@ class Autoencoder(nn.Module):
         self.item_bias = nn.Parameter(torch.zeros(self.num_items), requires_grad=False)
         self.register_buffer("row_length_V", torch.ones(self.num_items), persistent=False)
 
+    @property
+    def reads_bags_alone(self) -> bool:
+        """See `Trainable`."""
+        return self.repeat is None
+
     def encode(
         self,
         items_N: Tensor,
@@ -210,7 +215,8 @@ class Autoencoder(nn.Module):
             asked.append(Asked(with_transposition(dropped), replace(kept, weights=None)))
         fields = self._of_attributes(batch.attributes)
         fields = {name: with_transposition(rows) for name, rows in fields.items()}
-        return Shown(batch.num_users, self._shown(kept, fields), asked, history)
+        whole = None if self.repeat is None else history
+        return Shown(batch.num_users, self._shown(kept, fields), asked, whole)
 
     def tasks(self, arranged: Shown) -> list[Task]:
         """The target from the history, and with `reconstruction` the history from a part of it."""
@@ -259,6 +265,7 @@ class Autoencoder(nn.Module):
     def _trained(self, arranged: Shown, hidden_BD: Tensor) -> Encoded:
         if self.repeat is None:
             return without_repeat(hidden_BD)
+        assert arranged.history is not None
         by_item = transposed(arranged.asked[0].repeats)
         scores_M = self.repeat.trained(arranged.history, by_item)
         return with_repeat(hidden_BD, arranged.history, scores_M)

@@ -81,7 +81,10 @@ class Trainable(Recommender, Protocol):
     One that keeps something besides what is trained may have `begin_step(step)`, which is called
     before each step, also by a process that has no user in it. One that need not begin at random
     may have `begin(users, draw)`, which sees everybody's history before the first step of a run,
-    and `begin_bytes(num_users, num_events)`, which says what that takes beside the parameters.
+    and `begin_bytes(num_users, num_events)`, which says what that takes beside the parameters. One
+    whose `tasks` reads nothing of a batch but the sums of embeddings that a `SparseInput` makes of
+    its fields, and does the same in every step, may say `reads_bags_alone = True`: its batches are
+    filled up to the same shapes (data/padding.py), of which it sees nothing.
     """
 
     def arrange(self, batch: Batch, draw: torch.Generator) -> Arranged:

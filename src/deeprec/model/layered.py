@@ -84,6 +84,8 @@ class Layered(nn.Module):
         torch.Size([1, 6])
     """
 
+    reads_bags_alone = True
+
     def __init__(
         self,
         num_items: int,

@@ -152,7 +152,7 @@ class SparseInput(nn.Module):
         """float32 [B, D].
 
         Args:
-            fields: every field, with the same B.
+            fields: every field, with the same B, and the same number of spare rows after them.
             borrowed: by field, the tables [rows, D] of other owners.
         """
         training = self.training and torch.is_grad_enabled()
@@ -169,7 +169,9 @@ class SparseInput(nn.Module):
                 for name, table in self.tables.items()
                 for field in self.fields_of[name]
             ]
-        return torch.stack(bags).sum(0) if len(bags) > 1 else bags[0]
+        sum_BD = torch.stack(bags).sum(0) if len(bags) > 1 else bags[0]
+        spare = next(iter(fields.values())).spare
+        return sum_BD[:-spare] if spare else sum_BD
 
     def _pooled(self, name: str, rows: Jagged) -> Jagged:
         """The values with such weights that their weighted sum is the pooled one."""
@@ -331,7 +333,10 @@ def _row_gradients(gradient_BD: Tensor, rows: Jagged) -> tuple[Tensor, Tensor]:
     by_item = transposed(rows)
     weights = None if rows.weights is None else rows.weights[by_item.order]
     bag = Jagged(by_item.users, by_item.offsets, weights)
-    return by_item.distinct, weighted_bag(gradient_BD.contiguous(), bag)
+    gradient_RD = weighted_bag(gradient_BD.contiguous(), bag)
+    if by_item.places is not None:  # what stands again changes as it does, to the same values
+        gradient_RD = gradient_RD.index_select(0, by_item.places)
+    return by_item.distinct, gradient_RD
 
 
 def _users_of(offsets_B1: Tensor, num_values: int) -> Tensor:

@@ -90,7 +90,11 @@ def set_rates(optimizers: Iterable[torch.optim.Optimizer], factor: float) -> Non
     """Sets every learning rate to `factor` times the one it was built with."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["lr"] = group.setdefault("base_lr", group["lr"]) * factor
+            rate = group.setdefault("base_lr", group["lr"]) * factor
+            if isinstance(group["lr"], Tensor):  # read where kernels run
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
         if isinstance(optimizer, InBackward):
             optimizer.set_learning_rate()
 

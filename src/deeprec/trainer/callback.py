@@ -32,6 +32,8 @@ from deeprec.trainer.validation import validate
 
 Watch = Callable[[int, float], bool]  # told of epoch and ndcg@100: whether to go on
 
+LOOK_SECONDS = 0.5  # between looks at the loss on a terminal
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -259,6 +261,7 @@ class ProgressBar(Callback):
     def __init__(self, num_users: int) -> None:
         self.num_users = num_users
         self._bar: Progress | None = None
+        self._looked = 0.0  # at the loss, by the clock of this process
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, Training)
@@ -286,9 +289,13 @@ class ProgressBar(Callback):
         batch_idx: int,
     ) -> None:
         assert isinstance(pl_module, Training)
-        if self._bar is not None:
+        if self._bar is None:
+            return
+        self._bar.update(self._bar.task_ids[0], advance=pl_module.step_users)
+        if time.monotonic() - self._looked >= LOOK_SECONDS:  # on CUDA that waits for the device
+            self._looked = time.monotonic()
             loss = f"loss {pl_module.last_loss():.4f}  {memory_bytes() / 1e6:,.0f} MB"
-            self._bar.update(self._bar.task_ids[0], advance=pl_module.step_users, loss=loss)
+            self._bar.update(self._bar.task_ids[0], loss=loss)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.teardown(trainer, pl_module, "fit")

@@ -1,7 +1,11 @@
 """How long, how much at once, on what: the config part of the group `trainer`."""
 
 import logging
+import os
+import shutil
 import warnings
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +19,8 @@ from deeprec.trainer.module import Training
 from deeprec.trainer.no_pickle import NoPickle
 from deeprec.trainer.saving import OnDiskFull
 
+MOST_MAKERS = 8  # more make batches no faster than one process takes them over
+SHARED_MEMORY = 2**30  # bytes that must be free for them unasked; docker gives 64 MB in all
 ALONE = {"processes": 1, "shard_catalog": False}  # settings of a run that one process makes
 
 
@@ -29,7 +35,9 @@ class Loop:
         batch_interactions: interactions in a step instead, about.
         bucket_lengths: users with histories of similar length share a step.
         prefetch_batches: batches made ahead; 0: each when it is needed.
-        prefetch_processes: so many make batches, each `prefetch_batches` ahead; 0: a thread does.
+        prefetch_processes: so many make batches, each `prefetch_batches` ahead; 0: a thread does;
+            None: on CUDA as many as there are cores for them, up to 8, else 0.
+        cuda_graph: a CUDA device is asked for all kernels of a step at once, where that can be.
         device: `auto` takes CUDA where its driver answers.
         precision: of matrix products; weights are float32 always.
         threads: of the CPU, of each process; None: as torch chooses, shared out among them.
@@ -62,7 +70,8 @@ class Loop:
         batch_interactions: int | None = None,
         bucket_lengths: bool = False,
         prefetch_batches: int = 2,
-        prefetch_processes: int = 0,
+        prefetch_processes: int | None = None,
+        cuda_graph: bool = True,
         device: DeviceName = "auto",
         precision: Precision = "float32",
         threads: int | None = None,
@@ -92,7 +101,7 @@ class Loop:
                 raise ValueError(f"{name} must be 1 or more, got {value}")
         if prefetch_batches < 0:
             raise ValueError(f"prefetch_batches must be 0 or more, got {prefetch_batches}")
-        if prefetch_processes < 0:
+        if prefetch_processes is not None and prefetch_processes < 0:
             raise ValueError(f"prefetch_processes must be 0 or more, got {prefetch_processes}")
         if prefetch_processes and not prefetch_batches:
             raise ValueError(
@@ -113,6 +122,7 @@ class Loop:
         by_users = batch_users if batch_interactions is None else None
         self.grouping = Grouping(by_users, batch_interactions, bucket_lengths)
         self.prefetch_batches, self.prefetch_processes = prefetch_batches, prefetch_processes
+        self.cuda_graph = cuda_graph and not deterministic
         self.device, self.precision = device, precision
         self.threads, self.validation_users = threads, validation_users
         self.processes, self.shard_catalog = processes, shard_catalog
@@ -128,6 +138,15 @@ class Loop:
             save_timeout_minutes,
             on_disk_full,
         )
+
+    def makers(self, device: str) -> int:
+        """How many processes make batches."""
+        if self.prefetch_processes is not None:
+            return self.prefetch_processes
+        if device == "cpu" or not self.prefetch_batches or _shared_memory() < SHARED_MEMORY:
+            return 0
+        cores = len(os.sched_getaffinity(0)) // self.processes
+        return max(0, min(MOST_MAKERS, cores - 1))  # one trains
 
     def fit(self, training: Training, data: DataModule, keeper: Keeper | Following) -> None:
         """Trains from `training.progress` on, to the last epoch or until it stops early."""
@@ -161,6 +180,13 @@ class Loop:
             enable_model_summary=False,
             use_distributed_sampler=False,
         )
+
+
+def _shared_memory() -> int:
+    """Bytes that are free in it."""
+    with suppress(OSError):
+        return shutil.disk_usage(Path("/dev/shm")).free
+    return 0
 
 
 def _start_at(trainer: Trainer, epoch: int) -> None:

@@ -10,6 +10,8 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from deeprec.batch import Arranged, Batch, Encoded, Jagged, Penalty, Task
+from deeprec.data.packed import Packed
+from deeprec.data.padding import Padding
 from deeprec.device import seed_all
 from deeprec.errors import NonFiniteError
 from deeprec.loss.asked import Target, check
@@ -43,7 +45,8 @@ class Loss(Protocol):
     scores should be the targets themselves, and not their log odds, says `log_odds = False`, and
     one for which a target's weight does not multiply its cost `weighs_targets = False`. One that
     goes over the whole catalog by the engine says `on_engine = True`; processes that share the
-    catalog have the engine go over their own items, and add up what it finds.
+    catalog have the engine go over their own items, and add up what it finds. One that may be asked
+    targets that only fill up a batch (`Blocks.counted`) says `fills_targets = True`.
     """
 
     def __call__(
@@ -145,6 +148,9 @@ class Training(LightningModule):
         brake: on losses that leap; None: none.
         group: the processes that train it together; None: this one does.
         shards: by which they share the catalog; None: each has all of it.
+
+    `padding` fills batches up where they are arranged, and `graph` takes the steps of those that
+    are filled up; both are given afterwards, for they depend on the batches.
     """
 
     def __init__(
@@ -173,6 +179,8 @@ class Training(LightningModule):
         self.progress, self.weighting, self.weighs_users = progress, weighting, weighs_users
         self.rate, self.brake, self.as_dsstne = rate, brake, as_dsstne
         self.group, self.shards, self.step_users = group, shards, 0
+        self.padding: Padding | None = None
+        self.graph: Callable[[Packed], Tensor | None] | None = None
         with exchanging(group, shards):
             self.built: list[torch.optim.Optimizer] = optimizer.build(model)
         kinds = kinds_of(model)
@@ -211,10 +219,23 @@ class Training(LightningModule):
                 asked.sample = negatives.sample(asked, draw)
         if self.shards is not None:
             arranged.told = told(arranged.asked).numpy()
-        return arranged
+        return arranged if self.padding is None else self.padding(arranged)
 
-    def training_step(self, batch: Arranged, batch_index: int) -> None:
+    def transfer_batch_to_device(
+        self, batch: Any, device: torch.device, dataloader_idx: int
+    ) -> Any:
+        """See Lightning; what is packed goes there in the step, to where a graph reads it."""
+        if isinstance(batch, Packed):
+            return batch
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
+
+    def training_step(self, batch: Arranged | Packed, batch_index: int) -> None:
         progress, group = self.progress, self.group
+        if isinstance(batch, Packed):
+            if self._taken_at_once(batch):
+                return
+            batch = batch.over(batch.memory.to(self.device, non_blocking=True))
+            assert isinstance(batch, Arranged)
         users, share = self._meet(batch)
         if self.as_dsstne and progress.batch == 0:
             begin_again(self.built, step=1)
@@ -233,6 +254,36 @@ class Training(LightningModule):
                 self._step(loss, whole)
         progress.step += 1
         progress.batch += 1
+
+    def take(self, batch: Arranged) -> Tensor:
+        """A step that nobody looks at, of this process alone; the draws go on where they are.
+
+        Returns:
+            float32 []: its loss.
+        """
+        loss = self._loss_of(self.recommender.tasks(batch))
+        self._find_gradients(loss)
+        for optimizer in self.built:
+            optimizer.step()
+        return loss.detach()
+
+    def _taken_at_once(self, batch: Packed) -> bool:
+        """Takes the step as a graph, if there is one of it and nobody looks at this step."""
+        progress, told = self.progress, batch.told
+        if self.graph is None or not told.padded or progress.step % CHECK_STEPS == 0:
+            return False
+        if self.as_dsstne and progress.batch == 0:
+            return False
+        set_rates(self.built, self._rate(progress.step))
+        seed_all(_step_seed(self.seed, progress.step, 0), self.device)
+        loss = self.graph(batch)
+        if loss is None:
+            return False
+        self.step_users = told.num_users
+        self.count_loss(loss, told.num_users)
+        progress.step += 1
+        progress.batch += 1
+        return True
 
     def _meet(self, batch: Arranged) -> tuple[int, float]:
         """Users of all processes in the step, and which share is asked of those of this one."""
@@ -373,16 +424,19 @@ class Training(LightningModule):
         """Takes the step; `whole` is the loss over all processes, of which `loss` is a part."""
         if loss.device.type == "cpu" or self.progress.step % CHECK_STEPS == 0:
             self._look_at(whole)
-        for optimizer in self.built:
-            optimizer.zero_grad()
-        if loss.requires_grad:  # else nobody of this process has anything to learn
-            self.manual_backward(loss)
+        self._find_gradients(loss)
         if self.group is not None:
             self.group.add_gradients(self._layers)
         if self.progress.step % CHECK_STEPS == 0:
             self.progress.gradient_norm = self._gradient_norm()
         for optimizer in self.built:
             optimizer.step()
+
+    def _find_gradients(self, loss: Tensor) -> None:
+        for optimizer in self.built:
+            optimizer.zero_grad()
+        if loss.requires_grad:  # else nobody of this process has anything to learn
+            self.manual_backward(loss)
 
     def _look_at(self, loss: Tensor) -> None:
         self.check_finite()

@@ -40,6 +40,7 @@ class InLoss(torch.optim.Optimizer):
         self._at_step = {*at_step}
         self._held: dict[Tensor, Tensor] = {}  # gradients of those, until the step
         self._rules = {table: rule for table, rule in zip(tables, rules, strict=True)}
+        self.rules = [*rules]
         for table, rule in self._rules.items():
             self.state[table] = rule.new_state(table.data)
 
@@ -106,6 +107,7 @@ class InBackward(torch.optim.Optimizer):
     def __init__(self, inputs: SparseInput, rule: TableRule) -> None:
         super().__init__(list(inputs.tables.values()), {"lr": rule.lr})
         inputs.fuse(rule)
+        self.rules = [rule]
         self._inputs = inputs
         for name, table in inputs.tables.items():
             self.state[table] = inputs.optimizer_state[name]

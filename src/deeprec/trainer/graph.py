@@ -1,0 +1,121 @@
+"""Steps whose kernels a CUDA device is asked for at once, as one graph.
+
+Python asks for a kernel in some 30 microseconds, and a step is eighty and more: on a large GPU they
+take longer to ask for than to run. Recorded once, they are asked for together. A graph works on the
+memory and the shapes that it was recorded with, so batches are filled up to the same shapes
+(data/padding.py) and brought to the same memory, and whatever changes from step to step, such as a
+learning rate, is a tensor.
+
+Reference: https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deeprec.data.packed import Packed
+from deeprec.loss.catalog_blocks import fitting_block_items
+from deeprec.model.sparse_input import SparseInput
+from deeprec.table import LazyAdam, RowRule
+from deeprec.trainer.constraints import NO_CONSTRAINTS
+from deeprec.trainer.module import Training
+from deeprec.trainer.row_optimizer import InBackward, InLoss
+
+OF_LAYERS = (torch.optim.Adam, torch.optim.RMSprop)  # that can be recorded
+WARM = 3  # steps taken one kernel after the other before one is recorded: they set up what lasts
+
+
+class Graph:
+    """The step of a training, recorded once and asked for as a whole from then on.
+
+    Args:
+        training: whose step it is; its learning rates become tensors.
+        device: where its parameters are.
+    """
+
+    def __init__(self, training: Training, device: torch.device) -> None:
+        self.training, self._seen = training, 0
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._memory: Tensor | None = None
+        self._loss: Tensor | None = None
+        rates_as_tensors(training.built, device)
+
+    def __call__(self, batch: Packed) -> Tensor | None:
+        """The loss of a step, which is taken; None: it is yet to be taken, kernel by kernel."""
+        self._seen += 1
+        if self._seen <= WARM:
+            return None
+        if self._graph is None:
+            self._record(batch)
+        assert self._graph is not None
+        assert self._memory is not None
+        self._memory.copy_(batch.memory, non_blocking=True)
+        self._graph.replay()
+        return self._loss
+
+    def _record(self, batch: Packed) -> None:
+        self._memory = batch.memory.to(self.training.device)
+        arranged, graph = batch.over(self._memory), torch.cuda.CUDAGraph()
+        # another thread makes page-locked memory for batches, which this must not forbid it
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            self._loss = self.training.take(arranged)
+        self._graph = graph
+
+
+def rates_as_tensors(built: Sequence[torch.optim.Optimizer], device: torch.device) -> None:
+    """Has learning rates be read where kernels run, so that they may change between steps."""
+    for optimizer in built:
+        for group in optimizer.param_groups:
+            group.setdefault("base_lr", group["lr"])
+            group["lr"] = torch.tensor(float(group["lr"]), device=device)
+            if "capturable" in group and device.type == "cuda":
+                group["capturable"] = True
+
+
+def obstacle_to_graph(training: Training, batch_users: int, device: torch.device) -> str | None:
+    """Why the step of a training cannot be recorded, if so; batches aside.
+
+    Args:
+        training: before its first step.
+        batch_users: users in a step.
+        device: where its parameters are.
+    """
+    model, loss = training.model, training.loss
+    if not getattr(model, "reads_bags_alone", False):
+        return "the model reads more of a batch than sums of embeddings"
+    if not getattr(loss, "fills_targets", False):
+        return "the loss is not one over the whole catalog whose targets all weigh alike"
+    block_items = getattr(loss, "block_items", None) or fitting_block_items(
+        batch_users, device.type
+    )
+    num_items = len(training.recommender.item_bias)
+    if num_items > block_items:
+        return f"{num_items:,} items are scored in blocks of {block_items:,}"
+    if training.group is not None or training.brake is not None:
+        return "other processes or a brake have a say in each step"
+    return _of_tables(model) or _of_optimizers(training)
+
+
+def _of_tables(model: nn.Module) -> str | None:
+    for inputs in model.modules():
+        if not isinstance(inputs, SparseInput):
+            continue
+        if inputs.borrowed or any(len(fields) > 1 for fields in inputs.fields_of.values()):
+            return "several fields share a table"
+        if inputs.backend_in_use != "torch":
+            return f"input tables are run by {inputs.backend_in_use}"
+    return None
+
+
+def _of_optimizers(training: Training) -> str | None:
+    if training.optimizer.constraints != NO_CONSTRAINTS:
+        return "weights are held to constraints"
+    for optimizer in training.built:
+        if not isinstance(optimizer, (*OF_LAYERS, InLoss, InBackward)):
+            return f"torch records no {type(optimizer).__name__}"
+    rules: list[Any] = [rule for one in training.built for rule in getattr(one, "rules", ())]
+    if not all(isinstance(rule, RowRule | LazyAdam) for rule in rules):
+        return "rows are held to a length"
+    return None

@@ -1,0 +1,103 @@
+"""Steps that a CUDA device is asked for as one graph are those it is asked for kernel by kernel."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import small_shop
+from deeprec.batch import Arranged, Jagged
+from deeprec.data.datamodule import to_be_fetched
+from deeprec.data.padding import padding_of
+from deeprec.loss.softmax import Softmax
+from deeprec.train import train
+from deeprec.trainer.built import state_tensors
+from deeprec.trainer.graph import WARM, Graph, obstacle_to_graph
+from deeprec.trainer.logger import read_metrics
+from deeprec.trainer.module import Training
+from deeprec.trainer.optimizer import Adam, Optimizer, RmsProp, RowwiseAdagrad
+from deeprec.trainer.run import open_run
+from steps import LOSSES, MODELS, OPTIMIZERS, new_batch, training_of
+
+pytestmark = pytest.mark.gpu
+CUDA = torch.device("cuda")
+FILLED = ("softmax", "marginal", "hinge", "regression", "asymmetric")
+STEPS = WARM + 9
+CASES: list[tuple[str, str, Optimizer]] = [
+    *(("plain", loss, Adam(warmup_steps=4, decay=0.5)) for loss in FILLED),
+    ("plain", "softmax", RowwiseAdagrad()),
+    ("plain", "softmax", RmsProp()),
+    ("plain", "softmax", OPTIMIZERS[0]),  # with limits
+    ("layered", "marginal", RowwiseAdagrad()),
+]
+
+
+def batch_of(step: int) -> Arranged:
+    batch = new_batch(step)
+    assert batch.target is not None
+    kept = torch.ones(len(batch.target.values), dtype=torch.bool)
+    kept[[3 + step, 17, 40 - step]] = False
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), kept.cumsum(0)])[batch.target.offsets]
+    return replace(batch, target=Jagged(batch.target.values[kept], offsets))  # type: ignore[return-value]
+
+
+def after_steps(case: tuple[str, str, Optimizer], *, as_graph: bool) -> dict[str, Tensor]:
+    model, loss, optimizer = case
+    torch.manual_seed(0)
+    build: Callable[[], nn.Module] = MODELS[model]
+    module = build().to(CUDA)
+    about = Softmax() if loss == "softmax" else LOSSES[loss](module)
+    about.block_items = None  # type: ignore[assignment]
+    training: Training = training_of(module, about, optimizer).to(CUDA)
+    assert obstacle_to_graph(training, 12, CUDA) is None
+    batches = [
+        training.arrange(batch_of(step), torch.Generator().manual_seed(step))  # type: ignore[arg-type]
+        for step in range(STEPS)
+    ]
+    training.padding = padding_of(batches)
+    assert training.padding is not None
+    if as_graph:
+        training.graph = Graph(training, CUDA)
+    for batch in batches:
+        training.training_step(to_be_fetched(training.padding(batch)), 0)
+    assert training.progress.step == STEPS
+    found = {**training.model.state_dict(), **state_tensors(training.built)}
+    return found | {"loss": training.loss_sum}
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case[0]} {case[1]}")
+def test_a_graph_ends_where_its_kernels_one_by_one_do(case: tuple[str, str, Optimizer]) -> None:
+    """With the same draws of dropout, learning rates that change, and batches of other sizes."""
+    expected, found = after_steps(case, as_graph=False), after_steps(case, as_graph=True)
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        if case[0] == "layered" and name.endswith(("layers.0.bias", "running_mean")):
+            continue  # a batch norm takes it away again
+        torch.testing.assert_close(found[name], value, atol=1e-5, rtol=1e-4, msg=name)
+
+
+WORDS = "model.hidden_dims=[8] trainer.batch_users=12 optimizer.lr=0.02 trainer.max_epochs=6"
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_run_in_graphs_is_the_run_without(
+    precision: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepared = small_shop.make(tmp_path / "prepared", repeats=False)
+    ends = []
+    for graph in ("true", "false"):
+        more = f"trainer.cuda_graph={graph}", f"trainer.precision={precision}"
+        words = [*WORDS.split(), *more, "trainer.device=cuda", "logger.wandb=off"]
+        run = train(small_shop.composed(prepared, tmp_path / graph, *words))
+        ends.append((open_run(run, "last").model.state_dict(), read_metrics(run / "metrics.csv")))  # type: ignore[attr-defined]
+    assert "steps: a CUDA graph" in capsys.readouterr().out
+    (mine, told), (theirs, expected) = ends
+    tolerance = 1e-4 if precision == "float32" else 3e-2
+    for name, value in theirs.items():
+        torch.testing.assert_close(mine[name], value, atol=tolerance, rtol=1e-2, msg=name)
+    assert [float(row["loss"]) for row in told] == pytest.approx(
+        [float(row["loss"]) for row in expected], rel=1e-3
+    )

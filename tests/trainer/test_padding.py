@@ -1,0 +1,152 @@
+"""What fills batches up to the same shapes changes nothing that a step does."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from deeprec.batch import Arranged, Jagged
+from deeprec.data.padding import Padding, padding_of
+from deeprec.loss.softmax import Softmax
+from deeprec.trainer.built import state_tensors
+from deeprec.trainer.graph import obstacle_to_graph, rates_as_tensors
+from deeprec.trainer.module import Training
+from deeprec.trainer.optimizer import Adam, Optimizer, RowwiseAdagrad
+from steps import HELD, ITEMS, LIMITLESS, LOSSES, MODELS, OPTIMIZERS, new_batch, training_of
+
+CPU = torch.device("cpu")
+FILLED = ("softmax", "marginal", "hinge", "regression", "asymmetric")
+STEPS = 3
+
+
+def batch_of(step: int) -> Arranged:
+    """Histories and targets of different lengths; everybody has some of each."""
+    batch = new_batch(step)
+    assert batch.target is not None
+    kept = torch.ones(len(batch.target.values), dtype=torch.bool)
+    kept[[3 + step, 17, 40 - step]] = False
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), kept.cumsum(0)])[batch.target.offsets]
+    return replace(batch, target=Jagged(batch.target.values[kept], offsets))  # type: ignore[return-value]
+
+
+def training_and_batches(
+    build: Callable[[], nn.Module], loss: nn.Module, optimizer: Optimizer
+) -> tuple[Training, list[Arranged]]:
+    torch.manual_seed(0)
+    training = training_of(build(), loss, optimizer)
+    batches = [
+        training.arrange(batch_of(step), torch.Generator().manual_seed(step))  # type: ignore[arg-type]
+        for step in range(STEPS)
+    ]
+    return training, batches
+
+
+def ends(training: Training, batches: list[Arranged]) -> dict[str, Tensor]:
+    for batch in batches:
+        training.training_step(batch, 0)
+    found = {**training.model.state_dict(), **state_tensors(training.built)}
+    return found | {"loss": training.loss_sum}
+
+
+def assert_filled_ends_alike(
+    build: Callable[[], nn.Module], loss: nn.Module, optimizer: Optimizer
+) -> None:
+    """With learning rates that are tensors, as a graph has them."""
+    expected = ends(*training_and_batches(build, loss, optimizer))
+    training, batches = training_and_batches(build, loss, optimizer)
+    padding = padding_of(batches)
+    assert padding is not None
+    filled = [padding(batch) for batch in batches]
+    assert all(batch.padded for batch in filled)
+    assert len({shapes(batch) for batch in filled}) == 1 < len({shapes(one) for one in batches})
+    rates_as_tensors(training.built, CPU)
+    found = ends(training, filled)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, atol=1e-6, rtol=1e-5, msg=name)
+
+
+def shapes(batch: Arranged) -> tuple[torch.Size, ...]:
+    """Of all tensors that a step may read."""
+    rows = [*batch.fields.values(), *(asked.target for asked in batch.asked)]
+    found: list[Tensor | None] = []
+    for one in rows:
+        by = one.by_item
+        assert by is not None
+        found += [one.values, one.offsets, one.weights, by.values, by.users, by.order]
+        found += [by.distinct, by.offsets, by.places, by.counted]
+    return tuple(each.shape for each in found if each is not None)
+
+
+# rounding alone decides where Adam moves a bias that batch norm takes away again
+ENDS = [("plain", one) for one in LIMITLESS]
+ENDS += [("layered", one) for one in LIMITLESS if not isinstance(one, Adam)]
+
+
+@pytest.mark.parametrize(("model", "optimizer"), ENDS)
+def test_every_optimizer_ends_where_it_does_on_batches_as_they_are(
+    model: str, optimizer: Optimizer
+) -> None:
+    assert_filled_ends_alike(MODELS[model], Softmax(), optimizer)
+
+
+@pytest.mark.parametrize("loss", FILLED)
+def test_every_loss_ends_where_it_does_on_batches_as_they_are(loss: str) -> None:
+    build = MODELS["plain"]
+    assert_filled_ends_alike(build, LOSSES[loss](build()), RowwiseAdagrad())
+
+
+def test_limits_and_means_hold_too() -> None:
+    build = partial(MODELS["plain"], pooling="mean")
+    assert_filled_ends_alike(build, Softmax(), OPTIMIZERS[0])
+
+
+def test_what_does_not_fit_stays_as_it_is() -> None:
+    _, batches = training_and_batches(MODELS["plain"], Softmax(), Adam())
+    padding = padding_of(batches)
+    assert padding is not None
+    small = replace(padding, asked=(padding.asked[0]._replace(values=3),))
+    fewer = replace(padding, num_users=padding.num_users - 1)
+    for one in (small, fewer):
+        assert one(batches[0]) is batches[0]
+
+
+def test_batches_of_different_numbers_of_users_have_no_padding() -> None:
+    training, batches = training_and_batches(MODELS["plain"], Softmax(), Adam())
+    fewer = training.arrange(new_batch(0).some(0, 5), torch.Generator())
+    assert padding_of([*batches, fewer]) is None
+    assert isinstance(padding_of(batches), Padding)
+
+
+@pytest.mark.parametrize(
+    ("model", "loss", "optimizer", "why"),
+    [
+        ("plain", "softmax", LIMITLESS[0], None),
+        ("layered", "marginal", RowwiseAdagrad(), None),
+        ("repeats", "softmax", LIMITLESS[0], "reads more of a batch"),
+        ("tied", "softmax", LIMITLESS[0], "several fields share a table"),
+        ("sequence", "softmax", LIMITLESS[0], "reads more of a batch"),
+        ("variational", "softmax", LIMITLESS[0], "reads more of a batch"),
+        ("plain", "sampled_softmax", LIMITLESS[0], "not one over the whole catalog"),
+        ("plain", "softmax", OPTIMIZERS[4], "torch records no SGD"),
+        ("layered", "softmax", HELD, "constraints"),
+    ],
+)
+def test_what_cannot_be_recorded_says_why(
+    model: str, loss: str, optimizer: Optimizer, why: str | None
+) -> None:
+    build = MODELS[model]
+    about = Softmax() if loss == "softmax" else LOSSES[loss](build())
+    if hasattr(about, "block_items"):
+        about.block_items = None
+    training = training_of(build(), about, optimizer)
+    found = obstacle_to_graph(training, 12, CPU)
+    assert found == why if why is None else why in str(found)
+
+
+def test_a_catalog_of_several_blocks_cannot_be_recorded() -> None:
+    training = training_of(MODELS["plain"](), Softmax(block_items=64), Adam())
+    assert f"{ITEMS} items are scored in blocks of 64" in str(obstacle_to_graph(training, 12, CPU))
