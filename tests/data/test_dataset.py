@@ -226,7 +226,7 @@ def test_batches_made_by_processes_are_the_same_and_begin_anywhere(
         seed=3,
         prefetch=2,
         processes=processes,
-        receive=lambda batch: batch.user_rows.tolist(),
+        receive=lambda packed: packed.unpacked().user_rows.tolist(),
     )
     assert [*made, *made] == truth[: 2 * len(alone)]
     begun = multiprocessing.active_children()

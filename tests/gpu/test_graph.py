@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import small_shop
-from deeprec.batch import Arranged, Jagged
+from deeprec.batch import Batch, Jagged
 from deeprec.data.datamodule import to_be_fetched
 from deeprec.data.padding import padding_of
 from deeprec.loss.softmax import Softmax
@@ -35,13 +35,13 @@ CASES: list[tuple[str, str, Optimizer]] = [
 ]
 
 
-def batch_of(step: int) -> Arranged:
+def batch_of(step: int) -> Batch:
     batch = new_batch(step)
     assert batch.target is not None
     kept = torch.ones(len(batch.target.values), dtype=torch.bool)
     kept[[3 + step, 17, 40 - step]] = False
     offsets = torch.cat([torch.zeros(1, dtype=torch.int64), kept.cumsum(0)])[batch.target.offsets]
-    return replace(batch, target=Jagged(batch.target.values[kept], offsets))  # type: ignore[return-value]
+    return replace(batch, target=Jagged(batch.target.values[kept], offsets))
 
 
 def after_steps(case: tuple[str, str, Optimizer], *, as_graph: bool) -> dict[str, Tensor]:
@@ -54,7 +54,7 @@ def after_steps(case: tuple[str, str, Optimizer], *, as_graph: bool) -> dict[str
     training: Training = training_of(module, about, optimizer).to(CUDA)
     assert obstacle_to_graph(training, 12, CUDA) is None
     batches = [
-        training.arrange(batch_of(step), torch.Generator().manual_seed(step))  # type: ignore[arg-type]
+        training.arrange(batch_of(step), torch.Generator().manual_seed(step))
         for step in range(STEPS)
     ]
     training.padding = padding_of(batches)

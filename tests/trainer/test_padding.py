@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from deeprec.batch import Arranged, Jagged
+from deeprec.batch import Arranged, Batch, Jagged
 from deeprec.data.padding import Padding, padding_of
 from deeprec.loss.softmax import Softmax
 from deeprec.trainer.built import state_tensors
@@ -22,23 +22,25 @@ FILLED = ("softmax", "marginal", "hinge", "regression", "asymmetric")
 STEPS = 3
 
 
-def batch_of(step: int) -> Arranged:
+def batch_of(step: int, *, weighted: bool = False) -> Batch:
     """Histories and targets of different lengths; everybody has some of each."""
     batch = new_batch(step)
     assert batch.target is not None
     kept = torch.ones(len(batch.target.values), dtype=torch.bool)
     kept[[3 + step, 17, 40 - step]] = False
     offsets = torch.cat([torch.zeros(1, dtype=torch.int64), kept.cumsum(0)])[batch.target.offsets]
-    return replace(batch, target=Jagged(batch.target.values[kept], offsets))  # type: ignore[return-value]
+    values = batch.target.values[kept]
+    weights = torch.rand(len(values), generator=torch.Generator().manual_seed(step))
+    return replace(batch, target=Jagged(values, offsets, weights if weighted else None))
 
 
 def training_and_batches(
-    build: Callable[[], nn.Module], loss: nn.Module, optimizer: Optimizer
+    build: Callable[[], nn.Module], loss: nn.Module, optimizer: Optimizer, weighted: bool = False
 ) -> tuple[Training, list[Arranged]]:
     torch.manual_seed(0)
     training = training_of(build(), loss, optimizer)
     batches = [
-        training.arrange(batch_of(step), torch.Generator().manual_seed(step))  # type: ignore[arg-type]
+        training.arrange(batch_of(step, weighted=weighted), torch.Generator().manual_seed(step))
         for step in range(STEPS)
     ]
     return training, batches
@@ -52,11 +54,11 @@ def ends(training: Training, batches: list[Arranged]) -> dict[str, Tensor]:
 
 
 def assert_filled_ends_alike(
-    build: Callable[[], nn.Module], loss: nn.Module, optimizer: Optimizer
+    build: Callable[[], nn.Module], loss: nn.Module, optimizer: Optimizer, weighted: bool = False
 ) -> None:
     """With learning rates that are tensors, as a graph has them."""
-    expected = ends(*training_and_batches(build, loss, optimizer))
-    training, batches = training_and_batches(build, loss, optimizer)
+    expected = ends(*training_and_batches(build, loss, optimizer, weighted))
+    training, batches = training_and_batches(build, loss, optimizer, weighted)
     padding = padding_of(batches)
     assert padding is not None
     filled = [padding(batch) for batch in batches]
@@ -93,10 +95,11 @@ def test_every_optimizer_ends_where_it_does_on_batches_as_they_are(
     assert_filled_ends_alike(MODELS[model], Softmax(), optimizer)
 
 
+@pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("loss", FILLED)
-def test_every_loss_ends_where_it_does_on_batches_as_they_are(loss: str) -> None:
+def test_every_loss_ends_where_it_does_on_batches_as_they_are(loss: str, weighted: bool) -> None:
     build = MODELS["plain"]
-    assert_filled_ends_alike(build, LOSSES[loss](build()), RowwiseAdagrad())
+    assert_filled_ends_alike(build, LOSSES[loss](build()), RowwiseAdagrad(), weighted)
 
 
 def test_limits_and_means_hold_too() -> None:

@@ -23,4 +23,4 @@ def to_be_fetched(batch: Arranged | Packed) -> Packed:
     if not isinstance(batch, Packed):
         return packed(batch, pinned)
     memory = pinned(len(batch.memory))
-    return Packed(batch.told, memory.copy_(batch.memory))
+    return batch._replace(memory=memory.copy_(batch.memory))

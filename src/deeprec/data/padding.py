@@ -120,19 +120,22 @@ def sizes_of(rows: Jagged) -> Sizes:
 
 
 def filled_field(rows: Jagged, room: Sizes) -> Jagged:
-    """A field with so many values, the further ones of weight 0 in spare rows after all others."""
+    """A field with so many values, the further ones of weight 0 in spare rows after all others.
+
+    Of its values by item there is no more than what the gradient of a table asks for.
+    """
     by_item, num_users = _by_item(rows), len(rows.offsets) - 1
     size = sizes_of(rows)
     weights = torch.ones(size.values) if rows.weights is None else rows.weights
     further = room.values - size.values
-    values = _again(by_item.values, room.values)
+    none = by_item.values[:0]
     transposed = ByItem(
-        values=values,
+        values=none,
         users=torch.cat([by_item.users, by_item.users.new_full((further,), num_users)]),
         order=torch.cat([by_item.order, torch.arange(size.values, room.values)]),
         distinct=_again(by_item.distinct, room.distinct),
         offsets=_ends(by_item.offsets, further, room.distinct - size.distinct),
-        on_host=values.numpy(),
+        on_host=none.numpy(),
         num_users=by_item.num_users,
         places=torch.arange(room.distinct).clamp(max=size.distinct - 1),
     )
@@ -146,9 +149,9 @@ def filled_field(rows: Jagged, room: Sizes) -> Jagged:
 
 
 def filled_target(rows: Jagged, num_values: int) -> Jagged:
-    """A target of so many values, the further ones the last in the order of items again.
+    """A target of so many values in the order of items, the further ones the last again.
 
-    Its offsets stay those of the users' own, and distinct items it has none.
+    Its offsets tell how many each user has, and distinct items it has none.
     """
     by_item, size = _by_item(rows), len(rows.values)
     values = _again(by_item.values, num_values)
@@ -156,15 +159,15 @@ def filled_target(rows: Jagged, num_values: int) -> Jagged:
     transposed = ByItem(
         values=values,
         users=_again(by_item.users, num_values),
-        order=_again(by_item.order, num_values),
+        order=torch.arange(num_values),
         distinct=none,
         offsets=none,
         on_host=values.numpy(),
         num_users=by_item.num_users,
         counted=F.pad(torch.ones(size), (0, num_values - size)),
     )
-    weights = None if rows.weights is None else F.pad(rows.weights, (0, num_values - size))
-    return Jagged(_again(rows.values, num_values), rows.offsets, weights, transposed)
+    weights = None if rows.weights is None else _again(rows.weights[by_item.order], num_values)
+    return Jagged(values, rows.offsets, weights, transposed)
 
 
 def _room(found: Sequence[Sizes]) -> Sizes:

@@ -27,7 +27,7 @@ from deeprec.model.attribute_field import (
     attribute_tables,
     divisors_of,
 )
-from deeprec.model.dropping import check_share, divide
+from deeprec.model.dropping import check_share, divide, thinned
 from deeprec.model.history import (
     History,
     HistoryWeighting,
@@ -206,12 +206,16 @@ class Autoencoder(nn.Module):
         history = aggregate(
             items.values, items.offsets, batch.known_ages, self.num_items, self.fade_days
         )
-        kept, dropped = divide(self._weighted(history), self.input_dropout, draw)
+        weighted, dropped = self._weighted(history), None
+        if self.reconstruction > 0.0:
+            kept, dropped = divide(weighted, self.input_dropout, draw)
+        else:
+            kept = thinned(weighted, self.input_dropout, draw)
         kept = with_transposition(kept)
         scored = 0 if self.repeat is None else len(history.items_M)
         repeats = Jagged(history.items_M[:scored], history.offsets_B1.clamp(max=scored))
         asked = [Asked(with_transposition(batch.target), with_transposition(repeats))]
-        if self.reconstruction > 0.0:
+        if dropped is not None:
             asked.append(Asked(with_transposition(dropped), replace(kept, weights=None)))
         fields = self._of_attributes(batch.attributes)
         fields = {name: with_transposition(rows) for name, rows in fields.items()}

@@ -10,10 +10,23 @@ from deeprec.batch import Jagged
 
 def divide(rows: Jagged, share: float, draw: torch.Generator) -> tuple[Jagged, Jagged]:
     """Values kept, their weights scaled up by 1 / (1 - share), and values dropped."""
-    kept = torch.rand(len(rows.values), generator=draw) >= share
-    found, left = _only(rows, kept), _only(rows, kept.logical_not())
+    kept = _kept(rows, share, draw)
+    return _scaled_up(rows, kept, share), replace(_only(rows, kept.logical_not()), weights=None)
+
+
+def thinned(rows: Jagged, share: float, draw: torch.Generator) -> Jagged:
+    """The first of `divide`, alone."""
+    return _scaled_up(rows, _kept(rows, share, draw), share)
+
+
+def _kept(rows: Jagged, share: float, draw: torch.Generator) -> Tensor:
+    return torch.rand(len(rows.values), generator=draw) >= share
+
+
+def _scaled_up(rows: Jagged, kept: Tensor, share: float) -> Jagged:
+    found = _only(rows, kept)
     assert found.weights is not None
-    return replace(found, weights=found.weights / (1.0 - share)), replace(left, weights=None)
+    return replace(found, weights=found.weights / (1.0 - share))
 
 
 def _only(rows: Jagged, chosen: Tensor) -> Jagged:

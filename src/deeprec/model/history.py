@@ -60,15 +60,18 @@ def aggregate(
         pairs_N, return_inverse=True, return_counts=True
     )
     users_M = torch.div(pairs_M, num_items, rounding_mode="floor")
-    if ages_N.shape[0] == 0:
-        ages_N = torch.zeros(items_N.shape[0], device=items_N.device)
-    ages = ages_N[order_N].clamp(min=0.0)
+    items_M, counts_M = pairs_M - users_M * num_items, counts_M.to(torch.float32)
+    rows = torch.arange(num_users + 1, device=items_N.device)
+    offsets_B1 = torch.searchsorted(users_M, rows)
     zeros_M = torch.zeros(pairs_M.shape[0], device=items_N.device)
+    if ages_N.shape[0] == 0:
+        return History(items_M, users_M, offsets_B1, counts_M, zeros_M, zeros_M, counts_M)
+    ages = ages_N[order_N].clamp(min=0.0)
     return History(
-        items_M=pairs_M - users_M * num_items,
+        items_M=items_M,
         users_M=users_M,
-        offsets_B1=torch.searchsorted(users_M, torch.arange(num_users + 1, device=items_N.device)),
-        counts_M=counts_M.to(torch.float32),
+        offsets_B1=offsets_B1,
+        counts_M=counts_M,
         latest_M=zeros_M.scatter_reduce(0, pair_N, ages, "amin", include_self=False),
         first_M=zeros_M.scatter_reduce(0, pair_N, ages, "amax", include_self=False),
         recent_M=zeros_M.index_add(0, pair_N, torch.exp(-ages / fade_days)),

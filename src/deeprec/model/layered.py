@@ -26,7 +26,7 @@ from deeprec.errors import did_you_mean
 from deeprec.model import autoencoder
 from deeprec.model.as_dsstne import LayerAsDsstne
 from deeprec.model.attribute_field import Bags, attribute_fields, attribute_tables, field_of
-from deeprec.model.dropping import check_share, divide
+from deeprec.model.dropping import check_share, thinned
 from deeprec.model.hidden import Hidden, HiddenLayer, divergence
 from deeprec.model.history import (
     HistoryWeighting,
@@ -174,7 +174,7 @@ class Layered(nn.Module):
         fields = self._shown(items.values, items.offsets, batch.known_ages, known)
         fields = self._weighted(fields, batch.input_weights)
         for name in self.dropped:
-            fields[name], _ = divide(fields[name], self.input_dropout, draw)
+            fields[name] = thinned(fields[name], self.input_dropout, draw)
         fields = {name: with_transposition(rows) for name, rows in fields.items()}
         return Arranged(batch.num_users, fields, [asked_without_repeats(batch)])
 

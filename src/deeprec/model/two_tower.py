@@ -20,7 +20,7 @@ from deeprec.model.attribute_field import (
     attribute_tables,
     divisors_of,
 )
-from deeprec.model.dropping import check_share, divide
+from deeprec.model.dropping import check_share, thinned
 from deeprec.model.history import (
     History,
     HistoryWeighting,
@@ -149,7 +149,7 @@ class TwoTower(nn.Module):
         """Aggregates histories and draws what is dropped of them; see `Recommender.arrange`."""
         history = batch.history
         items = self._weighted(history.values, history.offsets, batch.known_ages)
-        kept, _ = divide(items, self.input_dropout, draw)
+        kept = thinned(items, self.input_dropout, draw)
         fields = self._fields(kept, {name: batch.attributes[name] for name in self.fields})
         fields = {name: with_transposition(rows) for name, rows in fields.items()}
         return Shown(batch.num_users, fields, [asked_without_repeats(batch)], kept)

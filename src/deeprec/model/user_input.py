@@ -15,7 +15,7 @@ from deeprec.model.attribute_field import (
     attribute_tables,
     divisors_of,
 )
-from deeprec.model.dropping import check_share, divide
+from deeprec.model.dropping import check_share, thinned
 from deeprec.model.history import (
     HistoryWeighting,
     aggregate,
@@ -97,7 +97,7 @@ class UserInput(nn.Module):
 
     def dropped(self, fields: Mapping[str, Jagged], draw: torch.Generator) -> dict[str, Jagged]:
         """The fields with a part of each history, arranged for a step."""
-        kept, _ = divide(fields[HISTORY], self.input_dropout, draw)
+        kept = thinned(fields[HISTORY], self.input_dropout, draw)
         return {name: with_transposition(rows) for name, rows in {**fields, HISTORY: kept}.items()}
 
     def served(self) -> "ServedInput":
