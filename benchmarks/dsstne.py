@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from dense import CPU, batches
 from histories import drawn, prepared
-from ours import COMMON, OurSteps
+from ours import COMMON, OurSteps, arranged
 from page import Measured, show
 from sized import sized
 from torch import Tensor, nn
@@ -146,7 +146,7 @@ def measure() -> Measured:
         events = drawn(USERS, ITEMS, MEAN_DRAWS)
         folder = prepared(Path(made) / "prepared", events, ITEMS)
         ours = OurSteps(folder, words())
-        touched = len(torch.unique(next(ours.endless()).asked[0].target.values))
+        touched = len(torch.unique(arranged(next(ours.endless())).asked[0].target.values))
         ours.work.data.training.load_state_dict({"epoch": 0, "position": 0})
         start = ours.start()
         steps = {PLAIN: here(PlainSteps(folder.parts["train"], start)), OURS: here(ours)}

@@ -7,10 +7,8 @@ import torch
 from gpu_steps import AHEAD, NARROW, THERE
 from histories import drawn, prepared
 from on_device import DEVICE, Report, Runner, Timed, in_turns
-from ours import OurSteps
+from ours import OurSteps, arranged
 
-from deeprec.batch import Arranged
-from deeprec.data.packed import Packed
 from dsstne import (
     BATCH_USERS,
     ITEMS,
@@ -44,11 +42,6 @@ def measure_dsstne(report: Report, folder: Path) -> None:
         report.goal(f"{PART}{more}: ours over plain", 0.5, share, "lower", "of plain PyTorch")
     touched = len(torch.unique(arranged(held[OURS]).asked[0].target.values))
     report.conditions[f"an epoch of MovieLens 20M, {REAL_USERS:,} users"] = epochs(taken, touched)
-
-
-def arranged(batch: Arranged | Packed) -> Arranged:
-    found: Arranged = batch.unpacked() if isinstance(batch, Packed) else batch
-    return found
 
 
 def epochs(taken: dict[str, Timed], touched: int) -> str:

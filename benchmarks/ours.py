@@ -118,3 +118,9 @@ class OurSteps:
             for index, pair in enumerate(pairs)
             for name, tensor in zip(("weight", "bias"), pair)
         }
+
+
+def arranged(batch: Arranged | Packed) -> Arranged:
+    """A batch as it was arranged; of one that was filled up, with what fills it."""
+    found: Arranged = batch.unpacked() if isinstance(batch, Packed) else batch
+    return found

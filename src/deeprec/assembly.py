@@ -19,7 +19,6 @@ from deeprec.data.attribute_histories import AttributeHistories
 from deeprec.data.datamodule import DataModule, to_be_fetched
 from deeprec.data.dataset import Batches, JudgedBatches
 from deeprec.data.judge import known_users
-from deeprec.data.padding import padding_of
 from deeprec.data.store import PartName, Prepared
 from deeprec.data.target import ByKind, Reconstruct, Target
 from deeprec.device import choose_device
@@ -43,7 +42,7 @@ from deeprec.trainer.facts import (
     learns_next,
     reads_log_odds,
 )
-from deeprec.trainer.graph import Graph, obstacle_to_graph
+from deeprec.trainer.graph import record
 from deeprec.trainer.kinds import kinds_of
 from deeprec.trainer.loop import Loop
 from deeprec.trainer.module import Loss, Progress, Training, begin_biases
@@ -52,8 +51,6 @@ from deeprec.trainer.rate import Rate
 from deeprec.trainer.solving import Solving
 
 READ: tuple[PartName, ...] = ("train", "validation")  # never the holdout
-
-BATCHES_LOOKED_AT = 8  # for how large batches become
 
 
 class Assembly:
@@ -103,22 +100,11 @@ class Assembly:
             self.data.training.finish = self.learner.arrange
             self.why_no_graph: str | None = None
             if self.device.name == "cuda":
-                self.why_no_graph = self._ask_at_once(self.learner)
-                self.data.training.receive = to_be_fetched
-
-    def _ask_at_once(self, training: Training) -> str | None:
-        """Has the steps be recorded as a CUDA graph; says why not, where that cannot be."""
-        if not self.loop.cuda_graph:
-            return "as configured"
-        batches, device = self.data.training, self.device.torch
-        if obstacle := obstacle_to_graph(training, batches.users_of_batch, device):
-            return obstacle
-        looked_at = range(min(BATCHES_LOOKED_AT, max(1, len(batches) - 1)))
-        training.padding = padding_of([batches.finished(0, position) for position in looked_at])
-        if training.padding is None:
-            return "batches are of different numbers of users"
-        training.graph = Graph(training, device)
-        return None
+                batches = self.data.training
+                self.why_no_graph = "as configured"
+                if self.loop.cuda_graph:
+                    self.why_no_graph = record(self.learner, batches, self.device.torch)
+                batches.receive = to_be_fetched
 
     def histories(self) -> Batch:
         """All that may be learned from at once."""

@@ -143,12 +143,14 @@ class Sample:
     """
 
     items: Tensor  # int64 [K], distinct, ascending; every target is among them
-    shares: Tensor  # float32 [K], for how many items of the catalog each stands, > 0
+    shares: Tensor  # float32 [K], for how many items of the catalog each stands
     pool: Tensor  # int64 [S], further items, of which the hardest are scored too, after `items`
     num_hardest: int  # so many of them
     target: Jagged
     repeats: Jagged
     of_repeats: Tensor  # int64, which of the repeats of `Asked` these are
+    # of a padded batch alone: int64 [K], the place of the item that stands here again, with share 0
+    places: Tensor | None = None
 
 
 @dataclass

@@ -25,10 +25,12 @@ from steps import LOSSES, MODELS, OPTIMIZERS, new_batch, training_of
 pytestmark = pytest.mark.gpu
 CUDA = torch.device("cuda")
 FILLED = ("softmax", "marginal", "hinge", "regression", "asymmetric")
+SAMPLED = ("sampled_softmax", "sampled_binary")
 STEPS = WARM + 9
 CASES: list[tuple[str, str, Optimizer]] = [
-    *(("plain", loss, Adam(warmup_steps=4, decay=0.5)) for loss in FILLED),
+    *(("plain", loss, Adam(warmup_steps=4, decay=0.5)) for loss in (*FILLED, *SAMPLED)),
     ("plain", "softmax", RowwiseAdagrad()),
+    ("plain", "sampled_softmax", RowwiseAdagrad()),
     ("plain", "softmax", RmsProp()),
     ("plain", "softmax", OPTIMIZERS[0]),  # with limits
     ("layered", "marginal", RowwiseAdagrad()),
@@ -51,8 +53,10 @@ def after_steps(case: tuple[str, str, Optimizer], *, as_graph: bool) -> dict[str
     module = build().to(CUDA)
     about = Softmax() if loss == "softmax" else LOSSES[loss](module)
     about.block_items = None  # type: ignore[assignment]
+    if loss == "sampled_softmax":
+        about.softmax.block_items = None  # type: ignore[union-attr]
     training: Training = training_of(module, about, optimizer).to(CUDA)
-    assert obstacle_to_graph(training, 12, CUDA) is None
+    assert obstacle_to_graph(training) is None
     batches = [
         training.arrange(batch_of(step), torch.Generator().manual_seed(step))
         for step in range(STEPS)

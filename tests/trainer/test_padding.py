@@ -10,15 +10,33 @@ from torch import Tensor, nn
 
 from deeprec.batch import Arranged, Batch, Jagged
 from deeprec.data.padding import Padding, padding_of
+from deeprec.loss.sampled_binary import SampledBinary
+from deeprec.loss.sampled_softmax import SampledSoftmax
 from deeprec.loss.softmax import Softmax
 from deeprec.trainer.built import state_tensors
-from deeprec.trainer.graph import obstacle_to_graph, rates_as_tensors
+from deeprec.trainer.graph import obstacle_to_graph, rates_as_tensors, record
 from deeprec.trainer.module import Training
 from deeprec.trainer.optimizer import Adam, Optimizer, RowwiseAdagrad
-from steps import HELD, ITEMS, LIMITLESS, LOSSES, MODELS, OPTIMIZERS, new_batch, training_of
+from steps import (
+    HELD,
+    ITEMS,
+    LIMITLESS,
+    LOSSES,
+    MODELS,
+    OPTIMIZERS,
+    POPULARITY,
+    new_batch,
+    training_of,
+)
 
 CPU = torch.device("cpu")
-FILLED = ("softmax", "marginal", "hinge", "regression", "asymmetric")
+FILLED: dict[str, Callable[[nn.Module], nn.Module]] = {
+    name: LOSSES[name] for name in ("softmax", "marginal", "hinge", "regression", "asymmetric")
+} | {
+    "sampled_softmax": lambda _: SampledSoftmax(ITEMS, negatives=40, popularity=POPULARITY),
+    "sampled_binary": lambda _: SampledBinary(ITEMS, negatives=40, popularity=POPULARITY),
+    "everything": lambda _: SampledSoftmax(ITEMS, negatives=ITEMS),
+}
 STEPS = 3
 
 
@@ -99,7 +117,7 @@ def test_every_optimizer_ends_where_it_does_on_batches_as_they_are(
 @pytest.mark.parametrize("loss", FILLED)
 def test_every_loss_ends_where_it_does_on_batches_as_they_are(loss: str, weighted: bool) -> None:
     build = MODELS["plain"]
-    assert_filled_ends_alike(build, LOSSES[loss](build()), RowwiseAdagrad(), weighted)
+    assert_filled_ends_alike(build, FILLED[loss](build()), RowwiseAdagrad(), weighted)
 
 
 def test_limits_and_means_hold_too() -> None:
@@ -124,32 +142,68 @@ def test_batches_of_different_numbers_of_users_have_no_padding() -> None:
     assert isinstance(padding_of(batches), Padding)
 
 
+DRAWN = {"negatives": 40, "popularity": POPULARITY}
+
+
 @pytest.mark.parametrize(
     ("model", "loss", "optimizer", "why"),
     [
-        ("plain", "softmax", LIMITLESS[0], None),
-        ("layered", "marginal", RowwiseAdagrad(), None),
-        ("repeats", "softmax", LIMITLESS[0], "reads more of a batch"),
-        ("tied", "softmax", LIMITLESS[0], "several fields share a table"),
-        ("sequence", "softmax", LIMITLESS[0], "reads more of a batch"),
-        ("variational", "softmax", LIMITLESS[0], "reads more of a batch"),
-        ("plain", "sampled_softmax", LIMITLESS[0], "not one over the whole catalog"),
-        ("plain", "softmax", OPTIMIZERS[4], "torch records no SGD"),
-        ("layered", "softmax", HELD, "constraints"),
+        ("plain", Softmax(), LIMITLESS[0], None),
+        ("layered", SampledSoftmax(ITEMS, **DRAWN), RowwiseAdagrad(), None),
+        ("repeats", Softmax(), LIMITLESS[0], "reads more of a batch"),
+        ("tied", Softmax(), LIMITLESS[0], "several fields share a table"),
+        ("sequence", Softmax(), LIMITLESS[0], "reads more of a batch"),
+        ("variational", Softmax(), LIMITLESS[0], "reads more of a batch"),
+        ("plain", Softmax(normalise_targets=True), LIMITLESS[0], "sizes that differ"),
+        ("plain", SampledSoftmax(ITEMS, pool=80, **DRAWN), LIMITLESS[0], "sizes that differ"),
+        (
+            "plain",
+            SampledBinary(ITEMS, calibration=0.5, **DRAWN),
+            LIMITLESS[0],
+            "sizes that differ",
+        ),
+        ("plain", Softmax(), OPTIMIZERS[4], "torch records no SGD"),
+        ("layered", Softmax(), HELD, "constraints"),
     ],
 )
 def test_what_cannot_be_recorded_says_why(
-    model: str, loss: str, optimizer: Optimizer, why: str | None
+    model: str, loss: nn.Module, optimizer: Optimizer, why: str | None
 ) -> None:
-    build = MODELS[model]
-    about = Softmax() if loss == "softmax" else LOSSES[loss](build())
-    if hasattr(about, "block_items"):
-        about.block_items = None
-    training = training_of(build(), about, optimizer)
-    found = obstacle_to_graph(training, 12, CPU)
+    found = obstacle_to_graph(training_of(MODELS[model](), loss, optimizer))
     assert found == why if why is None else why in str(found)
 
 
-def test_a_catalog_of_several_blocks_cannot_be_recorded() -> None:
-    training = training_of(MODELS["plain"](), Softmax(block_items=64), Adam())
-    assert f"{ITEMS} items are scored in blocks of 64" in str(obstacle_to_graph(training, 12, CPU))
+class Made:
+    """Batches as a run asks for them."""
+
+    def __init__(self, made: list[Arranged]) -> None:
+        self.made = made
+
+    def __len__(self) -> int:
+        return len(self.made)
+
+    def finished(self, epoch: int, position: int) -> Arranged:
+        return self.made[position]
+
+
+@pytest.mark.parametrize(
+    ("loss", "why"),
+    [
+        (Softmax(block_items=ITEMS - 1), "300 items are scored in blocks of 299"),
+        (SampledSoftmax(ITEMS, block_items=64, **DRAWN), "items are scored in blocks of 64"),
+        (SampledSoftmax(ITEMS, block_items=ITEMS - 1, **DRAWN), None),
+        (Softmax(), None),
+    ],
+)
+def test_all_that_is_scored_must_be_one_block(loss: nn.Module, why: str | None) -> None:
+    training, batches = training_and_batches(MODELS["plain"], loss, Adam())
+    found = record(training, Made(batches), CPU)  # type: ignore[arg-type]
+    assert found is None if why is None else why in str(found)
+    assert (training.graph is None) == (training.padding is None) == (why is not None)
+
+
+def test_batches_of_different_sizes_are_not_recorded() -> None:
+    training, batches = training_and_batches(MODELS["plain"], Softmax(), Adam())
+    fewer = training.arrange(new_batch(0).some(0, 5), torch.Generator())
+    found = record(training, Made([fewer, *batches]), CPU)  # type: ignore[arg-type]
+    assert found == "batches are of different numbers of users"

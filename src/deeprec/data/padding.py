@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from deeprec.batch import Arranged, Asked, ByItem, Jagged
+from deeprec.batch import Arranged, Asked, ByItem, Jagged, Sample
 
 SPARE_ROWS = 16  # nobody's, which share what fills a field: one would have a bag of thousands
 ROUND = 64  # shapes are multiples of this
@@ -23,7 +23,7 @@ DEVIATIONS = 6.0  # of the sizes looked at: so much above their mean hardly any 
 
 
 class Sizes(NamedTuple):
-    """Of what a batch has of a field, or is asked."""
+    """Of a field: its values, and distinct ones. Of what is asked: targets, and items drawn."""
 
     values: int
     distinct: int
@@ -32,6 +32,9 @@ class Sizes(NamedTuple):
 @dataclass(frozen=True)
 class Padding:
     """The shapes that batches are filled up to.
+
+    What is asked of a sample is told by places among its items, and stands for what is asked of the
+    whole catalog too.
 
     Args:
         num_users: of every batch; one of another number stays as it is.
@@ -54,10 +57,7 @@ class Padding:
             fields={
                 name: filled_field(rows, self.shown[name]) for name, rows in arranged.fields.items()
             },
-            asked=[
-                replace(asked, target=filled_target(asked.target, sizes.values))
-                for asked, sizes in zip(arranged.asked, self.asked)
-            ],
+            asked=[filled_asked(asked, sizes) for asked, sizes in zip(arranged.asked, self.asked)],
             padded=True,
         )
 
@@ -67,7 +67,7 @@ class Padding:
         if tuple(_with_targets(asked) for asked in arranged.asked) != self.with_targets:
             return False
         shown = ((sizes_of(rows), self.shown[name]) for name, rows in arranged.fields.items())
-        asked = ((sizes_of(one.target), room) for one, room in zip(arranged.asked, self.asked))
+        asked = ((sizes_asked(one), room) for one, room in zip(arranged.asked, self.asked))
         return all(
             size.values <= room.values and size.distinct <= room.distinct
             for size, room in (*shown, *asked)
@@ -90,7 +90,7 @@ def padding_of(batches: Sequence[Arranged]) -> Padding | None:
         first.num_users,
         {name: _room([sizes_of(one.fields[name]) for one in batches]) for name in first.fields},
         tuple(
-            _room([sizes_of(one.asked[task].target) for one in batches])
+            _room([sizes_asked(one.asked[task]) for one in batches])
             for task in range(len(first.asked))
         ),
         tuple(map(_with_targets, first.asked)),
@@ -111,12 +111,19 @@ def can_be_filled(arranged: Arranged) -> bool:
 
 
 def _is_plain(asked: Asked) -> bool:
-    absent = asked.sample, asked.user_weights, asked.own_BD
-    return all(one is None for one in absent) and not len(asked.repeats.values)
+    sample = asked.sample
+    drawn = sample is None or (isinstance(sample, Sample) and not len(sample.pool))
+    absent = asked.user_weights, asked.own_BD
+    return drawn and all(one is None for one in absent) and not len(asked.repeats.values)
 
 
 def sizes_of(rows: Jagged) -> Sizes:
     return Sizes(len(rows.values), len(_by_item(rows).distinct))
+
+
+def sizes_asked(asked: Asked) -> Sizes:
+    drawn = asked.sample.items if asked.sample is not None else asked.target.values[:0]
+    return Sizes(len(asked.target.values), len(drawn))
 
 
 def filled_field(rows: Jagged, room: Sizes) -> Jagged:
@@ -146,6 +153,23 @@ def filled_field(rows: Jagged, room: Sizes) -> Jagged:
         transposed,
         SPARE_ROWS,
     )
+
+
+def filled_asked(asked: Asked, room: Sizes) -> Asked:
+    """What is asked of so many targets, and of so many items that were drawn, if any were."""
+    sample = asked.sample
+    if sample is None:
+        return replace(asked, target=filled_target(asked.target, room.values))
+    assert isinstance(sample, Sample), "others are not plain"
+    size, target = len(sample.items), filled_target(sample.target, room.values)
+    sample = replace(
+        sample,
+        items=_again(sample.items, room.distinct),
+        shares=F.pad(sample.shares, (0, room.distinct - size)),
+        places=torch.arange(room.distinct).clamp(max=size - 1),
+        target=target,
+    )
+    return replace(asked, target=target, sample=sample)  # of the whole catalog nothing is asked
 
 
 def filled_target(rows: Jagged, num_values: int) -> Jagged:

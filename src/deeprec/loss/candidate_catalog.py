@@ -57,6 +57,7 @@ def candidate_catalog(
         hardest = _hardest(sample, encoded, item_weight_VD, item_bias_V)
         items_R = torch.cat([items_R, hardest])
         share_R = torch.cat([share_R, share_R.new_ones(sample.num_hardest)])
+    at = items_R, sample.places
     repeat_scores = encoded.repeat_scores_M[sample.of_repeats]
     return CandidateCatalog(
         items_R,
@@ -65,7 +66,7 @@ def candidate_catalog(
         _rows(item_weight_VD, items_R, updates.item_weight),
         _rows(item_bias_V, items_R, updates.item_bias),
         Asked(sample.target, sample.repeats),
-        Updates(_at(items_R, updates.item_weight), _at(items_R, updates.item_bias), updates.weight),
+        Updates(_at(*at, updates.item_weight), _at(*at, updates.item_bias), updates.weight),
     )
 
 
@@ -86,12 +87,16 @@ def _rows(table: Tensor, items_R: Tensor, update: RowUpdate | None) -> Tensor:
     return table.detach().index_select(0, items_R).requires_grad_(table.requires_grad)
 
 
-def _at(items_R: Tensor, update: RowUpdate | None) -> RowUpdate | None:
+def _at(items_R: Tensor, places_R: Tensor | None, update: RowUpdate | None) -> RowUpdate | None:
     """The update of the catalog's rows, told in the indices of the candidates."""
     if update is None:
         return None
 
     def of_candidates(rows: Rows, gradient: Tensor) -> None:
+        if (
+            places_R is not None
+        ):  # all of them at once: an item that stands again changes as it does
+            gradient = gradient.index_select(0, places_R)
         update(items_R[rows], gradient)
 
     return of_candidates

@@ -73,6 +73,8 @@ class SampledBinary(nn.Module):
             shared_targets=shared_targets,
         )
         self.calibration, self.one_scale, self.block_items = calibration, one_scale, block_items
+        # calibrated, a target weighs by how many items are scored, which a padded batch hides
+        self.fills_targets = shared_targets and pool is None and calibration is None
 
     @property
     def note(self) -> str:

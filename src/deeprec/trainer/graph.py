@@ -15,7 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from deeprec.data.dataset import Batches
 from deeprec.data.packed import Packed
+from deeprec.data.padding import padding_of
 from deeprec.loss.catalog_blocks import fitting_block_items
 from deeprec.model.sparse_input import SparseInput
 from deeprec.table import LazyAdam, RowRule
@@ -24,6 +26,7 @@ from deeprec.trainer.module import Training
 from deeprec.trainer.row_optimizer import InBackward, InLoss
 
 OF_LAYERS = (torch.optim.Adam, torch.optim.RMSprop)  # that can be recorded
+LOOKED_AT = 8  # batches, for how large they become
 WARM = 3  # steps taken one kernel after the other before one is recorded: they set up what lasts
 
 
@@ -74,25 +77,36 @@ def rates_as_tensors(built: Sequence[torch.optim.Optimizer], device: torch.devic
                 group["capturable"] = True
 
 
-def obstacle_to_graph(training: Training, batch_users: int, device: torch.device) -> str | None:
-    """Why the step of a training cannot be recorded, if so; batches aside.
+def record(training: Training, batches: Batches, device: torch.device) -> str | None:
+    """Has the steps of a training be taken as a graph; says why not, where that cannot be.
 
     Args:
         training: before its first step.
-        batch_users: users in a step.
+        batches: that it will be trained on, as `Training.arrange` gives them.
         device: where its parameters are.
     """
+    if obstacle := obstacle_to_graph(training):
+        return obstacle
+    looked_at = range(min(LOOKED_AT, max(1, len(batches) - 1)))  # the last one may be smaller
+    padding = padding_of([batches.finished(0, position) for position in looked_at])
+    if padding is None:
+        return "batches are of different numbers of users"
+    scored = max(sizes.distinct for sizes in padding.asked) or len(training.recommender.item_bias)
+    block_items = getattr(training.loss, "block_items", None)
+    block_items = block_items or fitting_block_items(padding.num_users, device.type)
+    if scored > block_items:
+        return f"{scored:,} items are scored in blocks of {block_items:,}"
+    training.padding, training.graph = padding, Graph(training, device)
+    return None
+
+
+def obstacle_to_graph(training: Training) -> str | None:
+    """Why the step of a training cannot be recorded, if so, whatever its batches."""
     model, loss = training.model, training.loss
     if not getattr(model, "reads_bags_alone", False):
         return "the model reads more of a batch than sums of embeddings"
     if not getattr(loss, "fills_targets", False):
-        return "the loss is not one over the whole catalog whose targets all weigh alike"
-    block_items = getattr(loss, "block_items", None) or fitting_block_items(
-        batch_users, device.type
-    )
-    num_items = len(training.recommender.item_bias)
-    if num_items > block_items:
-        return f"{num_items:,} items are scored in blocks of {block_items:,}"
+        return "the loss asks for sizes that differ from batch to batch"
     if training.group is not None or training.brake is not None:
         return "other processes or a brake have a say in each step"
     return _of_tables(model) or _of_optimizers(training)
