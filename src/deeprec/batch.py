@@ -35,9 +35,9 @@ class ByItem:
     distinct: Tensor  # int64 [R], ascending
     offsets: Tensor  # int64 [R + 1]
     on_host: npt.NDArray[np.int64]  # `values`; stays on the host, wherever the tensors go
-    num_users: int  # that have any
+    num_users: int | Tensor  # that have any; of a padded batch float32 [], at least 1
     # of a padded batch alone: int64 [R], the place of the distinct value that stands here again;
-    # and float32 [N], 0 where the last (user, value) stands again, 1 elsewhere
+    # and float32 [N], 0 where a (user, value) stands again, 1 elsewhere
     places: Tensor | None = None
     counted: Tensor | None = None
 
@@ -229,6 +229,16 @@ def offsets_of_kept(kept_N: Tensor, offsets_B1: Tensor) -> Tensor:
     """
     before = torch.cat([torch.zeros_like(offsets_B1[:1]), kept_N.cumsum(0)])
     return before[offsets_B1]
+
+
+def again(values: Tensor, count: int) -> Tensor:
+    """So many, the last one again and again.
+
+    Example:
+        >>> again(torch.tensor([3, 5]), 4).tolist()
+        [3, 5, 5, 5]
+    """
+    return torch.cat([values, values[-1:].expand(count - len(values))])
 
 
 def check_ends(values_name: str, num_values: int, offsets_name: str, offsets_B1: Tensor) -> None:

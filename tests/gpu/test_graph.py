@@ -31,6 +31,8 @@ CASES: list[tuple[str, str, Optimizer]] = [
     *(("plain", loss, Adam(warmup_steps=4, decay=0.5)) for loss in (*FILLED, *SAMPLED)),
     ("plain", "softmax", RowwiseAdagrad()),
     ("plain", "sampled_softmax", RowwiseAdagrad()),
+    ("repeats", "softmax", Adam()),
+    ("repeats", "softmax", RowwiseAdagrad()),
     ("plain", "softmax", RmsProp()),
     ("plain", "softmax", OPTIMIZERS[0]),  # with limits
     ("layered", "marginal", RowwiseAdagrad()),
@@ -61,7 +63,7 @@ def after_steps(case: tuple[str, str, Optimizer], *, as_graph: bool) -> dict[str
         training.arrange(batch_of(step), torch.Generator().manual_seed(step))
         for step in range(STEPS)
     ]
-    training.padding = padding_of(batches)
+    training.padding = padding_of(batches, exactly=True)
     assert training.padding is not None
     if as_graph:
         training.graph = Graph(training, CUDA)
@@ -83,19 +85,31 @@ def test_a_graph_ends_where_its_kernels_one_by_one_do(case: tuple[str, str, Opti
         torch.testing.assert_close(found[name], value, atol=1e-5, rtol=1e-4, msg=name)
 
 
-WORDS = "model.hidden_dims=[8] trainer.batch_users=12 optimizer.lr=0.02 trainer.max_epochs=6"
+WORDS = "trainer.batch_users=12 optimizer.lr=0.02 trainer.max_epochs=6"
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("precision", "repeats", "words"),
+    [
+        ("float32", False, ""),
+        ("bfloat16", False, ""),
+        ("float32", True, ""),
+        ("float32", True, "target=after_cut target.window_days=20"),
+        ("float32", False, "loss=sampled_softmax loss.negatives=8 optimizer=rowwise_adagrad"),
+        ("float32", False, "loss=marginal model=layered"),
+    ],
+)
 def test_a_run_in_graphs_is_the_run_without(
-    precision: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    precision: str, repeats: bool, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    prepared = small_shop.make(tmp_path / "prepared", repeats=False)
+    prepared = small_shop.make(tmp_path / "prepared", repeats=repeats)
+    model = "" if "layered" in words else "model.hidden_dims=[8]"
     ends = []
     for graph in ("true", "false"):
         more = f"trainer.cuda_graph={graph}", f"trainer.precision={precision}"
-        words = [*WORDS.split(), *more, "trainer.device=cuda", "logger.wandb=off"]
-        run = train(small_shop.composed(prepared, tmp_path / graph, *words))
+        said = [*f"{words} {model} {WORDS}".split(), *more]
+        said += ["trainer.device=cuda", "logger.wandb=off"]
+        run = train(small_shop.composed(prepared, tmp_path / graph, *said))
         ends.append((open_run(run, "last").model.state_dict(), read_metrics(run / "metrics.csv")))  # type: ignore[attr-defined]
     assert "steps: a CUDA graph" in capsys.readouterr().out
     (mine, told), (theirs, expected) = ends

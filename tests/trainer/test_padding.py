@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from deeprec.batch import Arranged, Batch, Jagged
 from deeprec.data.padding import Padding, padding_of
+from deeprec.loss.marginal import Marginal
 from deeprec.loss.sampled_binary import SampledBinary
 from deeprec.loss.sampled_softmax import SampledSoftmax
 from deeprec.loss.softmax import Softmax
@@ -77,7 +78,7 @@ def assert_filled_ends_alike(
     """With learning rates that are tensors, as a graph has them."""
     expected = ends(*training_and_batches(build, loss, optimizer, weighted))
     training, batches = training_and_batches(build, loss, optimizer, weighted)
-    padding = padding_of(batches)
+    padding = padding_of(batches, exactly=True)
     assert padding is not None
     filled = [padding(batch) for batch in batches]
     assert all(batch.padded for batch in filled)
@@ -127,9 +128,9 @@ def test_limits_and_means_hold_too() -> None:
 
 def test_what_does_not_fit_stays_as_it_is() -> None:
     _, batches = training_and_batches(MODELS["plain"], Softmax(), Adam())
-    padding = padding_of(batches)
+    padding = padding_of(batches, exactly=True)
     assert padding is not None
-    small = replace(padding, asked=(padding.asked[0]._replace(values=3),))
+    small = replace(padding, asked=(padding.asked[0]._replace(targets=3),))
     fewer = replace(padding, num_users=padding.num_users - 1)
     for one in (small, fewer):
         assert one(batches[0]) is batches[0]
@@ -138,8 +139,8 @@ def test_what_does_not_fit_stays_as_it_is() -> None:
 def test_batches_of_different_numbers_of_users_have_no_padding() -> None:
     training, batches = training_and_batches(MODELS["plain"], Softmax(), Adam())
     fewer = training.arrange(new_batch(0).some(0, 5), torch.Generator())
-    assert padding_of([*batches, fewer]) is None
-    assert isinstance(padding_of(batches), Padding)
+    assert padding_of([*batches, fewer], exactly=True) is None
+    assert isinstance(padding_of(batches, exactly=True), Padding)
 
 
 DRAWN = {"negatives": 40, "popularity": POPULARITY}
@@ -150,7 +151,7 @@ DRAWN = {"negatives": 40, "popularity": POPULARITY}
     [
         ("plain", Softmax(), LIMITLESS[0], None),
         ("layered", SampledSoftmax(ITEMS, **DRAWN), RowwiseAdagrad(), None),
-        ("repeats", Softmax(), LIMITLESS[0], "reads more of a batch"),
+        ("repeats", Softmax(), LIMITLESS[0], None),
         ("tied", Softmax(), LIMITLESS[0], "several fields share a table"),
         ("sequence", Softmax(), LIMITLESS[0], "reads more of a batch"),
         ("variational", Softmax(), LIMITLESS[0], "reads more of a batch"),
@@ -202,8 +203,42 @@ def test_all_that_is_scored_must_be_one_block(loss: nn.Module, why: str | None) 
     assert (training.graph is None) == (training.padding is None) == (why is not None)
 
 
-def test_batches_of_different_sizes_are_not_recorded() -> None:
-    training, batches = training_and_batches(MODELS["plain"], Softmax(), Adam())
+def test_a_loss_that_counts_all_users_wants_the_same_number_in_each_batch() -> None:
+    training, batches = training_and_batches(MODELS["plain"], Marginal(), Adam())
     fewer = training.arrange(new_batch(0).some(0, 5), torch.Generator())
     found = record(training, Made([fewer, *batches]), CPU)  # type: ignore[arg-type]
-    assert found == "batches are of different numbers of users"
+    assert found == "batches differ in more than size"
+
+
+@pytest.mark.parametrize("reconstruction", [0.0, 0.3])
+@pytest.mark.parametrize("optimizer", [Adam(), RowwiseAdagrad()], ids=["adam", "adagrad"])
+def test_own_items_with_scores_are_filled_too(optimizer: Optimizer, reconstruction: float) -> None:
+    build = partial(MODELS["repeats"], reconstruction=reconstruction)
+    assert_filled_ends_alike(build, Softmax(), optimizer)
+
+
+@pytest.mark.parametrize(("model", "sampled"), [("plain", 0), ("plain", 1), ("repeats", 0)])
+def test_batches_of_some_users_less_are_filled_with_users_who_have_nothing(
+    model: str, sampled: int
+) -> None:
+    """Where the loss passes over these."""
+    ends_of = []
+    for filled in (False, True):
+        torch.manual_seed(0)
+        loss = SampledSoftmax(ITEMS, **DRAWN) if sampled else Softmax()
+        training = training_of(partial(MODELS[model], dropout=0.0)(), loss, Adam())
+        batches = [
+            training.arrange(
+                batch_of(at).some(0, 12 - 3 * (at % 2)), torch.Generator().manual_seed(at)
+            )
+            for at in range(4)
+        ]
+        padding = padding_of(batches, exactly=False)
+        assert padding is not None
+        if filled:
+            batches = [padding(batch) for batch in batches]
+            assert all(batch.padded for batch in batches)
+            assert len({shapes(batch) for batch in batches}) == 1
+        ends_of.append(ends(training, batches))
+    for name, value in ends_of[0].items():
+        torch.testing.assert_close(ends_of[1][name], value, atol=1e-6, rtol=1e-5, msg=name)

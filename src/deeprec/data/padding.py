@@ -1,8 +1,11 @@
 """Batches filled up to the same shapes, so that what a step asks of its device is always the same.
 
-What fills them changes nothing: a value of a field with weight 0, in rows that are nobody's; a
-touched row of a table that stands again, and changes to the same values again; a target that stands
-again, and is not counted.
+What fills them changes nothing: users without history or target, to a loss that passes over them; a
+value of a field with weight 0, in rows that are nobody's; a touched row of a table that stands
+again, and changes to the same values again; a target or own item that stands again, and is not
+counted; a drawn item that stands again, for no item of the catalog.
+
+Shapes as in deeprec/batch.py.
 """
 
 import math
@@ -15,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from deeprec.batch import Arranged, Asked, ByItem, Jagged, Sample
+from deeprec.batch import Arranged, Asked, ByItem, Jagged, Sample, again
 
 SPARE_ROWS = 16  # nobody's, which share what fills a field: one would have a bag of thousands
 ROUND = 64  # shapes are multiples of this
@@ -23,10 +26,18 @@ DEVIATIONS = 6.0  # of the sizes looked at: so much above their mean hardly any 
 
 
 class Sizes(NamedTuple):
-    """Of a field: its values, and distinct ones. Of what is asked: targets, and items drawn."""
+    """Of rows of values."""
 
     values: int
     distinct: int
+
+
+class AskedSizes(NamedTuple):
+    """Of what is asked of a task."""
+
+    targets: int
+    drawn: int  # items of a sample; 0: the whole catalog is scored
+    repeats: Sizes
 
 
 @dataclass(frozen=True)
@@ -37,72 +48,79 @@ class Padding:
     whole catalog too.
 
     Args:
-        num_users: of every batch; one of another number stays as it is.
+        num_users: of a batch; those it lacks have nothing.
+        exactly: a batch of another number of users stays as it is.
         shown: by field.
         asked: of each task.
-        with_targets: users of each task that have targets, likewise of every batch.
     """
 
     num_users: int
+    exactly: bool
     shown: dict[str, Sizes]
-    asked: tuple[Sizes, ...]
-    with_targets: tuple[int, ...]
+    asked: tuple[AskedSizes, ...]
 
     def __call__(self, arranged: Arranged) -> Arranged:
         """The batch filled up, or as it is where it does not fit."""
         if not self._holds(arranged):
             return arranged
+        if (fill := getattr(arranged, "filled", None)) is not None:
+            arranged = fill(self.asked[0].repeats.values, self.num_users)
+        shown = arranged.fields.items()
         return replace(
             arranged,
             fields={
-                name: filled_field(rows, self.shown[name]) for name, rows in arranged.fields.items()
+                name: filled_field(rows, self.shown[name], self.num_users) for name, rows in shown
             },
-            asked=[filled_asked(asked, sizes) for asked, sizes in zip(arranged.asked, self.asked)],
+            asked=[
+                filled_asked(asked, room, self.num_users)
+                for asked, room in zip(arranged.asked, self.asked)
+            ],
             padded=True,
         )
 
     def _holds(self, arranged: Arranged) -> bool:
-        if not can_be_filled(arranged) or arranged.num_users != self.num_users:
+        if not can_be_filled(arranged) or arranged.num_users > self.num_users:
             return False
-        if tuple(_with_targets(asked) for asked in arranged.asked) != self.with_targets:
+        if self.exactly and arranged.num_users != self.num_users:
             return False
-        shown = ((sizes_of(rows), self.shown[name]) for name, rows in arranged.fields.items())
-        asked = ((sizes_asked(one), room) for one, room in zip(arranged.asked, self.asked))
-        return all(
-            size.values <= room.values and size.distinct <= room.distinct
-            for size, room in (*shown, *asked)
-        )
+        shown = [(sizes_of(rows), self.shown[name]) for name, rows in arranged.fields.items()]
+        asked = [(sizes_asked(one), room) for one, room in zip(arranged.asked, self.asked)]
+        numbers = [*shown, *((one[:2], room[:2]) for one, room in asked)]
+        numbers += [(one.repeats, room.repeats) for one, room in asked]
+        return all(one <= room for pair in numbers for one, room in zip(*pair))
 
 
-def padding_of(batches: Sequence[Arranged]) -> Padding | None:
+def padding_of(batches: Sequence[Arranged], *, exactly: bool) -> Padding | None:
     """Shapes into which batches such as these fit; None: they are of too different a kind.
 
     Args:
         batches: some of a run, one or more.
+        exactly: whether all must have the same number of users.
     """
-    first = batches[0]
     if not all(can_be_filled(one) for one in batches):
         return None
-    users = {(one.num_users, *map(_with_targets, one.asked)) for one in batches}
-    if len(users) > 1:
+    users = [one.num_users for one in batches]
+    if exactly and len({*users}) > 1:
         return None
     return Padding(
-        first.num_users,
-        {name: _room([sizes_of(one.fields[name]) for one in batches]) for name in first.fields},
+        max(users) if len({*users}) == 1 else _above(users),
+        exactly,
+        {
+            name: _sizes([sizes_of(one.fields[name]) for one in batches])
+            for name in batches[0].fields
+        },
         tuple(
-            _room([sizes_asked(one.asked[task]) for one in batches])
-            for task in range(len(first.asked))
+            _asked_sizes([sizes_asked(one.asked[task]) for one in batches])
+            for task in range(len(batches[0].asked))
         ),
-        tuple(map(_with_targets, first.asked)),
     )
 
 
 def can_be_filled(arranged: Arranged) -> bool:
-    """Whether all that a batch holds is known here, and nothing of it is empty."""
+    """Whether all that a batch holds is known here, and nothing of it is empty by chance."""
     known = {one.name for one in fields(Arranged)}
-    if any(
-        getattr(arranged, one.name) is not None for one in fields(arranged) if one.name not in known
-    ):
+    further = [getattr(arranged, one.name) for one in fields(arranged) if one.name not in known]
+    if any(one is not None for one in further) and not hasattr(arranged, "filled"):
         return False
     if arranged.told is not None or not all(map(_is_plain, arranged.asked)):
         return False
@@ -111,95 +129,133 @@ def can_be_filled(arranged: Arranged) -> bool:
 
 
 def _is_plain(asked: Asked) -> bool:
-    sample = asked.sample
-    drawn = sample is None or (isinstance(sample, Sample) and not len(sample.pool))
-    absent = asked.user_weights, asked.own_BD
-    return drawn and all(one is None for one in absent) and not len(asked.repeats.values)
+    """A sample has no hard negatives, and no own items have scores beside it."""
+    if asked.user_weights is not None or asked.own_BD is not None:
+        return False
+    if asked.sample is None:
+        return True
+    sampled = isinstance(asked.sample, Sample) and not len(asked.sample.pool)
+    return sampled and not len(asked.repeats.values)
 
 
 def sizes_of(rows: Jagged) -> Sizes:
     return Sizes(len(rows.values), len(_by_item(rows).distinct))
 
 
-def sizes_asked(asked: Asked) -> Sizes:
-    drawn = asked.sample.items if asked.sample is not None else asked.target.values[:0]
-    return Sizes(len(asked.target.values), len(drawn))
+def sizes_asked(asked: Asked) -> AskedSizes:
+    drawn = 0 if asked.sample is None else len(asked.sample.items)
+    return AskedSizes(len(asked.target.values), drawn, sizes_of(asked.repeats))
 
 
-def filled_field(rows: Jagged, room: Sizes) -> Jagged:
-    """A field with so many values, the further ones of weight 0 in spare rows after all others.
+def filled_field(rows: Jagged, room: Sizes, num_users: int) -> Jagged:
+    """A field with so many values, the further ones of weight 0 in spare rows after all users.
 
     Of its values by item there is no more than what the gradient of a table asks for.
     """
-    by_item, num_users = _by_item(rows), len(rows.offsets) - 1
-    size = sizes_of(rows)
+    by_item, size = _by_item(rows), sizes_of(rows)
+    further, none = room.values - size.values, rows.values[:0]
     weights = torch.ones(size.values) if rows.weights is None else rows.weights
-    further = room.values - size.values
-    none = by_item.values[:0]
     transposed = ByItem(
         values=none,
         users=torch.cat([by_item.users, by_item.users.new_full((further,), num_users)]),
         order=torch.cat([by_item.order, torch.arange(size.values, room.values)]),
-        distinct=_again(by_item.distinct, room.distinct),
-        offsets=_ends(by_item.offsets, further, room.distinct - size.distinct),
+        distinct=again(by_item.distinct, room.distinct),
+        offsets=_shared_out(by_item.offsets, further, room.distinct - size.distinct),
         on_host=none.numpy(),
-        num_users=by_item.num_users,
+        num_users=_counted_users(by_item),
         places=torch.arange(room.distinct).clamp(max=size.distinct - 1),
     )
     return Jagged(
-        _again(rows.values, room.values),
-        _ends(rows.offsets, further, SPARE_ROWS),
+        again(rows.values, room.values),
+        _shared_out(again(rows.offsets, num_users + 1), further, SPARE_ROWS),
         F.pad(weights, (0, further)),
         transposed,
         SPARE_ROWS,
     )
 
 
-def filled_asked(asked: Asked, room: Sizes) -> Asked:
-    """What is asked of so many targets, and of so many items that were drawn, if any were."""
-    sample = asked.sample
+def filled_asked(asked: Asked, room: AskedSizes, num_users: int) -> Asked:
+    """What is asked of so many targets and own items, and of so many drawn ones if any were."""
+    sample, repeats = asked.sample, filled_repeats(asked.repeats, room.repeats, num_users)
     if sample is None:
-        return replace(asked, target=filled_target(asked.target, room.values))
+        target = filled_target(asked.target, room.targets, num_users)
+        return replace(asked, target=target, repeats=repeats)
     assert isinstance(sample, Sample), "others are not plain"
-    size, target = len(sample.items), filled_target(sample.target, room.values)
+    target = filled_target(sample.target, room.targets, num_users)
+    size = len(sample.items)
     sample = replace(
         sample,
-        items=_again(sample.items, room.distinct),
-        shares=F.pad(sample.shares, (0, room.distinct - size)),
-        places=torch.arange(room.distinct).clamp(max=size - 1),
+        items=again(sample.items, room.drawn),
+        shares=F.pad(sample.shares, (0, room.drawn - size)),
+        places=torch.arange(room.drawn).clamp(max=size - 1),
         target=target,
+        repeats=repeats,
     )
-    return replace(asked, target=target, sample=sample)  # of the whole catalog nothing is asked
+    return replace(asked, target=target, repeats=repeats, sample=sample)
 
 
-def filled_target(rows: Jagged, num_values: int) -> Jagged:
+def filled_target(rows: Jagged, num_values: int, num_users: int) -> Jagged:
     """A target of so many values in the order of items, the further ones the last again.
 
     Its offsets tell how many each user has, and distinct items it has none.
     """
-    by_item, size = _by_item(rows), len(rows.values)
-    values = _again(by_item.values, num_values)
-    none = values[:0]
+    by_item = _by_item(rows)
+    values = again(by_item.values, num_values)
     transposed = ByItem(
         values=values,
-        users=_again(by_item.users, num_values),
+        users=again(by_item.users, num_values),
         order=torch.arange(num_values),
-        distinct=none,
-        offsets=none,
+        distinct=values[:0],
+        offsets=values[:0],
         on_host=values.numpy(),
-        num_users=by_item.num_users,
-        counted=F.pad(torch.ones(size), (0, num_values - size)),
+        num_users=_counted_users(by_item),
+        counted=_counted(len(rows.values), num_values),
     )
-    weights = None if rows.weights is None else _again(rows.weights[by_item.order], num_values)
-    return Jagged(values, rows.offsets, weights, transposed)
+    weights = None if rows.weights is None else again(rows.weights[by_item.order], num_values)
+    return Jagged(values, again(rows.offsets, num_users + 1), weights, transposed)
 
 
-def _room(found: Sequence[Sizes]) -> Sizes:
+def filled_repeats(rows: Jagged, room: Sizes, num_users: int) -> Jagged:
+    """Own items, so many, the further ones the last again, each with a score of its own.
+
+    By item they stand behind all others: there is one block, whose they are.
+    """
+    by_item, size = _by_item(rows), sizes_of(rows)
+    offsets = again(rows.offsets, num_users + 1)
+    if not room.values:
+        return replace(rows, offsets=offsets)
+    owner = torch.searchsorted(rows.offsets, size.values, right=False) - 1  # of the last one
+    further, values = room.values - size.values, again(rows.values, room.values)
+    items = torch.cat([by_item.values, values[size.values :]])
+    transposed = ByItem(
+        values=items,
+        users=torch.cat([by_item.users, owner.expand(further)]),
+        order=torch.cat([by_item.order, torch.arange(size.values, room.values)]),
+        distinct=again(by_item.distinct, room.distinct),
+        offsets=_shared_out(by_item.offsets, further, room.distinct - size.distinct),
+        on_host=items.numpy(),
+        num_users=_counted_users(by_item),
+        places=torch.arange(room.distinct).clamp(max=size.distinct - 1),
+        counted=_counted(size.values, room.values),
+    )
+    return Jagged(values, offsets, None, transposed)
+
+
+def _sizes(found: Sequence[Sizes]) -> Sizes:
     """What holds these and others such as these."""
     return Sizes(*(_above([size[at] for size in found]) for at in range(2)))
 
 
+def _asked_sizes(found: Sequence[AskedSizes]) -> AskedSizes:
+    return AskedSizes(
+        _above([size.targets for size in found]),
+        _above([size.drawn for size in found]),
+        _sizes([size.repeats for size in found]),
+    )
+
+
 def _above(sizes: Sequence[int]) -> int:
+    """A size that others such as these hardly ever reach; of none, none."""
     most = max(float(np.mean(sizes)) + DEVIATIONS * float(np.std(sizes)), 1.02 * max(sizes))
     return math.ceil(most / ROUND) * ROUND
 
@@ -209,20 +265,21 @@ def _by_item(rows: Jagged) -> ByItem:
     return rows.by_item
 
 
-def _with_targets(asked: Asked) -> int:
-    return _by_item(asked.target).num_users
+def _counted_users(by_item: ByItem) -> Tensor:
+    """A tensor, for it differs from batch to batch."""
+    assert isinstance(by_item.num_users, int), "it is filled up already"
+    return torch.tensor(float(max(1, by_item.num_users)))
 
 
-def _again(values: Tensor, count: int) -> Tensor:
-    """So many, the last one again and again."""
-    return torch.cat([values, values[-1:].expand(count - len(values))])
+def _counted(size: int, room: int) -> Tensor:
+    return F.pad(torch.ones(size), (0, room - size))
 
 
-def _ends(offsets: Tensor, further: int, rows: int) -> Tensor:
+def _shared_out(offsets: Tensor, further: int, rows: int) -> Tensor:
     """Offsets with so many rows more, which share further values; the last row has them all if 0.
 
     Example:
-        >>> _ends(torch.tensor([0, 2]), 5, 2), _ends(torch.tensor([0, 2]), 5, 0)
+        >>> _shared_out(torch.tensor([0, 2]), 5, 2), _shared_out(torch.tensor([0, 2]), 5, 0)
         (tensor([0, 2, 4, 7]), tensor([0, 7]))
     """
     if rows == 0:

@@ -93,9 +93,7 @@ def _at(items_R: Tensor, places_R: Tensor | None, update: RowUpdate | None) -> R
         return None
 
     def of_candidates(rows: Rows, gradient: Tensor) -> None:
-        if (
-            places_R is not None
-        ):  # all of them at once: an item that stands again changes as it does
+        if places_R is not None:  # of all at once: what stands again changes as it does
             gradient = gradient.index_select(0, places_R)
         update(items_R[rows], gradient)
 

@@ -141,7 +141,8 @@ class Blocks:
         if weights_P is None:
             weights_P = self.hidden_BD.new_ones(asked.target.values.shape)
         self.weights_P = weights_P.to(self.hidden_BD.dtype)[self.target.order_P]
-        self._counted_P = None if asked.target.by_item is None else asked.target.by_item.counted
+        self._counted_P = _counted(asked.target)
+        self._counted_M = _counted(asked.repeats)
         weights_B = asked.user_weights
         self.user_weights_B = None if weights_B is None else weights_B.to(self.hidden_BD.dtype)
         self._narrowed: tuple[slice, Tensor] | None = None
@@ -173,6 +174,10 @@ class Blocks:
         """Float [P]: these of the targets, 0 of what only fills up a padded batch."""
         return values_P if self._counted_P is None else values_P * self._counted_P
 
+    def counted_repeats(self, values_M: Tensor) -> Tensor:
+        """Float [M]: the same of the scores of own items."""
+        return values_M if self._counted_M is None else values_M * self._counted_M
+
     def of_all(self, values_B: Tensor, together: Callable[[Tensor], Tensor]) -> Tensor:
         """Float [B]: what every process found of its items, together, where they share them.
 
@@ -196,6 +201,10 @@ class Blocks:
         return self._narrowed[1]
 
 
+def _counted(rows: Jagged) -> Tensor | None:
+    return None if rows.by_item is None else rows.by_item.counted
+
+
 class Gradient:
     """Gathers the gradients of all blocks, each only if it is needed.
 
@@ -211,7 +220,7 @@ class Gradient:
         self,
         blocks: Blocks,
         needed: "Needed",
-        scale: float,
+        scale: float | Tensor,
         updates: Updates,
         shares_B: Tensor | None = None,
     ) -> None:
@@ -278,7 +287,8 @@ class Gradient:
         """Gradients of hidden, item_weight, item_bias and repeat_scores; None if not needed."""
         repeat_M = self.repeat_M.new_zeros(self.blocks.num_repeats)
         if len(self.repeat_M):
-            repeat_M[self.blocks.repeat.order_P] = self.repeat_M * self.scale
+            found_M = self.blocks.counted_repeats(self.repeat_M * self.scale)
+            repeat_M[self.blocks.repeat.order_P] = found_M
         hidden_BD = self.hidden_BD * self.scale
         all_four = (hidden_BD, self.item_weight_VD, self.item_bias_V, repeat_M)
         return [found if wanted else None for found, wanted in zip(all_four, self.needed)]
@@ -412,7 +422,7 @@ def catalog_loss(
     item_bias_V: Tensor,
     target: Target,
     *,
-    num_users: int,
+    num_users: float | Tensor,
     block_items: int | None,
     updates: Updates,
 ) -> Tensor:
@@ -471,7 +481,7 @@ class _CatalogLoss(torch.autograd.Function):
         encoded: Encoded,
         asked: Asked,
         walk: Walk,
-        num_users: int,
+        num_users: float | Tensor,
         block_items: int | None,
         dtype: torch.dtype,
         needed: Needed,

@@ -76,6 +76,7 @@ class SampledSoftmax(nn.Module):
             shared_targets=shared_targets,
         )
         self.block_items = block_items
+        self.passes_over_users = True
         self.fills_targets = shared_targets and pool is None and not normalise_targets
 
     @property

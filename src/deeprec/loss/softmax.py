@@ -54,6 +54,7 @@ class Softmax(nn.Module):
     """
 
     on_engine = True
+    passes_over_users = True  # who have no target
 
     def __init__(
         self,
@@ -147,9 +148,10 @@ def target_weights(target: Jagged, like: Tensor, normalise: bool) -> Tensor:
     return weights_P * shares_B.repeat_interleave(lengths_B, output_size=weights_P.shape[0])
 
 
-def users_with_targets(target: Jagged) -> int:
+def users_with_targets(target: Jagged) -> float | Tensor:
     """How many, at least 1, as a mean wants it; known without asking the device."""
-    return max(1, transposed(target).num_users)
+    found = transposed(target).num_users
+    return found if isinstance(found, Tensor) else max(1, found)
 
 
 class Margins(NamedTuple):

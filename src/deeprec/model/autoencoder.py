@@ -18,6 +18,7 @@ from deeprec.batch import (
     Encoded,
     Jagged,
     Task,
+    again,
     transposed,
     with_transposition,
 )
@@ -48,6 +49,18 @@ class Shown(Arranged):
     """What an `Autoencoder` reads of a batch in a step."""
 
     history: History | None  # whole, for the repeat scores
+
+    def filled(self, num_pairs: int, num_users: int) -> "Shown":
+        """The same with so many pairs, the further ones the last again, and users without any."""
+        history = self.history
+        if history is None:
+            return self
+        sizes = {"offsets_B1": num_users + 1}
+        filled = {
+            name: again(each, sizes.get(name, num_pairs))
+            for name, each in history._asdict().items()
+        }
+        return replace(self, history=History(**filled))
 
 
 class Autoencoder(nn.Module):
@@ -102,6 +115,8 @@ class Autoencoder(nn.Module):
         >>> encoded.hidden_BD.shape
         torch.Size([2, 4])
     """
+
+    reads_bags_alone = users_apart = True
 
     def __init__(
         self,
@@ -178,11 +193,6 @@ class Autoencoder(nn.Module):
         self.item_weight.data = F.normalize(self.item_weight.data)
         self.item_bias = nn.Parameter(torch.zeros(self.num_items), requires_grad=False)
         self.register_buffer("row_length_V", torch.ones(self.num_items), persistent=False)
-
-    @property
-    def reads_bags_alone(self) -> bool:
-        """See `Trainable`."""
-        return self.repeat is None
 
     def encode(
         self,

@@ -150,6 +150,11 @@ class Layered(nn.Module):
             else torch.full((num_items,), float(output_bias))
         )
 
+    @property
+    def users_apart(self) -> bool:
+        """See `Trainable`."""
+        return not any(part.batch_norm or part.sparseness_weight for part in self.parts)
+
     def encode(
         self,
         items_N: Tensor,

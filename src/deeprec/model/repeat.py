@@ -99,6 +99,8 @@ class _Read(torch.autograd.Function):
             mode="sum",
             include_last_offset=True,
         ).squeeze(1)
+        if by_item.places is not None:  # what stands again changes as it does
+            gradient_R = gradient_R.index_select(0, by_item.places)
         sparse = torch.sparse_coo_tensor(
             by_item.distinct[None],
             gradient_R,

@@ -51,7 +51,10 @@ def assemble(
     built = [
         *([limits.hold(layers(kinds.layers))] if kinds.layers else []),
         InLoss(
-            [*kinds.catalog, *kinds.per_item], rules, at_step=kinds.catalog if kinds.tied else []
+            [*kinds.catalog, *kinds.per_item],
+            rules,
+            at_step=kinds.catalog if kinds.tied else [],
+            read_once=[one for one in kinds.per_item if one not in scored],
         ),
         *(
             InBackward(inputs, exchanged(constraints.of_inputs(of_table(), units)))

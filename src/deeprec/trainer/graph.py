@@ -88,10 +88,13 @@ def record(training: Training, batches: Batches, device: torch.device) -> str | 
     if obstacle := obstacle_to_graph(training):
         return obstacle
     looked_at = range(min(LOOKED_AT, max(1, len(batches) - 1)))  # the last one may be smaller
-    padding = padding_of([batches.finished(0, position) for position in looked_at])
+    alike = getattr(training.model, "users_apart", False)
+    exactly = not (alike and getattr(training.loss, "passes_over_users", False))
+    some = [batches.finished(0, position) for position in looked_at]
+    padding = padding_of(some, exactly=exactly)
     if padding is None:
-        return "batches are of different numbers of users"
-    scored = max(sizes.distinct for sizes in padding.asked) or len(training.recommender.item_bias)
+        return "batches differ in more than size"
+    scored = max(sizes.drawn for sizes in padding.asked) or len(training.recommender.item_bias)
     block_items = getattr(training.loss, "block_items", None)
     block_items = block_items or fitting_block_items(padding.num_users, device.type)
     if scored > block_items:

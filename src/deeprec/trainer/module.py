@@ -46,7 +46,8 @@ class Loss(Protocol):
     one for which a target's weight does not multiply its cost `weighs_targets = False`. One that
     goes over the whole catalog by the engine says `on_engine = True`; processes that share the
     catalog have the engine go over their own items, and add up what it finds. One that may be asked
-    targets that only fill up a batch (`Blocks.counted`) says `fills_targets = True`.
+    targets that only fill up a batch (`Blocks.counted`) says `fills_targets = True`, and one that
+    passes over users without targets `passes_over_users = True`.
     """
 
     def __call__(
@@ -450,13 +451,21 @@ class Training(LightningModule):
             NonFiniteError: it is not finite.
         """
         given = [one.grad for one in self.model.parameters() if one.grad is not None]
-        found = norm(one.coalesce().values() if one.is_sparse else one for one in given)
+        found = norm(_values_once(one) if one.is_sparse else one for one in given)
         if not math.isfinite(found):
             raise NonFiniteError(
                 f"the norm of the gradient became {found} at step {self.progress.step} (epoch "
                 f"{self.progress.epoch + 1}); nothing of it is saved. {LOWER}"
             )
         return found
+
+
+def _values_once(sparse: Tensor) -> Tensor:
+    """Of a sparse gradient; a row that stands again in a padded batch counts once."""
+    rows = sparse._indices()[0]
+    if bool((rows.diff() < 0).any()):
+        return sparse.coalesce().values()
+    return sparse._values()[torch.cat([rows[:1] == rows[:1], rows.diff() != 0])]
 
 
 def begin_biases(model: nn.Module, changes: Sequence[Callable[[Tensor], Tensor]]) -> None:

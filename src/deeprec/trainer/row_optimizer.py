@@ -24,6 +24,8 @@ class InLoss(torch.optim.Optimizer):
         rules: of each table.
         at_step: those of them that have gradients from elsewhere too; they change once, at the
             step, by all of it.
+        read_once: those that a model reads once a step, so that no row of their gradient has to
+            be added up, for which a device would be waited for.
     """
 
     def __init__(
@@ -32,12 +34,13 @@ class InLoss(torch.optim.Optimizer):
         rules: Sequence[TableRule],
         *,
         at_step: Sequence[nn.Parameter] = (),
+        read_once: Sequence[nn.Parameter] = (),
     ) -> None:
         groups = [
             {"params": [table], "lr": rule.lr} for table, rule in zip(tables, rules, strict=True)
         ]
         super().__init__(groups, {})
-        self._at_step = {*at_step}
+        self._at_step, self._read_once = {*at_step}, {*read_once}
         self._held: dict[Tensor, Tensor] = {}  # gradients of those, until the step
         self._rules = {table: rule for table, rule in zip(tables, rules, strict=True)}
         self.rules = [*rules]
@@ -61,7 +64,7 @@ class InLoss(torch.optim.Optimizer):
             (table,) = group["params"]
             gradient = _sum(self._held.pop(table, None), table.grad)
             if gradient is not None:
-                self._update(group, *_rows_of(gradient))
+                self._update(group, *_rows_of(gradient, table in self._read_once))
             rule = self._rules[table]
             rule.lr = group["lr"]  # some change rows only now
             rule.finish_step(self.state[table])
@@ -93,11 +96,15 @@ def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
     return other + one if one.is_sparse else one + other  # torch wants the dense one first
 
 
-def _rows_of(gradient: Tensor) -> tuple[Rows, Tensor]:
-    """The rows that a gradient is about, and their part of it."""
+def _rows_of(gradient: Tensor, as_it_is: bool) -> tuple[Rows, Tensor]:
+    """The rows that a gradient is about, and their part of it.
+
+    Args:
+        as_it_is: no row of a sparse one stands there twice, but to change to the same.
+    """
     if gradient.is_sparse:
-        gradient = gradient.coalesce()
-        return gradient.indices()[0], gradient.values()
+        gradient = gradient if as_it_is else gradient.coalesce()
+        return gradient._indices()[0], gradient._values()
     return slice(0, len(gradient)), gradient
 
 
