@@ -60,10 +60,10 @@ class Graph:
 
     def _record(self, batch: Packed) -> None:
         self._memory = batch.memory.to(self.training.device)
-        arranged, graph = batch.over(self._memory), torch.cuda.CUDAGraph()
+        graph = torch.cuda.CUDAGraph()
         # another thread makes page-locked memory for batches, which this must not forbid it
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            self._loss = self.training.take(arranged)
+            self._loss = self.training.take(batch.over(self._memory))  # unpacked there, too
         self._graph = graph
 
 
