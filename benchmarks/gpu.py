@@ -1,10 +1,11 @@
 """Claim: what a step, a loss, a list and a larger catalog cost on a GPU, beside plain PyTorch.
 
 Wall milliseconds a step: chains of steps between which the GPU is not waited for, systems in turns
-in one process, the median of chains. Batches are made ahead by a thread, for every system alike.
-Beside each step stands the same with a batch that lies on the GPU already: what is left is the
-GPU's own time, or the program's that asks it. The dense form builds its rows on the GPU and has
-torch's fused Adam. A section that fails is told, and the next one begins.
+in one process, the median of chains. Batches are made ahead, ours as a run makes them, those of the
+dense form by a thread. Beside each step stands the same with one batch again and again, which the
+GPU has or fetches: what is left is the GPU's own time, or the program's that asks it. The dense
+form builds its rows on the GPU and has torch's fused Adam. A section that fails is told, and the
+next one begins.
 
     python benchmarks/run.py gpu             # where a CUDA device answers
     python benchmarks/run.py --quick gpu     # anywhere: whether it runs
@@ -12,6 +13,7 @@ torch's fused Adam. A section that fails is told, and the next one begins.
 
 import sys
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -43,13 +45,14 @@ def measure() -> Measured:
             there = measure_steps(report, folder / "steps")
         with report.section("dsstne"):
             measure_dsstne(report, folder / "dsstne")
+        backends = ("torch", "torchrec") if find_spec("fbgemm_gpu") else ("torch",)
+        for backend in backends:
+            with report.section(f"catalogs, {backend}"):
+                measure_catalogs(report, folder, backend)
         with report.section("lists"):
             measure_lists(report)
         with report.section("losses"):
             measure_losses(report)
-        for backend in ("torchrec", "torch"):
-            with report.section(f"catalogs, {backend}"):
-                measure_catalogs(report, folder, backend)
         with report.section("kernels"):  # last: what traces kernels may slow what comes after it
             tell_kernels(report, there)
     if not report.rows or (QUICK and report.failed):

@@ -20,7 +20,7 @@ from torch.profiler import ProfilerActivity, profile
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 # what was made ahead is used up before the clock runs
-STEPS, ROUNDS, WARM = sized((40, 2, 18), quick=(2, 1, 1))
+STEPS, ROUNDS, WARM = sized((40, 2, 24), quick=(2, 1, 1))
 FILLED = 0.05  # seconds in which threads that make batches ahead of the next chain have done so
 
 

@@ -58,6 +58,7 @@ class OurSteps:
         device: where the model is.
         ahead: batches are made ahead as a run on this device has it; else: in the step.
         group: of processes that step together, this one among them; None: it is alone.
+        makers: processes that make batches ahead; None: as many as a run on this device has.
     """
 
     def __init__(
@@ -69,13 +70,15 @@ class OurSteps:
         device: torch.device = CPU,
         ahead: bool = False,
         group: Group | None = None,
+        makers: int | None = None,
     ) -> None:
         words = [*words, f"trainer.device={device.type}"]
         self.work, self.training = work_of(prepared, words, group)
         self.training.to(device)
         if ahead:
             loop, training = Loop(), self.work.data.training
-            training.prefetch, training.processes = loop.prefetch_batches, loop.makers(device.type)
+            training.prefetch = loop.prefetch_batches
+            training.processes = loop.makers(device.type) if makers is None else makers
         self.narrow, self.device = narrow, device
         self.batches = self.endless()
 
