@@ -300,6 +300,7 @@ class Assembly:
             copied=self.schedule.save_in_background,
             forked=self.data.training.processes > 0,
             device=self.device.name,
+            recorded=self.loop.cuda_graph and self.device.name == "cuda",
             processes=self.loop.processes,
             shards=self.loop.shard_catalog,
         )

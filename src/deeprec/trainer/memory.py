@@ -26,6 +26,7 @@ STATE = "optimizer=rowwise_adagrad"
 NO_COPY = "trainer.save_in_background=false"
 FEWER_PROCESSES = "fewer trainer.processes"
 NO_FORK = "trainer.prefetch_processes=0"
+GRAPH = "trainer.cuda_graph=false"
 BLOCKS = 3  # blocks of scores a loss holds at once: scores, their gradient, one between
 
 
@@ -62,6 +63,7 @@ def plan(
     copied: bool = False,
     forked: bool = False,
     device: str = "cpu",
+    recorded: bool = False,
     processes: int = 1,
     shards: bool = False,
 ) -> list[Line]:
@@ -83,6 +85,7 @@ def plan(
         forked: whether processes make batches. On a CPU they keep the weights as they were when
             they were forked, all of them together once, while this process changes its own.
         device: where the scores are.
+        recorded: whether steps may be a CUDA graph, which has memory of its own for what they make.
         processes: that train together, each with all of it; on CUDA each on a device of its own.
         shards: whether each of them trains the catalog rows of its own items for the users of all.
     """
@@ -97,9 +100,9 @@ def plan(
     block_items = min(block_items or fitting_block_items(scored, device), catalog.shape[0])
     said = f"what the layers say of {asked:,} {who}"
     learned = _learned_lines(model, optimizer, dense_gradient, ways, parts)
+    kept = [*learned, *_copy_lines(learned, copied, forked and device == "cpu", ways)]
     lines = [
-        *learned,
-        *_copy_lines(learned, copied, forked and device == "cpu", ways),
+        *kept,
         Line(f"a batch of {batch_events:,} events", batch_events * EVENT, (ways.batch,)),
         Line(said, round(batch_users * floats) * FLOAT, (ways.width, ways.batch)),
         _score_lines(scored, who, block_items, drawn_items if draws_at_once else 0, ways),
@@ -108,6 +111,9 @@ def plan(
         rows = min(catalog.shape[0], batch_events + drawn_items)
         what = f"rows of at most {rows:,} items that are scored, and their gradient"
         lines.append(Line(what, 2 * rows * width * FLOAT, (ways.width, ways.batch, NEGATIVES)))
+    if recorded:
+        made = sum(line.bytes for line in lines[len(kept) :])
+        lines.append(Line("the same of a step recorded as a CUDA graph", made, (GRAPH, ways.batch)))
     if processes == 1 or device != "cpu":
         return lines
     lines = [*_times(lines, processes)]
