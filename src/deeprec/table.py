@@ -44,6 +44,8 @@ class Updates(NamedTuple):
 
 
 NO_UPDATES = Updates()
+# devices for which no batch is filled up, so that no row stands again; there adding takes a quarter
+NONE_AGAIN = {"cpu"}
 CACHED_FLOATS = 2**18  # of rows updated at once on a CPU: 1 MiB each of rows, gradient and moments
 
 
@@ -411,10 +413,12 @@ def _put(table: Tensor, rows: Rows, values: Tensor) -> None:
 
 
 def _add(table: Tensor, rows: Rows, change: Tensor) -> None:
-    if isinstance(rows, Tensor):  # not added there: what stands again would be added again
-        _put(table, rows, _take(table, rows).add_(change))
-    else:
+    if not isinstance(rows, Tensor):
         table[rows].add_(change)
+    elif table.device.type in NONE_AGAIN:
+        table.index_add_(0, rows, change)
+    else:  # what stands again would be added again
+        _put(table, rows, _take(table, rows).add_(change))
 
 
 def _decay(table: Tensor, rows: Rows, share: float) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from deeprec import table
 from deeprec.batch import Arranged, Batch, Jagged
 from deeprec.data.padding import Padding, padding_of
 from deeprec.loss.marginal import Marginal
@@ -31,6 +32,14 @@ from steps import (
 )
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches are filled up for these alone."""
+    monkeypatch.setattr(table, "NONE_AGAIN", set())
+
+
 FILLED: dict[str, Callable[[nn.Module], nn.Module]] = {
     name: LOSSES[name] for name in ("softmax", "marginal", "hinge", "regression", "asymmetric")
 } | {

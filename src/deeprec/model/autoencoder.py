@@ -32,6 +32,7 @@ from deeprec.model.dropping import check_share, divide, thinned
 from deeprec.model.history import (
     History,
     HistoryWeighting,
+    ages_read,
     aggregate,
     check_weighting,
     history_weights,
@@ -212,10 +213,10 @@ class Autoencoder(nn.Module):
     def arrange(self, batch: Batch, draw: torch.Generator) -> Shown:
         """Aggregates histories and draws what is dropped of them; see `Recommender.arrange`."""
         assert batch.target is not None
-        items = batch.history
-        history = aggregate(
-            items.values, items.offsets, batch.known_ages, self.num_items, self.fade_days
-        )
+        items, ages_N = batch.history, batch.known_ages
+        if self.repeat is None:
+            ages_N = ages_read(ages_N, self.history_weighting)
+        history = aggregate(items.values, items.offsets, ages_N, self.num_items, self.fade_days)
         weighted, dropped = self._weighted(history), None
         if self.reconstruction > 0.0:
             kept, dropped = divide(weighted, self.input_dropout, draw)

@@ -30,6 +30,7 @@ from deeprec.model.dropping import check_share, thinned
 from deeprec.model.hidden import Hidden, HiddenLayer, divergence
 from deeprec.model.history import (
     HistoryWeighting,
+    ages_read,
     aggregate,
     check_weighting,
     history_weights,
@@ -176,7 +177,8 @@ class Layered(nn.Module):
         """Aggregates histories and draws what is dropped of them; see `Recommender.arrange`."""
         items = batch.history
         known = {name: batch.attributes[name] for name in self.fields}
-        fields = self._shown(items.values, items.offsets, batch.known_ages, known)
+        ages_N = ages_read(batch.known_ages, self.history_weighting)
+        fields = self._shown(items.values, items.offsets, ages_N, known)
         fields = self._weighted(fields, batch.input_weights)
         for name in self.dropped:
             fields[name] = thinned(fields[name], self.input_dropout, draw)

@@ -21,6 +21,7 @@ from deeprec.model.attribute_field import Bags, attribute_fields, attribute_tabl
 from deeprec.model.history import (
     History,
     HistoryWeighting,
+    ages_read,
     aggregate,
     check_weighting,
     history_weights,
@@ -170,10 +171,8 @@ class LinearAutoencoder(nn.Module):
 
     def arrange(self, batch: Batch, draw: torch.Generator) -> Arranged:
         """Aggregates histories; see `Recommender.arrange`. Nothing is drawn."""
-        items = batch.history
-        history = aggregate(
-            items.values, items.offsets, batch.known_ages, self.num_items, self.fade_days
-        )
+        items, ages_N = batch.history, ages_read(batch.known_ages, self.history_weighting)
+        history = aggregate(items.values, items.offsets, ages_N, self.num_items, self.fade_days)
         weights_M = history_weights(history, self.history_weighting)
         shown = with_transposition(Jagged(history.items_M, history.offsets_B1, weights_M))
         none = Jagged(history.items_M[:0], torch.zeros_like(history.offsets_B1))

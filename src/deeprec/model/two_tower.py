@@ -24,6 +24,7 @@ from deeprec.model.dropping import check_share, thinned
 from deeprec.model.history import (
     History,
     HistoryWeighting,
+    ages_read,
     aggregate,
     check_weighting,
     history_weights,
@@ -148,7 +149,8 @@ class TwoTower(nn.Module):
     def arrange(self, batch: Batch, draw: torch.Generator) -> Shown:
         """Aggregates histories and draws what is dropped of them; see `Recommender.arrange`."""
         history = batch.history
-        items = self._weighted(history.values, history.offsets, batch.known_ages)
+        ages_N = ages_read(batch.known_ages, self.history_weighting)
+        items = self._weighted(history.values, history.offsets, ages_N)
         kept = thinned(items, self.input_dropout, draw)
         fields = self._fields(kept, {name: batch.attributes[name] for name in self.fields})
         fields = {name: with_transposition(rows) for name, rows in fields.items()}

@@ -18,6 +18,7 @@ from deeprec.model.attribute_field import (
 from deeprec.model.dropping import check_share, thinned
 from deeprec.model.history import (
     HistoryWeighting,
+    ages_read,
     aggregate,
     check_weighting,
     history_weights,
@@ -92,8 +93,8 @@ class UserInput(nn.Module):
 
     def of_batch(self, batch: Batch) -> dict[str, Jagged]:
         """The same of the users of a batch."""
-        items = batch.history
-        return self.whole(items.values, items.offsets, batch.known_ages, batch.attributes)
+        items, ages_N = batch.history, ages_read(batch.known_ages, self.history_weighting)
+        return self.whole(items.values, items.offsets, ages_N, batch.attributes)
 
     def dropped(self, fields: Mapping[str, Jagged], draw: torch.Generator) -> dict[str, Jagged]:
         """The fields with a part of each history, arranged for a step."""
