@@ -101,8 +101,8 @@ class Assembly:
             self.why_no_graph: str | None = None
             if self.device.name == "cuda":
                 batches = self.data.training
-                self.why_no_graph = "as configured"
-                if self.loop.cuda_graph:
+                self.why_no_graph = self.loop.why_no_graph
+                if self.why_no_graph is None:
                     self.why_no_graph = record(self.learner, batches, self.device.torch)
                 batches.receive = to_be_fetched
 
@@ -300,7 +300,7 @@ class Assembly:
             copied=self.schedule.save_in_background,
             forked=self.data.training.processes > 0,
             device=self.device.name,
-            recorded=self.loop.cuda_graph and self.device.name == "cuda",
+            recorded=self.loop.why_no_graph is None and self.device.name == "cuda",
             processes=self.loop.processes,
             shards=self.loop.shard_catalog,
         )

@@ -6,9 +6,10 @@ from typing import Any
 from deeprec.override import key_of
 
 # They decide who makes the batches and when the run is saved, and no bit of what it learns. What is
-# not here may: threads change the order of sums, and with it their last bits.
+# not here may: threads change the order of sums, and with it their last bits. A CUDA graph does so
+# too, where the bits are not promised anyway; who cannot go on with one must be able to without.
 FREE = (
-    *("trainer.prefetch_batches", "trainer.prefetch_processes"),
+    *("trainer.prefetch_batches", "trainer.prefetch_processes", "trainer.cuda_graph"),
     *("trainer.save_every_epochs", "trainer.save_every_minutes", "trainer.save_in_background"),
     *("trainer.save_timeout_minutes", "trainer.on_disk_full"),
 )

@@ -102,7 +102,7 @@ def update_rows(rule: TableRule, table: Tensor, state: State, rows: Rows, gradie
         rule: of the table.
         table: float [V, D] or [V].
         state: of the table, by this rule.
-        rows: as of a rule.
+        rows: as of a rule; on a CPU distinct.
         gradient: float [R, D] or [R] of these rows; may be overwritten.
     """
     if len(gradient) == 0:

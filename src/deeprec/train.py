@@ -211,6 +211,7 @@ def _replay(place: Path) -> Path:
     assert isinstance(work.learner, Training)
     replay.restore(place, work.learner)
     progress, batches = work.learner.progress, work.data.training
+    batches.receive = work.learner.padding = None  # it is looked into as it was arranged
     epoch, position = progress.epoch, min(progress.batch, len(batches) - 1)
     for rank in range(batches.world):  # of each process that trained it
         batches.rank = rank

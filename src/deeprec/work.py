@@ -190,13 +190,12 @@ class Work(Assembly):
             if isinstance(module, SparseInput):
                 console.print(f"input tables: {module.backend_in_use} ({module.reason})")
         if self.device.name == "cuda" and isinstance(self.learner, Training):
-            why = self.why_no_graph
+            why, batches = self.why_no_graph, self.data.training
             how = "a CUDA graph" if why is None else f"kernel by kernel ({why})"
-            makers = self.data.training.processes
-            console.print(
-                f"steps: {how}; batches made by {f'{makers} processes' if makers else 'a thread'}",
-                soft_wrap=True,
-            )
+            makers = "a thread" if batches.prefetch else "the process that trains"
+            if batches.processes:
+                makers = f"{batches.processes} process{'es' if batches.processes > 1 else ''}"
+            console.print(f"steps: {how}; batches made by {makers}", soft_wrap=True)
         console.print(
             f"{users:,} users to train on, {judged:,} to validate on, {self.facts.num_items:,} "
             f"items, {weights:,} weights"

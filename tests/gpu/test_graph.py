@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import small_shop
 from deeprec.batch import Batch, Jagged
 from deeprec.data.datamodule import to_be_fetched
-from deeprec.data.padding import padding_of
+from deeprec.data.padding import Padding, padding_of
 from deeprec.loss.softmax import Softmax
 from deeprec.train import train
 from deeprec.trainer.built import state_tensors
@@ -63,8 +63,9 @@ def after_steps(case: tuple[str, str, Optimizer], *, as_graph: bool) -> dict[str
         training.arrange(batch_of(step), torch.Generator().manual_seed(step))
         for step in range(STEPS)
     ]
-    training.padding = padding_of(batches, exactly=True)
-    assert training.padding is not None
+    padding = padding_of(batches, exactly=True)
+    assert isinstance(padding, Padding)
+    training.padding = padding
     if as_graph:
         training.graph = Graph(training, CUDA)
     for batch in batches:

@@ -4,19 +4,25 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from deeprec import table
-from deeprec.batch import Arranged, Batch, Jagged
-from deeprec.data.padding import Padding, padding_of
+from deeprec.batch import Arranged, Batch, Jagged, with_transposition
+from deeprec.data.packed import Packed, packed
+from deeprec.data.padding import Padding, Sizes, obstacle_to_filling, padding_of
 from deeprec.loss.marginal import Marginal
 from deeprec.loss.sampled_binary import SampledBinary
 from deeprec.loss.sampled_softmax import SampledSoftmax
 from deeprec.loss.softmax import Softmax
+from deeprec.model.hidden import Hidden
+from deeprec.model.layered import Layered
+from deeprec.trainer.brake import Brake
 from deeprec.trainer.built import state_tensors
-from deeprec.trainer.graph import obstacle_to_graph, rates_as_tensors, record
+from deeprec.trainer.data_parallel import Group
+from deeprec.trainer.graph import WARM, obstacle_to_graph, rates_as_tensors, record
 from deeprec.trainer.module import Training
 from deeprec.trainer.optimizer import Adam, Optimizer, RowwiseAdagrad
 from steps import (
@@ -48,6 +54,7 @@ FILLED: dict[str, Callable[[nn.Module], nn.Module]] = {
     "everything": lambda _: SampledSoftmax(ITEMS, negatives=ITEMS),
 }
 STEPS = 3
+DRAWN = {"negatives": 40, "popularity": POPULARITY}
 
 
 def batch_of(step: int, *, weighted: bool = False) -> Batch:
@@ -88,7 +95,7 @@ def assert_filled_ends_alike(
     expected = ends(*training_and_batches(build, loss, optimizer, weighted))
     training, batches = training_and_batches(build, loss, optimizer, weighted)
     padding = padding_of(batches, exactly=True)
-    assert padding is not None
+    assert isinstance(padding, Padding)
     filled = [padding(batch) for batch in batches]
     assert all(batch.padded for batch in filled)
     assert len({shapes(batch) for batch in filled}) == 1 < len({shapes(one) for one in batches})
@@ -138,21 +145,75 @@ def test_limits_and_means_hold_too() -> None:
 def test_what_does_not_fit_stays_as_it_is() -> None:
     _, batches = training_and_batches(MODELS["plain"], Softmax(), Adam())
     padding = padding_of(batches, exactly=True)
-    assert padding is not None
+    assert isinstance(padding, Padding)
     small = replace(padding, asked=(padding.asked[0]._replace(targets=3),))
-    fewer = replace(padding, num_users=padding.num_users - 1)
-    for one in (small, fewer):
+    narrow = replace(padding, shown={**padding.shown, "user:age": Sizes(3, 3)})
+    fewer = replace(padding, num_users=padding.num_users - 1, exactly=False)
+    more = replace(padding, num_users=padding.num_users + 1)
+    for one in (small, narrow, fewer, more):
         assert one(batches[0]) is batches[0]
+    assert replace(more, exactly=False)(batches[0]).padded
+    weighed = replace(batches[0], asked=[replace(batches[0].asked[0], user_weights=torch.ones(12))])
+    assert padding(weighed) is weighed
 
 
-def test_batches_of_different_numbers_of_users_have_no_padding() -> None:
+def with_asked(batch: Arranged, **changes: object) -> Arranged:
+    return replace(batch, asked=[replace(batch.asked[0], **changes)])  # type: ignore[arg-type]
+
+
+def test_why_a_batch_cannot_be_filled_up() -> None:
+    _, (batch, *_) = training_and_batches(MODELS["plain"], Softmax(), Adam())
+    _, (repeats, *_) = training_and_batches(MODELS["repeats"], Softmax(), Adam())
+    hard = SampledSoftmax(ITEMS, pool=80, **DRAWN)
+    own = SampledSoftmax(ITEMS, shared_targets=False, **DRAWN)
+    drawn = SampledSoftmax(ITEMS, **DRAWN)
+    none = with_transposition(Jagged(torch.zeros(0, dtype=torch.int64), torch.zeros(13).long()))
+    sampled = (
+        training_and_batches(MODELS[model], loss, Adam())[1][0]
+        for model, loss in (("plain", hard), ("plain", own), ("repeats", drawn))
+    )
+    for one, why in zip(
+        [
+            with_asked(batch, user_weights=torch.ones(12)),
+            with_asked(batch, own_BD=torch.ones(12, 8)),
+            with_asked(batch, target=none),
+            replace(batch, fields={**batch.fields, "age": none}),
+            replace(batch, told=np.zeros(3, np.int64)),
+            *sampled,
+            new_window(),
+        ],
+        [
+            "users weigh",
+            "a target is counted of hidden",
+            "no target",
+            "nothing of age",
+            "share the catalog",
+            "chosen by their scores",
+            "scored for their own users",
+            "beside own items",
+            "more of a batch",
+        ],
+        strict=True,
+    ):
+        assert why in str(obstacle_to_filling(one))
+        assert why in str(padding_of([one], exactly=True))
+    assert obstacle_to_filling(batch) is obstacle_to_filling(repeats) is None
+
+
+def new_window() -> Arranged:
+    return training_and_batches(MODELS["sequence"], Softmax(), Adam())[1][0]
+
+
+def test_most_batches_decide() -> None:
     training, batches = training_and_batches(MODELS["plain"], Softmax(), Adam())
     fewer = training.arrange(new_batch(0).some(0, 5), torch.Generator())
-    assert padding_of([*batches, fewer], exactly=True) is None
-    assert isinstance(padding_of(batches, exactly=True), Padding)
-
-
-DRAWN = {"negatives": 40, "popularity": POPULARITY}
+    padding = padding_of([fewer, *batches], exactly=True)
+    assert isinstance(padding, Padding)
+    assert padding.num_users == 12
+    assert "different numbers of users" in str(padding_of([fewer, batches[0]], exactly=True))
+    loose = padding_of([fewer, *batches], exactly=False)
+    assert isinstance(loose, Padding)
+    assert loose(fewer).padded
 
 
 @pytest.mark.parametrize(
@@ -172,15 +233,36 @@ DRAWN = {"negatives": 40, "popularity": POPULARITY}
             LIMITLESS[0],
             "sizes that differ",
         ),
-        ("plain", Softmax(), OPTIMIZERS[4], "torch records no SGD"),
+        ("plain", Softmax(), OPTIMIZERS[4], "by SGD, which is not recorded"),
+        ("slopes", Softmax(), Adam(), "slopes are held"),
+        ("unit rows", Softmax(), Adam(), "held to a length"),
+        ("torchrec", Softmax(), RowwiseAdagrad(), "run by torchrec"),
         ("layered", Softmax(), HELD, "constraints"),
     ],
 )
 def test_what_cannot_be_recorded_says_why(
     model: str, loss: nn.Module, optimizer: Optimizer, why: str | None
 ) -> None:
-    found = obstacle_to_graph(training_of(MODELS[model](), loss, optimizer))
+    if model == "torchrec":
+        pytest.importorskip("torchrec")
+    found = obstacle_to_graph(training_of((MODELS | FURTHER)[model](), loss, optimizer))
     assert found == why if why is None else why in str(found)
+
+
+FURTHER: dict[str, Callable[[], nn.Module]] = {
+    "slopes": partial(Layered, ITEMS, layers=[Hidden(name="a", units=6, slope_norm=0.1)]),
+    "unit rows": partial(MODELS["plain"], unit_vectors=True),
+    "torchrec": partial(MODELS["plain"], hidden_dims=[8], table_backend="torchrec"),
+    "apart": partial(Layered, ITEMS, layers=[Hidden(name="a", units=6)]),
+}
+
+
+def test_who_has_a_say_in_each_step_says_so() -> None:
+    training, _ = training_and_batches(MODELS["plain"], Softmax(), Adam())
+    training.brake = Brake()
+    assert "a brake" in str(obstacle_to_graph(training))
+    training.brake, training.group = None, Group(2)
+    assert "other processes" in str(obstacle_to_graph(training))
 
 
 class Made:
@@ -216,7 +298,10 @@ def test_a_loss_that_counts_all_users_wants_the_same_number_in_each_batch() -> N
     training, batches = training_and_batches(MODELS["plain"], Marginal(), Adam())
     fewer = training.arrange(new_batch(0).some(0, 5), torch.Generator())
     found = record(training, Made([fewer, *batches]), CPU)  # type: ignore[arg-type]
-    assert found == "batches differ in more than size"
+    assert found is None
+    assert training.padding is not None
+    assert training.padding.exactly
+    assert not training.padding(fewer).padded
 
 
 @pytest.mark.parametrize("reconstruction", [0.0, 0.3])
@@ -243,7 +328,7 @@ def test_batches_of_some_users_less_are_filled_with_users_who_have_nothing(
             for at in range(4)
         ]
         padding = padding_of(batches, exactly=False)
-        assert padding is not None
+        assert isinstance(padding, Padding)
         if filled:
             batches = [padding(batch) for batch in batches]
             assert all(batch.padded for batch in batches)
@@ -251,3 +336,77 @@ def test_batches_of_some_users_less_are_filled_with_users_who_have_nothing(
         ends_of.append(ends(training, batches))
     for name, value in ends_of[0].items():
         torch.testing.assert_close(ends_of[1][name], value, atol=1e-6, rtol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("model", "loss", "exactly"),
+    [
+        ("apart", Softmax(), False),
+        ("layered", Softmax(), True),  # a batch norm looks at all users
+        ("apart", Marginal(), True),
+        ("plain", SampledSoftmax(ITEMS, **DRAWN), False),
+    ],
+)
+def test_users_may_lack_where_nobody_counts_them(
+    model: str, loss: nn.Module, exactly: bool
+) -> None:
+    build = (MODELS | FURTHER)[model]
+    training, batches = training_and_batches(build, loss, Adam())
+    assert record(training, Made(batches), CPU) is None  # type: ignore[arg-type]
+    assert training.padding is not None
+    assert training.padding.exactly == exactly
+    arranged = training.arrange(batch_of(1), torch.Generator())
+    assert arranged.padded
+
+
+class AtOnce:
+    """What a graph does, kernel by kernel."""
+
+    def __init__(self, training: Training) -> None:
+        self.training, self.steps = training, 0
+
+    def __call__(self, batch: Packed) -> Tensor:
+        self.steps += 1
+        return self.training.take(batch.over(batch.memory))
+
+
+@pytest.mark.parametrize("model", ["plain", "repeats"])
+def test_a_step_at_once_is_the_step(model: str) -> None:
+    """Its learning rate, draws, loss and place in the run too."""
+    optimizer = Adam(lr=0.05, warmup_steps=3, decay=0.5)
+    alone, batches = training_and_batches(MODELS[model], Softmax(), optimizer)
+    training, _ = training_and_batches(MODELS[model], Softmax(), optimizer)
+    assert record(training, Made(batches), CPU) is None  # type: ignore[arg-type]
+    assert training.padding is not None
+    training.graph = graph = AtOnce(training)  # type: ignore[assignment]
+    for batch in batches:
+        alone.training_step(batch, 0)
+        training.training_step(packed(training.padding(batch), plain_memory), 0)
+        assert training.step_users == alone.step_users == 12
+    training.training_step(packed(batches[0], plain_memory), 0)  # not filled up
+    alone.training_step(batches[0], 0)
+    assert graph.steps == STEPS - 1  # the first is looked at
+    assert vars(training.progress) == pytest.approx(vars(alone.progress))
+    assert training.mean_loss() == pytest.approx(alone.mean_loss())
+    found = {**training.model.state_dict(), **state_tensors(training.built)}
+    for name, value in {**alone.model.state_dict(), **state_tensors(alone.built)}.items():
+        torch.testing.assert_close(found[name], value, atol=1e-6, rtol=1e-5, msg=name)
+
+
+def plain_memory(num_bytes: int) -> Tensor:
+    return torch.empty(num_bytes, dtype=torch.uint8)
+
+
+def test_a_step_that_cannot_be_recorded_is_taken_kernel_by_kernel(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Here because there is no device at all."""
+    training, batches = training_and_batches(MODELS["plain"], Softmax(), Adam())
+    assert record(training, Made(batches), CPU) is None  # type: ignore[arg-type]
+    assert training.padding is not None
+    for number in range(WARM + 3):
+        batch = training.padding(batches[number % STEPS])
+        training.training_step(packed(batch, plain_memory), 0)
+    assert training.graph is None
+    assert training.progress.step == WARM + 3
+    assert "steps go on kernel by kernel" in capsys.readouterr().out

@@ -1,7 +1,7 @@
 """Batches filled up to the same shapes, so that what a step asks of its device is always the same.
 
 What fills them changes nothing: users without history or target, to a loss that passes over them; a
-value of a field with weight 0, in rows that are nobody's; a touched row of a table that stands
+value of a field in rows that are nobody's, with weight 0; a touched row of a table that stands
 again, and changes to the same values again; a target or own item that stands again, and is not
 counted; a drawn item that stands again, for no item of the catalog.
 
@@ -9,6 +9,7 @@ Shapes as in deeprec/batch.py.
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
@@ -61,7 +62,7 @@ class Padding:
 
     def __call__(self, arranged: Arranged) -> Arranged:
         """The batch filled up, or as it is where it does not fit."""
-        if not self._holds(arranged):
+        if not self.holds(arranged):
             return arranged
         if (fill := getattr(arranged, "filled", None)) is not None:
             arranged = fill(self.asked[0].repeats.values, self.num_users)
@@ -78,8 +79,9 @@ class Padding:
             padded=True,
         )
 
-    def _holds(self, arranged: Arranged) -> bool:
-        if not can_be_filled(arranged) or arranged.num_users > self.num_users:
+    def holds(self, arranged: Arranged) -> bool:
+        """Whether a batch fits."""
+        if obstacle_to_filling(arranged) or arranged.num_users > self.num_users:
             return False
         if self.exactly and arranged.num_users != self.num_users:
             return False
@@ -90,52 +92,64 @@ class Padding:
         return all(one <= room for pair in numbers for one, room in zip(*pair))
 
 
-def padding_of(batches: Sequence[Arranged], *, exactly: bool) -> Padding | None:
-    """Shapes into which batches such as these fit; None: they are of too different a kind.
+def padding_of(batches: Sequence[Arranged], *, exactly: bool) -> Padding | str:
+    """Shapes into which most batches such as these fit; or why there are none.
 
     Args:
         batches: some of a run, one or more.
-        exactly: whether all must have the same number of users.
+        exactly: whether all that are filled up must have the same number of users.
     """
-    if not all(can_be_filled(one) for one in batches):
-        return None
-    users = [one.num_users for one in batches]
-    if exactly and len({*users}) > 1:
-        return None
+    obstacles = [obstacle_to_filling(one) for one in batches]
+    fitting = [one for one, why in zip(batches, obstacles) if why is None]
+    if exactly and fitting:
+        users = Counter(one.num_users for one in fitting).most_common(1)[0][0]
+        fitting = [one for one in fitting if one.num_users == users]
+    if 2 * len(fitting) <= len(batches):
+        others = "batches are of different numbers of users, over all of which the loss is a mean"
+        return next((why for why in obstacles if why is not None), others)
+    users_of = [one.num_users for one in fitting]
     return Padding(
-        max(users) if len({*users}) == 1 else _above(users),
+        max(users_of) if len({*users_of}) == 1 else _above(users_of),
         exactly,
         {
-            name: _sizes([sizes_of(one.fields[name]) for one in batches])
-            for name in batches[0].fields
+            name: _sizes([sizes_of(one.fields[name]) for one in fitting])
+            for name in fitting[0].fields
         },
         tuple(
-            _asked_sizes([sizes_asked(one.asked[task]) for one in batches])
-            for task in range(len(batches[0].asked))
+            _asked_sizes([sizes_asked(one.asked[task]) for one in fitting])
+            for task in range(len(fitting[0].asked))
         ),
     )
 
 
-def can_be_filled(arranged: Arranged) -> bool:
-    """Whether all that a batch holds is known here, and nothing of it is empty by chance."""
+def obstacle_to_filling(arranged: Arranged) -> str | None:
+    """Why a batch cannot be filled up, if so: something of it is not known here, or is empty."""
     known = {one.name for one in fields(Arranged)}
     further = [getattr(arranged, one.name) for one in fields(arranged) if one.name not in known]
     if any(one is not None for one in further) and not hasattr(arranged, "filled"):
-        return False
-    if arranged.told is not None or not all(map(_is_plain, arranged.asked)):
-        return False
-    held = [*arranged.fields.values(), *(asked.target for asked in arranged.asked)]
-    return all(rows.by_item is not None and len(rows.values) > 0 for rows in held)
+        return "the model reads more of a batch than can be filled up"
+    if arranged.told is not None:
+        return "processes share the catalog"
+    for name, rows in arranged.fields.items():
+        if rows.by_item is None or not len(rows.values):
+            return f"a batch has nothing of {name}"
+    return next((why for asked in arranged.asked if (why := _obstacle_of(asked))), None)
 
 
-def _is_plain(asked: Asked) -> bool:
-    """A sample has no hard negatives, and no own items have scores beside it."""
-    if asked.user_weights is not None or asked.own_BD is not None:
-        return False
+def _obstacle_of(asked: Asked) -> str | None:
+    if asked.user_weights is not None:
+        return "users weigh"
+    if asked.own_BD is not None:
+        return "a target is counted of hidden itself"
+    if asked.target.by_item is None or not len(asked.target.values):
+        return "a batch has no target"
     if asked.sample is None:
-        return True
-    sampled = isinstance(asked.sample, Sample) and not len(asked.sample.pool)
-    return sampled and not len(asked.repeats.values)
+        return None
+    if not isinstance(asked.sample, Sample) or len(asked.sample.pool):
+        return "targets are scored for their own users, or negatives chosen by their scores"
+    return (
+        "items are drawn beside own items that have scores" if len(asked.repeats.values) else None
+    )
 
 
 def sizes_of(rows: Jagged) -> Sizes:

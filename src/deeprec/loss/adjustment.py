@@ -71,7 +71,7 @@ class Adjustment(nn.Module):
 
         Args:
             items_R: int64 [R], in the whole catalog.
-            share_R: float [R], for how many items of the catalog each stands, above 0.
+            share_R: float [R], for how many items of the catalog each stands; 0: it is no item.
         """
         offset_R = share_R.log()
         return offset_R if self.offset_V is None else offset_R + self.offset_V[items_R].to(offset_R)

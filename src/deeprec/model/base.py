@@ -84,7 +84,8 @@ class Trainable(Recommender, Protocol):
     and `begin_bytes(num_users, num_events)`, which says what that takes beside the parameters. One
     whose `tasks` reads nothing of a batch but the sums of embeddings that a `SparseInput` makes of
     its fields, and does the same in every step, may say `reads_bags_alone = True`: its batches are
-    filled up to the same shapes (data/padding.py), of which it sees nothing. If what it says of a
+    filled up to the same shapes (data/padding.py), of which it sees nothing; what else it reads its
+    batches must fill up themselves (`filled`, as those of `Autoencoder`). If what it says of a
     user has nothing to do with who else is in the batch it may say `users_apart = True` too.
     """
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from deeprec.console import console
 from deeprec.data.dataset import Batches
 from deeprec.data.packed import Packed
 from deeprec.data.padding import padding_of
@@ -27,7 +28,7 @@ from deeprec.trainer.row_optimizer import InBackward, InLoss
 
 OF_LAYERS = (torch.optim.Adam, torch.optim.RMSprop)  # that can be recorded
 LOOKED_AT = 8  # batches, for how large they become
-WARM = 3  # steps taken one kernel after the other before one is recorded: they set up what lasts
+WARM = 3  # steps, after the first, taken kernel by kernel: they set up what lasts
 
 
 class Graph:
@@ -50,21 +51,28 @@ class Graph:
         self._seen += 1
         if self._seen <= WARM:
             return None
-        if self._graph is None:
-            self._record(batch)
+        if self._graph is None and not self._recorded(batch):
+            return None
         assert self._graph is not None
         assert self._memory is not None
         self._memory.copy_(batch.memory, non_blocking=True)
         self._graph.replay()
         return self._loss
 
-    def _record(self, batch: Packed) -> None:
-        self._memory = batch.memory.to(self.training.device)
-        graph = torch.cuda.CUDAGraph()
-        # another thread makes page-locked memory for batches, which this must not forbid it
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            self._loss = self.training.take(batch.over(self._memory))  # unpacked there, too
+    def _recorded(self, batch: Packed) -> bool:
+        """Records the step; where that fails, no further step is asked for as a graph."""
+        try:
+            self._memory, graph = batch.memory.to(self.training.device), torch.cuda.CUDAGraph()
+            # another thread makes page-locked memory for batches, which this must not forbid it
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                self._loss = self.training.take(batch.over(self._memory))  # unpacked there, too
+        except RuntimeError as error:  # memory that is gone is one
+            said = str(error).splitlines()[0]
+            console.print(f"[yellow]note[/yellow] steps go on kernel by kernel: no graph ({said})")
+            self.training.graph = self._memory = None
+            return False
         self._graph = graph
+        return True
 
 
 def rates_as_tensors(built: Sequence[torch.optim.Optimizer], device: torch.device) -> None:
@@ -92,8 +100,8 @@ def record(training: Training, batches: Batches, device: torch.device) -> str | 
     exactly = not (alike and getattr(training.loss, "passes_over_users", False))
     some = [batches.finished(0, position) for position in looked_at]
     padding = padding_of(some, exactly=exactly)
-    if padding is None:
-        return "batches differ in more than size"
+    if isinstance(padding, str):
+        return padding
     scored = max(sizes.drawn for sizes in padding.asked) or len(training.recommender.item_bias)
     block_items = getattr(training.loss, "block_items", None)
     block_items = block_items or fitting_block_items(padding.num_users, device.type)
@@ -110,8 +118,10 @@ def obstacle_to_graph(training: Training) -> str | None:
         return "the model reads more of a batch than sums of embeddings"
     if not getattr(loss, "fills_targets", False):
         return "the loss asks for sizes that differ from batch to batch"
-    if training.group is not None or training.brake is not None:
-        return "other processes or a brake have a say in each step"
+    if training.group is not None:
+        return "other processes have a say in each step"
+    if training.brake is not None:
+        return "a brake looks at each step"
     return _of_tables(model) or _of_optimizers(training)
 
 
@@ -127,11 +137,12 @@ def _of_tables(model: nn.Module) -> str | None:
 
 
 def _of_optimizers(training: Training) -> str | None:
-    if training.optimizer.constraints != NO_CONSTRAINTS:
-        return "weights are held to constraints"
+    constraints = training.optimizer.constraints
+    if constraints != NO_CONSTRAINTS or constraints.slopes(training.model):
+        return "weights or slopes are held to constraints"
     for optimizer in training.built:
         if not isinstance(optimizer, (*OF_LAYERS, InLoss, InBackward)):
-            return f"torch records no {type(optimizer).__name__}"
+            return f"layers are trained by {type(optimizer).__name__}, which is not recorded"
     rules: list[Any] = [rule for one in training.built for rule in getattr(one, "rules", ())]
     if not all(isinstance(rule, RowRule | LazyAdam) for rule in rules):
         return "rows are held to a length"

@@ -37,7 +37,8 @@ class Loop:
         prefetch_batches: batches made ahead; 0: each when it is needed.
         prefetch_processes: so many make batches, each `prefetch_batches` ahead; 0: a thread does;
             None: on CUDA as many as there are cores for them, up to 8, else 0.
-        cuda_graph: a CUDA device is asked for all kernels of a step at once, where that can be.
+        cuda_graph: a CUDA device is asked for all kernels of a step at once, where that can be;
+            never where `deterministic`.
         device: `auto` takes CUDA where its driver answers.
         precision: of matrix products; weights are float32 always.
         threads: of the CPU, of each process; None: as torch chooses, shared out among them.
@@ -122,7 +123,9 @@ class Loop:
         by_users = batch_users if batch_interactions is None else None
         self.grouping = Grouping(by_users, batch_interactions, bucket_lengths)
         self.prefetch_batches, self.prefetch_processes = prefetch_batches, prefetch_processes
-        self.cuda_graph = cuda_graph and not deterministic
+        self.why_no_graph = None if cuda_graph else "trainer.cuda_graph=false"
+        if deterministic and cuda_graph:
+            self.why_no_graph = "trainer.deterministic=true"
         self.device, self.precision = device, precision
         self.threads, self.validation_users = threads, validation_users
         self.processes, self.shard_catalog = processes, shard_catalog
@@ -140,7 +143,7 @@ class Loop:
         )
 
     def makers(self, device: str) -> int:
-        """How many processes make batches."""
+        """How many processes make batches on a kind of device; 0: a thread does, if any."""
         if self.prefetch_processes is not None:
             return self.prefetch_processes
         if device == "cpu" or not self.prefetch_batches or _shared_memory() < SHARED_MEMORY:
