@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import deeprec
+import small_shop
 from deeprec.blend import blend
 from deeprec.config import compose
 from deeprec.data.store import Prepared
@@ -120,6 +121,28 @@ def test_refit_trains_the_same_as_long_as_was_best(
     assert refit(told("refit", f"run={run}", *place)) == again  # is finished, and said so
     with pytest.raises(DeeprecError, match="holds other data than"):
         refit(told("refit", f"run={run}", f"prepared={plain.path}", place[1]))
+
+
+def test_refit_says_which_user_attributes_are_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = {
+        known: Prepared(small_shop.make(tmp_path / f"known {known}", attributes=known))
+        for known in (True, False)
+    }
+    words = ["model.hidden_dims=[4]", "trainer.max_epochs=1"]
+    for known, other, said in (
+        (True, False, "age.band were read by the run"),
+        (False, True, "age.band were unknown to the run"),
+        (True, True, ""),
+    ):
+        run = trained(folders[known], tmp_path / f"run {known} {other}", *words)
+        capsys.readouterr()
+        place = f"prepared={folders[other].path}", f"output_dir={run}.again"
+        refit(told("refit", f"run={run}", *place))
+        out = " ".join(capsys.readouterr().out.split())
+        assert said in out
+        assert ("user attributes of" in out) == bool(said)
 
 
 def test_a_blend_is_refitted_with_its_weights(

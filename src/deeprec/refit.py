@@ -38,6 +38,7 @@ def refit(config: RefitConfig) -> Path:
     run, prepared = open_run(config.run), Prepared(Path(config.prepared), parts=READ)
     if not run.finished:
         console.print(f"[yellow]note[/yellow] {run.path} is not finished")
+    _tell_attributes({*RunFolder(run.path).origin["fields"]}, prepared)
     if find(run.config.model["_target_"]) is Blend:
         return _blended(run, prepared, config)
     settings = lasting(run)
@@ -49,6 +50,20 @@ def refit(config: RefitConfig) -> Path:
     told = _config(settings, run, config, Path(config.output_dir))
     console.print(f"as {run.path} was trained, {_epochs(told)}", soft_wrap=True)
     return train(told)
+
+
+def _tell_attributes(read: set[str], prepared: Prepared) -> None:
+    """Says which user attributes the new model reads that the run did not, or the other way."""
+    has = {*prepared.vocabularies}
+    for names, what in (
+        (read - has, "were read by the run, and the new one learns without them"),
+        (has - read, "were unknown to the run, and the new one reads them"),
+    ):
+        if names:
+            told = (
+                f"user attributes of {prepared.path} are others: {', '.join(sorted(names))} {what}"
+            )
+            console.print(f"[yellow]note[/yellow] {told}", soft_wrap=True)
 
 
 def _blended(run: Run, prepared: Prepared, config: RefitConfig) -> Path:
