@@ -70,6 +70,18 @@ def test_a_folder_of_the_same_kind_is_replaced_and_nothing_else_is(tmp_path: Pat
     assert (precious / "chapter").read_text() == "ten years"
 
 
+def test_nothing_is_put_into_a_finished_folder(tmp_path: Path) -> None:
+    out = make(tmp_path / "out")
+    for inside in (out / "run", out / "deep" / "run"):
+        with pytest.raises(ConfigError, match=r"would lie inside .*out, a finished prepared"):
+            folder.refuse_inside(inside)
+    folder.refuse_inside(out)
+    folder.refuse_inside(tmp_path / "beside")
+    for foreign in ("{", "[]", '{"kind": "app"}'):  # of other programs
+        (tmp_path / "manifest.json").write_text(foreign)
+        folder.refuse_inside(tmp_path / "beside")
+
+
 def test_a_damaged_folder_of_the_same_kind_may_be_made_again(tmp_path: Path) -> None:
     manifest = make(tmp_path / "out", "old") / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"seed": 3', '"seed": 4'))

@@ -56,6 +56,7 @@ def export(config: ExportConfig) -> Path:
     from deeprec.trainer.run import open_run
 
     path = Path(config.output_dir)
+    folder.refuse_inside(path)
     folder.refuse_to_replace(path, bundle.KIND)
     run = open_run(Path(config.run))
     prepared = Prepared(run.prepared)

@@ -166,6 +166,31 @@ def refuse_to_replace(folder: Path, kind: str) -> None:
     )
 
 
+def refuse_inside(path: Path) -> None:
+    """Nothing may be put into a finished folder, whose manifest would not name it.
+
+    A run is none of these: it lives on, and reports are put into it.
+
+    Raises:
+        ConfigError: naming the folder.
+    """
+    for around in path.absolute().parents:
+        if (around / MANIFEST).is_file() and (kind := _kind_of(around)) not in (None, "run"):
+            raise ConfigError(
+                f"{path} would lie inside {around}, a finished {kind} folder, which it would "
+                "damage; give another output_dir, beside it"
+            )
+
+
+def _kind_of(folder: Path) -> str | None:
+    """The kind that a manifest tells; None: it is none of ours, as other programs have such too."""
+    with suppress(OSError, ValueError):
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        if isinstance(manifest, dict) and {"format", "kind", "seal"} <= manifest.keys():
+            return str(manifest["kind"])
+    return None
+
+
 def read_manifest(folder: Path, kind: str) -> dict[str, Any]:
     """The manifest of a finished folder of this kind; sizes are compared, hashes are not.
 

@@ -64,6 +64,7 @@ def prepare(config: PrepareConfig) -> Path:
         ResourceError: memory or disk does not suffice.
     """
     output = Path(config.output_dir)
+    folder.refuse_inside(output)
     folder.refuse_to_replace(output, store.KIND)
     rule: Rule = instantiate(config.split)
     with workspace(output) as space:

@@ -362,6 +362,7 @@ def refuse_to_overwrite(path: Path) -> None:
     Raises:
         ConfigError: something is in the way.
     """
+    folder.refuse_inside(path)
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
     if RunFolder(path).finished and (path / "config.yaml").is_file():
