@@ -153,6 +153,8 @@ def test_what_does_not_fit_stays_as_it_is() -> None:
     for one in (small, narrow, fewer, more):
         assert one(batches[0]) is batches[0]
     assert replace(more, exactly=False)(batches[0]).padded
+    none = with_asked(batches[0], repeats=batches[0].asked[0].target)
+    assert padding(none) is none  # own items where others have none
     weighed = replace(batches[0], asked=[replace(batches[0].asked[0], user_weights=torch.ones(12))])
     assert padding(weighed) is weighed
 

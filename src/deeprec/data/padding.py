@@ -89,6 +89,8 @@ class Padding:
         asked = [(sizes_asked(one), room) for one, room in zip(arranged.asked, self.asked)]
         numbers = [*shown, *((one[:2], room[:2]) for one, room in asked)]
         numbers += [(one.repeats, room.repeats) for one, room in asked]
+        if any(bool(one.repeats.values) != bool(room.repeats.values) for one, room in asked):
+            return False  # of nothing there is no last one to stand again
         return all(one <= room for pair in numbers for one, room in zip(*pair))
 
 
@@ -173,11 +175,9 @@ def filled_field(rows: Jagged, room: Sizes, num_users: int) -> Jagged:
         values=none,
         users=torch.cat([by_item.users, by_item.users.new_full((further,), num_users)]),
         order=torch.cat([by_item.order, torch.arange(size.values, room.values)]),
-        distinct=again(by_item.distinct, room.distinct),
-        offsets=_shared_out(by_item.offsets, further, room.distinct - size.distinct),
+        **_touched(by_item, further, room.distinct),
         on_host=none.numpy(),
         num_users=_counted_users(by_item),
-        places=torch.arange(room.distinct).clamp(max=size.distinct - 1),
     )
     return Jagged(
         again(rows.values, room.values),
@@ -245,14 +245,22 @@ def filled_repeats(rows: Jagged, room: Sizes, num_users: int) -> Jagged:
         values=items,
         users=torch.cat([by_item.users, owner.expand(further)]),
         order=torch.cat([by_item.order, torch.arange(size.values, room.values)]),
-        distinct=again(by_item.distinct, room.distinct),
-        offsets=_shared_out(by_item.offsets, further, room.distinct - size.distinct),
+        **_touched(by_item, further, room.distinct),
         on_host=items.numpy(),
         num_users=_counted_users(by_item),
-        places=torch.arange(room.distinct).clamp(max=size.distinct - 1),
         counted=_counted(size.values, room.values),
     )
     return Jagged(values, offsets, None, transposed)
+
+
+def _touched(by_item: ByItem, further: int, distinct: int) -> dict[str, Tensor]:
+    """What an update of so many rows reads, of which the further ones are the last again."""
+    size = len(by_item.distinct)
+    return {
+        "distinct": again(by_item.distinct, distinct),
+        "offsets": _shared_out(by_item.offsets, further, distinct - size),
+        "places": torch.arange(distinct).clamp(max=size - 1),
+    }
 
 
 def _sizes(found: Sequence[Sizes]) -> Sizes:
