@@ -87,6 +87,7 @@ class Batch:
     user_weights: Tensor | None = None  # float32 [B], what each user's loss counts; absent: 1
     # by input, `history` or `user:NAME`: float32 [B], what all that a user has of it counts
     input_weights: dict[str, Tensor] = field(default_factory=dict)
+    own_target: bool = False  # the target is what the history holds, each item once
 
     @property
     def num_users(self) -> int:

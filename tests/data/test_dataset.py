@@ -12,6 +12,7 @@ from deeprec.batch import Batch
 from deeprec.data import store
 from deeprec.data.dataset import Batches, JudgedBatches
 from deeprec.data.grouping import Grouping
+from deeprec.data.judge import distinct
 from deeprec.data.store import SECONDS_PER_DAY, Events, Prepared
 from deeprec.data.target import AfterCut, Reconstruct
 
@@ -237,3 +238,11 @@ def test_batches_made_by_processes_are_the_same_and_begin_anywhere(
     assert list(made) == truth[len(alone) + 1 : 2 * len(alone)]
     made.close()
     assert not multiprocessing.active_children()
+
+
+def test_only_a_history_that_is_reconstructed_is_its_own_target(prepared: Prepared) -> None:
+    for target, own in ((Reconstruct(), True), (AfterCut(window_days=30), False)):
+        batches = Batches(prepared, target, grouping=Grouping(3), seed=3)
+        assert all(batch.own_target == own for batch in batches)
+        for batch in batches:
+            assert not own or torch.equal(batch.target.values, distinct(batch.history).values)

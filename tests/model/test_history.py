@@ -1,12 +1,15 @@
 """Aggregation against plain loops."""
 
+import itertools
 import math
 
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deeprec.model.history import aggregate
+from deeprec.batch import Batch, Jagged
+from deeprec.data.judge import distinct
+from deeprec.model.history import aggregate, aggregated
 
 NUM_ITEMS = 4
 event = st.tuples(st.integers(0, NUM_ITEMS - 1), st.floats(0, 400, width=32))
@@ -34,3 +37,29 @@ def test_aggregation_equals_plain_loops(
         torch.testing.assert_close(found, torch.tensor(column).double(), atol=1e-5, rtol=1e-6)
     owned = [len({item for item, _ in user}) for user in users]
     assert history.offsets_B1.tolist() == torch.tensor([0, *owned]).cumsum(0).tolist()
+
+
+@given(st.lists(st.lists(st.integers(0, 8), max_size=6), min_size=1, max_size=5), st.booleans())
+@settings(max_examples=60)
+def test_histories_that_are_their_own_targets_are_aggregated_alike(
+    rows: list[list[int]], once: bool
+) -> None:
+    rows = [list(dict.fromkeys(row)) if once else row for row in rows]
+    offsets = torch.tensor([0, *itertools.accumulate(map(len, rows))])
+    history = Jagged(torch.tensor([item for row in rows for item in row]).long(), offsets)
+    batch = Batch(torch.arange(len(rows)), history, target=distinct(history), own_target=True)
+    none = torch.zeros(0)
+    expected = aggregate(history.values, offsets, none, 9, 30.0)
+    for found, value in zip(aggregated(batch, none, 9, 30.0), expected, strict=True):
+        assert torch.equal(found, value)
+        assert found.dtype == value.dtype
+
+
+def test_a_target_that_is_another_is_not_taken_for_the_history() -> None:
+    history = Jagged(torch.tensor([3, 1]), torch.tensor([0, 2]))
+    batch = Batch(torch.arange(1), history, target=Jagged(torch.tensor([5, 6]), history.offsets))
+    none = torch.zeros(0)
+    assert aggregated(batch, none, 9, 30.0).items_M.tolist() == [1, 3]
+    batch.target, batch.own_target = distinct(history), True
+    ages = torch.tensor([2.0, 4.0])
+    assert aggregated(batch, ages, 9, 30.0).latest_M.tolist() == [4.0, 2.0]

@@ -253,6 +253,7 @@ def training_batch(
             name: torch.from_numpy(of_input[rows[useful]])
             for name, of_input in prepared.input_weights.items()
         },
+        own_target=examples.taken is history,
     )
 
 

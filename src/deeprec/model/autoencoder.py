@@ -34,6 +34,7 @@ from deeprec.model.history import (
     HistoryWeighting,
     ages_read,
     aggregate,
+    aggregated,
     check_weighting,
     history_weights,
     normalized,
@@ -213,10 +214,10 @@ class Autoencoder(nn.Module):
     def arrange(self, batch: Batch, draw: torch.Generator) -> Shown:
         """Aggregates histories and draws what is dropped of them; see `Recommender.arrange`."""
         assert batch.target is not None
-        items, ages_N = batch.history, batch.known_ages
+        ages_N = batch.known_ages
         if self.repeat is None:
             ages_N = ages_read(ages_N, self.history_weighting)
-        history = aggregate(items.values, items.offsets, ages_N, self.num_items, self.fade_days)
+        history = aggregated(batch, ages_N, self.num_items, self.fade_days)
         weighted, dropped = self._weighted(history), None
         if self.reconstruction > 0.0:
             kept, dropped = divide(weighted, self.input_dropout, draw)

@@ -9,6 +9,8 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
+from deeprec.batch import Batch
+
 HistoryWeighting = Literal["binary", "log_count", "decayed"]
 HISTORY_WEIGHTINGS = get_args(HistoryWeighting)
 SECOND = 1.0 / 86_400  # days
@@ -76,6 +78,24 @@ def aggregate(
         first_M=zeros_M.scatter_reduce(0, pair_N, ages, "amax", include_self=False),
         recent_M=zeros_M.index_add(0, pair_N, torch.exp(-ages / fade_days)),
     )
+
+
+def aggregated(batch: Batch, ages_N: Tensor, num_items: int, fade_days: float) -> History:
+    """`aggregate` of a batch's histories; of its target, where that is the same, without a sort.
+
+    Args:
+        ages_N: those of the batch, or none.
+        num_items: as of `aggregate`.
+        fade_days: likewise.
+    """
+    history, target = batch.history, batch.target
+    one_of_each = target is not None and len(target.values) == len(history.values)
+    if target is None or not (batch.own_target and one_of_each) or len(ages_N):
+        return aggregate(history.values, history.offsets, ages_N, num_items, fade_days)
+    users = torch.arange(batch.num_users)
+    users_M = users.repeat_interleave(target.offsets.diff(), output_size=len(target.values))
+    zeros_M, ones_M = torch.zeros(len(users_M)), torch.ones(len(users_M))
+    return History(target.values, users_M, target.offsets, ones_M, zeros_M, zeros_M, ones_M)
 
 
 def history_weights(history: History, weighting: str) -> Tensor:

@@ -29,9 +29,11 @@ from deeprec.model.attribute_field import Bags, attribute_fields, attribute_tabl
 from deeprec.model.dropping import check_share, thinned
 from deeprec.model.hidden import Hidden, HiddenLayer, divergence
 from deeprec.model.history import (
+    History,
     HistoryWeighting,
     ages_read,
     aggregate,
+    aggregated,
     check_weighting,
     history_weights,
     normalized,
@@ -170,15 +172,16 @@ class Layered(nn.Module):
             input_weights: as of `Batch`.
         """
         known = {name: Jagged(*attributes[name]) for name in self.fields}
-        fields = self._shown(items_N, offsets_B1, ages_N, known)
+        history = aggregate(items_N, offsets_B1, ages_N, self.num_items, self.fade_days)
+        fields = self._shown(history, known)
         return self._encoded(self._run(self._weighted(fields, input_weights)))
 
     def arrange(self, batch: Batch, draw: torch.Generator) -> Arranged:
         """Aggregates histories and draws what is dropped of them; see `Recommender.arrange`."""
-        items = batch.history
         known = {name: batch.attributes[name] for name in self.fields}
         ages_N = ages_read(batch.known_ages, self.history_weighting)
-        fields = self._shown(items.values, items.offsets, ages_N, known)
+        history = aggregated(batch, ages_N, self.num_items, self.fade_days)
+        fields = self._shown(history, known)
         fields = self._weighted(fields, batch.input_weights)
         for name in self.dropped:
             fields[name] = thinned(fields[name], self.input_dropout, draw)
@@ -202,17 +205,10 @@ class Layered(nn.Module):
         """`encode` as a scriptable module, sharing the parameters of this model."""
         return ServingEncoder(self)
 
-    def _shown(
-        self,
-        items_N: Tensor,
-        offsets_B1: Tensor,
-        ages_N: Tensor,
-        attributes: Mapping[str, Jagged],
-    ) -> dict[str, Jagged]:
-        history = aggregate(items_N, offsets_B1, ages_N, self.num_items, self.fade_days)
+    def _shown(self, history: History, attributes: Mapping[str, Jagged]) -> dict[str, Jagged]:
         weights_M = history_weights(history, self.history_weighting)
         if self.normalize:
-            weights_M = normalized(weights_M, history.users_M, len(offsets_B1) - 1)
+            weights_M = normalized(weights_M, history.users_M, len(history.offsets_B1) - 1)
         rows = Jagged(history.items_M, history.offsets_B1, weights_M)
         return {HISTORY: rows, **attribute_fields(attributes, {})}
 

@@ -23,6 +23,7 @@ from deeprec.model.history import (
     HistoryWeighting,
     ages_read,
     aggregate,
+    aggregated,
     check_weighting,
     history_weights,
 )
@@ -171,8 +172,8 @@ class LinearAutoencoder(nn.Module):
 
     def arrange(self, batch: Batch, draw: torch.Generator) -> Arranged:
         """Aggregates histories; see `Recommender.arrange`. Nothing is drawn."""
-        items, ages_N = batch.history, ages_read(batch.known_ages, self.history_weighting)
-        history = aggregate(items.values, items.offsets, ages_N, self.num_items, self.fade_days)
+        ages_N = ages_read(batch.known_ages, self.history_weighting)
+        history = aggregated(batch, ages_N, self.num_items, self.fade_days)
         weights_M = history_weights(history, self.history_weighting)
         shown = with_transposition(Jagged(history.items_M, history.offsets_B1, weights_M))
         none = Jagged(history.items_M[:0], torch.zeros_like(history.offsets_B1))
