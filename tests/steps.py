@@ -1,6 +1,7 @@
 """Steps to be watched: batches, and every model, loss and optimizer that trains in steps."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -44,6 +45,18 @@ def new_batch(step: int) -> Batch:
     known = Jagged(torch.randint(AGES, (USERS,), generator=draw), torch.arange(USERS + 1))
     target = Jagged(torch.cat(wanted), torch.arange(USERS + 1) * 5)
     return Batch(torch.arange(USERS), history, ages, {"age": known}, target)
+
+
+def uneven_batch(step: int, *, weighted: bool = False) -> Batch:
+    """Histories and targets of different lengths; everybody has some of each."""
+    batch = new_batch(step)
+    assert batch.target is not None
+    kept = torch.ones(len(batch.target.values), dtype=torch.bool)
+    kept[[3 + step, 17, 40 - step]] = False
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), kept.cumsum(0)])[batch.target.offsets]
+    values = batch.target.values[kept]
+    weights = torch.rand(len(values), generator=torch.Generator().manual_seed(step))
+    return replace(batch, target=Jagged(values, offsets, weights if weighted else None))
 
 
 POPULARITY = torch.arange(ITEMS)

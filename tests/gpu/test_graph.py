@@ -1,7 +1,6 @@
 """Steps that a CUDA device is asked for as one graph are those it is asked for kernel by kernel."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 import small_shop
-from deeprec.batch import Batch, Jagged
 from deeprec.data.datamodule import to_be_fetched
 from deeprec.data.padding import Padding, padding_of
 from deeprec.loss.softmax import Softmax
@@ -20,7 +18,7 @@ from deeprec.trainer.logger import read_metrics
 from deeprec.trainer.module import Training
 from deeprec.trainer.optimizer import Adam, Optimizer, RmsProp, RowwiseAdagrad
 from deeprec.trainer.run import open_run
-from steps import LOSSES, MODELS, OPTIMIZERS, new_batch, training_of
+from steps import LOSSES, MODELS, OPTIMIZERS, training_of, uneven_batch
 
 pytestmark = pytest.mark.gpu
 CUDA = torch.device("cuda")
@@ -39,15 +37,6 @@ CASES: list[tuple[str, str, Optimizer]] = [
 ]
 
 
-def batch_of(step: int) -> Batch:
-    batch = new_batch(step)
-    assert batch.target is not None
-    kept = torch.ones(len(batch.target.values), dtype=torch.bool)
-    kept[[3 + step, 17, 40 - step]] = False
-    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), kept.cumsum(0)])[batch.target.offsets]
-    return replace(batch, target=Jagged(batch.target.values[kept], offsets))
-
-
 def after_steps(case: tuple[str, str, Optimizer], *, as_graph: bool) -> dict[str, Tensor]:
     model, loss, optimizer = case
     torch.manual_seed(0)
@@ -60,7 +49,7 @@ def after_steps(case: tuple[str, str, Optimizer], *, as_graph: bool) -> dict[str
     training: Training = training_of(module, about, optimizer).to(CUDA)
     assert obstacle_to_graph(training) is None
     batches = [
-        training.arrange(batch_of(step), torch.Generator().manual_seed(step))
+        training.arrange(uneven_batch(step), torch.Generator().manual_seed(step))
         for step in range(STEPS)
     ]
     padding = padding_of(batches, exactly=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from deeprec import table
-from deeprec.batch import Arranged, Batch, Jagged, with_transposition
+from deeprec.batch import Arranged, Jagged, with_transposition
 from deeprec.data.packed import Packed, packed
 from deeprec.data.padding import Padding, Sizes, obstacle_to_filling, padding_of
 from deeprec.loss.marginal import Marginal
@@ -35,6 +35,7 @@ from steps import (
     POPULARITY,
     new_batch,
     training_of,
+    uneven_batch,
 )
 
 CPU = torch.device("cpu")
@@ -57,25 +58,13 @@ STEPS = 3
 DRAWN = {"negatives": 40, "popularity": POPULARITY}
 
 
-def batch_of(step: int, *, weighted: bool = False) -> Batch:
-    """Histories and targets of different lengths; everybody has some of each."""
-    batch = new_batch(step)
-    assert batch.target is not None
-    kept = torch.ones(len(batch.target.values), dtype=torch.bool)
-    kept[[3 + step, 17, 40 - step]] = False
-    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), kept.cumsum(0)])[batch.target.offsets]
-    values = batch.target.values[kept]
-    weights = torch.rand(len(values), generator=torch.Generator().manual_seed(step))
-    return replace(batch, target=Jagged(values, offsets, weights if weighted else None))
-
-
 def training_and_batches(
     build: Callable[[], nn.Module], loss: nn.Module, optimizer: Optimizer, weighted: bool = False
 ) -> tuple[Training, list[Arranged]]:
     torch.manual_seed(0)
     training = training_of(build(), loss, optimizer)
     batches = [
-        training.arrange(batch_of(step, weighted=weighted), torch.Generator().manual_seed(step))
+        training.arrange(uneven_batch(step, weighted=weighted), torch.Generator().manual_seed(step))
         for step in range(STEPS)
     ]
     return training, batches
@@ -325,7 +314,7 @@ def test_batches_of_some_users_less_are_filled_with_users_who_have_nothing(
         training = training_of(partial(MODELS[model], dropout=0.0)(), loss, Adam())
         batches = [
             training.arrange(
-                batch_of(at).some(0, 12 - 3 * (at % 2)), torch.Generator().manual_seed(at)
+                uneven_batch(at).some(0, 12 - 3 * (at % 2)), torch.Generator().manual_seed(at)
             )
             for at in range(4)
         ]
@@ -357,7 +346,7 @@ def test_users_may_lack_where_nobody_counts_them(
     assert record(training, Made(batches), CPU) is None  # type: ignore[arg-type]
     assert training.padding is not None
     assert training.padding.exactly == exactly
-    arranged = training.arrange(batch_of(1), torch.Generator())
+    arranged = training.arrange(uneven_batch(1), torch.Generator())
     assert arranged.padded
 
 

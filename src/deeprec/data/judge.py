@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from deeprec.batch import Batch, Jagged, ordered
+from deeprec.batch import Batch, Jagged, offsets_of_kept, ordered
 from deeprec.data.store import SECONDS_PER_DAY, Events, PartName, Prepared
 
 
@@ -83,8 +83,8 @@ def distinct(rows: Jagged) -> Jagged:
     ascending, order = ordered(values)
     ascending = ascending[ordered(owners[order])[1]]  # within each row, as the first is kept
     first = (np.diff(ascending, prepend=-1) != 0) | (np.diff(owners, prepend=-1) != 0)
-    offsets = np.append(0, np.cumsum(first))[rows.offsets.numpy()]
-    return _jagged(ascending[first], offsets)
+    offsets = offsets_of_kept(torch.from_numpy(first), rows.offsets)
+    return Jagged(torch.from_numpy(ascending[first]), offsets)
 
 
 def without_seen(batch: Batch) -> Batch:

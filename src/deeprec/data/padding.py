@@ -201,7 +201,7 @@ def filled_asked(asked: Asked, room: AskedSizes, num_users: int) -> Asked:
         sample,
         items=again(sample.items, room.drawn),
         shares=F.pad(sample.shares, (0, room.drawn - size)),
-        places=torch.arange(room.drawn).clamp(max=size - 1),
+        places=_places(size, room.drawn),
         target=target,
         repeats=repeats,
     )
@@ -259,8 +259,13 @@ def _touched(by_item: ByItem, further: int, distinct: int) -> dict[str, Tensor]:
     return {
         "distinct": again(by_item.distinct, distinct),
         "offsets": _shared_out(by_item.offsets, further, distinct - size),
-        "places": torch.arange(distinct).clamp(max=size - 1),
+        "places": _places(size, distinct),
     }
+
+
+def _places(size: int, room: int) -> Tensor:
+    """Of each, the place of what stands there or stands there again."""
+    return torch.arange(room).clamp(max=size - 1)
 
 
 def _sizes(found: Sequence[Sizes]) -> Sizes:
