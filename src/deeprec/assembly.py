@@ -43,11 +43,13 @@ from deeprec.trainer.facts import (
     reads_log_odds,
 )
 from deeprec.trainer.graph import record
+from deeprec.trainer.input_shards import InputShards, to_device, unfit_inputs
 from deeprec.trainer.kinds import kinds_of
 from deeprec.trainer.loop import Loop
 from deeprec.trainer.module import Loss, Progress, Training, begin_biases
 from deeprec.trainer.optimizer import Optimizer
 from deeprec.trainer.rate import Rate
+from deeprec.trainer.shards import Shards
 from deeprec.trainer.solving import Solving
 
 READ: tuple[PartName, ...] = ("train", "validation")  # never the holdout
@@ -181,7 +183,9 @@ class Assembly:
             popularity,
             log_odds=reads_log_odds(config.loss),
             compatibility=config.compatibility,
-        ).to(self.device.torch)
+        )
+        move = to_device if self.loop.shard_inputs else nn.Module.to
+        model = move(model, self.device.torch)
         loss = self._new_loss(config.loss, model, popularity)
         weighting: InversePropensity | None = None
         if config.weighting is not None:
@@ -204,11 +208,14 @@ class Assembly:
             shards=self._new_shards(),
         )
 
-    def _new_shards(self) -> CatalogShards | None:
-        """By which several processes share the catalog, if they are to."""
-        if self.group is None or not self.loop.shard_catalog:
+    def _new_shards(self) -> Shards | None:
+        """What several processes share out, if anything."""
+        group, loop = self.group, self.loop
+        if group is None or not (loop.shard_catalog or loop.shard_inputs):
             return None
-        return CatalogShards(self.group, self.facts.num_items)
+        catalog = CatalogShards(group, self.facts.num_items) if loop.shard_catalog else None
+        inputs = InputShards(group, self.device.torch) if loop.shard_inputs else None
+        return Shards(group, catalog, inputs)
 
     def _rate(self) -> Callable[[int], float] | None:
         """What the learning rates of a step are multiplied with, beside the optimizer's own."""
@@ -274,6 +281,9 @@ class Assembly:
             found += unfit_processes(model, loss, holds_slopes=holds_slopes)
             if self.loop.shard_catalog:
                 found += unfit_shards(model, loss, self.facts.num_items, self.group.size)
+            if self.loop.shard_inputs:
+                as_dsstne = self.config.compatibility == "dsstne"
+                found += unfit_inputs(kinds_of(model).inputs, as_dsstne=as_dsstne)
         refuse("train", found)
 
     def _plan(self, model: nn.Module, part: Mapping[str, Any]) -> list[memory.Line]:
@@ -303,6 +313,7 @@ class Assembly:
             recorded=self.loop.why_no_graph is None and self.device.name == "cuda",
             processes=self.loop.processes,
             shards=self.loop.shard_catalog,
+            shares_inputs=self.loop.shard_inputs,
         )
         begin_bytes: Callable[[int, int], int] | None = getattr(model, "begin_bytes", None)
         if begin_bytes is not None:

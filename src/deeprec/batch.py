@@ -88,6 +88,8 @@ class Batch:
     # by input, `history` or `user:NAME`: float32 [B], what all that a user has of it counts
     input_weights: dict[str, Tensor] = field(default_factory=dict)
     own_target: bool = False  # the target is what the history holds, each item once
+    # int64 [N], seconds: what tells events apart that lie too far back for float32 days
+    times: Tensor | None = None
 
     @property
     def num_users(self) -> int:

@@ -109,10 +109,10 @@ class Work(Assembly):
             yield
 
     def _share(self, training: Training, group: Group) -> None:
-        state = [*training.model.state_dict().values(), *training.kept_state().values()]
-        training.go_on_from(group.share(state, asdict(training.told_progress())))
+        told = asdict(training.told_progress())
+        training.go_on_from(group.share(training.shared(), told))
         if training.shards is not None:
-            training.shards.state.hand_out()
+            training.shards.hand_out()
 
     def _tell_failure(self, run: RunFolder, error: BaseException) -> None:
         if run.finished:  # stopped just after it was sealed

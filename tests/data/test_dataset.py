@@ -105,6 +105,7 @@ def test_batches_equal_plain_loops_over_users(prepared: Prepared) -> None:
     batch = next(iter(batches))
     assert batch.target is not None
     assert batch.ages is not None
+    assert batch.times is not None
     train = prepared.parts["train"]
     draw = np.random.default_rng([3, 0])
     draw.permutation(prepared.training_users())
@@ -129,6 +130,7 @@ def test_batches_equal_plain_loops_over_users(prepared: Prepared) -> None:
         assert batch.history.values[own].tolist() == [i for i, _ in shown]
         ages = [(cut - t) / SECONDS_PER_DAY for _, t in shown]
         assert batch.ages[own].tolist() == pytest.approx(ages, abs=1e-4)
+        assert batch.times[own].tolist() == [t for _, t in shown]
         wanted = slice(int(batch.target.offsets[found]), int(batch.target.offsets[found + 1]))
         assert batch.target.values[wanted].tolist() == sorted(taken)
         offsets = batch.attributes["age"].offsets

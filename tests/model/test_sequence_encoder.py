@@ -383,3 +383,16 @@ def test_it_knows_what_only_order_tells_and_exports_what_was_evaluated(
         baselines=[],
     )
     assert standin.of_lists(evaluate(judged)) == standin.of_lists(evaluated)
+
+
+def test_events_of_long_ago_are_told_apart_by_their_seconds() -> None:
+    """60 events, seven seconds apart, eight years ago: as float32 days many of them are equal."""
+    times = torch.arange(60) * 7
+    ages = (3000.0 - times / 86_400).float()
+    assert len(ages.unique()) < 30
+    history = Jagged(torch.arange(60), torch.tensor([0, 60]))
+    batch = Batch(torch.tensor([0]), history, ages, target=history, times=times)
+    model = SequenceEncoder(60, width=8, max_events=100, num_heads=2)
+    [asked] = model.arrange(batch, torch.Generator()).asked
+    assert asked.target.values.tolist() == [*range(60)]
+    assert asked.target.offsets.tolist() == [*range(61)]

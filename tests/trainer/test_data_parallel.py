@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import reduce
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from deeprec.config import TrainConfig
 from deeprec.console import console
 from deeprec.data.store import Prepared
 from deeprec.errors import ConfigError
+from deeprec.trainer import sharding
 from deeprec.trainer.callback import Following
 from deeprec.trainer.data_parallel import Group
 from deeprec.trainer.loop import Loop
@@ -59,6 +61,24 @@ SHARED = {  # of which each process trains the catalog rows of its own items
     ],
     "shared, held by a brake, with weights": ["brake=leaps", "weighting=inverse_propensity"],
 }
+HELD = {  # of which each process holds parts of the input tables
+    "in parts, rows of each": [
+        "loss=marginal",
+        "optimizer=rowwise_adagrad",
+        "model.hidden_dims=[8,8]",
+    ],
+    "in parts, rows of each, of two towers": [
+        *("model=two_tower", "loss=cosine_contrastive", "model.width=8", "model.input_dropout=0"),
+        *("model.pooling=attention", "optimizer=adagrad"),
+    ],
+    "in parts, tables, few have anything to learn": [
+        *("target=after_cut", "target.window_days=0.5", "model.reconstruction=0", "optimizer=sgd")
+    ],
+    "in parts, rows of each, and shared": [
+        *("optimizer=rowwise_adagrad", *REPEATS, "model.reconstruction=0"),
+        "trainer.shard_catalog=SHARED",
+    ],
+}
 DRAWN = {  # of which each process draws its own
     "shared, two tasks": ["model.input_dropout=0.5", *REPEATS],
     "dropout, two tasks": [
@@ -69,18 +89,22 @@ DRAWN = {  # of which each process draws its own
         *("model=recvae", "model.width=8", "model.code_dim=4", "trainer.batch_users=20"),
         *("model.encoder_steps=1", "model.decoder_steps=1"),
     ],
+    "in parts, two tasks": ["model.input_dropout=0.5", *REPEATS, "optimizer=rowwise_adagrad"],
     "positions": ["experiment=sequence", "model.width=8", "loss=softmax", "trainer.batch_users=8"],
 }
 
 
 def config(prepared: Path, name: str, batch_users: int) -> TrainConfig:
-    said = (CASES | SHARED | DRAWN)[name]
+    said = (CASES | SHARED | HELD | DRAWN)[name]
     words = ["trainer.max_epochs=2", f"trainer.batch_users={batch_users}", "trainer.threads=1"]
     if not any(word.startswith(("experiment=", "model=")) for word in said):
         words += ["model.hidden_dims=[8]", "model.input_dropout=0", "optimizer.lr=0.02"]
     if name.startswith("shared") and batch_users == 8:
         words += ["trainer.processes=2", "trainer.shard_catalog=true"]
-    of_case = (word.replace("BATCH", str(batch_users)) for word in said)
+    if name.startswith("in parts") and batch_users == 8:
+        words += ["trainer.processes=2", "trainer.shard_inputs=true"]
+    meant = {"BATCH": str(batch_users), "SHARED": str(batch_users == 8).lower()}
+    of_case = (reduce(lambda one, key: one.replace(key, meant[key]), meant, word) for word in said)
     return composed(prepared, Path("nowhere"), *words, *of_case, "logger.wandb=off")
 
 
@@ -99,7 +123,7 @@ def ended(work: Work) -> dict[str, Tensor]:
 
 def data(place: Path, name: str) -> Path:
     """What a case trains on; items that are shared out are an odd number."""
-    return place / ("odd" if name.startswith("shared") else "prepared")
+    return place / ("odd" if name.startswith(("shared", "in parts")) else "prepared")
 
 
 def walk(rank: int, place: Path) -> None:
@@ -108,7 +132,8 @@ def walk(rank: int, place: Path) -> None:
     console.quiet = True
     group = Group(2, rank)
     group.join(place, torch.device("cpu"))
-    for name in CASES | SHARED | DRAWN:
+    for name in CASES | SHARED | HELD | DRAWN:
+        sharding.MANY_ROWS = 10 if "rows of each" in name else 100_000
         torch.manual_seed(rank)  # where they begin is told them
         work = Work(
             config(data(place, name), name, 8), Prepared(data(place, name), parts=READ), group
@@ -141,7 +166,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", CASES | SHARED)
+@pytest.mark.parametrize("name", CASES | SHARED | HELD)
 def test_two_processes_end_where_one_does(place: Path, name: str) -> None:
     prepared = Prepared(data(place, name), parts=READ)
     work = Work(config(prepared.path, name, 16), prepared)
@@ -154,11 +179,14 @@ def test_two_processes_end_where_one_does(place: Path, name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", CASES | SHARED | DRAWN)
+@pytest.mark.parametrize("name", CASES | SHARED | HELD | DRAWN)
 def test_all_processes_have_the_same_bits(place: Path, name: str) -> None:
     first, second = (load_file(place / f"{name}-{rank}.safetensors") for rank in range(2))
     for key, value in second.items():  # what is remembered of rows, the one that leads tells
-        assert torch.equal(first[key], value), key
+        if name.startswith("in parts") and "tables." in key:
+            assert (len(value), len(first[key]) > 0) == (0, True), key  # the one that leads has it
+        else:
+            assert torch.equal(first[key], value), key
     assert second.keys() >= {"item_weight", "item_bias"}
 
 
@@ -182,6 +210,11 @@ def test_gradients_of_rows_found_in_parts_are_added_up() -> None:
         (["loss=cosine", "experiment=linear", "loss.gram_items=8"], "set loss.gram_items=null"),
         (["optimizer.constraints.unit_slope_norm=1"], "must be 1 with unit_slope_norm"),
         (["trainer.shard_catalog=true", "model.tied=true"], "where the input reads the catalog"),
+        (
+            ["experiment=sequence", "model.width=8", "loss=softmax", "trainer.shard_inputs=true"],
+            "the input has no table of its own",
+        ),
+        (["trainer.shard_inputs=true"], "TorchRec does not fuse LazyAdam"),
         (["trainer.shard_catalog=true", "loss=sampled_softmax"], "be false with SampledSoftmax"),
         (
             [
@@ -205,6 +238,8 @@ def test_what_several_processes_would_do_otherwise_is_refused(
 def test_one_process_has_nobody_to_share_the_catalog_with() -> None:
     with pytest.raises(ValueError, match="of which there must be 2 or more, got processes=1"):
         Loop(shard_catalog=True)
+    with pytest.raises(ValueError, match="shares the input tables among processes"):
+        Loop(shard_inputs=True)
 
 
 @pytest.fixture(scope="module")
@@ -219,11 +254,12 @@ def test_stopped_and_bereft_of_one_a_run_ends_as_if_it_never_was(
 ) -> None:
     """By SIGTERM, and by the death of the process beside the one that leads.
 
-    They share the catalog, so each checkpoint is of rows that two of them trained.
+    They share the catalog and the input tables, so each checkpoint is of rows that both trained.
     """
 
     def command(run: str) -> list[str]:
         together = "trainer.processes=2", "trainer.shard_catalog=true", "resume=auto"
+        together += "trainer.shard_inputs=true", "optimizer=rowwise_adagrad"
         together += ("trainer.save_every_minutes=0",)
         small = [one.replace("batch_users=16", "batch_users=8") for one in lives.SMALL]
         return ["prepared=PREPARED", f"output_dir={tmp_path / run}", *small, *together]

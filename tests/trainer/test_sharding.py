@@ -1,7 +1,6 @@
 """Tables over two processes end where those of one process end, whatever the plan."""
 
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -11,12 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, distributed
+from torch import Tensor
 
 from deeprec.batch import Jagged
 from deeprec.errors import ConfigError
 from deeprec.model.sparse_input import SparseInput
 from deeprec.table import Adagrad, LazyAdam, RowwiseAdagrad, Sgd, TableRule
+from deeprec.trainer.data_parallel import Group
 from deeprec.trainer.sharding import Plan, _refuse, choose_plans, shard
 
 pytest.importorskip("torchrec", reason="tables over processes are TorchRec's")
@@ -56,33 +56,43 @@ def part(rows: Jagged, process: int) -> Jagged:
 
 
 def loss_of(bags: Tensor, process: int | None) -> Tensor:
-    """A mean over users, with another slope for each."""
+    """A mean over the users of all, with another slope for each."""
     everybody = torch.linspace(-1, 2, PROCESSES * USERS)[:, None]
     mine = everybody if process is None else everybody.chunk(PROCESSES)[process]
-    return ((bags - mine) ** 2).sum(1).mean()
+    return ((bags - mine) ** 2).sum() / len(everybody)
 
 
-def walk(process: int, port: int, folder: Path) -> None:
+def walk(process: int, folder: Path) -> None:
     """What each of the processes does."""
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
-    distributed.init_process_group("gloo", rank=process, world_size=PROCESSES)
+    group = Group(PROCESSES, process)
+    group.join(folder, torch.device("cpu"))
     for plan, name in CASES:
         inputs = new_inputs().train()
-        sharded = shard(inputs, RULES[name](0.1), dict.fromkeys(ROWS, plan))
+        sharded = shard(inputs, RULES[name](0.1), group, dict.fromkeys(ROWS, plan))
+        sharded.join(torch.device("cpu"))
+        assert not any(len(table) for table in inputs.tables.values())
         for step in range(STEPS):
             inputs.set_learning_rate(0.1 / (step + 1))
             mine = {field: part(rows, process) for field, rows in batch(step).items()}
             loss_of(inputs(mine), process).backward()
             inputs.finish_step()
-        found = flat(sharded.tables(), sharded.optimizer_state())
-        again = shard(new_inputs(), RULES[name](0.1), dict.fromkeys(ROWS, plan))
-        again.load(sharded.tables(), sharded.optimizer_state())
-        loaded = flat(again.tables(), again.optimizer_state())
-        assert all(torch.equal(loaded[key], value) for key, value in found.items())
-        if process == 0:
+        tables, states = sharded.tables(), sharded.optimizer_state()
+        assert bool(tables) == group.leads
+        other = shard(new_inputs(), RULES[name](0.1), group, dict.fromkeys(ROWS, plan))
+        for table, whole in tables.items():
+            other.inputs.tables[table].data = whole.clone()
+        if group.leads:
+            read = other.state_to_read()
+            for table, state in states.items():
+                for key, value in state.items():
+                    read[table][key].copy_(value)
+        other.join(torch.device("cpu"))
+        found, again = flat(tables, states), flat(other.tables(), other.optimizer_state())
+        assert all(torch.equal(again[key], value) for key, value in found.items())
+        if group.leads:
             save_file(found, folder / f"{plan}-{name}.safetensors")
-    distributed.barrier()  # nobody leaves while another still asks
+    group.totals(0)  # nobody leaves while another still asks
 
 
 def flat(tables: dict[str, Tensor], states: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -98,13 +108,10 @@ def flat(tables: dict[str, Tensor], states: dict[str, dict[str, Tensor]]) -> dic
 def ends(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes end with, a file for each case."""
     folder = tmp_path_factory.mktemp("sharded")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     started = [
         subprocess.Popen(
-            [sys.executable, "-W", "ignore", __file__, str(process), str(port), str(folder)],
+            [sys.executable, "-W", "ignore", __file__, str(process), str(folder)],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -160,10 +167,10 @@ def test_plans_that_would_train_otherwise_are_refused(
 
 def test_rules_that_torchrec_lacks_are_refused() -> None:
     for rule in (LazyAdam(0.1), Sgd(0.1, weight_decay=0.1)):
-        with pytest.raises(ConfigError, match="tables over several processes: TorchRec"):
-            shard(new_inputs(), rule)
+        with pytest.raises(ConfigError, match=r"trainer\.shard_inputs: TorchRec.*rowwise_adagrad"):
+            shard(new_inputs(), rule, Group(PROCESSES))
 
 
 if __name__ == "__main__":
-    walk(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
+    walk(int(sys.argv[1]), Path(sys.argv[2]))
     os._exit(0)  # at once: threads of the process group may abort an ordinary end

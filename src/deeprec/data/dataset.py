@@ -254,6 +254,7 @@ def training_batch(
             for name, of_input in prepared.input_weights.items()
         },
         own_target=examples.taken is history,
+        times=None if history.times is None else torch.from_numpy(history.times[shown]),
     )
 
 

@@ -26,7 +26,7 @@ class NextItems(NamedTuple):
 
 
 def what_comes_next(
-    history: Jagged, ages_N: Tensor, *, max_events: int, repeats: bool, num_items: int
+    history: Jagged, when_N: Tensor, *, max_events: int, repeats: bool, num_items: int
 ) -> NextItems:
     """Asks the last event of each instant for the items of the next one.
 
@@ -35,7 +35,8 @@ def what_comes_next(
 
     Args:
         history: on the host.
-        ages_N: float32 [N], days; empty [0]: every event has an instant of its own.
+        when_N: [N], equal for events of one instant: seconds, or days before one moment; empty [0]:
+            every event has an instant of its own.
         max_events: of a window.
         repeats: whether what was had before is asked for again.
         num_items: V.
@@ -49,7 +50,7 @@ def what_comes_next(
     """
     offsets_B1 = history.offsets
     users_N = torch.repeat_interleave(offsets_B1.diff())
-    begins_N = _begin_instants(users_N, ages_N)
+    begins_N = _begin_instants(users_N, when_N)
     starts_G = torch.nonzero(begins_N).squeeze(1)
     users_G = users_N[starts_G]
     starts_B = offsets_B1[:-1]
@@ -108,11 +109,11 @@ def seen_by(asked_P: Tensor, windows: Windows, ages_N: Tensor) -> Prefixes:
     return Prefixes(events, offsets_P1, ages)
 
 
-def _begin_instants(users_N: Tensor, ages_N: Tensor) -> Tensor:
+def _begin_instants(users_N: Tensor, when_N: Tensor) -> Tensor:
     """Whether each event is the first of its instant: bool [N]."""
     begins_N = torch.ones_like(users_N, dtype=torch.bool)
-    if len(ages_N):
-        begins_N[1:] = (ages_N[1:] != ages_N[:-1]) | (users_N[1:] != users_N[:-1])
+    if len(when_N):
+        begins_N[1:] = (when_N[1:] != when_N[:-1]) | (users_N[1:] != users_N[:-1])
     return begins_N
 
 

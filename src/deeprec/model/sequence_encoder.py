@@ -163,9 +163,10 @@ class SequenceEncoder(nn.Module):
     def arrange(self, batch: Batch, draw: torch.Generator) -> Sequences:
         """Finds the windows and what is asked of each position; see `Recommender.arrange`."""
         ages_N = batch.known_ages
+        when_N = ages_N if batch.times is None else batch.times
         next_items = what_comes_next(
             batch.history,
-            ages_N if self.asks == "instant" else ages_N[:0],
+            when_N if self.asks == "instant" else when_N[:0],
             max_events=self.max_events,
             repeats=self.repeats,
             num_items=self.num_items,

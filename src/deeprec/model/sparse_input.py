@@ -166,6 +166,8 @@ class SparseInput(nn.Module):
         else:
             bags += [
                 weighted_bag(table, pooled[field])
+                if table.device == pooled[field].values.device
+                else _bag_elsewhere(table, pooled[field])
                 for name, table in self.tables.items()
                 for field in self.fields_of[name]
             ]
@@ -247,6 +249,11 @@ def pair_products(
 
 def weighted_bag(table_VD: Tensor, rows: Jagged) -> Tensor:
     return weighted_sum(table_VD, rows.values, rows.offsets, rows.weights)
+
+
+def _bag_elsewhere(table_VD: Tensor, rows: Jagged) -> Tensor:
+    """The same of a table on another device, which need not fit into that of the rows."""
+    return weighted_bag(table_VD, rows.on(table_VD.device)).to(rows.values.device)
 
 
 def sparse_gradient_bag(table_VD: Tensor, rows: Jagged) -> Tensor:

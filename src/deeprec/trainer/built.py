@@ -1,6 +1,6 @@
 """The optimizers of one model: put together, and told what holds for all of them."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from deeprec.errors import ConfigError
 from deeprec.table import RowUpdate, TableRule
 from deeprec.trainer.constraints import Constraints
-from deeprec.trainer.exchanged import exchanged, exchanged_of_items
+from deeprec.trainer.exchanged import exchanged, exchanged_of_items, fuse
 from deeprec.trainer.kinds import Kinds, kinds_of
 from deeprec.trainer.limits import Limits
 from deeprec.trainer.row_length import KeptLength
@@ -57,7 +57,7 @@ def assemble(
             read_once=[one for one in kinds.per_item if one not in scored],
         ),
         *(
-            InBackward(inputs, exchanged(constraints.of_inputs(of_table(), units)))
+            InBackward(inputs, fuse(inputs, constraints.of_inputs(of_table(), units)))
             for inputs in kinds.inputs
         ),
     ]
@@ -107,13 +107,25 @@ def state_tensors(optimizers: Iterable[torch.optim.Optimizer]) -> dict[str, Tens
 
     Loading copies into these tensors, because those of fused tables live in their backend.
     """
-    found = {}
+    return {
+        f"{place}/{name}": value
+        for optimizer, parameter, place in _places(optimizers)
+        for name, value in optimizer.state[parameter].items()
+    }
+
+
+def state_names(optimizers: Iterable[torch.optim.Optimizer]) -> dict[nn.Parameter, str]:
+    """By parameter, what its names in `state_tensors` begin with."""
+    return {parameter: place for _, parameter, place in _places(optimizers)}
+
+
+def _places(
+    optimizers: Iterable[torch.optim.Optimizer],
+) -> Iterator[tuple[torch.optim.Optimizer, nn.Parameter, str]]:
     for i, optimizer in enumerate(optimizers):
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         for j, parameter in enumerate(parameters):
-            for name, value in optimizer.state[parameter].items():
-                found[f"{i}/{j}/{name}"] = value
-    return found
+            yield optimizer, parameter, f"{i}/{j}"
 
 
 def state_of_rows(

@@ -6,8 +6,8 @@ users they are. So nothing of the size of the catalog travels in a step, a row h
 gradient where it is changed, and no other process changes it.
 
 Each process keeps tables of all items, of which the rows of others are as they were when all were
-last put together: before the one that leads validates or saves. It says so where a step begins,
-where the others listen anyway. What optimizers remember of a row, only its own process keeps.
+last put together: before the one that leads validates or saves (shards.py). What optimizers
+remember of a row, only its own process keeps.
 
 Reference:
     DSSTNE shards its output layer over GPUs in the same way, and gathers what is before it.
@@ -27,8 +27,6 @@ from deeprec.trainer.data_parallel import Group
 from deeprec.trainer.kinds import input_reads_catalog, kinds_of
 from deeprec.trainer.shard_state import ShardState
 
-STEP, ROWS, STATE = range(3)  # what a process has in mind when all meet
-
 
 class CatalogShards:
     """The items of this process, and what goes to the others and comes from them.
@@ -43,55 +41,38 @@ class CatalogShards:
         self.own = OwnItems(self._items_of(group.rank), self._stacked)
         self.state = ShardState(group, num_items, self._items_of)
         self.tables: list[nn.Parameter] = []  # those with a row for each item
-        self._whole = True  # whether no row here is older than that of the process that trains it
         self._asked: list[AskedOfAll] = []
 
-    def meet(self, users: int, rows: int, told: Tensor) -> tuple[int, int]:
-        """Where all begin a step; the one that leads may want to put the tables together first.
-
-        Args:
-            users: of this process in the step.
-            rows: over which its loss is a mean: users, or positions of them.
-            told: what it is asked about them; see `asked_of_all.told`.
-
-        Returns:
-            Users and rows of all.
-        """
-        while True:
-            numbers = self.group.numbers(STEP, users, rows, len(told))
-            wanted = max(mind for mind, *_ in numbers)
-            if wanted == STEP:
-                break
-            if wanted == ROWS:
-                self._put_together()
-            else:
-                self.state.gathered()
-        self._whole = False
-        _, all_users, all_rows, lengths = zip(*numbers, strict=True)
-        self._asked = of_all(self.group.messages(told, lengths)) if sum(all_rows) else []
-        return sum(all_users), sum(all_rows)
-
     @property
-    def is_asked(self) -> bool:
-        """Whether there is a loss in this step, of whosever users."""
-        return bool(self._asked)
+    def state_bytes(self) -> int:
+        """See `Part`."""
+        return self.state.whole_bytes
 
-    def make_whole(self) -> None:
-        """Puts the tables together, where the others are at the beginning of a step or here."""
-        if self._whole:
-            return
-        self.group.numbers(ROWS, 0, 0, 0)
-        self._put_together()
+    def begin_step(self) -> None:
+        """See `Part`; rows of others stay, and grow old."""
+        self._asked = []
 
-    def whole_state(self) -> dict[str, Tensor]:
-        """All that optimizers remember of rows, likewise; only of the process that leads."""
-        self.group.numbers(STATE, 0, 0, 0)
+    def ask(self, messages: Sequence[Tensor]) -> None:
+        """Takes up what all processes are asked about their users; see `asked_of_all.told`."""
+        self._asked = of_all(messages)
+
+    def put_together(self) -> None:
+        """See `Part`; here every process has all rows."""
+        for table in self.tables:
+            for rank in range(self.group.size):
+                self.group.give(table.data[self._items_of(rank)], rank)
+
+    def gathered(self) -> dict[str, Tensor]:
+        """See `Part`."""
         return self.state.gathered()
 
-    def wait(self) -> None:
-        """After the last step: does what the one that leads wants, until that ends this process."""
-        while True:
-            self.meet(0, 0, torch.zeros(0, dtype=torch.int64))
+    def to_read(self) -> dict[str, Tensor]:
+        """See `Part`."""
+        return self.state.to_read()
+
+    def hand_out(self) -> None:
+        """See `Part`."""
+        self.state.hand_out()
 
     def of_all(self, tasks: Sequence[Task], device: torch.device) -> list[Task]:
         """The tasks of the step over the users of all processes, differentiable in those here."""
@@ -114,12 +95,6 @@ class CatalogShards:
             )
             joined.append(task._replace(encoded=encoded, asked=asked))
         return joined
-
-    def _put_together(self) -> None:
-        for table in self.tables:
-            for rank in range(self.group.size):
-                self.group.give(table.data[self._items_of(rank)], rank)
-        self._whole = True
 
     def _items_of(self, rank: int) -> slice:
         size = self.group.size

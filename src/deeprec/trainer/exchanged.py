@@ -5,10 +5,11 @@ from contextlib import contextmanager
 
 from torch import Tensor
 
+from deeprec.model.sparse_input import SparseInput
 from deeprec.table import Rows, RuleAround, State, TableRule, update_rows
-from deeprec.trainer.catalog_shards import CatalogShards
 from deeprec.trainer.data_parallel import Group
 from deeprec.trainer.row_gradient import RowGradient
+from deeprec.trainer.shards import Shards
 
 
 class Exchanged(RuleAround):
@@ -67,16 +68,16 @@ class OfOwnItems(RuleAround):
             self.rule.update(table[self.own], state, own, gradient[here])
 
 
-_among: list[tuple[Group, CatalogShards | None]] = []
+_among: list[tuple[Group, Shards | None]] = []
 
 
 @contextmanager
-def exchanging(group: Group | None, shards: CatalogShards | None = None) -> Iterator[None]:
+def exchanging(group: Group | None, shards: Shards | None = None) -> Iterator[None]:
     """Rules that are made within hand each other their gradients; None: there is one process.
 
     Args:
         group: the processes.
-        shards: by which they share the items; None: each has them all.
+        shards: what they share out; None: each has it all.
     """
     if group is None:
         yield
@@ -103,6 +104,22 @@ def exchanged_of_items(
         around: makes of it what holds rows to something, by their places in the whole table.
     """
     shards = _among[-1][1] if _among else None
-    own = rule if shards is None else OfOwnItems(rule, shards.own.items)
+    catalog = None if shards is None else shards.catalog
+    own = rule if catalog is None else OfOwnItems(rule, catalog.own.items)
     held = own if around is None else around(own)
-    return exchanged(held) if shards is None else held
+    return exchanged(held) if catalog is None else held
+
+
+def fuse(inputs: SparseInput, rule: TableRule) -> TableRule:
+    """Has input tables trained by a rule, in parts if processes share them.
+
+    Returns:
+        The rule by which they are.
+    """
+    shards = _among[-1][1] if _among else None
+    if shards is not None and shards.inputs is not None:
+        shards.inputs.add(inputs, rule)
+        return rule
+    rule = exchanged(rule)
+    inputs.fuse(rule)
+    return rule

@@ -21,7 +21,11 @@ from deeprec.trainer.saving import OnDiskFull
 
 MOST_MAKERS = 8  # more make batches no faster than one process takes them over
 SHARED_MEMORY = 2**30  # bytes that must be free for them unasked; docker gives 64 MB in all
-ALONE = {"processes": 1, "shard_catalog": False}  # settings of a run that one process makes
+ALONE = {
+    "processes": 1,
+    "shard_catalog": False,
+    "shard_inputs": False,
+}  # settings of a run that one process makes
 
 
 class Loop:
@@ -46,6 +50,7 @@ class Loop:
             has a device of its own.
         shard_catalog: each of these trains the catalog rows of a share of the items, for the users
             of all.
+        shard_inputs: each of these holds a part of the input tables, by TorchRec.
         validate_every_epochs: epochs between validations; the last epoch is validated too.
         validation_users: at most so many are validated on, always the same; None: all.
         early_stopping_patience: validations without a better ndcg@100 after which training
@@ -78,6 +83,7 @@ class Loop:
         threads: int | None = None,
         processes: int = 1,
         shard_catalog: bool = False,
+        shard_inputs: bool = False,
         validate_every_epochs: int = 1,
         validation_users: int | None = 3000,
         early_stopping_patience: int | None = 10,
@@ -115,11 +121,15 @@ class Loop:
             raise ValueError(
                 f"save_timeout_minutes must be more than 0, got {save_timeout_minutes}"
             )
-        if shard_catalog and processes == 1:
-            raise ValueError(
-                "shard_catalog shares the catalog among processes, of which there must be 2 or "
-                "more, got processes=1"
-            )
+        for name, what, value in (
+            ("shard_catalog", "the catalog", shard_catalog),
+            ("shard_inputs", "the input tables", shard_inputs),
+        ):
+            if value and processes == 1:
+                raise ValueError(
+                    f"{name} shares {what} among processes, of which there must be 2 or more, got "
+                    "processes=1"
+                )
         by_users = batch_users if batch_interactions is None else None
         self.grouping = Grouping(by_users, batch_interactions, bucket_lengths)
         self.prefetch_batches, self.prefetch_processes = prefetch_batches, prefetch_processes
@@ -128,7 +138,8 @@ class Loop:
             self.why_no_graph = "trainer.deterministic=true"
         self.device, self.precision = device, precision
         self.threads, self.validation_users = threads, validation_users
-        self.processes, self.shard_catalog = processes, shard_catalog
+        self.processes = processes
+        self.shard_catalog, self.shard_inputs = shard_catalog, shard_inputs
         self.deterministic = deterministic
         self.max_epochs = max_epochs
         self.schedule = Schedule(

@@ -1,8 +1,8 @@
 """What a run will hold in memory, said and checked before its first step."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,9 @@ from deeprec.errors import ResourceError
 from deeprec.halving import denies_memory
 from deeprec.loss.catalog_blocks import fitting_block_items
 from deeprec.model.base import PerUser
+from deeprec.trainer.kinds import kinds_of
 from deeprec.trainer.optimizer import Optimizer
+from deeprec.trainer.sharding import choose_plans
 
 FLOAT = 4  # bytes
 LARGE = 100_000  # numbers of a table that has lines of its own
@@ -66,6 +68,7 @@ def plan(
     recorded: bool = False,
     processes: int = 1,
     shards: bool = False,
+    shares_inputs: bool = False,
 ) -> list[Line]:
     """What each table, its gradient and its optimizer's state take, and one batch.
 
@@ -88,6 +91,7 @@ def plan(
         recorded: whether steps may be a CUDA graph, which has memory of its own for what they make.
         processes: that train together, each with all of it; on CUDA each on a device of its own.
         shards: whether each of them trains the catalog rows of its own items for the users of all.
+        shares_inputs: whether each of them holds parts of large input tables.
     """
     catalog = model.item_weight
     assert isinstance(catalog, nn.Parameter)
@@ -99,7 +103,10 @@ def plan(
     scored = asked * parts
     block_items = min(block_items or fitting_block_items(scored, device), catalog.shape[0])
     said = f"what the layers say of {asked:,} {who}"
-    learned = _learned_lines(model, optimizer, dense_gradient, ways, parts)
+    shared_out = [*_shared_out(model)] if shares_inputs else []
+    learned = _learned_lines(
+        model, optimizer, dense_gradient, ways, parts, dict.fromkeys(shared_out, processes)
+    )
     kept = [*learned, *_copy_lines(learned, copied, forked and device == "cpu", ways)]
     lines = [
         *kept,
@@ -122,7 +129,17 @@ def plan(
         lines.append(
             Line("item_weight optimizer, put together to save", state, (ways.width, STATE))
         )
+    whole = sum(t.numel() + optimizer.state_floats(*t.shape) for t in shared_out) * FLOAT
+    if whole:
+        lines.append(Line("input tables, put together to validate and save", whole, (ways.width,)))
     return lines
+
+
+def _shared_out(model: nn.Module) -> Iterator[nn.Parameter]:
+    """The tables that processes share out by rows."""
+    for inputs in kinds_of(model).inputs:
+        plans = choose_plans({name: len(table) for name, table in inputs.tables.items()})
+        yield from (inputs.tables[name] for name, plan in plans.items() if plan == "row_wise")
 
 
 def begin_plan(begin_bytes: int) -> list[Line]:
@@ -235,14 +252,28 @@ def _without(lines: list[Line], settings: list[str]) -> int:
 
 
 def _learned_lines(
-    model: nn.Module, optimizer: Optimizer, dense_gradient: bool, ways: Ways, parts: int
+    model: nn.Module,
+    optimizer: Optimizer,
+    dense_gradient: bool,
+    ways: Ways,
+    parts: int,
+    parts_of: Mapping[nn.Parameter, int],
 ) -> list[Line]:
-    """What parameters, their gradients and their optimizers take, large tables one by one."""
+    """What parameters, their gradients and their optimizers take, large tables one by one.
+
+    Args:
+        parts: in which the rows of the catalog table are trained.
+        parts_of: in which an input table is held; absent: 1.
+    """
     lines, small = [], 0
     for name, parameter in model.named_parameters():
         if parameter.dim() == 2 and parameter.numel() > LARGE:
-            of_table = parts if name == "item_weight" else 1
-            lines += _table_lines(name, parameter, optimizer, dense_gradient, ways, of_table)
+            held = parts_of.get(parameter, 1)
+            trained = parts if name == "item_weight" else held
+            table = _table_lines(name, parameter, optimizer, dense_gradient, ways, trained)
+            if held > 1:
+                table[0] = replace(table[0], bytes=-(-table[0].bytes // held))
+            lines += table
         else:
             small += parameter.numel()
     return [*lines, Line("everything else that is learned", 4 * small * FLOAT, (ways.width,))]

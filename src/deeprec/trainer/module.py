@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
@@ -25,14 +26,15 @@ from deeprec.trainer.built import (
     begin_state,
     row_updates,
     set_rates,
+    state_names,
     state_of_rows,
     state_tensors,
 )
-from deeprec.trainer.catalog_shards import CatalogShards
 from deeprec.trainer.data_parallel import Group
 from deeprec.trainer.exchanged import exchanging
 from deeprec.trainer.kinds import kinds_of
 from deeprec.trainer.optimizer import Optimizer
+from deeprec.trainer.shards import Shards
 from deeprec.trainer.sound import LOWER, norm
 
 CHECK_STEPS = 50  # on CUDA a look at the loss waits for the device, so it is not taken at each step
@@ -148,7 +150,7 @@ class Training(LightningModule):
         rate: what the learning rates of a step are multiplied with besides; None: nothing.
         brake: on losses that leap; None: none.
         group: the processes that train it together; None: this one does.
-        shards: by which they share the catalog; None: each has all of it.
+        shards: what they share out; None: each has all of it.
 
     `padding` fills batches up where they are arranged, and `graph` takes the steps of those that
     are filled up; both are given afterwards, for they depend on the batches.
@@ -169,7 +171,7 @@ class Training(LightningModule):
         rate: Callable[[int], float] | None = None,
         brake: Brake | None = None,
         group: Group | None = None,
-        shards: CatalogShards | None = None,
+        shards: Shards | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -188,9 +190,11 @@ class Training(LightningModule):
         self._layers = kinds.layers
         begin_state(self.built)
         self._row_updates = row_updates(self.built)
-        if shards is not None:
-            shards.tables = kinds.scored
-            shards.state.of_rows = state_of_rows(self.built, kinds.scored)
+        if shards is not None and shards.catalog is not None:
+            shards.catalog.tables = kinds.scored
+            shards.catalog.state.of_rows = state_of_rows(self.built, kinds.scored)
+        if shards is not None and shards.inputs is not None:
+            shards.inputs.names = state_names(self.built)
         # over the users of this epoch; not finite once any was not; a tensor, because a look at it
         # waits for the device; float64, so that users are not lost in the sum of millions
         self.loss_sum = torch.tensor(progress.loss_sum, dtype=torch.float64)
@@ -218,7 +222,7 @@ class Training(LightningModule):
                 asked.user_weights = batch.user_weights
             if negatives is not None:
                 asked.sample = negatives.sample(asked, draw)
-        if self.shards is not None:
+        if self.shards is not None and self.shards.catalog is not None:
             arranged.told = told(arranged.asked).numpy()
         return arranged if self.padding is None else self.padding(arranged)
 
@@ -294,8 +298,8 @@ class Training(LightningModule):
         if self.shards is None:
             users, rows = self.group.totals(batch.num_users, mine)
         else:
-            assert batch.told is not None
-            users, rows = self.shards.meet(batch.num_users, mine, torch.from_numpy(batch.told))
+            asked = np.zeros(0, np.int64) if batch.told is None else batch.told
+            users, rows = self.shards.meet(batch.num_users, mine, torch.from_numpy(asked))
         return users, mine / max(rows, 1)
 
     def make_whole(self) -> None:
@@ -313,18 +317,30 @@ class Training(LightningModule):
         """See `Learner`."""
         if self.shards is None:
             return self.kept_state()
-        return self.kept_state() | self.shards.state.to_read()
+        return self.kept_state() | self.shards.to_read()
 
     def state_bytes(self) -> int:
         """See `Learner`."""
-        of_rows = 0 if self.shards is None else self.shards.state.whole_bytes
-        return of_rows + sum(one.nbytes for one in self.kept_state().values())
+        shared_out = 0 if self.shards is None else self.shards.state_bytes
+        return shared_out + sum(one.nbytes for one in self.kept_state().values())
 
     def kept_state(self) -> dict[str, Tensor]:
         """What the optimizers remember that is the same in every process."""
-        of_rows = {} if self.shards is None else self.shards.state.of_rows
+        catalog = None if self.shards is None else self.shards.catalog
+        of_rows = {} if catalog is None else catalog.state.of_rows
         state = state_tensors(self.built)
         return {name: one for name, one in state.items() if name not in of_rows}
+
+    def shared(self) -> list[Tensor]:
+        """What is the same in every process: weights, and what optimizers remember of them."""
+        inputs = None if self.shards is None else self.shards.inputs
+        apart = set() if inputs is None else {id(table) for table in inputs.tables}
+        names = {name for name, one in self.model.named_parameters() if id(one) in apart}
+        weights = self.model.state_dict()
+        return [
+            *(one for name, one in weights.items() if name not in names),
+            *self.kept_state().values(),
+        ]
 
     def _rate(self, step: int) -> float:
         own = self.optimizer.rate(step, self.total_steps)
@@ -346,12 +362,10 @@ class Training(LightningModule):
         seed_all(_step_seed(self.seed, self.progress.step, rank), self.device)
         batch.step = self.progress.step
         asked = self.recommender.tasks(batch)
+        shares = [one._replace(weight=one.weight * share) for one in asked] if share else []
         if self.shards is None:
-            return self._loss_of([one._replace(weight=one.weight * share) for one in asked])
-        tasks = [one for one in asked if isinstance(one, Task)]
-        penalties = [one for one in asked if isinstance(one, Penalty)] if share else []
-        penalties = [one._replace(weight=one.weight * share) for one in penalties]
-        return self._loss_of([*self.shards.of_all(tasks, self.device), *penalties])
+            return self._loss_of(shares)
+        return self._loss_among(self.shards, asked, shares)
 
     def check_finite(self) -> None:
         """Refuses to go on after a loss that is not finite.
@@ -403,6 +417,24 @@ class Training(LightningModule):
         weighed = [value if weight == 1.0 else weight * value for weight, value in losses]
         return sum(weighed[1:], weighed[0])
 
+    def _loss_among(
+        self, shards: Shards, asked: Sequence[Task | Penalty], shares: Sequence[Task | Penalty]
+    ) -> Tensor:
+        """The loss where things are shared out: every process goes forward and backward.
+
+        Args:
+            shards: what is.
+            asked: of the model, about the users of this process.
+            shares: the same, weighed by their share of those of all; empty if that is none.
+        """
+        tasks = [one for one in asked if isinstance(one, Task)]
+        if shards.catalog is not None:
+            penalties = [one for one in shares if isinstance(one, Penalty)]
+            return self._loss_of([*shards.catalog.of_all(tasks, self.device), *penalties])
+        assert shards.inputs is not None
+        through = shards.inputs.through(tasks)
+        return through + self._loss_of(shares) if shares else through
+
     def _updates_for(self, task: Task, tasks: list[Task]) -> Updates:
         """Who changes the rows that this task trains, where no other task reads them afterwards."""
 
@@ -413,12 +445,13 @@ class Training(LightningModule):
             alone = sum(other.requires_grad for other in readers) == 1
             return self._row_updates.get(table) if alone and readers[-1] is table else None
 
+        catalog = None if self.shards is None else self.shards.catalog
         return Updates(
             update(task.item_weight_VD, [each.item_weight_VD for each in tasks]),
             update(task.item_bias_V, [each.item_bias_V for each in tasks]),
             task.weight,
             self.optimizer.constraints.score_slope_norm,
-            None if self.shards is None else self.shards.own,
+            None if catalog is None else catalog.own,
         )
 
     def _step(self, loss: Tensor, whole: Tensor) -> None:

@@ -48,8 +48,8 @@ def keep(run: RunFolder, training: Training, batches: Batches, why: str) -> Path
     """
     if training.shards is not None:
         raise ResourceError(
-            "with trainer.shard_catalog=true no process has all weights of that step; a run with "
-            "trainer.shard_catalog=false keeps it"
+            "with trainer.shard_catalog=true or trainer.shard_inputs=true no process has all "
+            "weights of that step; a run without them keeps it"
         )
     place, progress = place_of(run.path), training.progress
     users: list[int] = []

@@ -109,15 +109,19 @@ def _rows_of(gradient: Tensor, as_it_is: bool) -> tuple[Rows, Tensor]:
 
 
 class InBackward(torch.optim.Optimizer):
-    """What the fused input tables remember, and their learning rate; backward does the steps."""
+    """What the fused input tables remember, and their learning rate; backward does the steps.
+
+    Args:
+        inputs: fused.
+        rule: by which they are.
+    """
 
     def __init__(self, inputs: SparseInput, rule: TableRule) -> None:
         super().__init__(list(inputs.tables.values()), {"lr": rule.lr})
-        inputs.fuse(rule)
         self.rules = [rule]
         self._inputs = inputs
-        for name, table in inputs.tables.items():
-            self.state[table] = inputs.optimizer_state[name]
+        for name, state in inputs.optimizer_state.items():  # empty where processes share them
+            self.state[inputs.tables[name]] = state
 
     def set_learning_rate(self) -> None:
         """Hands the learning rate of the parameter group to the tables."""

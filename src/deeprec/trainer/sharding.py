@@ -1,23 +1,25 @@
 """Input tables over several processes: TorchRec's sharded tables, by a plan that can be read.
 
 Every process looks up its own users; rows and gradients travel. The gradients of all processes are
-averaged, as DistributedDataParallel averages those of the layers, so processes with equally many
-users train as one process with all of them.
+added up, as `Group` adds up those of the layers, so they train as one process would.
 
     row_wise      each process holds a range of rows: large tables
     table_wise    one process holds the table: small tables
     column_wise   each process holds a range of columns: few rows, wide, read by everybody
 
-Tables and what the optimizer remembers go out and come in whole, under the names that every other
-backend of `SparseInput` has, so that what was trained by one plan goes on by any other.
+Tables and what the optimizer remembers go out and come in whole, part by part over the host of the
+process that leads, under the names that every other backend of `SparseInput` has, so that what was
+trained by one plan goes on by any other. On a device no table is ever whole.
 """
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, distributed
 
+from deeprec.batch import Jagged
 from deeprec.errors import ConfigError
 from deeprec.model.sparse_input import (
     FieldsOfTables,
@@ -27,6 +29,7 @@ from deeprec.model.sparse_input import (
     keyed,
 )
 from deeprec.table import RowwiseAdagrad, State, TableRule
+from deeprec.trainer.data_parallel import Group
 
 Plan = Literal["row_wise", "table_wise", "column_wise"]
 MANY_ROWS = 100_000  # a table of fewer is not worth the traffic of its parts
@@ -45,15 +48,14 @@ def choose_plans(rows_of: Mapping[str, int]) -> dict[str, Plan]:
 
 
 def shard(
-    inputs: SparseInput, rule: TableRule, plans: Mapping[str, Plan] | None = None
+    inputs: SparseInput, rule: TableRule, group: Group, plans: Mapping[str, Plan] | None = None
 ) -> "ShardedTables":
-    """From now on the tables lie in parts over all processes of the default group.
-
-    The parameters of `inputs` become empty; they must hold the same values in every process before.
+    """Once it is joined the tables lie in parts over the processes of a group.
 
     Args:
         inputs: of this process, not fused.
         rule: of every table.
+        group: of which every process must call it, with tables of the same shapes.
         plans: of every table; None: `choose_plans`.
 
     Raises:
@@ -61,45 +63,66 @@ def shard(
     """
     obstacle = inputs.obstacle_to_torchrec(rule)
     if obstacle is not None:
-        raise ConfigError(f"tables over several processes: {obstacle}")
-    tables = {name: table.data for name, table in inputs.tables.items()}
-    plans = plans or choose_plans({name: len(table) for name, table in tables.items()})
-    _refuse(plans, rule, inputs.width, distributed.get_world_size())
-    sharded = ShardedTables(tables, inputs.fields_of, rule, plans)
-    sharded.load(tables, {})
-    for table in inputs.tables.values():
-        table.data = table.data.new_empty((0, inputs.width))
+        raise ConfigError(
+            f"trainer.shard_inputs: {obstacle}; use optimizer=rowwise_adagrad, adagrad or sgd "
+            "without limits on single rows and a width divisible by 4, or "
+            "trainer.shard_inputs=false"
+        )
+    plans = plans or choose_plans({name: len(table) for name, table in inputs.tables.items()})
+    _refuse(plans, rule, inputs.width, group.size)
+    sharded = ShardedTables(inputs, rule, group, plans)
     told = ", ".join(f"{name} {plan}" for name, plan in plans.items())
-    inputs.take(sharded, f"over {distributed.get_world_size()} processes: {told}")
+    inputs.take(sharded, f"over {group.size} processes: {told}")
     return sharded
 
 
 class ShardedTables:
     """Tables in parts, their optimizer run in backward; `shard` makes them.
 
+    Until `join` the parameters of `inputs` hold the tables whole, and from then on nothing, but
+    between steps in the process that leads, if it asks for that.
+
     Args:
-        tables: [rows, D] each, read for their shapes and device only.
-        fields_of: table -> the fields that read it.
+        inputs: whose tables they are.
         rule: of every table.
+        group: the processes.
         plans: of every table.
     """
 
-    name = "torchrec over processes"
-    holds_tables = True
+    name = "torchrec"
+    holds_tables = False  # who reads them between steps has them whole
 
     def __init__(
-        self,
-        tables: Mapping[str, Tensor],
-        fields_of: FieldsOfTables,
-        rule: TableRule,
-        plans: Mapping[str, Plan],
+        self, inputs: SparseInput, rule: TableRule, group: Group, plans: Mapping[str, Plan]
     ) -> None:
-        self.states: dict[str, State] = {name: {} for name in tables}  # none is whole anywhere
-        self._fields = [field for name in tables for field in fields_of[name]]
-        self._device = next(iter(tables.values())).device
-        self._model = _parallel(tables, fields_of, rule, plans, self._device)
-        shapes = {name: torch.empty_like(table, device="meta") for name, table in tables.items()}
-        self._shapes = {name: rule.new_state(shape) for name, shape in shapes.items()}
+        self.inputs, self.group = inputs, group
+        self.states: dict[str, State] = {}  # none is whole anywhere
+        self._rule, self._plans = rule, plans
+        self._fields = [name for names in inputs.fields_of.values() for name in names]
+        self._shapes = {
+            name: torch.empty_like(table, device="meta") for name, table in inputs.tables.items()
+        }
+        self._read: dict[str, State] = {}
+        self._model: Any = None
+
+    def join(self, device: torch.device) -> None:
+        """Gives each process its parts, of what the one that leads has; every process must call it.
+
+        Args:
+            device: of the parts, and of the users that are looked up.
+        """
+        wholes = {name: table.data for name, table in self.inputs.tables.items()}
+        self.let_go()
+        fields_of = self.inputs.fields_of
+        self._model = _parallel(self._shapes, fields_of, self._rule, self._plans, device)
+        for name, parts in self._tables().items():
+            self._hand_out(name, parts, wholes[name])
+        if not self.group.numbers(len(self._read))[0][0]:
+            return
+        for name, shapes in self._state_shapes().items():
+            for key in shapes:
+                self._hand_out(name, self._states(name), self._read.get(name, {}).get(key))
+        self._read = {}
 
     def set_learning_rate(self, lr: float) -> None:
         optimizer = self._model.fused_optimizer
@@ -110,39 +133,59 @@ class ShardedTables:
     def finish_step(self) -> None:
         pass
 
-    def lookup(self, fields: Mapping[str, Any]) -> Tensor:
+    def lookup(self, fields: Mapping[str, Jagged]) -> Tensor:
         """float32 [B, D] of this process's users; every process must call it, and go backward."""
-        bags: Tensor = self._model(keyed(fields, self._fields)).values()
-        return bags.view(len(bags), len(self._fields), -1).sum(1)
+        users = len(fields[self._fields[0]].offsets) - 1
+        most = max(count for [count] in self.group.numbers(users))  # of all, TorchRec wants as many
+        padded = {name: _with_empty(rows, most - users) for name, rows in fields.items()}
+        bags: Tensor = self._model(keyed(padded, self._fields)).values()
+        return bags.view(most, len(self._fields), -1).sum(1)[:users]
 
     def tables(self) -> dict[str, Tensor]:
-        """Every table whole, by name; every process must call it, and each gets them."""
-        return {name: _whole(parts, self._device) for name, parts in self._tables().items()}
+        """Every table whole, on the host of the process that leads; the others get nothing.
+
+        Every process must call it.
+        """
+        found = {
+            name: self._gathered(name, parts, self._shapes[name])
+            for name, parts in self._tables().items()
+        }
+        return {name: whole for name, whole in found.items() if whole is not None}
 
     def optimizer_state(self) -> dict[str, State]:
-        """As `SparseInput.optimizer_state`, in copies; every process must call it."""
-        return {
-            name: {
-                key: _gathered(self._states(name), shape.shape, self._device)
-                for key, shape in state.items()
-            }
-            for name, state in self._shapes.items()
+        """As `SparseInput.optimizer_state`, in the same way."""
+        found: dict[str, State] = {}
+        for name, shapes in self._state_shapes().items():
+            for key, shape in shapes.items():
+                whole = self._gathered(name, self._states(name), shape)
+                if whole is not None:
+                    found.setdefault(name, {})[key] = whole
+        return found
+
+    def state_to_read(self) -> dict[str, State]:
+        """Memory on the host for all of it, which `join` hands out."""
+        self._read = {
+            name: {key: torch.zeros_like(one, device="cpu") for key, one in state.items()}
+            for name, state in self._state_shapes().items()
         }
+        return self._read
 
-    def load(self, tables: Mapping[str, Tensor], states: Mapping[str, State]) -> None:
-        """Takes over whole tables, and what an optimizer remembers of them; every process its part.
+    def state_bytes(self) -> int:
+        """What that takes."""
+        return sum(one.nbytes for each in self._state_shapes().values() for one in each.values())
 
-        Args:
-            tables: by name; those that are absent stay.
-            states: by table; likewise.
-        """
-        for name, parts in self._tables().items():
-            if name in tables:
-                _take_part(parts, tables[name])
-        for name, state in states.items():
-            for value in state.values():
-                if (parts := self._states(name)) is not None:
-                    _take_part(parts, value)
+    def make_whole(self) -> None:
+        """Gives the parameters of the process that leads all of it; every process must call it."""
+        for name, whole in self.tables().items():
+            self.inputs.tables[name].data = whole
+
+    def let_go(self) -> None:
+        """Takes from the parameters what they hold."""
+        for table in self.inputs.tables.values():
+            table.data = table.data.new_empty((0, self.inputs.width))
+
+    def _state_shapes(self) -> dict[str, State]:
+        return {name: self._rule.new_state(shape) for name, shape in self._shapes.items()}
 
     def _tables(self) -> dict[str, Any]:
         held = self._model.state_dict()
@@ -152,6 +195,48 @@ class ShardedTables:
         """The one thing that FBGEMM remembers of a table; None where no part of it lies here."""
         remembered = self._model.fused_optimizer.state_dict()["state"]
         return remembered.get(f"embedding_bags.{name}.weight", {}).get(f"{name}.momentum1")
+
+    def _places(self, name: str) -> Iterator[tuple[int, tuple[slice, ...]]]:
+        """Who has which part of a table, the same in every process."""
+        for told in self._tables()[name].metadata().shards_metadata:
+            yield told.placement.rank(), _place(told)
+
+    def _hand_out(self, name: str, parts: Any, whole: Tensor | None) -> None:
+        """Gives every process its parts; only the one that leads need have the whole."""
+        for rank, place in self._places(name):
+            mine = _part(parts, place) if rank == self.group.rank else None
+            if self.group.leads:
+                assert whole is not None
+                part = whole[place[: whole.dim()]]
+                if mine is None:
+                    self.group.send(part.cpu().contiguous(), rank)
+                else:
+                    mine.copy_(part.reshape(mine.shape))
+            elif mine is not None:
+                mine.copy_(self.group.received(torch.empty_like(mine, device="cpu"), 0))
+
+    def _gathered(self, name: str, parts: Any, shape: Tensor) -> Tensor | None:
+        """The whole, for the process that leads."""
+        whole = torch.empty_like(shape, device="cpu") if self.group.leads else None
+        for rank, place in self._places(name):
+            mine = _part(parts, place) if rank == self.group.rank else None
+            if whole is not None:
+                part = whole[place[: whole.dim()]]
+                if mine is None:
+                    part.copy_(self.group.received(torch.empty(part.shape), rank))
+                else:
+                    part.copy_(mine.reshape(part.shape))
+            elif mine is not None:
+                self.group.send(mine.cpu().contiguous(), 0)
+        return whole
+
+
+def _with_empty(rows: Jagged, count: int) -> Jagged:
+    """The rows, and so many more without values."""
+    if not count:
+        return rows
+    ends = rows.offsets[-1:].expand(count)
+    return Jagged(rows.values, torch.cat([rows.offsets, ends]), rows.weights)
 
 
 def _parallel(
@@ -166,11 +251,14 @@ def _parallel(
         _apply_optimizer_in_backward,
     )
     from torchrec import EmbeddingBagCollection
+    from torchrec.distributed.comm_ops import set_gradient_division
     from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
     from torchrec.distributed.model_parallel import DistributedModelParallel
     from torchrec.distributed.sharding_plan import construct_module_sharding_plan
     from torchrec.distributed.types import ShardingEnv, ShardingPlan
 
+    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)  # says what is TorchRec's
+    set_gradient_division(False)  # every process has made its loss a share of that of all
     configs = bag_configs(tables, fields_of)
     collection = EmbeddingBagCollection(configs, is_weighted=True, device=torch.device("meta"))
     optimizer, settings = fused_optimizer(rule)
@@ -232,27 +320,18 @@ def _refuse(plans: Mapping[str, Plan], rule: TableRule, width: int, num_processe
             )
 
 
-def _whole(parts: Any, device: torch.device) -> Tensor:
-    return _gathered(parts, parts.size(), device)
+def _part(parts: Any, place: tuple[slice, ...]) -> Tensor:
+    """What this process has at a place of a table; of a number a row, what it has of these rows."""
+    for one in parts.local_shards():
+        found = _place(one.metadata)
+        if found == place[: len(found)]:
+            part: Tensor = one.tensor
+            return part
+    raise AssertionError(f"no part of it lies at {place}")
 
 
-def _gathered(parts: Any, shape: torch.Size, device: torch.device) -> Tensor:
-    """A tensor whose parts lie in several processes; None: no part of it lies here."""
-    whole = torch.zeros(shape, device=device)
-    for part in parts.local_shards() if parts is not None else []:
-        whole[_place(part)] = part.tensor.view_as(whole[_place(part)])
-    distributed.all_reduce(whole)  # everywhere else it is 0, so the sum is exact
-    return whole
-
-
-def _take_part(parts: Any, whole: Tensor) -> None:
-    for part in parts.local_shards():
-        part.tensor.copy_(whole[_place(part)].view_as(part.tensor))
-
-
-def _place(part: Any) -> tuple[slice, ...]:
+def _place(told: Any) -> tuple[slice, ...]:
     """Where in the whole tensor a part lies."""
-    told = part.metadata
     return tuple(
         slice(first, first + size)
         for first, size in zip(told.shard_offsets, told.shard_sizes, strict=True)

@@ -1,0 +1,137 @@
+"""What processes share out among them, and how the one that leads has it whole.
+
+A process keeps its part to itself while steps are taken. Before the one that leads validates or
+saves, it has the parts of all put together: it says so where a step begins, where the others listen
+anyway, so nobody waits for a message that may not come.
+"""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from deeprec.trainer.catalog_shards import CatalogShards
+from deeprec.trainer.data_parallel import Group
+from deeprec.trainer.input_shards import InputShards
+
+STEP, ROWS, STATE = range(3)  # what a process has in mind when all meet
+
+
+class Part(Protocol):
+    """A kind of table that is shared out."""
+
+    @property
+    def state_bytes(self) -> int:
+        """What optimizers remember of it, all processes together."""
+        ...
+
+    def begin_step(self) -> None:
+        """From here on no process needs more than its own."""
+        ...
+
+    def put_together(self) -> None:
+        """Gives the process that leads the rows of all; every process must call it."""
+        ...
+
+    def gathered(self) -> dict[str, Tensor]:
+        """What optimizers remember, by names of a checkpoint, for the process that leads; too."""
+        ...
+
+    def to_read(self) -> dict[str, Tensor]:
+        """Memory for all of that, to be filled from a checkpoint before `hand_out`."""
+        ...
+
+    def hand_out(self) -> None:
+        """Gives each process its own of what the one that leads has; every process must call it."""
+        ...
+
+
+class Shards:
+    """What is shared out, of one run.
+
+    Args:
+        group: the processes.
+        catalog: the catalog tables; None: every process trains all rows.
+        inputs: the input tables; None: likewise.
+    """
+
+    def __init__(
+        self, group: Group, catalog: CatalogShards | None = None, inputs: InputShards | None = None
+    ) -> None:
+        self.group, self.catalog, self.inputs = group, catalog, inputs
+        self.is_asked = False  # whether there is a loss in this step, of whosever users
+        self._whole = True  # whether the one that leads has all as it is now
+
+    @property
+    def _parts(self) -> Iterator[Part]:
+        return (one for one in (self.catalog, self.inputs) if one is not None)
+
+    @property
+    def state_bytes(self) -> int:
+        """What optimizers remember of all that is shared out."""
+        return sum(part.state_bytes for part in self._parts)
+
+    def meet(self, users: int, rows: int, told: Tensor) -> tuple[int, int]:
+        """Where all begin a step; the one that leads may want to put things together first.
+
+        Args:
+            users: of this process in the step.
+            rows: over which its loss is a mean: users, or positions of them.
+            told: what it is asked about them, where the catalog is shared out; see
+                `asked_of_all.told`.
+
+        Returns:
+            Users and rows of all.
+        """
+        while True:
+            numbers = self.group.numbers(STEP, users, rows, len(told))
+            wanted = max(mind for mind, *_ in numbers)
+            if wanted == STEP:
+                break
+            if wanted == ROWS:
+                self._put_together()
+            else:
+                self._gathered()
+        self._whole = False
+        _, all_users, all_rows, lengths = zip(*numbers, strict=True)
+        self.is_asked = sum(all_rows) > 0
+        for part in self._parts:
+            part.begin_step()
+        if self.catalog is not None and self.is_asked:
+            self.catalog.ask(self.group.messages(told, lengths))
+        return sum(all_users), sum(all_rows)
+
+    def make_whole(self) -> None:
+        """Puts tables together, where the others are at the beginning of a step or here."""
+        if self._whole:
+            return
+        self.group.numbers(ROWS, 0, 0, 0)
+        self._put_together()
+
+    def whole_state(self) -> dict[str, Tensor]:
+        """All that optimizers remember of them, likewise; only of the process that leads."""
+        self.group.numbers(STATE, 0, 0, 0)
+        return self._gathered()
+
+    def to_read(self) -> dict[str, Tensor]:
+        """Memory for all of that, to be filled from a checkpoint before `hand_out`."""
+        return {name: one for part in self._parts for name, one in part.to_read().items()}
+
+    def hand_out(self) -> None:
+        """Gives each process its own, once they have met."""
+        for part in self._parts:
+            part.hand_out()
+
+    def wait(self) -> None:
+        """After the last step: does what the one that leads wants, until that ends this process."""
+        while True:
+            self.meet(0, 0, torch.zeros(0, dtype=torch.int64))
+
+    def _put_together(self) -> None:
+        for part in self._parts:
+            part.put_together()
+        self._whole = True
+
+    def _gathered(self) -> dict[str, Tensor]:
+        return {name: one for part in self._parts for name, one in part.gathered().items()}
