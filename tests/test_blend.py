@@ -10,7 +10,7 @@ import torch
 
 import deeprec
 import small_shop
-from deeprec.blend import blend
+from deeprec.blend import blend, cutoff_of
 from deeprec.config import BlendConfig, EvaluateConfig, ExportConfig, TrainConfig, compose
 from deeprec.data.dataset import JudgedBatches
 from deeprec.data.store import Prepared
@@ -18,6 +18,7 @@ from deeprec.errors import ConfigError
 from deeprec.evaluate import evaluate
 from deeprec.export import export
 from deeprec.train import train
+from deeprec.trainer.logger import read_metrics
 from deeprec.trainer.run import open_run
 from deeprec.trainer.validation import validate
 
@@ -99,6 +100,20 @@ def test_weights_are_best_by_lists_of_the_length_that_is_asked(
     score = validation_of(five)  # of any run, so that metrics.csv and sweeps compare the same
     assert f"weights best by ndcg@5, validation ndcg@100 {score:.4f}" in printed
     assert open_run(five).config.model["cutoff"] == 5
+
+
+def test_a_run_goes_by_lists_of_the_length_that_it_is_told(
+    prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = trained(prepared, tmp_path / "run", "model=popularity", "trainer.validation_cutoff=5")
+    judged = ["part=validation", "baselines=[]", "examples=0", "slices=[]", "cutoffs=[5]"]
+    words = [f"run={run}", f"output_dir={tmp_path / 'report'}", *judged]
+    report = evaluate(cast(EvaluateConfig, compose("evaluate", words)))
+    opened = open_run(run)
+    assert opened.checkpoint.score == report["systems"][0]["metrics"]["ndcg@5"]["mean"]
+    assert f"validation ndcg@5 {opened.checkpoint.score:.4f}" in capsys.readouterr().out
+    assert float(read_metrics(run / "metrics.csv")[-1]["val/ndcg@5"]) == opened.checkpoint.score
+    assert cutoff_of(opened.config) == 5  # of a blend that it is in
 
 
 @pytest.mark.slow

@@ -35,7 +35,7 @@ ranges:
   optimizer.lr: {low: 0.001, high: 0.1, log: true}
   loss: [softmax, marginal]
 """
-WORDS = ("trainer.max_epochs=2", "target.cut_days=60")
+WORDS = ("trainer.max_epochs=2", "target.cut_days=60", "trainer.validation_cutoff=5")
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def scores(output: Path) -> dict[str, float]:
     """The best validation of each trial, from what the run wrote itself."""
     found = {}
     for path in sorted((output / "trials").glob("*/metrics.csv")):
-        found[path.parent.name] = max(float(row["val/ndcg@100"]) for row in read_metrics(path))
+        found[path.parent.name] = max(float(row["val/ndcg@5"]) for row in read_metrics(path))
     return found
 
 
@@ -105,7 +105,8 @@ def test_the_best_config_trains_to_the_same_score(swept: Path, tmp_path: Path) -
     }
     run = open_run(train(again))
     assert run.checkpoint.score == open_run(swept / "best").checkpoint.score
-    assert f"validation ndcg@100 {run.checkpoint.score:.4f}" in text
+    assert f"validation ndcg@5 {run.checkpoint.score:.4f}" in text
+    assert "ndcg@100" not in text + (swept / "sweep.html").read_text()
 
 
 def test_of_the_others_configs_and_metrics_stay(swept: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from deeprec.model.blend import Blend
 from deeprec.trainer.asked_again import settings_of
 from deeprec.trainer.callback import Watch
 from deeprec.trainer.logger import read_metrics
-from deeprec.trainer.loop import ALONE
+from deeprec.trainer.loop import ALONE, Loop
 from deeprec.trainer.run import Run, RunFolder, open_run, refuse_to_overwrite, take_away_unmade
 from deeprec.trainer.weighing import Weights, climbed, tried
 from deeprec.work import Work
@@ -51,12 +51,13 @@ def blend(config: BlendConfig) -> Path:
     prepared = _shared_folder(runs)
     if config.weights is not None:
         return written(output, runs, config.weights, prepared, config.seed)
-    weights = weighed(runs, prepared, config.validation_users, config.cutoff)
+    cutoff = config.cutoff or cutoff_of(runs[0].config)
+    weights = weighed(runs, prepared, config.validation_users, cutoff)
     if (best := the_only(weights)) is not None:
         raise ConfigError(
             f"{runs[best].path} alone is as good on validation as any blend of these; use it"
         )
-    return written(output, runs, weights, prepared, config.seed, cutoff=config.cutoff)
+    return written(output, runs, weights, prepared, config.seed, cutoff=cutoff)
 
 
 def refuse_twice(paths: Sequence[str]) -> None:
@@ -64,6 +65,12 @@ def refuse_twice(paths: Sequence[str]) -> None:
     for place, path in enumerate(paths):
         if any(Path(path).resolve() == Path(other).resolve() for other in paths[:place]):
             raise ConfigError(f"runs: {path} stands there twice; name each run once")
+
+
+def cutoff_of(config: TrainConfig) -> int:
+    """K of the ndcg@k that such a run is judged by on validation."""
+    loop: Loop = part.instantiate(config.trainer)
+    return loop.schedule.cutoff
 
 
 def weighed(runs: Sequence[Run], prepared: Prepared, validation_users: int, cutoff: int) -> Weights:

@@ -101,7 +101,7 @@ class BlendConfig:
     runs: list[str] = MISSING  # run folders; they are not changed, and not needed afterwards
     output_dir: str = MISSING  # the run folder of the blend, new or empty
     weights: list[float] | None = None  # of each run; null: those that are best on validation
-    cutoff: int = 100  # weights are best by ndcg of lists of this length, on validation
+    cutoff: int | None = None  # weights are best by ndcg of lists so long; null: as runs are judged
     validation_users: int = 10000  # users on whom weights are chosen; the holdout is not read
     seed: int = 1  # of the run that is written
 
@@ -110,9 +110,11 @@ class BlendConfig:
             yield f"runs: expected two or more, got {self.runs}"
         if self.weights is not None:
             yield from _weights(self.weights, len(self.runs))
-            if self.cutoff != BlendConfig.cutoff:
+            if self.cutoff is not None:
                 yield "cutoff: it is what weights are chosen by, and they are given; leave one out"
-        yield from _at_least(1, self, "cutoff", "validation_users")
+        if self.cutoff is not None:
+            yield from _at_least(1, self, "cutoff")
+        yield from _at_least(1, self, "validation_users")
         yield from _seed(self.seed)
 
 

@@ -85,11 +85,11 @@ def _search(
     with heard() as asked:
         loop = Loop(plan, study, crew, shelf, Budget(seconds, config.trials), lambda: bool(asked))
         _introduce(config, prepared, output, loop)
-        with Progress(seconds, config.trials, plan.defaults()) as progress:
+        with Progress(seconds, config.trials, plan.defaults(), plan.metric) as progress:
             loop.run(progress)
     top = best(loop.ended)
     if top is not None:
-        show(loop.ended, plan.defaults())
+        show(loop.ended, plan.defaults(), plan.metric)
         files = leave(config, prepared, output, plan, composer, loop.ended, top, loop.seconds)
         members = [shelf.run(one.number) for one in shelf.best_of_each(loop.ended)[:TOGETHER]]
         _conclude(Commands(output, config.prepared), files, members)
@@ -137,7 +137,7 @@ def _introduce(config: SweepConfig, prepared: Prepared, output: Path, loop: Loop
     users = len(prepared.judged_users("validation"))
     console.print(
         f"searching {_searched(loop.plan)}\n"
-        f"on validation ndcg@100 of {users:,} users; the holdout is not read"
+        f"on validation {loop.plan.metric} of {users:,} users; the holdout is not read"
     )
     if loop.ended:
         ended = len(loop.ended)

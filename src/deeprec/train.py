@@ -9,7 +9,7 @@ from lightning.fabric.utilities.apply_func import move_data_to_device
 from deeprec import disk, folder
 from deeprec.assembly import READ
 from deeprec.beside import Members
-from deeprec.blend import the_only, weighed, written
+from deeprec.blend import cutoff_of, the_only, weighed, written
 from deeprec.choosing import chosen
 from deeprec.config import BlendConfig, TrainConfig
 from deeprec.console import console
@@ -108,7 +108,9 @@ def _together(
     members = Members(output)
     runs = members.trained([(called(one.model), one) for one in configs], train)
     weights: Sequence[float] = [1.0 / len(runs)] * len(runs)
-    cutoff = BlendConfig.cutoff if len(prepared.judged_users("validation")) else None
+    cutoff: int | None = None
+    if len(prepared.judged_users("validation")):
+        cutoff = cutoff_of(configs[0])
     if cutoff is not None:
         weights = weighed(runs, prepared, BlendConfig.validation_users, cutoff)
     if (best := the_only(weights)) is not None:

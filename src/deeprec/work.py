@@ -21,6 +21,7 @@ from deeprec.part import instantiate
 from deeprec.trainer import replay, sound
 from deeprec.trainer.callback import Following, Keeper, Watch
 from deeprec.trainer.data_parallel import Group
+from deeprec.trainer.logger import MetricsFile
 from deeprec.trainer.module import Progress, Training
 from deeprec.trainer.run import RunFolder
 from deeprec.trainer.solving import Solving
@@ -34,7 +35,8 @@ class Work(Assembly):
         logger = instantiate(self.config.logger)
         progress = self.learner.progress
         told = to_dict(self.config)
-        sinks = logger.open(run.path / "metrics.csv", progress.step, run.status["id"], told)
+        metrics = MetricsFile(run.path / "metrics.csv", progress.step, self.schedule.metric)
+        sinks = logger.open(metrics, run.status["id"], told)
         run.set_status("running", reason=None)
         self._introduce()
         try:
@@ -149,6 +151,7 @@ class Work(Assembly):
             best_score=progress.best_score,
             last_score=progress.last_score,
             judged=len(self.data.validation.users),
+            metric=self.schedule.metric,
         )
 
     def _conclude(self, run: RunFolder) -> None:
@@ -159,7 +162,7 @@ class Work(Assembly):
         console.print(f"finished after epoch {progress.epoch}{why}")
         if progress.best_score is not None and progress.best_step is not None:
             console.print(
-                f"{self._what_is_best(progress.best_step)}, validation ndcg@100 "
+                f"{self._what_is_best(progress.best_step)}, validation {schedule.metric} "
                 f"{progress.best_score:.4f}; "
                 f"{'evaluate and export take' if judged else 'export takes'} it",
                 soft_wrap=True,

@@ -15,7 +15,7 @@ ROW_INCHES = 2.0
 LOOKS = {"whole": ("o", COLOURS[0]), "behind": ("x", COLOURS[3]), "short": ("^", COLOURS[4])}
 
 
-def history(scored: Sequence[Trial]) -> str:
+def history(scored: Sequence[Trial], metric: str) -> str:
     """Scores by trial and by minutes, and the best so far."""
     floor = lowest_shown([one.score or 0.0 for one in scored])
     with canvas(2.7, columns=2) as (figure, axes):
@@ -31,7 +31,7 @@ def history(scored: Sequence[Trial]) -> str:
             )
             axis.set_xlabel(name)
         axes[0].xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes[0].set_title("validation ndcg@100", loc="left")
+        axes[0].set_title(f"validation {metric}", loc="left")
         return written(figure)
 
 
@@ -49,7 +49,7 @@ def shares(found: Mapping[str, float]) -> str:
         return written(figure)
 
 
-def spaces(scored: Sequence[Trial], names: Sequence[str]) -> str:
+def spaces(scored: Sequence[Trial], names: Sequence[str], metric: str) -> str:
     """The scores of the trials of each space, a line for each."""
     with canvas(0.6 + 0.24 * len(names)) as (figure, (axis,)):
         for state, (mark, colour) in LOOKS.items():
@@ -58,7 +58,7 @@ def spaces(scored: Sequence[Trial], names: Sequence[str]) -> str:
             axis.plot([one.score or 0.0 for one in those], rows, mark, color=colour, markersize=3.5)
         axis.set_yticks(range(len(names)), list(names))
         axis.set_ylim(len(names) - 0.5, -0.5)
-        axis.set_xlabel("validation ndcg@100")
+        axis.set_xlabel(f"validation {metric}")
         axis.grid(axis="both", linewidth=0.3)
         return written(figure)
 

@@ -79,10 +79,11 @@ def leave(
     told = Told(
         name=output.name,
         trials=list(trials),
+        metric=plan.metric,
         ranges=plan.ranges,
         defaults=plan.defaults(),
         protocol=_protocol(config, prepared, plan, seconds),
-        experiment=_head(config, top, commands) + content,
+        experiment=_head(config, plan.metric, top, commands) + content,
         evaluate=commands.evaluate,
         again=commands.again,
     )
@@ -92,12 +93,12 @@ def leave(
     return files
 
 
-def _head(config: SweepConfig, top: Trial, commands: Commands) -> str:
+def _head(config: SweepConfig, metric: str, top: Trial, commands: Commands) -> str:
     """What an experiment file begins with: how to run it, and what it scored, when, on what."""
     today = datetime.now(UTC).date().isoformat()
     return (
         "# @package _global_\n"
-        f"# The best of a sweep: validation ndcg@100 {top.score:.4f} on {config.prepared}, trial "
+        f"# The best of a sweep: validation {metric} {top.score:.4f} on {config.prepared}, trial "
         f"{top.number} at {reached(top)}, {today}.\n"
         f"#   {commands.again}\n"
     )
@@ -111,9 +112,9 @@ def _protocol(
     machine = environment()
     return {
         "prepared folder": {"path": config.prepared, "identity": prepared.identity},
-        "chosen by": f"the best ndcg@100 among the validations of a run, on the validation part "
-        f"({len(prepared.judged_users('validation')):,} users, of which a run judges at most its "
-        "trainer.validation_users); the holdout was not read",
+        "chosen by": f"the best {plan.metric} among the validations of a run, on the validation "
+        f"part ({len(prepared.judged_users('validation')):,} users, of which a run judges at most "
+        "its trainer.validation_users); the holdout was not read",
         "search": f"TPE of Optuna {optuna_version}, seed {config.seed}; defaults first, then drawn "
         f"at random until {study.DRAWN_FIRST} trials have ended",
         "runs stopped": "where the best validation so far lies below the median of runs that went "

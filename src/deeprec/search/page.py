@@ -26,6 +26,7 @@ class Told:
     Args:
         name: of the sweep.
         trials: all that have ended.
+        metric: what they are compared by.
         ranges: what was searched.
         defaults: values of the searched settings in a run that is told nothing.
         protocol: under which rules, for the foot of the page.
@@ -36,6 +37,7 @@ class Told:
 
     name: str
     trials: list[Trial]
+    metric: str
     ranges: Mapping[str, Range]
     defaults: Mapping[str, object]
     protocol: Mapping[str, Any]
@@ -62,7 +64,7 @@ def _summary(told: Told) -> str:
     assert top is not None
     first = next((one for one in trials if is_default(one, told.defaults)), None)
     lead = (
-        f"<strong>{top.score:.4f}</strong> is the best validation ndcg@100 of {len(trials)} "
+        f"<strong>{top.score:.4f}</strong> is the best validation {told.metric} of {len(trials)} "
         f"trials, that of trial {top.number} at {reached(top)}."
     )
     if first is not None and first.score is not None and first != top:
@@ -91,7 +93,7 @@ def _history(told: Told) -> str:
         "● to its end, × stopped behind the median, ▲ cut short. The line is the best so far. What "
         "lies far below the better half stands on the axis."
     )
-    return figure(drawing.history(scored), finding, note)
+    return figure(drawing.history(scored, told.metric), finding, note)
 
 
 def _importance(told: Told) -> str:
@@ -130,8 +132,10 @@ def _settings(told: Told) -> str:
     space, trials, ranges = _of_the_best(told)
     scored = _scored(trials)
     where = f" of {space}" if space else ""
-    finding = f"ndcg@100 against {', '.join(map(setting_of, ranges))}; the table has the numbers"
-    note = f"Validation ndcg@100 against each setting{where}; marks as above."
+    finding = (
+        f"{told.metric} against {', '.join(map(setting_of, ranges))}; the table has the numbers"
+    )
+    note = f"Validation {told.metric} against each setting{where}; marks as above."
     drawn = figure(drawing.settings(scored, ranges), finding, note)
     return drawn if space is None else _spaces(told) + (drawn if len(scored) > 1 else "")
 
@@ -139,20 +143,20 @@ def _settings(told: Told) -> str:
 def _spaces(told: Told) -> str:
     scored = ranked(_scored(told.trials))
     finding = "; ".join(f"{one.values[SPACE]} {one.score:.4f}" for one in scored)
-    note = "Validation ndcg@100 of the trials of each space; marks as above."
-    return figure(drawing.spaces(scored, told.ranges[SPACE].ends), finding, note)
+    note = f"Validation {told.metric} of the trials of each space; marks as above."
+    return figure(drawing.spaces(scored, told.ranges[SPACE].ends, told.metric), finding, note)
 
 
 def _trials(told: Told) -> str:
     ordered = ranked(counted(told.trials))
     if SPACE in told.ranges:
-        heads = ["trial", "ndcg@100", "epochs", "minutes", "what differs from the defaults", ""]
+        heads = ["trial", told.metric, "epochs", "minutes", "what differs from the defaults", ""]
         return table(
             "The best first",
             heads,
             [(str(one.number), _row(one, [_words(one, told)])) for one in ordered],
         )
-    heads = ["trial", "ndcg@100", "epochs", "minutes", *map(escape, told.ranges), ""]
+    heads = ["trial", told.metric, "epochs", "minutes", *map(escape, told.ranges), ""]
     rows = [(str(one.number), _row(one, _cells(one, told))) for one in ordered]
     return table("The best first. In bold what differs from the defaults", heads, rows)
 

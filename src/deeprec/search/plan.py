@@ -24,6 +24,11 @@ class Plan(Protocol):
         ...
 
     @property
+    def metric(self) -> str:
+        """What trials are compared by, on validation."""
+        ...
+
+    @property
     def shares_threads(self) -> bool:
         """Whether a trial's threads are its share of the machine, and nobody's wish."""
         ...

@@ -57,6 +57,10 @@ class PortfolioPlan:
         return [word for word in told[0] if all(word in words for words in told)]
 
     @property
+    def metric(self) -> str:
+        return next(plan.metric for plan in self._plans.values())
+
+    @property
     def shares_threads(self) -> bool:
         return all(plan.shares_threads for plan in self._plans.values())
 

@@ -21,12 +21,18 @@ class Progress:
         seconds: the budget by the clock; None: none.
         trials: the budget in trials; None: none.
         defaults: of the searched settings.
+        metric: what trials are compared by.
     """
 
     def __init__(
-        self, seconds: float | None, trials: int | None, defaults: Mapping[str, object]
+        self,
+        seconds: float | None,
+        trials: int | None,
+        defaults: Mapping[str, object],
+        metric: str,
     ) -> None:
         self.seconds, self.trials, self.defaults = seconds, trials, defaults
+        self.metric = metric
         self._bar = bars.Progress(
             bars.TextColumn("{task.description}"),
             bars.BarColumn(),
@@ -75,16 +81,16 @@ class Progress:
             said = f"[red]{one.state}[/red]  {escape(why)}{again}"
         else:
             mark = "  [green]best[/green]" if best(ended) == one else ""
-            said = f"ndcg@100 {one.score:.4f}{mark}  {reached(one)}{_state(one)}"
+            said = f"{self.metric} {one.score:.4f}{mark}  {reached(one)}{_state(one)}"
         console.print(
             f"trial {one.number:>3}  {said}  {one.seconds / 60:.1f} min  {differs}", soft_wrap=True
         )
 
 
-def show(trials: Sequence[Trial], defaults: Mapping[str, object]) -> None:
+def show(trials: Sequence[Trial], defaults: Mapping[str, object], metric: str) -> None:
     """The best trials as a table."""
     table = Table(title=f"{_counted(trials)}, the best on validation first")
-    for head in ("trial", "ndcg@100", "epochs", "min"):
+    for head in ("trial", metric, "epochs", "min"):
         table.add_column(head, justify="right", no_wrap=True)
     table.add_column("what differs", overflow="fold")
     for one in ranked(counted(trials))[:SHOWN]:

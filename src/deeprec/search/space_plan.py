@@ -15,6 +15,7 @@ from deeprec.errors import ConfigError
 from deeprec.override import key_of, merged, word_of
 from deeprec.search.plan import Values
 from deeprec.search.space import Space, applies
+from deeprec.trainer.loop import Loop
 
 
 class SpacePlan:
@@ -38,6 +39,11 @@ class SpacePlan:
         if not self.ranges:
             raise ConfigError("sweep: the command fixes every setting that this space searches")
         self._space_fixed = space.fixed
+
+    @property
+    def metric(self) -> str:
+        loop: Loop = configs.instantiate(self._untold.trainer)
+        return loop.schedule.metric
 
     @property
     def shares_threads(self) -> bool:

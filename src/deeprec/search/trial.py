@@ -17,7 +17,7 @@ class Trial:
     """A trial that has ended.
 
     Args:
-        score: the best ndcg@100 of its validations; None: it came to none, or failed.
+        score: the best of its validations; None: it came to none, or failed.
         values: what was tried of the searched settings; the first trial tries the defaults.
         epochs: that it trained.
         best_epoch: that had the score; 0: it is not known.

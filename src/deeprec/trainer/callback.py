@@ -30,7 +30,7 @@ from deeprec.trainer.sound import weight_norm
 from deeprec.trainer.stopping import Stopping
 from deeprec.trainer.validation import validate
 
-Watch = Callable[[int, float], bool]  # told of epoch and ndcg@100: whether to go on
+Watch = Callable[[int, float], bool]  # told of epoch and validation: whether to go on
 
 LOOK_SECONDS = 0.5  # between looks at the loss on a terminal
 
@@ -47,6 +47,12 @@ class Schedule:
     save_in_background: bool = False
     save_timeout_minutes: float | None = None
     on_disk_full: OnDiskFull = "stop"
+    cutoff: int = 100  # k of the ndcg@k that a run goes by
+
+    @property
+    def metric(self) -> str:
+        """What that is called."""
+        return f"ndcg@{self.cutoff}"
 
 
 class Keeper(Callback):
@@ -177,6 +183,7 @@ class Keeper(Callback):
         score = validate(
             learner.recommender,
             self._until_asked(learner),
+            cutoff=self.schedule.cutoff,
             exclude_seen=self.data.validation.exclude_seen,
             device=learner.recommender.item_weight.device,
         )
@@ -224,9 +231,9 @@ class Keeper(Callback):
             told += f"  {rate:,.0f} users/s"
         judged = ""
         if score is not None:
-            row["val/ndcg@100"] = score
+            row[f"val/{self.schedule.metric}"] = score
             best = "  [green]best[/green]" if progress.best_step == progress.step else ""
-            judged = f"  ndcg@100 {score:.4f}{best}"
+            judged = f"  {self.schedule.metric} {score:.4f}{best}"
         console.print(f"{told}  {memory / 1e6:,.0f} MB{judged}")
         for sink in self.sinks:
             sink.write(row)

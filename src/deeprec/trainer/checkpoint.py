@@ -53,7 +53,7 @@ class Checkpoint:
 
     @property
     def score(self) -> float | None:
-        """ndcg@100 of the validation just before it was saved; None: nothing was validated."""
+        """Of the validation just before it was saved; None: nothing was validated."""
         score: float | None = self.manifest["score"]
         return score
 
@@ -96,7 +96,7 @@ def state_of(training: Learner, score: float | None, *, copied: bool = False) ->
 
     Args:
         training: the run.
-        score: ndcg@100 of the validation just before; None: there was none.
+        score: of the validation just before; None: there was none.
         copied: into memory of its own, so that training may go on while it is written.
 
     Raises:

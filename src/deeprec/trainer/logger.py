@@ -8,6 +8,7 @@ import csv
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -21,10 +22,9 @@ from deeprec.folder import writing_file
 
 log = logging.getLogger(__name__)
 
-COLUMNS = (
-    *("epoch", "step", "loss", "val/ndcg@100"),
-    *("users_per_second", "seconds", "memory_bytes", "weight_norm", "gradient_norm"),
-)
+BEFORE = ("epoch", "step", "loss")  # columns of metrics.csv, about the validation
+AFTER = ("users_per_second", "seconds", "memory_bytes", "weight_norm", "gradient_norm")
+VALIDATION = re.compile(r"val/ndcg@\d+")
 FINISH_SECONDS = 2  # how long a run waits for a tracker at its end
 
 
@@ -45,20 +45,21 @@ class MetricsFile:
     Args:
         path: the file; rows after `step` of an earlier life of the run are taken out of it.
         step: where the run goes on.
+        metric: of its validations.
     """
 
-    def __init__(self, path: Path, step: int = 0) -> None:
-        self.path = path
+    def __init__(self, path: Path, step: int = 0, metric: str = "ndcg@100") -> None:
+        self.path, self._columns = path, (*BEFORE, f"val/{metric}", *AFTER)
         rows = read_metrics(path) if path.exists() else []
         kept = [row for row in rows if int(row["step"]) <= step]
         with writing_file(path) as draft, draft.open("w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
+            writer = csv.DictWriter(file, self._columns)
             writer.writeheader()
             writer.writerows(kept)
 
     def write(self, row: Mapping[str, float]) -> None:
         with self.path.open("a", newline="") as file:
-            csv.DictWriter(file, COLUMNS).writerow(row)
+            csv.DictWriter(file, self._columns).writerow(row)
             file.flush()
             os.fsync(file.fileno())  # the checkpoint that comes next rests on it
 
@@ -81,8 +82,9 @@ def read_metrics(path: Path) -> list[dict[str, str]]:
             names, rows = tuple(reader.fieldnames or ()), list(reader)
     except (OSError, ValueError, csv.Error) as error:
         raise IntegrityError(f"{path}: is damaged ({error}); put a copy of it back") from error
-    if names != COLUMNS:
-        raise IntegrityError(f"{path}: is damaged, its first line is not {','.join(COLUMNS)}")
+    if not _are_columns(names):
+        told = ",".join((*BEFORE, "val/ndcg@K", *AFTER))
+        raise IntegrityError(f"{path}: is damaged, its first line is not {told}")
     if rows and not _is_whole(rows[-1]):  # the disk was full, and no checkpoint came after it
         rows.pop()
     for number, row in enumerate(rows, 2):
@@ -92,8 +94,14 @@ def read_metrics(path: Path) -> list[dict[str, str]]:
 
 
 def _is_whole(row: Mapping[str, str]) -> bool:
-    given = len(row) == len(COLUMNS) and all(value is not None for value in row.values())
+    given = None not in row and all(value is not None for value in row.values())
     return given and row["step"].isdecimal()
+
+
+def _are_columns(names: Sequence[str]) -> bool:
+    before, at, after = names[: len(BEFORE)], names[len(BEFORE) : -len(AFTER)], names[-len(AFTER) :]
+    right = (tuple(before), tuple(after)) == (BEFORE, AFTER)
+    return right and len(at) == 1 and VALIDATION.fullmatch(at[0]) is not None
 
 
 class Tracker:
@@ -181,23 +189,23 @@ class Logging:
             raise ValueError(f"wandb must be 'auto', 'offline' or 'off', got {wandb!r}")
         self.wandb, self.project = wandb, project
 
-    def open(self, metrics: Path, step: int, run_id: str, config: Mapping[str, Any]) -> list[Sink]:
-        """The sinks of a run that goes on at `step`.
+    def open(self, metrics: MetricsFile, run_id: str, config: Mapping[str, Any]) -> list[Sink]:
+        """The sinks of a run.
 
         Args:
-            metrics: the CSV file; wandb keeps its own files in wandb/ beside it.
+            metrics: the first of them; wandb keeps its own files in wandb/ beside it.
             run_id: the same after every resume.
             config: what the run was told.
         """
-        sinks: list[Sink] = [MetricsFile(metrics, step)]
+        sinks: list[Sink] = [metrics]
         if self.wandb != "off" and find_spec("wandb") is not None:
             online = self.wandb == "auto" and "WANDB_API_KEY" in os.environ
             first = {
                 "project": self.project,
                 "id": run_id,
                 "mode": "online" if online else "offline",
-                "dir": str(metrics.parent),
-                "name": metrics.parent.name,
+                "dir": str(metrics.path.parent),
+                "name": metrics.path.parent.name,
                 "config": dict(config),
             }
             command = [sys.executable, "-m", "deeprec.trainer.wandb_process"]

@@ -53,8 +53,10 @@ class Loop:
         shard_inputs: each of these holds a part of the input tables, by TorchRec.
         validate_every_epochs: epochs between validations; the last epoch is validated too.
         validation_users: at most so many are validated on, always the same; None: all.
-        early_stopping_patience: validations without a better ndcg@100 after which training
-            stops; None: never.
+        validation_cutoff: k of the ndcg@k that a run goes by: its best checkpoint, when it stops
+            early, what a sweep or a blend of it prefers.
+        early_stopping_patience: validations without a better one after which training stops; None:
+            never.
         save_every_epochs: epochs between checkpoints; whatever is validated is saved too.
         save_every_minutes: minutes between checkpoints within an epoch; 0: after every batch; None:
             between epochs only.
@@ -86,6 +88,7 @@ class Loop:
         shard_inputs: bool = False,
         validate_every_epochs: int = 1,
         validation_users: int | None = 3000,
+        validation_cutoff: int = 100,
         early_stopping_patience: int | None = 10,
         save_every_epochs: int = 1,
         save_every_minutes: float | None = 10.0,
@@ -101,6 +104,7 @@ class Loop:
             ("processes", processes),
             ("validate_every_epochs", validate_every_epochs),
             ("validation_users", validation_users),
+            ("validation_cutoff", validation_cutoff),
             ("early_stopping_patience", early_stopping_patience),
             ("save_every_epochs", save_every_epochs),
         ):
@@ -151,6 +155,7 @@ class Loop:
             save_in_background,
             save_timeout_minutes,
             on_disk_full,
+            validation_cutoff,
         )
 
     def makers(self, device: str) -> int:

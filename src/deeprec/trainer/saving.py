@@ -43,7 +43,7 @@ class Saver:
 
         Args:
             learner: whose state it is.
-            score: ndcg@100 of the validation just before; None: there was none.
+            score: of the validation just before; None: there was none.
             last: nothing comes after this one, so it must be on the disk.
 
         Raises:

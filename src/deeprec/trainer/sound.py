@@ -50,6 +50,7 @@ def warning(
     best_score: float | None,
     last_score: float | None,
     judged: int,
+    metric: str = "ndcg@100",
 ) -> str | None:
     """What to say of a run that ended far worse than it was; None: it did not.
 
@@ -59,6 +60,7 @@ def warning(
         best_score: of all validations; None: there was none.
         last_score: of the last one.
         judged: users validated on.
+        metric: of the scores.
 
     Example:
         >>> told = {"best_score": 0.4, "last_score": 0.3, "judged": 500}
@@ -72,7 +74,7 @@ def warning(
         found.append(f"the loss was {first_loss:.3g} at the first step, {last_loss:.3g} at the end")
     fell = last_score is not None and last_score < (best_score or 0.0) / 2
     if fell and judged >= JUDGED:
-        found.append(f"ndcg@100 was {best_score:.4f} at its best, {last_score:.4f} at the end")
+        found.append(f"{metric} was {best_score:.4f} at its best, {last_score:.4f} at the end")
     advice = f". {LOWER}" if first_loss is not None else ""  # a solved model has no learning rates
     return f"{', and '.join(found)}: training went wrong{advice}" if found else None
 

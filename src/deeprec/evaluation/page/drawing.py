@@ -155,12 +155,19 @@ def training(runs: Sequence[tuple[int, str, Sequence[Mapping[str, float]]]]) -> 
         runs: place in the report, name, and one row an epoch.
     """
     with canvas(2.6, columns=2) as (figure, axes):
-        for axis, column in zip(axes, ("loss", "val/ndcg@100"), strict=True):
+        for axis, what in zip(axes, ("loss", "val/"), strict=True):
+            columns: set[str] = set()
             for at, _, epochs in runs:
-                known = [row for row in epochs if column in row]
-                numbers = [row["epoch"] for row in known], [row[column] for row in known]
+                known = [
+                    (row["epoch"], row[column], column)
+                    for row in epochs
+                    for column in row
+                    if column.startswith(what)
+                ]
+                columns |= {column for *_, column in known}
+                numbers = [epoch for epoch, *_ in known], [value for _, value, _ in known]
                 axis.plot(*numbers, markersize=3, linewidth=1.2, **look(at))
-            axis.set_title(column, loc="left")
+            axis.set_title(", ".join(sorted(columns)), loc="left")
             axis.set_xlabel("epoch")
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
             axis.grid(axis="y", linewidth=0.3)

@@ -115,5 +115,5 @@ def training(report: Content) -> str:
     return legend(report, [at for at, _, _ in runs]) + figure(
         drawing.training(runs),
         finding,
-        "Each epoch's mean loss, and ndcg@100 on the validation part.",
+        "Each epoch's mean loss, and ndcg on the validation part.",
     )
