@@ -1,5 +1,6 @@
 """What deeprec doctor says of installations, given as plain mappings of versions."""
 
+import os
 import sys
 import tomllib
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from deeprec import doctor
+from deeprec import doctor, machine
 
 SOUND = {
     "torch": "2.13.0+cpu",
@@ -179,3 +180,11 @@ def test_a_line_to_copy_is_printed_whole_on_a_narrow_terminal(capsys):
     assert f"torch: {mend}\n" in printed
     assert "[bold]" in printed
     assert "1 to mend" in printed
+
+
+def test_cores_and_memory_are_told_where_linux_does_not_tell_them(monkeypatch, tmp_path):
+    there = machine.free_memory_bytes()
+    monkeypatch.setattr(machine, "MEMINFO", tmp_path / "meminfo")
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert machine.free_memory_bytes() >= there / 2 > 2**20
+    assert machine.cores() == os.cpu_count()

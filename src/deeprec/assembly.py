@@ -1,6 +1,5 @@
 """The parts of a run, put together from its config and its prepared folder."""
 
-import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -27,6 +26,7 @@ from deeprec.loss.auto import Auto
 from deeprec.loss.fit import Trained, unfit_engine, unfit_weights
 from deeprec.loss.inverse_propensity import InversePropensity
 from deeprec.loss.negatives import Negatives
+from deeprec.machine import cores
 from deeprec.model.base import PerUser
 from deeprec.model.layered import Layered
 from deeprec.part import find, instantiate
@@ -385,7 +385,7 @@ def _set_threads(loop: Loop) -> None:
     if loop.threads is not None:
         torch.set_num_threads(loop.threads)
     elif loop.processes > 1:
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // loop.processes))
+        torch.set_num_threads(max(1, cores() // loop.processes))
 
 
 def _attribute_histories(config: TrainConfig, prepared: Prepared) -> AttributeHistories | None:

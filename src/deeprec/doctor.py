@@ -4,7 +4,6 @@ Versions are read from metadata and packages are imported in another process, be
 does not fit may not raise: it may kill the process that imports it.
 """
 
-import os
 import re
 import shutil
 import subprocess
@@ -12,12 +11,13 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
 from typing import Literal
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from deeprec.machine import cores, free_memory_bytes
 
 State = Literal["ok", "warning", "broken"]
 
@@ -260,7 +260,7 @@ def driver_answer() -> str | None:
 
 def check_device(torch_version: str, driver: str | None) -> Finding:
     if driver is None:
-        return Finding("device", "ok", f"CPU, {os.cpu_count()} cores; no NVIDIA driver answers")
+        return Finding("device", "ok", f"CPU, {cores()} cores; no NVIDIA driver answers")
     mend = "pip install --no-deps --force-reinstall -r requirements/cuda.lock"
     if "+cpu" in torch_version:
         detail = f"{driver}; unused, because torch is a CPU build"
@@ -271,15 +271,6 @@ def check_device(torch_version: str, driver: str | None) -> Finding:
         detail = f"{driver}; unused, because torch {torch_version} cannot reach it: old driver?"
         return Finding("device", "warning", detail, "install a driver for CUDA 13")
     return Finding("device", "ok", driver)
-
-
-def free_memory_bytes() -> int:
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        available = re.search(r"MemAvailable:\s+(\d+) kB", meminfo.read_text())
-        if available:
-            return int(available[1]) * 1024
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")  # macOS: all of it
 
 
 def check_room(what: str, free_bytes: int) -> Finding:

@@ -1,6 +1,6 @@
 """Two other libraries give the same figures for the same lists, where they mean the same.
 
-docs/metrics.md says where they, and others, do not.
+docs/evaluation.md says where they, and others, do not.
 """
 
 import ir_measures

@@ -117,7 +117,7 @@ def _items(workspace: Workspace, events: ir.Table, cold: Sequence[ir.Table]) -> 
     trained = events.role.isin(["all", "train"])
     known = events.filter((events.part < 2) & trained & events.in_core)
     items = known.group_by("item").aggregate(
-        popularity=known.user.nunique(where=known.part == 0)  # users, not events: see GLOSSARY
+        popularity=known.user.nunique(where=known.part == 0)  # users, not events
     )
     for table in cold:
         listed = table.filter(table.item.notnull()).select("item").distinct()

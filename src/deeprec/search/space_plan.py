@@ -1,6 +1,5 @@
 """The plan of one space: the words for all trials, and values from the space."""
 
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from functools import cached_property
@@ -12,6 +11,7 @@ from deeprec import config as configs
 from deeprec.composition import Composer
 from deeprec.config import SweepConfig, TrainConfig
 from deeprec.errors import ConfigError
+from deeprec.machine import cores
 from deeprec.override import key_of, merged, word_of
 from deeprec.search.plan import Values
 from deeprec.search.space import Space, applies
@@ -127,6 +127,6 @@ class SpacePlan:
 
 def _beside_others(workers: int) -> list[str]:
     """What is said to a trial because it is one of many."""
-    threads = max(1, len(os.sched_getaffinity(0)) // workers)
+    threads = max(1, cores() // workers)
     share = [f"trainer.threads={threads}"] if workers > 1 else []
     return ["logger.wandb=off", *share]

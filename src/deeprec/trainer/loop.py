@@ -1,7 +1,6 @@
 """How long, how much at once, on what: the config part of the group `trainer`."""
 
 import logging
-import os
 import shutil
 import warnings
 from contextlib import suppress
@@ -14,6 +13,7 @@ from lightning.pytorch import Trainer
 from deeprec.data.datamodule import DataModule
 from deeprec.data.grouping import Grouping
 from deeprec.device import DeviceName, Precision
+from deeprec.machine import cores
 from deeprec.trainer.callback import Following, Keeper, ProgressBar, Schedule
 from deeprec.trainer.module import Training
 from deeprec.trainer.no_pickle import NoPickle
@@ -164,8 +164,7 @@ class Loop:
             return self.prefetch_processes
         if device == "cpu" or not self.prefetch_batches or _shared_memory() < SHARED_MEMORY:
             return 0
-        cores = len(os.sched_getaffinity(0)) // self.processes
-        return max(0, min(MOST_MAKERS, cores - 1))  # one trains
+        return max(0, min(MOST_MAKERS, cores() // self.processes - 1))  # one trains
 
     def fit(self, training: Training, data: DataModule, keeper: Keeper | Following) -> None:
         """Trains from `training.progress` on, to the last epoch or until it stops early."""

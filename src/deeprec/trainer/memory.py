@@ -13,6 +13,7 @@ from torch import nn
 from deeprec.errors import ResourceError
 from deeprec.halving import denies_memory
 from deeprec.loss.catalog_blocks import fitting_block_items
+from deeprec.machine import free_memory_bytes
 from deeprec.model.base import PerUser
 from deeprec.trainer.kinds import kinds_of
 from deeprec.trainer.optimizer import Optimizer
@@ -230,7 +231,7 @@ def available_bytes(device: torch.device) -> int:
     """What this process may still take on the device."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    return min([_free_memory(), *_group_limits()])
+    return min([free_memory_bytes(), *_group_limits()])
 
 
 def _way_out(lines: list[Line], available: int) -> str:
@@ -327,14 +328,6 @@ def _table_lines(
     settings = (ways.width, STATE) if optimizer.state_floats(rows, width) > rows else (ways.width,)
     of_own = "" if parts == 1 else " of own rows"
     return [*lines, Line(f"{what} optimizer{of_own}", state, settings)]
-
-
-def _free_memory() -> int:
-    """Bytes that Linux says can be had without swapping."""
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return 2**62
 
 
 def _group_limits() -> list[int]:
