@@ -11,7 +11,6 @@ Shapes: B users, N values, R touched rows, D width, F fields that read one table
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from importlib.util import find_spec
 from itertools import chain
 from typing import Any, Literal, Protocol, get_args
 
@@ -21,22 +20,20 @@ from torch.nn import functional as F
 
 from deeprec.batch import Jagged, transposed
 from deeprec.errors import ConfigError
-from deeprec.table import Adagrad, RowwiseAdagrad, Sgd, State, TableRule, update_rows
+from deeprec.model.torchrec_tables import FieldsOfTables, TorchRecTables, obstacle_to_torchrec
+from deeprec.table import State, TableRule, update_rows
 
 HISTORY = "history"  # the sparse field of the items
 Backend = Literal["auto", "torchrec", "torch"]
 Pooling = Literal["sum", "mean"]
 POOLINGS = get_args(Pooling)
-FUSED = (Sgd, Adagrad, RowwiseAdagrad)  # rules that TorchRec has in its tables on every device
 NONE_BORROWED: Mapping[str, Tensor] = {}
-FieldsOfTables = Mapping[str, Sequence[str]]  # table -> the fields that read it
 
 
 class FusedTables(Protocol):
     """What runs the tables and their optimizer once they are fused."""
 
     name: str
-    holds_tables: bool  # they lie there alone, and the parameters are empty
     states: dict[str, State]  # by table; changing a tensor in place changes what is remembered
 
     def set_learning_rate(self, lr: float) -> None: ...
@@ -106,7 +103,7 @@ class SparseInput(nn.Module):
     def fuse(self, rule: TableRule) -> None:
         """From now on backward updates the tables by `rule`; they get no gradient any more."""
         backend, self.reason = self._choose_backend(rule)
-        make = _TorchRecTables if backend == "torchrec" else _TorchTables
+        make = TorchRecTables if backend == "torchrec" else _TorchTables
         self._fused = make(dict(self.tables.items()), self.fields_of, rule)
 
     def take(self, fused: FusedTables, reason: str) -> None:
@@ -135,16 +132,7 @@ class SparseInput(nn.Module):
 
     def obstacle_to_torchrec(self, rule: TableRule) -> str | None:
         """Why TorchRec cannot train these tables by this rule, if so."""
-        if find_spec("torchrec") is None or find_spec("fbgemm_gpu") is None:
-            return "TorchRec is not installed: slower on large tables"
-        if not isinstance(rule, FUSED):
-            # Adam is fused on CUDA only, and decays the moments of untouched rows differently
-            return f"TorchRec does not fuse {getattr(rule, 'told', type(rule).__name__)} here"
-        if rule.weight_decay or rule.clip_norm is not None:
-            return "TorchRec's fused tables neither decay nor clip single rows"
-        if self.width % 4 != 0:
-            return f"TorchRec tables need a width divisible by 4, not {self.width}"
-        return _import_error()
+        return obstacle_to_torchrec(rule, self.width)
 
     def forward(
         self, fields: Mapping[str, Jagged], borrowed: Mapping[str, Tensor] = NONE_BORROWED
@@ -161,7 +149,7 @@ class SparseInput(nn.Module):
             (sparse_gradient_bag if training else weighted_bag)(borrowed[name], pooled[name])
             for name in self.borrowed
         ]
-        if self._fused is not None and (training or self._fused.holds_tables):
+        if self._fused is not None and training:
             bags.append(self._fused.lookup(pooled))
         else:
             bags += [
@@ -197,15 +185,6 @@ class SparseInput(nn.Module):
 
     def _on_cpu(self) -> bool:
         return all(table.device.type == "cpu" for table in self.tables.values())
-
-
-def _import_error() -> str | None:
-    """Why TorchRec cannot be imported, if so: its binaries fit exactly one torch version."""
-    try:
-        import torchrec  # noqa: F401
-    except (ImportError, OSError) as error:
-        return f"TorchRec does not load ({str(error).splitlines()[0]}); run deeprec doctor"
-    return None
 
 
 def mean_weights(weights_N: Tensor, users_N: Tensor, num_users: int) -> Tensor:
@@ -284,7 +263,6 @@ class _TorchTables:
     """Tables whose rows are updated in backward by plain torch."""
 
     name = "torch"
-    holds_tables = False
 
     def __init__(
         self, tables: Mapping[str, nn.Parameter], fields_of: FieldsOfTables, rule: TableRule
@@ -362,96 +340,6 @@ def _joined(fields: Sequence[Jagged]) -> Jagged:
         F.pad(lengths.cumsum(0), (1, 0)),
         None if plain else torch.cat([_weights(field) for field in fields]),
     )
-
-
-def bag_configs(tables: Mapping[str, Tensor], fields_of: FieldsOfTables) -> list[Any]:
-    """What TorchRec must know of these tables."""
-    from torchrec.modules.embedding_configs import EmbeddingBagConfig
-
-    return [
-        EmbeddingBagConfig(
-            name=name,
-            num_embeddings=table.shape[0],
-            embedding_dim=table.shape[1],
-            feature_names=list(fields_of[name]),
-        )
-        for name, table in tables.items()
-    ]
-
-
-class _TorchRecTables:
-    """The same tables held by TorchRec's FusedEmbeddingBagCollection.
-
-    The parameters of the caller become views of TorchRec's memory, so that there is one copy.
-    """
-
-    name = "torchrec"
-    holds_tables = False
-
-    def __init__(
-        self, tables: Mapping[str, nn.Parameter], fields_of: FieldsOfTables, rule: TableRule
-    ) -> None:
-        from torchrec.modules.fused_embedding_modules import (
-            FusedEmbeddingBagCollection,
-        )
-
-        configs = bag_configs(tables, fields_of)
-        self._fields = [field for name in tables for field in fields_of[name]]
-        self._collection = FusedEmbeddingBagCollection(
-            configs,
-            *fused_optimizer(rule),
-            is_weighted=True,
-            device=next(iter(tables.values())).device,
-        )
-        self._optimizer = self._collection.fused_optimizer()
-        for name, table in tables.items():
-            held = self._collection.embedding_bags[name].weight.data
-            table.data = held.copy_(table.data)
-        remembered = self._optimizer.state_dict()["state"]
-        self.states: dict[str, State] = {
-            name: {
-                key: remembered[f"{name}.weight"][f"{name}.weight.momentum_1"]
-                for key in rule.new_state(table.data[:0])
-            }
-            for name, table in tables.items()
-        }
-
-    def set_learning_rate(self, lr: float) -> None:
-        for group in self._optimizer.param_groups:
-            group["lr"] = lr
-        self._optimizer.step()  # only hands the learning rate on; backward does the updates
-
-    def finish_step(self) -> None:
-        pass
-
-    def lookup(self, fields: Mapping[str, Jagged]) -> Tensor:
-        bags: Tensor = self._collection(keyed(fields, self._fields)).values()
-        return bags.view(len(bags), len(self._fields), -1).sum(1)
-
-
-def keyed(fields: Mapping[str, Jagged], names: Sequence[str]) -> Any:
-    """These fields as TorchRec takes them, a KeyedJaggedTensor."""
-    from torchrec import KeyedJaggedTensor
-
-    rows = [fields[name] for name in names]
-    return KeyedJaggedTensor(
-        keys=list(names),
-        values=torch.cat([field.values for field in rows]),
-        weights=torch.cat([_weights(field) for field in rows]),
-        lengths=torch.cat([field.offsets.diff() for field in rows]),
-        length_per_key=[len(field.values) for field in rows],  # else it asks the device
-    )
-
-
-def fused_optimizer(rule: TableRule) -> tuple[type[torch.optim.Optimizer], dict[str, float]]:
-    """What TorchRec calls a rule, and its arguments."""
-    from torchrec.optim import RowWiseAdagrad
-
-    if isinstance(rule, Sgd):
-        return torch.optim.SGD, {"lr": rule.lr}
-    assert isinstance(rule, Adagrad | RowwiseAdagrad)
-    name = torch.optim.Adagrad if isinstance(rule, Adagrad) else RowWiseAdagrad
-    return name, {"lr": rule.lr, "eps": rule.eps}
 
 
 def _weights(rows: Jagged) -> Tensor:

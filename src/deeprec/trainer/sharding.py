@@ -21,13 +21,8 @@ from torch import Tensor, distributed
 
 from deeprec.batch import Jagged
 from deeprec.errors import ConfigError
-from deeprec.model.sparse_input import (
-    FieldsOfTables,
-    SparseInput,
-    bag_configs,
-    fused_optimizer,
-    keyed,
-)
+from deeprec.model.sparse_input import SparseInput
+from deeprec.model.torchrec_tables import FieldsOfTables, bag_configs, fused_optimizer, keyed
 from deeprec.table import RowwiseAdagrad, State, TableRule
 from deeprec.trainer.data_parallel import Group
 
@@ -64,8 +59,8 @@ def shard(
     obstacle = inputs.obstacle_to_torchrec(rule)
     if obstacle is not None:
         raise ConfigError(
-            f"trainer.shard_inputs: {obstacle}; use optimizer=rowwise_adagrad, adagrad or sgd "
-            "without limits on single rows and a width divisible by 4, or "
+            f"trainer.shard_inputs: {obstacle}; its tables take optimizer=rowwise_adagrad, adagrad "
+            "or sgd, no limits on single rows and a width divisible by 4; use these, or "
             "trainer.shard_inputs=false"
         )
     plans = plans or choose_plans({name: len(table) for name, table in inputs.tables.items()})
@@ -90,7 +85,6 @@ class ShardedTables:
     """
 
     name = "torchrec"
-    holds_tables = False  # who reads them between steps has them whole
 
     def __init__(
         self, inputs: SparseInput, rule: TableRule, group: Group, plans: Mapping[str, Plan]
