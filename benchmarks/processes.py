@@ -1,11 +1,14 @@
-"""Claim: where processes share the catalog, what travels in a step does not grow with it.
+"""Claim: where processes share tables, what travels in a step does not grow with them.
 
 Two processes of one thread each on this machine, by gloo over loopback, train an autoencoder by
-exact softmax: each with all of the catalog, whose gradient is added up over both, and each with the
-rows of its own half (`trainer.shard_catalog`). Steps in turns, in the same two processes.
+exact softmax: each with all of the catalog, whose gradient is added up over both; each with the
+rows of its own half (`trainer.shard_catalog`); and with half of the input table besides
+(`trainer.shard_inputs`, below 100,000 rows one process has all of it). Steps in turns, in the same
+two processes.
 
 Bytes are those of the tensors that one process hands to the others: of an addition all of it, of
-a gathering its own part.
+a gathering its own part. What a process holds is tables, layers and what their optimizers remember,
+of the one that has most.
 
     python benchmarks/run.py processes
 """
@@ -17,6 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from inspect import signature
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -29,14 +33,23 @@ from sized import sized
 from torch import Tensor, distributed
 
 from deeprec.data.store import Prepared
+from deeprec.trainer.built import state_tensors
 from deeprec.trainer.data_parallel import Group
+from deeprec.trainer.module import Training
 
 SIZE = 2
 USERS, EVENTS, WIDTH = sized((256, 50, 256), quick=(8, 10, 8))  # users of each process
 ITEMS, ROUNDS = sized(((27_278, 200_000), 11), quick=((300, 400), 1))
 FORMS = {
     "each has all of the catalog": (),
-    "each has its own half": ("trainer.shard_catalog=true",),
+    "each trains its half of the catalog": ("trainer.shard_catalog=true",),
+    "and holds its half of the input": ("trainer.shard_catalog=true", "trainer.shard_inputs=true"),
+}
+HANDS = {  # of each collective, which argument goes to the others
+    **dict.fromkeys(("all_reduce", "broadcast", "send"), 0),
+    **dict.fromkeys(("all_gather", "all_gather_into_tensor"), 1),
+    **dict.fromkeys(("all_to_all", "all_to_all_single"), 1),
+    **dict.fromkeys(("reduce_scatter", "reduce_scatter_tensor"), 1),
 }
 
 
@@ -45,12 +58,15 @@ class Handed:
 
     def __init__(self) -> None:
         self.bytes = 0
-        for name in ("all_reduce", "all_gather", "broadcast", "send"):
-            setattr(distributed, name, self._counting(getattr(distributed, name)))
+        for name, place in HANDS.items():
+            setattr(distributed, name, self._counting(getattr(distributed, name), place))
 
-    def _counting(self, collective: Callable[..., Any]) -> Callable[..., Any]:
+    def _counting(self, collective: Callable[..., Any], place: int) -> Callable[..., Any]:
+        names = [*signature(collective).parameters]
+
         def counted(*arguments: Any, **keywords: Any) -> Any:
-            tensors = [one for one in arguments if isinstance(one, Tensor)]
+            handed = {**dict(zip(names, arguments)), **keywords}[names[place]]
+            tensors = [handed] if isinstance(handed, Tensor) else handed
             self.bytes += sum(one.nbytes for one in tensors)
             return collective(*arguments, **keywords)
 
@@ -84,14 +100,24 @@ def member(rank: int, folder: Path) -> list[dict[str, Any]]:
                     "MB handed over in a step": round(sent / 1e6, 2),
                     "users a second, both": round(SIZE * USERS / wall),
                     "CPU ms of a step, one": round(1000 * cpu),
+                    "MB a process holds": round(held(forms[name].training, group) / 1e6, 1),
                 }
             )
     return rows
 
 
+def held(training: Training, group: Group) -> int:
+    """Bytes of what is learned and what optimizers remember, where it is most."""
+    mine = [*training.model.state_dict().values(), *state_tensors(training.built).values()]
+    inputs = None if training.shards is None else training.shards.inputs
+    found = sum(one.nbytes for one in mine) + (0 if inputs is None else inputs.held_bytes)
+    return max(of_one for [of_one] in group.numbers(found))
+
+
 def words(more: tuple[str, ...]) -> list[str]:
     return [
         "loss=softmax",
+        "optimizer=rowwise_adagrad",
         f"model.hidden_dims=[{WIDTH}]",
         f"trainer.batch_users={USERS}",
         f"trainer.processes={SIZE}",
@@ -118,14 +144,14 @@ def measure() -> Measured:
     if any(one.returncode for one in members):
         raise RuntimeError("one of the processes ended; what it said stands above")
     return {
-        "claim": "Where processes share the catalog, what travels does not grow with it.",
+        "claim": "Where processes share tables, what travels does not grow with them.",
         "conditions": {
             "processes": SIZE,
             "threads of each": 1,
             "users of each in a step": USERS,
             "events a user, mean": EVENTS,
             "width": WIDTH,
-            "optimizer": "adam",
+            "optimizer": "rowwise_adagrad",
             "rounds": ROUNDS,
         },
         "rows": json.loads(told[0]),

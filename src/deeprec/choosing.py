@@ -66,7 +66,7 @@ def _picked(
     elif input_reads_catalog(
         find(picked.model["_target_"]), tied=bool(picked.model.get("tied", False))
     ):
-        merged["trainer"] = {**merged["trainer"], "shard_catalog": False}
+        merged["trainer"] = {**merged["trainer"], "shard_catalog": False, "shard_inputs": False}
     config = replace(config, model=picked.model, **merged)
     check(to_dict(config), "train")
     return config
@@ -83,4 +83,5 @@ def shape_of(prepared: Prepared) -> Shape:
         repeats=prepared.repeats,
         training_days=None if period is None else (period[1] - period[0]) / SECONDS_PER_DAY,
         judged_days=None if starts is None or ends is None else (ends - starts) / SECONDS_PER_DAY,
+        judges_next=prepared.manifest.get("split", {}).get("name") == "leave_last_out",
     )

@@ -182,6 +182,7 @@ def _counts(space: Workspace, indexed: Indexed) -> dict[str, int]:
         has_role = trained if name == "train" else np.isin(roles, ["all", name])
         counts[f"{name}_users"] = int((has_role & (lengths[name] > 0)).sum())
         counts[f"{name}_unknown"] = int(unknown[name].sum())
+    counts["judged_users"] = int(judged.sum())
     counts["empty_users"] = int((judged & (history == 0)).sum())
     counts["holdout_seen"] = seen_again(space, indexed.events)
     return counts

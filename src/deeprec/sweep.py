@@ -29,7 +29,7 @@ from deeprec.search.space import SPACE, Choices, setting_of
 from deeprec.search.space_plan import SpacePlan
 from deeprec.search.stopping import heard
 from deeprec.search.study import FILE, Study
-from deeprec.search.trial import best
+from deeprec.search.trial import Trial, best, counted
 from deeprec.trainer import launcher
 
 TOGETHER = 3  # models that are proposed for a blend
@@ -90,6 +90,12 @@ def _search(
     top = best(loop.ended)
     if top is not None:
         show(loop.ended, plan.defaults(), plan.metric)
+        if untried := _untried(plan, loop.ended):
+            console.print(
+                f"[yellow]note[/yellow] not tried yet: {', '.join(untried)}; the same command with "
+                "more minutes or trials goes on with them",
+                soft_wrap=True,
+            )
         files = leave(config, prepared, output, plan, composer, loop.ended, top, loop.seconds)
         members = [shelf.run(one.number) for one in shelf.best_of_each(loop.ended)[:TOGETHER]]
         _conclude(Commands(output, config.prepared), files, members)
@@ -143,6 +149,15 @@ def _introduce(config: SweepConfig, prepared: Prepared, output: Path, loop: Loop
         ended = len(loop.ended)
         used = f"{ended} trial{'s' * (ended != 1)}, {loop.seconds / 60:.1f} minutes"
         console.print(f"going on with {output} after {used}", soft_wrap=True)
+
+
+def _untried(plan: Plan, ended: Sequence[Trial]) -> list[str]:
+    """Spaces of which no trial has come to its end."""
+    spaces = plan.ranges.get(SPACE)
+    if not isinstance(spaces, Choices):
+        return []
+    tried = {plan.family(one.values) for one in counted(ended)}
+    return [name for name in spaces.labels if name not in tried]
 
 
 def _searched(plan: Plan) -> str:

@@ -99,7 +99,8 @@ def test_odd_times_are_counted(space: Workspace, events: Make) -> None:
 
 COUNTS = {
     "users": 10, "items": 5, "train": 9, "train_users": 9, "validation": 3, "validation_users": 3,
-    "holdout": 3, "holdout_users": 3, "holdout_unknown": 0, "empty_users": 0, "holdout_seen": 0,
+    "holdout": 3, "holdout_users": 3, "holdout_unknown": 0, "holdout_seen": 0,
+    "judged_users": 3, "empty_users": 0,
 }  # fmt: skip
 
 
@@ -113,7 +114,7 @@ def test_an_empty_part_fails(part: str) -> None:
 
 
 def test_what_cannot_be_hit_is_said() -> None:
-    counts = {**COUNTS, "holdout_unknown": 3, "empty_users": 6, "holdout_seen": 2}
+    counts = {**COUNTS, "holdout_unknown": 3, "empty_users": 2, "holdout_seen": 2}
     levels = {c.name: c.level for c in contract.look_at_split(counts, "train", repeats=False)}
     assert levels["cold items"] == levels["empty users"] == levels["holdout in history"] == "warn"
     assert "holdout in history" not in by_name(
@@ -132,6 +133,26 @@ def test_values_below_zero_are_counted_unless_filtered(
     expected = [] if count is None else [("warn", {"events": count})]
     assert [(check.level, check.facts) for check in found] == expected
     assert contract.look_at_values(space, events("user item", [("u", "i")]), None) == []
+
+
+@pytest.mark.parametrize(
+    ("values", "least"),
+    [
+        ([0.5, 1.0, 2.0, 3.0, 3.5, 4.0, 4.5, 5.0], "minimum_value=4 keeps the 37.5%"),
+        ([1.0, 2.0, 3.0, 4.0, 5.0], "minimum_value=4 keeps the 40.0%"),
+        ([1.0, 1.0, 1.0, 2.0, 3.0, 6.0], None),  # pieces
+        ([0.0, 1.0], None),
+        ([3.0, 14.0, 250.0], None),  # prices
+    ],
+)
+def test_low_ratings_are_told_from_pieces(
+    space: Workspace, events: Make, values: list[float], least: str | None
+) -> None:
+    table = events("user item value", [("u", "i", value) for value in values])
+    found = contract.look_at_values(space, table, None)
+    assert [check.name for check in found] == ([] if least is None else ["values"])
+    assert least is None or least in found[0].advice
+    assert contract.look_at_values(space, table, 0.0) == []
 
 
 def test_the_report_is_as_bad_as_its_worst_check() -> None:

@@ -58,6 +58,8 @@ def ended(number: int, values: dict[str, Any], score: float) -> Trial:
 def test_the_spaces_suit_the_data() -> None:
     assert names(Shape(10, 10, 50, True, None, None)) == ["complete_journey"]
     assert names(Shape(10, 10, 50, True, 30.0, 10.0)) == ["complete_journey", "sequence"]
+    assert names(Shape(10, 10, 50, False, 30.0, None))[-1] == "sequence"
+    assert names(Shape(10, 10, 50, False, 30.0, None, judges_next=True))[0] == "sequence"
     assert {"ease", "linear", "ials", "variational"} <= set(names(MANY_USERS_AN_ITEM))
     assert "sequence" not in names(MANY_USERS_AN_ITEM)  # it knows no times
     large = names(Shape(10_000, 1_000_000, 9_000_000, False, None, None))

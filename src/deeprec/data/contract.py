@@ -25,6 +25,7 @@ COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 LONG_HISTORY = 100_000  # events of one user, above which a batch of few users fills the memory
 MANY_REPEATS = 0.2  # share of events, above which forbidding repeats hides what people do
 MANY_COLD = 0.3  # share of holdout events on items outside the catalog
+MOST_RATINGS = 11  # steps of a scale of ratings, and the highest of it
 MANY_FILES = 5  # more are not all named
 EXAMPLE_WIDTH = 128  # units of the catalog table in the memory estimate
 TRAINED_TOO: dict[TrainOn, tuple[str, ...]] = {
@@ -114,7 +115,9 @@ def look_at_files(names: Sequence[str]) -> Check:
 def look_at_values(
     workspace: Workspace, events: ir.Table, minimum_value: float | None
 ) -> list[Check]:
-    """Values below zero, which mostly are returns and would be learned from as purchases.
+    """Values of what was not taken, and would be learned from as if it were.
+
+    Those below zero mostly are returns, and low ones of a short scale are ratings.
 
     Args:
         minimum_value: of the filter.
@@ -123,10 +126,36 @@ def look_at_values(
         return []
     count = workspace.one(events, count=(events.value < 0).sum())["count"]
     if not count:
-        return []
+        return [] if minimum_value is not None else _ratings(workspace, events)
     says = f"{count:,} events have a value below 0, and count like any other"
     advice = "are these returns? data.filters.minimum_value=0 leaves them out"
     return [Check("negative values", "warn", says, advice, {"events": count})]
+
+
+def _ratings(workspace: Workspace, events: ir.Table) -> list[Check]:
+    """Few values up to ten, of which the lowest is rare: numbers of pieces mostly are one."""
+    value = events.value
+    facts = workspace.one(
+        events, low=value.min(), high=value.max(), distinct=value.nunique(), count=value.count()
+    )
+    low, high = facts["low"], facts["high"]
+    if not 3 <= facts["distinct"] <= MOST_RATINGS or high > MOST_RATINGS:
+        return []
+    liked = events.filter(value >= low + 0.7 * (high - low))
+    found = workspace.one(
+        events, lowest=(value == low).sum(), liked=(value >= low + 0.7 * (high - low)).sum()
+    ) | workspace.one(liked, least=liked.value.min())
+    if found["lowest"] > 0.3 * facts["count"]:
+        return []
+    says = (
+        f"from {low:g} to {high:g} in {facts['distinct']} steps: ratings? One of {low:g} counts as "
+        f"taken, like one of {high:g}"
+    )
+    advice = (
+        f"data.filters.minimum_value={found['least']:g} keeps the "
+        f"{_share(found['liked'], facts['count'])} from there on"
+    )
+    return [Check("values", "warn", says, advice, facts)]
 
 
 def look_at_ids(workspace: Workspace, events: ir.Table, column: str) -> list[Check]:
@@ -352,10 +381,15 @@ def _cold_items(counts: Mapping[str, Any]) -> Check:
 
 
 def _cold_users(counts: Mapping[str, Any]) -> Check:
-    empty = counts["empty_users"]
-    says = f"{empty:,} of {counts['users']:,} users have no event before they are judged"
+    empty, judged = counts["empty_users"], counts["judged_users"]
+    says = f"{empty:,} of {judged:,} users have no event before they are judged"
     advice = "evaluation counts them apart" if empty else ""
-    level: Level = "warn" if empty > 0.5 * counts["users"] else "ok"
+    if few_known := empty > 0.5 * judged:
+        advice = (
+            "all of them get the same list, and no model can be told from another by it; judge "
+            "what follows in the same history (split=leave_last_out, or split=user_holdout)"
+        )
+    level: Level = "warn" if few_known else "ok"
     return Check("empty users", level, says, advice, {"users": empty})
 
 

@@ -69,6 +69,8 @@ class Comparison:
         if not (self.better or self.worse):
             return f"{first} and {second} score the same for every user on {self.metric}"
         said = f"{first} and {second} cannot be told apart on {self.metric}"
+        if self.low > 0 or self.high < 0:  # one test of several, which together find something
+            said += f", one of {family} comparisons"
         return (
             f"{said} ({interval}; {p}{corrected}; a true difference below {self.detectable:.4f} "
             "would mostly go unseen)"

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 SPARSE = 100  # training users of an item, on average, below which EASE is ahead of a trained table
-FEW_USERS = 2_000  # below which its regularisation, told in users, would have to be searched
+FEW_USERS = 2_000  # below which EASE's regularisation, told in users, would have to be searched
 SQUARE = 10_000  # items whose [V, V] is no matter: 400 MB
 NEAREST = 200_000  # items each of which may still be predicted by its nearest
+EVENTS = 10**6  # of which a sequence encoder learns in minutes
 PAIRS = 10**8  # of a user and an item, all of which a variational autoencoder scores in minutes
 BESIDE = "; models that err differently are trained beside it, for several are better than any"
 LARGE_CATALOG = 500_000  # items from which the Gram matrix of a linear model is kept, not made anew
@@ -23,6 +24,7 @@ class Shape:
     repeats: bool  # whether an item may be recommended again
     training_days: float | None  # None: no times
     judged_days: float | None  # of the validation part; None: not cut off by time
+    judges_next: bool = False  # every user's newest events are judged, those before its history
 
 
 class Choice(NamedTuple):
@@ -37,13 +39,16 @@ class Auto:
     """Chooses model, width, loss and schedule from the data; `experiment=auto`.
 
     Where items are taken again, the model must know how often and how long ago: the autoencoder
-    with repeat scores, trained on what comes after a cut as long as the part it is validated on.
+    with repeat scores, trained on what comes after a cut as long as the part it is validated on;
+    of few users in small batches, and blended with what was had most and with item-to-item.
     Elsewhere likeness to the history counts. Where items have few users each, regressions between
     items (EASE, up to some ten thousand items, then its sparse form) say more of it than a table
     that is trained; with many, the linear autoencoder does, its width and number of epochs by
     catalog and users. In catalogs of up to some 200,000 items both are trained, and implicit ALS,
     where users and items are few also a variational autoencoder, and blended by weights that are
-    chosen on validation. docs/models.md has the figures that this rests on.
+    chosen on validation. Where a time divides what is judged from what is known, popularity of the
+    newest days is among them, for catalogs whose items come and go; where each user's newest events
+    are judged, a sequence encoder is. docs/models.md has the figures that this rests on.
 
     Args:
         told: what a person said, such as `trainer.max_epochs=3`: it holds whatever is chosen, also
@@ -68,10 +73,23 @@ class Auto:
         words = ["experiment=complete_journey"]
         why = "items are taken again here, and what a user had is most of what it takes next"
         if shape.training_days is None:
-            return Choice([*words], f"{why}; without times, cuts lie between events")
+            return self._of_few(shape, words, f"{why}; without times, cuts lie between events")
         days = min(shape.judged_days or 30.0, shape.training_days / 4.0)
         words += [f"target.window_days={days:.6g}", f"target.cut_days={1.15 * days:.6g}"]
-        return Choice(words, f"{why}; windows of {days:.3g} days, as long as it is validated on")
+        return self._of_few(
+            shape, words, f"{why}; windows of {days:.3g} days, as long as it is validated on"
+        )
+
+    def _of_few(self, shape: Shape, words: list[str], why: str) -> Choice:
+        """The same where few users would be few steps, and may be too few to learn from."""
+        if shape.num_users >= FEW_USERS:
+            return Choice(words, why)
+        batch = max(16, shape.num_users // 10)
+        return Choice(
+            [*words, f"trainer.batch_users={batch}"],
+            f"{why}; batches of {batch}, for {shape.num_users:,} users are few{BESIDE}",
+            [["model=own_frequency"], ["model=item_to_item"]],
+        )
 
     def _new(self, shape: Shape) -> Choice:
         linear = self._linear(shape)
@@ -79,6 +97,11 @@ class Auto:
             return linear
         regression = ["model=ease" if shape.num_items <= SQUARE else "model=sparse_ease"]
         others = [["experiment=ials"]]
+        if shape.judged_days is not None:
+            recent = max(1.0, shape.judged_days / 2.0)
+            others.append(["model=popularity", f"model.recent_days={recent:.3g}"])
+        if shape.judges_next and shape.num_pairs <= EVENTS:
+            others.append(["experiment=sequence", "trainer.max_epochs=8"])
         if shape.num_users * shape.num_items <= PAIRS:
             others.append(["model=variational", "loss=softmax"])
         users_an_item = shape.num_pairs / max(shape.num_items, 1)
@@ -92,7 +115,8 @@ class Auto:
         return Choice(linear.words, f"{linear.why}{BESIDE}", [regression, *others])
 
     def _linear(self, shape: Shape) -> Choice:
-        batch = max(32, min(512, shape.num_users // 12))
+        # a step costs what the catalog costs; on purchases of books 12 an epoch do as well as 140
+        batch = max(32, min(8192, shape.num_users // 12))
         epochs = 6  # from singular vectors; on purchases of books, more are still a little better
         width = 256  # on MovieLens-1M, validation ndcg@100 is .317 with it, .311 with twice as much
         words = ["experiment=linear"]

@@ -42,11 +42,13 @@ class Portfolio:
                 raise ValueError(f"{name} must be a space, as of sweep={name}, got {space!r}")
 
     def suited(self, shape: Shape) -> dict[str, Space]:
-        """The spaces for data of this shape, in their order."""
+        """The spaces for data of this shape, in their order; if order is judged, that one first."""
         spaces = self.again if shape.repeats else self.new
-        return {
+        found = {
             name: space
             for name, space in spaces.items()
             if shape.num_items <= self.max_items.get(name, shape.num_items)
             and (shape.training_days is not None or name not in self.need_times)
         }
+        first = [name for name in found if name in self.need_times and shape.judges_next]
+        return {name: found[name] for name in [*first, *found]}

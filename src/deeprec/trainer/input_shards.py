@@ -49,6 +49,11 @@ class InputShards:
         """See `Part`."""
         return sum(one.state_bytes() for one in self._all)
 
+    @property
+    def held_bytes(self) -> int:
+        """What the parts of this process take, and what is remembered of them."""
+        return sum(one.held_bytes for one in self._all)
+
     def begin_step(self) -> None:
         """See `Part`."""
         for one in self._all:

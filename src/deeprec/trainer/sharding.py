@@ -168,6 +168,13 @@ class ShardedTables:
         """What that takes."""
         return sum(one.nbytes for each in self._state_shapes().values() for one in each.values())
 
+    @property
+    def held_bytes(self) -> int:
+        """What the parts of this process take, and what is remembered of them."""
+        parts = [*self._tables().values(), *map(self._states, self._shapes)]
+        here = [one for each in parts if each is not None for one in each.local_shards()]
+        return sum(one.tensor.nbytes for one in here)
+
     def make_whole(self) -> None:
         """Gives the parameters of the process that leads all of it; every process must call it."""
         for name, whole in self.tables().items():
