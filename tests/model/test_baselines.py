@@ -1,10 +1,12 @@
 """Popularity, item-to-item and own frequency against plain loops over the same histories."""
 
+import itertools
 from collections import Counter
 
 import numpy as np
 import pytest
 import torch
+from scipy import sparse
 
 from deeprec.batch import Batch, Jagged
 from deeprec.model import item_to_item
@@ -129,6 +131,19 @@ def test_item_to_item_sums_dense_similarities(
         rest = items[row, near:].tolist()
         assert rest == sorted(rest, key=lambda item: (-USERS_PER_ITEM[item], item))
         assert all(score < 0 for score in scores[row, near:].tolist())
+
+
+def test_a_block_of_pairs_is_bounded_whatever_they_weigh(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(item_to_item, "FIT_BLOCK_PAIRS", 60)
+    lengths = [len(set(row)) for row in HISTORIES]
+    taken = [[item in row for item in range(NUM_ITEMS)] for row in HISTORIES]
+    pairs = [sum(np.compress(users, lengths)) for users in zip(*taken, strict=True)]
+    for weight in (1.0, 0.001):
+        matrix = sparse.csr_array(np.array(taken) * np.float32(weight))
+        firsts = [first for first, _ in item_to_item.taken_together(matrix)]
+        blocks = [range(*ends) for ends in itertools.pairwise([*firsts, NUM_ITEMS])]
+        assert all(len(block) == 1 or sum(pairs[i] for i in block) <= 60 for block in blocks)
+        assert any(len(block) > 1 for block in blocks)
 
 
 def test_what_was_taken_lately_asks_louder_where_histories_fade() -> None:
