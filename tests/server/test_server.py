@@ -30,6 +30,7 @@ from standin import bundle_folder
 pytest.importorskip("fastapi", reason="in the extra `serve`")
 pytest.importorskip("uvicorn", reason="in the extra `serve`")
 
+from deeprec.server.batcher import Batcher
 from deeprec.server.held import Held
 from deeprec.server.measured import Measured
 from deeprec.server.process import bound, server_of
@@ -303,6 +304,26 @@ def test_no_request_whatever_is_an_error_of_the_server(url: str) -> None:
     assert statuses[400] > 300
 
 
+def test_whatever_the_model_fails_by_is_told_and_the_next_is_answered(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rank = Bundle.rank
+
+    def short_of_memory(bundle: Bundle, *args: Any, **told: Any) -> Any:
+        if told["k"] == 13:
+            raise MemoryError
+        return rank(bundle, *args, **told)
+
+    monkeypatch.setattr(Bundle, "rank", short_of_memory)
+    status, said = fetch(f"{url}/recommend", {**RECOMMEND, "k": 13})
+    assert (status, said["error"]) == (500, "the model failed: MemoryError")
+    assert fetch(f"{url}/recommend", RECOMMEND)[0] == 200
+    monkeypatch.setattr(Batcher, "is_running", False)  # as after an end that nobody foresaw
+    for path in ("/v2/health/ready", "/v2/models/made/ready"):
+        status, said = fetch(url + path)
+        assert (status, said["ready"]) == (503, False)
+
+
 def test_too_many_at_once_are_told_to_come_later(made: Path) -> None:
     with (
         served(made, max_waiting=4, max_users=4, batch_users=1) as url,
@@ -338,6 +359,9 @@ def test_another_version_is_taken_up_and_a_damaged_one_is_not(made: Path, tmp_pa
     refused = measured.registry.get_sample_value("deeprec_reloads_total", {"outcome": "refused"})
     assert refused == 1.0
     shutil.rmtree(shop / "3")
+    (shop / "current").write_bytes(b"\xff")
+    assert not held.look()
+    (shop / "current").unlink()
     assert main(["bundle", "rollback", str(shop)]) == 0
     assert held.look()
     assert held.served.version == "1"

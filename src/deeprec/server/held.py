@@ -9,8 +9,6 @@ import logging
 from pathlib import Path
 
 from deeprec import versions
-from deeprec.errors import DeeprecError
-from deeprec.serve import BundleError
 from deeprec.server.measured import Measured
 from deeprec.server.opened import Opened, fingerprint, open_version
 
@@ -55,7 +53,7 @@ class Held:
         try:
             path = versions.current(self._path)
             found = fingerprint(path)
-        except (DeeprecError, OSError) as error:
+        except Exception as error:  # whatever stands there, the served one goes on
             LOG.warning("still serving version %s: %s", self.served.version, error)
             return False
         if found == self._seen:
@@ -63,7 +61,7 @@ class Held:
         self._seen = found
         try:
             opened = open_version(path, self._name, self._device)
-        except (DeeprecError, BundleError, RuntimeError, ValueError, OSError) as error:
+        except Exception as error:
             LOG.error("refused %s, still serving version %s: %s", path, self.served.version, error)
             self._measured.reloads.labels("refused").inc()
             return False
