@@ -17,7 +17,9 @@ import torch
 
 import deeprec
 from deeprec import bundle, folder, serve
-from deeprec.errors import DeeprecError
+from deeprec.batch import Jagged
+from deeprec.data.translation import ask
+from deeprec.errors import DeeprecError, NonFiniteError
 from deeprec.serve import Bundle, BundleError, RequestError, same_answer
 from standin import bundle_folder
 
@@ -302,6 +304,19 @@ def test_a_broken_request_is_refused_by_its_rule(
 ) -> None:
     with pytest.raises(RequestError, match=rule):
         opened.recommend(histories, **options)
+
+
+def test_a_score_that_is_no_number_is_no_mistake_of_the_request(sound: Path) -> None:
+    opened = serve.load(sound, verify=False)
+    opened._model.item_bias.fill_(float("nan"))
+    with pytest.raises(RuntimeError, match="a score is NaN; a list"):
+        opened.recommend([["003"]])
+    different = list(opened.golden())
+    assert different
+    assert all("got none: a score is NaN" in line for line in different)
+    nobody = Jagged(torch.zeros(0, dtype=torch.int64), torch.zeros(2, dtype=torch.int64))
+    with pytest.raises(NonFiniteError, match="bundle: a score is NaN"):
+        ask(opened, nobody, None, {}, k=3, exclude_seen=True)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from deeprec.batch import Batch, Jagged, offsets_of_kept
 from deeprec.catalog import Catalog
 from deeprec.data.store import Prepared
 from deeprec.data.vocabulary import Hashed, rows_of
-from deeprec.errors import DataError
+from deeprec.errors import DataError, NonFiniteError
 from deeprec.serve import Bundle, RequestError
 
 
@@ -71,6 +71,7 @@ def ask(
 
     Raises:
         DataError: the bundle refuses the request, and why.
+        NonFiniteError: a score is NaN.
     """
     fields = {name: (rows.values, rows.offsets) for name, rows in attributes.items()}
     try:
@@ -85,6 +86,12 @@ def ask(
         )
     except RequestError as error:
         raise DataError(f"the bundle refuses these histories: {error}") from error
+    except RuntimeError as error:
+        if "NaN" not in str(error):
+            raise
+        raise NonFiniteError(
+            f"{bundle.path}: {error}; see what `deeprec bundle verify` says, and export it again"
+        ) from error
 
 
 def known_only(rows: Jagged) -> tuple[Jagged, Tensor]:
