@@ -212,8 +212,8 @@ class Bundle:
         if isinstance(histories, Mapping):
             users, histories = list(histories), list(histories.values())
         attributes = self._checked(attributes or {}, len(histories))
-        denied_indices = sorted({*self.indices_of(denied)} - {-1})
-        allowed_indices = None if allowed is None else sorted({*self.indices_of(allowed)} - {-1})
+        denied_indices = self._listed("denied", denied)
+        allowed_indices = None if allowed is None else self._listed("allowed", allowed)
         moment = time.time() if now is None else _seconds(now)
         answers: list[Answer] = []
         for start in range(0, len(histories), batch_users):
@@ -291,6 +291,21 @@ class Bundle:
     def indices_of(self, item_ids: Sequence[str]) -> list[int]:
         """The item index of each id, -1 for one that the bundle does not know."""
         return [self._indices.index_of(item_id) for item_id in item_ids]
+
+    def _listed(self, name: str, item_ids: Iterable[str]) -> list[int]:
+        """The indices of those that the bundle knows, each once."""
+        if isinstance(item_ids, str):
+            raise RequestError(
+                f"{name} is a list of item ids, got the string {item_ids!r}; write [{item_ids!r}]"
+            )
+        listed = list(item_ids)
+        for item_id in listed:
+            if not isinstance(item_id, str):
+                raise RequestError(
+                    f"{name} holds item ids, each a string as catalog.parquet writes it; "
+                    f"got {item_id!r}"
+                )
+        return sorted({*self.indices_of(listed)} - {-1})
 
     def golden(self) -> Iterator[str]:
         """Asks the golden requests and says, line by line, which answer is not the expected one."""
