@@ -339,7 +339,9 @@ def test_too_many_at_once_are_told_to_come_later(made: Path) -> None:
         assert fetch(f"{url}/recommend", body)[0] == 200
 
 
-def test_another_version_is_taken_up_and_a_damaged_one_is_not(made: Path, tmp_path: Path) -> None:
+def test_another_version_is_taken_up_and_a_damaged_one_is_not(
+    made: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     shop, measured = tmp_path / "shop", Measured()
     shutil.copytree(made, shop / "1")
     held = Held(shop, None, "cpu", measured)
@@ -350,14 +352,26 @@ def test_another_version_is_taken_up_and_a_damaged_one_is_not(made: Path, tmp_pa
     assert (held.served.version, list(held.loaded)) == ("2", ["1", "2"])
     assert held.version("1") is first
     shutil.copytree(shop / "2", shop / "3")
-    content = bytearray((shop / "3" / "model.pt").read_bytes())
-    content[len(content) // 2] ^= 1
+    content = (shop / "3" / "model.pt").read_bytes()
+    damaged = bytearray(content)
+    damaged[len(content) // 2] ^= 1
+    (shop / "3" / "model.pt").write_bytes(damaged)
+
+    def refused() -> float | None:
+        return measured.registry.get_sample_value("deeprec_reloads_total", {"outcome": "refused"})
+
+    assert not held.look()
+    assert not held.look()
+    assert (held.served.version, refused(), len(caplog.messages)) == ("2", 1.0, 2)
+    for size in (5, 8):  # the file is being copied, and nothing is opened meanwhile
+        (shop / "3" / "model.pt").write_bytes(content[:size])
+        assert not held.look()
+    assert refused() == 1.0
+    assert not held.look()  # the copy has stopped, and something is wrong with it
+    assert (refused(), len(caplog.messages)) == (2.0, 3)
     (shop / "3" / "model.pt").write_bytes(content)
-    assert not held.look()
-    assert not held.look()
-    assert held.served.version == "2"
-    refused = measured.registry.get_sample_value("deeprec_reloads_total", {"outcome": "refused"})
-    assert refused == 1.0
+    assert [held.look(), held.look()] == [False, True]
+    assert (held.served.version, list(held.loaded)) == ("3", ["2", "3"])
     shutil.rmtree(shop / "3")
     (shop / "current").write_bytes(b"\xff")
     assert not held.look()
