@@ -274,7 +274,7 @@ class NeighboursConfig:
     output: str = MISSING  # text, a line each: id, tab, id:score of each neighbour, nearest first
     of: Literal["items", "users"] = "items"  # users as the model sees them before the holdout
     k: int = 100  # neighbours of each, itself left out
-    similarity: Literal["product", "cosine"] = "product"  # of two vectors
+    similarity: Literal["product", "cosine"] = "product"  # of two vectors, where a model has them
     score_precision: int = 3  # digits behind the point
     keys_only: bool = False  # leave the scores out
     vectors: str | None = None  # text to write the vectors to: id, tab, numbers
