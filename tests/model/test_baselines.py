@@ -99,6 +99,19 @@ def test_popularity_by_an_attribute_is_drawn_towards_that_of_all() -> None:
         Popularity(2, fields={"town": 3}, by="twon")
 
 
+def test_a_user_of_several_values_counts_among_the_users_of_each() -> None:
+    users = batch([[0], [1], [1, 2], []])
+    towns = torch.tensor([0, 1, 0, 1]), torch.tensor([0, 2, 3, 4, 4])  # of both, 0, 1 and none
+    users.attributes = {"town": Jagged(*towns)}
+    model = solved(Popularity(3, fields={"town": 2}, by="town", by_users=1.0), users)
+    of_all = np.array([1, 2, 1]) / 4
+    of_town = np.array([[1, 1, 0], [1, 1, 1]]) / 3 + of_all / 3  # of two users and one more
+    users.attributes["town"] = Jagged(torch.tensor([0, 0, 1]), torch.tensor([0, 1, 3, 3, 3]))
+    scores = lists(model, users, 3, exclude_seen=False)[1]
+    expected = [of_town[0], of_town.mean(0), of_all]
+    np.testing.assert_allclose(scores[:3], -np.sort(-np.array(expected)), rtol=1e-6)
+
+
 def dense_similarity(neighbours: int, kind: str) -> np.ndarray:
     taken = np.zeros((NUM_USERS, NUM_ITEMS))
     for user, row in enumerate(HISTORIES):
