@@ -66,8 +66,19 @@ def same(ours: Lists, theirs: Lists) -> None:
 
 @pytest.mark.parametrize("exclude_seen", [None, True])
 def test_a_prepared_folder_is_answered_as_it_is_evaluated(
-    made: Path, prepared: Prepared, tmp_path: Path, exclude_seen: bool | None
+    made: Path,
+    prepared: Prepared,
+    tmp_path: Path,
+    exclude_seen: bool | None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    opened: list[Path] = []  # whose files are all read to be compared with their hashes
+
+    def noted(path: Path) -> Prepared:
+        opened.append(path)
+        return Prepared(path)
+
+    monkeypatch.setattr(verb, "Prepared", noted)
     users = prepared.judged_users("holdout")
     model, batch = StandIn(30, FIELDS), judged_batch(prepared, users, "holdout")
     items, scores = rank(model, batch, 7, bool(exclude_seen))
@@ -80,6 +91,7 @@ def test_a_prepared_folder_is_answered_as_it_is_evaluated(
         batch_users=16,
     )  # fmt: skip
     same(ours, expected)
+    assert opened == [prepared.path]
 
 
 def write_events(prepared: Prepared, users: Any, path: Path) -> None:
@@ -408,7 +420,7 @@ def test_a_model_is_shown_each_users_events_oldest_first(made: Path, tmp_path: P
         "user_id,item_id,time\nb,005,3\na,003,9\na,007,1\nb,001,2\na,9,4\na,002,5\n"
     )
     config = RecommendConfig(str(made), str(tmp_path / "events.csv"), str(tmp_path / "o.parquet"))
-    with verb.opened_histories(config, deeprec.load(made)) as (num_users, parts):
+    with verb.opened_histories(config, deeprec.load(made), None) as (num_users, parts):
         shown = list(parts)
     assert (num_users, sum(part.num_unknown for part in shown)) == (2, 1)
     assert [user for part in shown for user in part.user_ids] == ["a", "b"]

@@ -76,8 +76,9 @@ def recommend(config: RecommendConfig) -> Path:
     about = {"bundle": identity, "k": config.k, "exclude_seen": exclude_seen}
     if wanted.allowed is not None:
         about["allowed"] = digest(wanted.allowed)
-    with opened_histories(config, opened) as (total, some_histories), held(output):
-        groups = RowGroups(output, {**about, **question(config)}, about, ROW_GROUP)
+    prepared = prepared_of(config)
+    with opened_histories(config, opened, prepared) as (total, some_histories), held(output):
+        groups = RowGroups(output, {**about, **question(config, prepared)}, about, ROW_GROUP)
         left = after(groups, some_histories)
         if groups.num_kept:
             console.print(f"{groups.num_kept:,} lists are there from before; going on after them")
@@ -109,12 +110,24 @@ def recommend(config: RecommendConfig) -> Path:
     return output
 
 
-def question(config: RecommendConfig) -> dict[str, object]:
-    """What the lists depend on besides bundle, k and seen items; only the same is gone on with."""
+def prepared_of(config: RecommendConfig) -> Prepared | None:
+    """The prepared folder whose users are answered, every file of it compared; None: events are."""
     path = Path(config.histories)
-    if (path / folder.MANIFEST).is_file():
+    if not (path / folder.MANIFEST).is_file():
+        return None
+    if config.now is not None:
+        raise ConfigError(
+            f"{path} is a prepared folder, which has its own moment of prediction; leave now out, "
+            "or give event files"
+        )
+    return Prepared(path)
+
+
+def question(config: RecommendConfig, prepared: Prepared | None) -> dict[str, object]:
+    """What the lists depend on besides bundle, k and seen items; only the same is gone on with."""
+    if prepared is not None:
         return {
-            "prepared": folder.identity(Prepared(path).manifest),
+            "prepared": folder.identity(prepared.manifest),
             "batch_users": config.batch_users,
         }
     files = [(str(file), file.stat()) for file in find(config.histories)]
@@ -159,17 +172,10 @@ def allowed_items(config: RecommendConfig, opened: Bundle) -> Int64 | None:
 
 @contextmanager
 def opened_histories(
-    config: RecommendConfig, opened: Bundle
+    config: RecommendConfig, opened: Bundle, prepared: Prepared | None
 ) -> Iterator[tuple[int, Iterator[Histories]]]:
     """The number of users in `config.histories`, and their histories, some users at a time."""
-    path = Path(config.histories)
-    if (path / folder.MANIFEST).is_file():
-        if config.now is not None:
-            raise ConfigError(
-                f"{path} is a prepared folder, which has its own moment of prediction; leave now "
-                "out, or give event files"
-            )
-        prepared = Prepared(path)
+    if prepared is not None:
         users = prepared.judged_users("holdout")
         users = users if len(users) else np.arange(prepared.num_users)
         if len(users) < prepared.num_users:
