@@ -265,7 +265,7 @@ def read_events(space: Workspace, source: Source, config: RecommendConfig) -> ir
     if "time" in columns:
         events = events.mutate(item=ibis.ifelse(events.time.notnull(), events.item, None))
     events = events.filter(events.user.notnull())
-    if not space.one(events, count=events.count())["count"]:
+    if not space.count(events):
         raise DataError(f"{source.files[0]}: holds no event with a user")
     return events
 
