@@ -220,6 +220,8 @@ class RecommendConfig:
     k: int = 10  # recommendations for each user, at most 10,000
     exclude_seen: bool | None = None  # default: the bundle's policy
     allowed: str | None = None  # a file of item ids, one column: lists hold no others
+    denied: str | None = None  # a file of item ids, one column: lists hold none of them
+    users: str | None = None  # a file of user ids, one column: nobody else is answered
     user: str = "user_id"  # column of an event file that holds the user id
     item: str = "item_id"  # column that holds the item id
     time: str | None = None  # column that holds the time; default: `time`, if there is one
@@ -232,8 +234,10 @@ class RecommendConfig:
 
     def mistakes(self) -> Iterator[str]:
         yield from _at_least(1, self, "k", "batch_users", "processes")
-        if self.allowed is not None and not Path(self.allowed).is_file():
-            yield f"allowed: expected a file of item ids, and there is none at {self.allowed!r}"
+        for key, kind in (("allowed", "item"), ("denied", "item"), ("users", "user")):
+            path = getattr(self, key)
+            if path is not None and not Path(path).is_file():
+                yield f"{key}: expected a file of {kind} ids, and there is none at {path!r}"
 
 
 @dataclass
