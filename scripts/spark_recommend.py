@@ -11,7 +11,7 @@ first; its rows are in no order. Without --time the order of a history is not kn
 import argparse
 import importlib.util
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,7 @@ def main() -> None:
     spark = SparkSession.builder.appName("recommend").getOrCreate()
     spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", str(USERS_AT_ONCE))
     spark.sparkContext.addFile(str(Path(said.bundle).resolve()), recursive=True)
-    kind = Path(said.events).suffix.lstrip(".") or "parquet"
-    events = spark.read.load(said.events, format=kind, header=True)
+    events = read_table(spark, said.events)
     histories, now = histories_of(events, said.user, said.item, said.time)
     answer = answerer(
         Path(said.bundle).resolve().name,
@@ -39,6 +38,8 @@ def main() -> None:
         exclude_seen={None: None, "true": True, "false": False}[said.exclude_seen],
         now=now if said.now is None else said.now,
         timed=said.time is not None,
+        allowed=None if said.allowed is None else item_ids_of(spark, said.allowed, said.item),
+        denied=[] if said.denied is None else item_ids_of(spark, said.denied, said.item),
     )
     histories.mapInArrow(answer, SCHEMA).write.parquet(said.output)
     spark.stop()
@@ -56,7 +57,23 @@ def command() -> argparse.Namespace:
     parser.add_argument("--now", type=float, help="moment of prediction; default: the latest time")
     parser.add_argument("--k", type=int, default=10)
     parser.add_argument("--exclude_seen", choices=["true", "false"], help="default: the policy's")
+    parser.add_argument("--allowed", help="Parquet or CSV of item ids: lists hold no others")
+    parser.add_argument("--denied", help="Parquet or CSV of item ids: lists hold none of them")
     return parser.parse_args()
+
+
+def read_table(spark: SparkSession, path: str) -> DataFrame:
+    """A table of Parquet or, with a header, CSV."""
+    kind = Path(path).suffix.lstrip(".") or "parquet"
+    return spark.read.load(path, format=kind, header=True)
+
+
+def item_ids_of(spark: SparkSession, path: str, item: str) -> list[str]:
+    """The ids in a table of one column, or in the item column of a wider one."""
+    table = read_table(spark, path)
+    name = table.columns[0] if len(table.columns) == 1 else item
+    ids = table.select(F.col(name).cast("string").alias("id")).dropna().distinct()
+    return [row["id"] for row in ids.collect()]
 
 
 def histories_of(
@@ -87,12 +104,21 @@ def seconds(events: DataFrame, time: str) -> Column:
 
 
 def answerer(
-    bundle: str, *, k: int, exclude_seen: bool | None, now: float | None, timed: bool
+    bundle: str,
+    *,
+    k: int,
+    exclude_seen: bool | None,
+    now: float | None,
+    timed: bool,
+    allowed: list[str] | None = None,
+    denied: Sequence[str] = (),
 ) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     """What an executor does with its part of the histories.
 
     Args:
         bundle: the name of the folder, as it was given to Spark.
+        allowed: the only items that may be answered; None: all.
+        denied: items that are never answered.
     """
 
     def answer(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -102,7 +128,14 @@ def answerer(
             histories = items
             if timed:
                 histories = [list(zip(*events, strict=True)) for events in zip(items, when)]
-            answers = opened.recommend(histories, k=k, exclude_seen=exclude_seen, now=now)
+            answers = opened.recommend(
+                histories,
+                k=k,
+                exclude_seen=exclude_seen,
+                now=now,
+                allowed=allowed,
+                denied=denied,
+            )
             yield pa.record_batch(
                 [
                     batch["user_id"].cast(pa.string()),

@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from deeprec import config
+from deeprec.batch import Batch, Jagged
 from deeprec.config import NeighboursConfig
 from deeprec.data.judge import judged_batch
 from deeprec.data.store import Prepared
 from deeprec.errors import ConfigError
+from deeprec.model.rank import rank
 from deeprec.neighbours import neighbours
 from deeprec.train import train
 from deeprec.trainer.run import open_run
@@ -75,9 +77,31 @@ def test_users_near_a_user_have_what_the_model_says_alike(run: Path, tmp_path: P
     assert np.mean(same_taste) > 0.9
 
 
-def test_no_more_than_there_are_and_no_vectors_no_neighbours(run: Path, tmp_path: Path) -> None:
+def test_there_are_no_more_than_all_others(run: Path, tmp_path: Path) -> None:
     assert {len(row) for row in found(run, tmp_path / "all", "k=500").values()} == {23}
-    solved = tmp_path / "ease"
-    train(composed(run.parent / "prepared", solved, "model=ease", "logger.wandb=off"))
-    with pytest.raises(ConfigError, match="has no vectors of items and users"):
-        found(solved, tmp_path / "none")
+
+
+def solved(run: Path, model: str, output: Path) -> Path:
+    train(composed(run.parent / "prepared", output, f"model={model}", "logger.wandb=off"))
+    return output
+
+
+@pytest.mark.parametrize("model", ["ease", "item_to_item"])
+def test_items_near_an_item_are_what_it_says_alone(run: Path, tmp_path: Path, model: str) -> None:
+    path = solved(run, model, tmp_path / model)
+    told = found(path, tmp_path / "items", "k=4", "score_precision=6")
+    opened, alone = open_run(path).model, torch.arange(24)
+    one_each = Batch(alone, Jagged(alone, torch.arange(25)))
+    items, scores = rank(opened, one_each, 4, exclude_seen=True)
+    for row, near in enumerate(told.values()):
+        assert [name for name, _ in near] == [f"i{item:02}" for item in items[row].tolist()]
+        np.testing.assert_allclose([float(score) for _, score in near], scores[row], atol=1e-5)
+    assert {len(near) for near in told.values()} == {4}
+    with pytest.raises(ConfigError, match=r"of=users: the model of .* has no vectors"):
+        found(path, tmp_path / "none", "of=users")
+
+
+def test_of_a_model_that_tells_no_items_apart_nothing_is_near(run: Path, tmp_path: Path) -> None:
+    path = solved(run, "popularity", tmp_path / "popularity")
+    with pytest.raises(ConfigError, match="no vectors of items and users, and no table"):
+        found(path, tmp_path / "none")

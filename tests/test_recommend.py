@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +67,19 @@ def same(ours: Lists, theirs: Lists) -> None:
 
 @pytest.mark.parametrize("exclude_seen", [None, True])
 def test_a_prepared_folder_is_answered_as_it_is_evaluated(
-    made: Path, prepared: Prepared, tmp_path: Path, exclude_seen: bool | None
+    made: Path,
+    prepared: Prepared,
+    tmp_path: Path,
+    exclude_seen: bool | None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    opened: list[Path] = []  # whose files are all read to be compared with their hashes
+
+    def noted(path: Path) -> Prepared:
+        opened.append(path)
+        return Prepared(path)
+
+    monkeypatch.setattr(verb, "Prepared", noted)
     users = prepared.judged_users("holdout")
     model, batch = StandIn(30, FIELDS), judged_batch(prepared, users, "holdout")
     items, scores = rank(model, batch, 7, bool(exclude_seen))
@@ -80,6 +92,7 @@ def test_a_prepared_folder_is_answered_as_it_is_evaluated(
         batch_users=16,
     )  # fmt: skip
     same(ours, expected)
+    assert opened == [prepared.path]
 
 
 def write_events(prepared: Prepared, users: Any, path: Path) -> None:
@@ -237,6 +250,39 @@ def test_lists_hold_allowed_items_alone_as_those_of_the_client_do(
     assert "does not know 1 of 4 items" in capsys.readouterr().out.replace("\n", " ")
 
 
+def test_denied_items_are_in_no_list_and_who_is_not_named_has_none(
+    made: Path, prepared: Prepared, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def file(name: str, *lines: str) -> str:
+        (tmp_path / name).write_text("\n".join(lines) + "\n")
+        return str(tmp_path / name)
+
+    times = {"a": 5 * DAY, "b": 9 * DAY, "c": 2 * DAY}
+    events = file("events.csv", "user_id,item_id,time", *(f"{u},003,{t}" for u, t in times.items()))
+    output, denied = tmp_path / "o.parquet", ["021", "nobody knows this", "009"]
+    told: dict[str, Any] = {"k": 30, "denied": file("denied.txt", "sku", *denied)}
+    ours = lists_of(made, events, output, users=file("u.txt", "who", "c", "a", "x"), **told)
+    histories = {user: [("003", times[user])] for user in "ac"}
+    answers = deeprec.load(made).recommend(histories, k=30, denied=denied, now=9 * DAY)
+    same(ours, {str(answer.user_id): (answer.item_ids, answer.scores) for answer in answers})
+    said = capsys.readouterr().out.replace("\n", " ")
+    assert "does not know 1 of 3 items" in said
+    assert "does not know 1 of 3 users" in said
+
+    judged = prepared.users["user_id"].take(prepared.judged_users("holdout").tolist()).to_pylist()
+    named = file("judged.txt", "user_id", *judged[2:9:3])
+    assert list(lists_of(made, prepared.path, output, users=named)) == sorted(judged[2:9:3])
+    with pytest.raises(DataError, match=r"'b' is one of the users of .*; write user_id above it"):
+        lists_of(made, events, output, users=file("v.txt", "b", "c"))
+    shelf = file("shelf.txt", "sku", "009", "004")
+    config = RecommendConfig(str(made), events, str(output), allowed=shelf, **told)
+    left = verb.allowed_items(config, deeprec.load(made))
+    assert left is not None
+    assert left.tolist() == [4]
+    with pytest.raises(DataError, match="denies every item that may be answered"):
+        verb.allowed_items(replace(config, allowed=told["denied"]), deeprec.load(made))
+
+
 def test_lists_of_other_allowed_items_are_not_gone_on_with(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -257,7 +303,7 @@ def test_lists_of_other_allowed_items_are_not_gone_on_with(
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("003\n004\n", "'003' is an item of the bundle; write item_id above it"),
+        ("003\n004\n", "'003' is one of the items of the bundle; write item_id above it"),
         ("sku,name\n003,tea\n", "no column 'item_id' and more than one, 'sku', 'name'"),
     ],
 )
@@ -408,7 +454,7 @@ def test_a_model_is_shown_each_users_events_oldest_first(made: Path, tmp_path: P
         "user_id,item_id,time\nb,005,3\na,003,9\na,007,1\nb,001,2\na,9,4\na,002,5\n"
     )
     config = RecommendConfig(str(made), str(tmp_path / "events.csv"), str(tmp_path / "o.parquet"))
-    with verb.opened_histories(config, deeprec.load(made)) as (num_users, parts):
+    with verb.opened_histories(config, deeprec.load(made), None) as (num_users, parts):
         shown = list(parts)
     assert (num_users, sum(part.num_unknown for part in shown)) == (2, 1)
     assert [user for part in shown for user in part.user_ids] == ["a", "b"]

@@ -17,7 +17,9 @@ import torch
 
 import deeprec
 from deeprec import bundle, folder, serve
-from deeprec.errors import DeeprecError
+from deeprec.batch import Jagged
+from deeprec.data.translation import ask
+from deeprec.errors import DeeprecError, NonFiniteError
 from deeprec.serve import Bundle, BundleError, RequestError, same_answer
 from standin import bundle_folder
 
@@ -293,6 +295,10 @@ def test_the_rest_of_the_call_does_not_change_an_answer(opened: Bundle) -> None:
         ([[("003", 5)]], {"now": "2026"}, "got '2026'"),
         ([["003"]], {"attributes": {"agee": ["old"]}}, "'agee' is not known"),
         ([["003"]], {"attributes": {"age": ["old", "old"]}}, "each of the 1 histories, got 2"),
+        ([["003"]], {"denied": "003"}, r"got the string '003'; write \['003'\]"),
+        ([["003"]], {"denied": [1, 2]}, "denied holds item ids, each a string .*; got 1"),
+        ([["003"]], {"allowed": "003"}, "allowed is a list of item ids"),
+        ([["003"]], {"allowed": ["003", None]}, "got None"),
         (pa.table({"user_id": ["a"]}), {}, "a column item_id"),
         (pa.table({"user_id": ["a", None], "item_id": ["a", "b"]}), {}, "user_id without nulls"),
     ],
@@ -302,6 +308,19 @@ def test_a_broken_request_is_refused_by_its_rule(
 ) -> None:
     with pytest.raises(RequestError, match=rule):
         opened.recommend(histories, **options)
+
+
+def test_a_score_that_is_no_number_is_no_mistake_of_the_request(sound: Path) -> None:
+    opened = serve.load(sound, verify=False)
+    opened._model.item_bias.fill_(float("nan"))
+    with pytest.raises(RuntimeError, match="a score is NaN; a list"):
+        opened.recommend([["003"]])
+    different = list(opened.golden())
+    assert different
+    assert all("got none: a score is NaN" in line for line in different)
+    nobody = Jagged(torch.zeros(0, dtype=torch.int64), torch.zeros(2, dtype=torch.int64))
+    with pytest.raises(NonFiniteError, match="bundle: a score is NaN"):
+        ask(opened, nobody, None, {}, k=3, exclude_seen=True)
 
 
 @pytest.mark.parametrize(

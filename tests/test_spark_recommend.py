@@ -53,7 +53,9 @@ def test_the_lists_are_those_of_recommend(tmp_path: Path, timed: bool) -> None:
     if timed:
         columns["at"] = (draw.permutation(number) * DAY // 10).tolist()
     pq.write_table(pa.table(columns), tmp_path / "events.parquet")
-    words = ["--time", "at"] if timed else []
+    denied = tmp_path / "denied.parquet"
+    pq.write_table(pa.table({"sku": ["002", "009", "no item"]}), denied)
+    words = ["--time", "at"] if timed else ["--denied", str(denied)]
     spark(
         *("--bundle", tmp_path / "made", "--events", tmp_path / "events.parquet"),
         *("--user", "customer", "--item", "sku", "--k", 7, "--output", tmp_path / "spark", *words),
@@ -67,6 +69,7 @@ def test_the_lists_are_those_of_recommend(tmp_path: Path, timed: bool) -> None:
             user="customer",
             item="sku",
             time="at" if timed else None,
+            denied=None if timed else str(denied),
         )
     )
     ours, theirs = rows(tmp_path / "ours.parquet"), rows(tmp_path / "spark")

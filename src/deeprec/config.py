@@ -220,6 +220,8 @@ class RecommendConfig:
     k: int = 10  # recommendations for each user, at most 10,000
     exclude_seen: bool | None = None  # default: the bundle's policy
     allowed: str | None = None  # a file of item ids, one column: lists hold no others
+    denied: str | None = None  # a file of item ids, one column: lists hold none of them
+    users: str | None = None  # a file of user ids, one column: nobody else is answered
     user: str = "user_id"  # column of an event file that holds the user id
     item: str = "item_id"  # column that holds the item id
     time: str | None = None  # column that holds the time; default: `time`, if there is one
@@ -232,8 +234,10 @@ class RecommendConfig:
 
     def mistakes(self) -> Iterator[str]:
         yield from _at_least(1, self, "k", "batch_users", "processes")
-        if self.allowed is not None and not Path(self.allowed).is_file():
-            yield f"allowed: expected a file of item ids, and there is none at {self.allowed!r}"
+        for key, kind in (("allowed", "item"), ("denied", "item"), ("users", "user")):
+            path = getattr(self, key)
+            if path is not None and not Path(path).is_file():
+                yield f"{key}: expected a file of {kind} ids, and there is none at {path!r}"
 
 
 @dataclass
@@ -274,7 +278,7 @@ class NeighboursConfig:
     output: str = MISSING  # text, a line each: id, tab, id:score of each neighbour, nearest first
     of: Literal["items", "users"] = "items"  # users as the model sees them before the holdout
     k: int = 100  # neighbours of each, itself left out
-    similarity: Literal["product", "cosine"] = "product"  # of two vectors
+    similarity: Literal["product", "cosine"] = "product"  # of two vectors, where a model has them
     score_precision: int = 3  # digits behind the point
     keys_only: bool = False  # leave the scores out
     vectors: str | None = None  # text to write the vectors to: id, tab, numbers

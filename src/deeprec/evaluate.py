@@ -36,7 +36,7 @@ from deeprec.evaluation.over_seeds import over_seeds
 from deeprec.evaluation.page.whole import page
 from deeprec.evaluation.question import Question
 from deeprec.evaluation.report import Report, headline
-from deeprec.evaluation.sampled import SAMPLED, WARNING, sampled_metrics
+from deeprec.evaluation.sampled import SAMPLED, WARNING, refuse_more_than_there_are, sampled_metrics
 from deeprec.evaluation.slices import slices
 from deeprec.evaluation.system import kind_of, open_systems, runs_in, trained_on
 from deeprec.evaluation.without_targets import without_targets
@@ -124,6 +124,7 @@ def _asked(config: EvaluateConfig) -> Asked:
     paths = [path for path in _paths(config) if kind_of(path) != "report"]
     runs = [path for path in paths if kind_of(path) == "run"]
     prepared = Prepared(Path(config.prepared) if config.prepared else _trained_on(runs, config))
+    refuse_more_than_there_are(config.sampled_negatives or 0, prepared.num_items)
     part = cast(PartName, config.part)
     question = Question(
         prepared,

@@ -107,12 +107,11 @@ the whole road
 {_examples([lines[0] for lines in EXAMPLES.values()])}"""
 
 
-def page(verb: str, words: Sequence[str] = (), config_dir: Path | None = None) -> str:
+def page(verb: str, words: Sequence[str] = ()) -> str:
     """What one verb does and everything it may be told.
 
     Args:
         words: `group=choice`, whose settings are told too.
-        config_dir: a folder with further choices.
     """
     head = f"deeprec {verb}: {summary(verb)}\n"
     if verb not in VERBS:
@@ -128,7 +127,7 @@ def page(verb: str, words: Sequence[str] = (), config_dir: Path | None = None) -
             "fields: key=value",
             *lines,
             "",
-            *_groups(verb, words, config_dir),
+            *_groups(verb, words),
             "examples",
             _examples(EXAMPLES[verb]),
             "options",
@@ -182,15 +181,14 @@ def _as_typed(value: object) -> str:
     return {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value))
 
 
-def _groups(verb: str, words: Sequence[str], config_dir: Path | None) -> Iterator[str]:
+def _groups(verb: str, words: Sequence[str]) -> Iterator[str]:
     defaults = config.group_defaults(verb)
     if not defaults:
         return
     yield "groups: group=choice, and group.key=value for a setting of that choice; * is the default"
-    folders = [configs_dir(), *([config_dir] if config_dir else [])]
     told: list[str] = []
     for group, default in defaults.items():
-        choices = composition.choices(group, folders)
+        choices = composition.choices(group, [configs_dir()])
         for choice, file in choices.items():
             star = "*" if choice == default else " "
             yield _row(f"{star} {group}={choice}", choice_comment(file))

@@ -1,6 +1,9 @@
 """Run -> the nearest neighbours of its items or users, exact, as lines of text.
 
 id TAB id:score id:score ...        nearest first, itself left out
+
+Items are near by their vectors, or, in a model that is a table between items, by what one says of
+others there: who has it is recommended these.
 """
 
 from collections.abc import Iterator
@@ -19,6 +22,8 @@ from deeprec.console import console, progress
 from deeprec.data.judge import judged_batch
 from deeprec.data.store import Prepared
 from deeprec.errors import ConfigError, IntegrityError
+from deeprec.model.base import SaidBetweenItems
+from deeprec.model.item_to_item import largest
 from deeprec.model.rank import encode
 from deeprec.model.topk import top_k
 from deeprec.trainer.run import Run, open_run
@@ -27,37 +32,82 @@ from deeprec.trainer.run import Run, open_run
 def neighbours(config: NeighboursConfig) -> Path:
     """Writes a line for each item of the catalog, or each user of the prepared folder.
 
-    A user is what the model says of it as it stands before the holdout.
+    A user is what the model says of it as it stands before the holdout. Of what a model says
+    nothing, as of items that nobody had in a table between items, there are no neighbours.
 
     Returns:
         The file.
 
     Raises:
-        ConfigError: the model has no vectors, or a path is wrong.
+        ConfigError: the model has neither vectors nor a table between items, or none of what is
+            asked; or a path is wrong.
         IntegrityError: the run or the prepared folder is damaged, or another one.
     """
     run = open_run(config.run)
-    if run.model.item_weight.shape[1] == 0:
-        raise ConfigError(f"{config.run}: this model has no vectors of items and users")
+    table = _table(run, config)
     prepared = Prepared(run.prepared)
     if prepared.identity != run.prepared_identity:
         raise IntegrityError(f"{run.prepared} was prepared anew since the run; train it again")
-    ids, vectors = _items(run, prepared) if config.of == "items" else _users(run, prepared, config)
-    if config.similarity == "cosine":
-        vectors = F.normalize(vectors, dim=1)
-    if config.vectors is not None:
-        _write_vectors(Path(config.vectors), ids, vectors)
+    if table is not None:
+        ids = prepared.catalog.item_ids.to_pylist()
+        lines = _said(ids, table, config)
+    else:
+        ids, vectors = (
+            _items(run, prepared) if config.of == "items" else _users(run, prepared, config)
+        )
+        if config.similarity == "cosine":
+            vectors = F.normalize(vectors, dim=1)
+        if config.vectors is not None:
+            _write_vectors(Path(config.vectors), ids, vectors)
+        lines = _found(ids, vectors, config)
     output = Path(config.output)
     with (
         folder.writing_file(output) as draft,
         draft.open("w", encoding="utf-8") as file,
         progress("searching", len(ids), config.of) as advance,
     ):
-        for lines in _found(ids, vectors, config):
-            file.writelines(lines)
-            advance(len(lines))
+        for some in lines:
+            file.writelines(some)
+            advance(len(some))
     console.print(f"{output}: up to {config.k} neighbours of {len(ids):,} {config.of}")
     return output
+
+
+def _table(run: Run, config: NeighboursConfig) -> SaidBetweenItems | None:
+    """What an item says of others, where this is all that the model has; None: it has vectors."""
+    if run.model.item_weight.any():
+        return None
+    if not isinstance(run.model, SaidBetweenItems):
+        raise ConfigError(
+            f"{config.run}: this model has no vectors of items and users, and no table between "
+            "items; ask a run of one that has, such as model=ials or model=item_to_item"
+        )
+    of_vectors = {
+        "of=users": config.of == "users",
+        "similarity=cosine": config.similarity == "cosine",
+        f"vectors={config.vectors}": config.vectors is not None,
+    }
+    for word, asked in of_vectors.items():
+        if asked:
+            raise ConfigError(
+                f"{word}: the model of {config.run} has no vectors, only a table of what items say "
+                "of one another; leave it out, or ask a run of one that has, such as model=ials"
+            )
+    return run.model
+
+
+def _said(ids: list[str], table: SaidBetweenItems, config: NeighboursConfig) -> Iterator[list[str]]:
+    for some in _batches(len(ids), config.batch):
+        lines = []
+        for item in some.tolist():
+            others, weights = (one.detach().cpu().numpy() for one in table.said_by(item))
+            says = (others != item) & (weights != 0.0)
+            others, weights = others[says], weights[says]
+            best = largest(weights, others, config.k)
+            best = best[np.lexsort((others[best], -weights[best]))]
+            near = _told(ids, others[best].tolist(), weights[best].tolist(), config)
+            lines.append(f"{ids[item]}\t{near}\n")
+        yield lines
 
 
 def _items(run: Run, prepared: Prepared) -> tuple[list[str], Tensor]:

@@ -28,9 +28,9 @@ from deeprec.data.translation import Translation, known_only
 from deeprec.data.workspace import Workspace, workspace
 from deeprec.device import choose_device
 from deeprec.errors import ConfigError, DataError
-from deeprec.listing.allowed import digest, read_allowed
 from deeprec.listing.answering import Histories, Wanted
 from deeprec.listing.crew import answers
+from deeprec.listing.named import Named, digest, events_of, places_in, read_ids
 from deeprec.listing.row_groups import RowGroups, held
 from deeprec.papers.preprocess import NOT_RECORDED
 from deeprec.serve import Bundle
@@ -76,8 +76,9 @@ def recommend(config: RecommendConfig) -> Path:
     about = {"bundle": identity, "k": config.k, "exclude_seen": exclude_seen}
     if wanted.allowed is not None:
         about["allowed"] = digest(wanted.allowed)
-    with opened_histories(config, opened) as (total, some_histories), held(output):
-        groups = RowGroups(output, {**about, **question(config)}, about, ROW_GROUP)
+    prepared = prepared_of(config)
+    with opened_histories(config, opened, prepared) as (total, some_histories), held(output):
+        groups = RowGroups(output, {**about, **question(config, prepared)}, about, ROW_GROUP)
         left = after(groups, some_histories)
         if groups.num_kept:
             console.print(f"{groups.num_kept:,} lists are there from before; going on after them")
@@ -109,13 +110,27 @@ def recommend(config: RecommendConfig) -> Path:
     return output
 
 
-def question(config: RecommendConfig) -> dict[str, object]:
-    """What the lists depend on besides bundle, k and seen items; only the same is gone on with."""
+def prepared_of(config: RecommendConfig) -> Prepared | None:
+    """The prepared folder whose users are answered, every file of it compared; None: events are."""
     path = Path(config.histories)
-    if (path / folder.MANIFEST).is_file():
+    if not (path / folder.MANIFEST).is_file():
+        return None
+    if config.now is not None:
+        raise ConfigError(
+            f"{path} is a prepared folder, which has its own moment of prediction; leave now out, "
+            "or give event files"
+        )
+    return Prepared(path)
+
+
+def question(config: RecommendConfig, prepared: Prepared | None) -> dict[str, object]:
+    """What the lists depend on besides bundle, k and seen items; only the same is gone on with."""
+    chosen = {} if config.users is None else {"users": folder.sha256(Path(config.users))}
+    if prepared is not None:
         return {
-            "prepared": folder.identity(Prepared(path).manifest),
+            "prepared": folder.identity(prepared.manifest),
             "batch_users": config.batch_users,
+            **chosen,
         }
     files = [(str(file), file.stat()) for file in find(config.histories)]
     return {
@@ -124,6 +139,7 @@ def question(config: RecommendConfig) -> dict[str, object]:
         "read_as": [config.time_format, config.delimiter],
         "now": config.now,
         "batch_users": config.batch_users,
+        **chosen,
     }
 
 
@@ -145,40 +161,43 @@ def check(config: RecommendConfig, opened: Bundle) -> None:
 
 
 def allowed_items(config: RecommendConfig, opened: Bundle) -> Int64 | None:
-    """Indices of the only items that may be in a list; None: all."""
-    if config.allowed is None:
+    """Indices of the only items that may be in a list, without denied ones; None: all."""
+    if config.allowed is None and config.denied is None:
         return None
-    return read_allowed(
-        config.allowed,
-        opened,
-        column=config.item,
-        delimiter=config.delimiter,
-        beside=Path(config.output),
-    )
+    catalog, where = Catalog(opened.item_ids), "the bundle"
+    allowed = np.arange(opened.num_items)
+    with workspace(Path(config.output)) as space:
+        if config.allowed is not None:
+            named = items_named(space, config.allowed, config)
+            otherwise = "every list would be empty"
+            allowed = places_in(named, catalog, where=where, otherwise=otherwise)
+        if config.denied is not None:
+            named = items_named(space, config.denied, config)
+            denied = places_in(named, catalog, where=where, otherwise="none would be denied")
+            allowed = np.setdiff1d(allowed, denied, assume_unique=True)
+    if not len(allowed):
+        raise DataError(
+            f"{config.denied}: denies every item that may be answered, so every list would be "
+            "empty; leave some out"
+        )
+    return allowed
+
+
+def items_named(space: Workspace, path: str, config: RecommendConfig) -> Named:
+    return read_ids(space, path, "item", column=config.item, delimiter=config.delimiter)
+
+
+def users_named(space: Workspace, path: str, config: RecommendConfig) -> Named:
+    return read_ids(space, path, "user", column=config.user, delimiter=config.delimiter)
 
 
 @contextmanager
 def opened_histories(
-    config: RecommendConfig, opened: Bundle
+    config: RecommendConfig, opened: Bundle, prepared: Prepared | None
 ) -> Iterator[tuple[int, Iterator[Histories]]]:
     """The number of users in `config.histories`, and their histories, some users at a time."""
-    path = Path(config.histories)
-    if (path / folder.MANIFEST).is_file():
-        if config.now is not None:
-            raise ConfigError(
-                f"{path} is a prepared folder, which has its own moment of prediction; leave now "
-                "out, or give event files"
-            )
-        prepared = Prepared(path)
-        users = prepared.judged_users("holdout")
-        users = users if len(users) else np.arange(prepared.num_users)
-        if len(users) < prepared.num_users:
-            console.print(
-                f"[yellow]note[/yellow] of a prepared folder those are answered who are judged on "
-                f"its holdout, as they stood before it: {len(users):,} of {prepared.num_users:,} "
-                "users; give event files to answer everybody",
-                soft_wrap=True,
-            )
+    if prepared is not None:
+        users = users_of(prepared, config)
         yield len(users), prepared_histories(prepared, opened, users, config.batch_users)
         return
     with workspace(Path(config.output)) as space:
@@ -203,7 +222,37 @@ def opened_histories(
             )
         facts = space.one(events, users=events.user.nunique(), **latest_time(events))
         now = facts["latest"] if config.now is None else instant(config.now)
-        yield facts["users"], event_histories(space, events, opened, now, config.batch_users)
+        num_users = facts["users"]
+        if config.users is not None:
+            named = users_named(space, config.users, config)
+            events, num_users = events_of(space, events, named, **of_histories(config))
+        yield num_users, event_histories(space, events, opened, now, config.batch_users)
+
+
+def users_of(prepared: Prepared, config: RecommendConfig) -> Int64:
+    """Rows of the users of a prepared folder who are answered."""
+    users = prepared.judged_users("holdout")
+    users = users if len(users) else np.arange(prepared.num_users)
+    if len(users) < prepared.num_users:
+        console.print(
+            f"[yellow]note[/yellow] of a prepared folder those are answered who are judged on "
+            f"its holdout, as they stood before it: {len(users):,} of {prepared.num_users:,} "
+            "users; give event files to answer everybody",
+            soft_wrap=True,
+        )
+    if config.users is None:
+        return users
+    with workspace(Path(config.output)) as space:
+        named = users_named(space, config.users, config)
+    catalog = Catalog(prepared.users["user_id"].take(pa.array(users)))
+    chosen: Int64 = users[places_in(named, catalog, **of_histories(config))]
+    return chosen
+
+
+def of_histories(config: RecommendConfig) -> dict[str, str]:
+    """What is said of users that nobody knows."""
+    where = f"histories={config.histories}"
+    return {"where": where, "otherwise": "nobody would be answered"}
 
 
 def events_kept(opened: Bundle) -> str:
@@ -259,7 +308,7 @@ def read_events(space: Workspace, source: Source, config: RecommendConfig) -> ir
     if "time" in columns:
         events = events.mutate(item=ibis.ifelse(events.time.notnull(), events.item, None))
     events = events.filter(events.user.notnull())
-    if not space.one(events, count=events.count())["count"]:
+    if not space.count(events):
         raise DataError(f"{source.files[0]}: holds no event with a user")
     return events
 

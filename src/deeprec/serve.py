@@ -204,6 +204,7 @@ class Bundle:
 
         Raises:
             RequestError: the request breaks a rule; it is named.
+            RuntimeError: a score is not a number, whatever the request.
         """
         if isinstance(histories, pa.Table):
             histories = _histories_of(histories)
@@ -211,8 +212,8 @@ class Bundle:
         if isinstance(histories, Mapping):
             users, histories = list(histories), list(histories.values())
         attributes = self._checked(attributes or {}, len(histories))
-        denied_indices = sorted({*self.indices_of(denied)} - {-1})
-        allowed_indices = None if allowed is None else sorted({*self.indices_of(allowed)} - {-1})
+        denied_indices = self._listed("denied", denied)
+        allowed_indices = None if allowed is None else self._listed("allowed", allowed)
         moment = time.time() if now is None else _seconds(now)
         answers: list[Answer] = []
         for start in range(0, len(histories), batch_users):
@@ -259,6 +260,7 @@ class Bundle:
 
         Raises:
             RequestError: an input breaks its rule in signature.json.
+            RuntimeError: a score is not a number, whatever the request.
         """
         nothing = (items.new_zeros(0), torch.zeros_like(offsets))
         given = attributes or {}
@@ -280,14 +282,30 @@ class Bundle:
                 None if allowed is None else allowed[1].to(self.device),
             )
         except torch.jit.Error as error:
-            # the last line is the rule; the lines before it are the model's own source
-            rule = str(error).strip().splitlines()[-1].partition(": ")[2]
-            raise RequestError(rule) from None
+            # the last line is `builtins.KIND: what is wrong`, those before it the model's source
+            kind, _, said = str(error).strip().splitlines()[-1].partition(": ")
+            broken = RequestError if kind == "builtins.ValueError" else RuntimeError
+            raise broken(said) from None
         return answer[0].cpu(), answer[1].cpu()
 
     def indices_of(self, item_ids: Sequence[str]) -> list[int]:
         """The item index of each id, -1 for one that the bundle does not know."""
         return [self._indices.index_of(item_id) for item_id in item_ids]
+
+    def _listed(self, name: str, item_ids: Iterable[str]) -> list[int]:
+        """The indices of those that the bundle knows, each once."""
+        if isinstance(item_ids, str):
+            raise RequestError(
+                f"{name} is a list of item ids, got the string {item_ids!r}; write [{item_ids!r}]"
+            )
+        listed = list(item_ids)
+        for item_id in listed:
+            if not isinstance(item_id, str):
+                raise RequestError(
+                    f"{name} holds item ids, each a string as catalog.parquet writes it; "
+                    f"got {item_id!r}"
+                )
+        return sorted({*self.indices_of(listed)} - {-1})
 
     def golden(self) -> Iterator[str]:
         """Asks the golden requests and says, line by line, which answer is not the expected one."""
@@ -295,7 +313,11 @@ class Bundle:
         for request, expected in zip(
             requests, _lines(self.path / "golden" / "expected.jsonl"), strict=True
         ):
-            items, scores = self.ask(request)
+            try:
+                items, scores = self.ask(request)
+            except (RequestError, RuntimeError) as error:
+                yield f"{request['name']}: expected {expected['items']}, got none: {error}"
+                continue
             if not same_answer(items, scores, expected["items"], expected["scores"]):
                 yield f"{request['name']}: expected {expected['items']}, got {items}"
 

@@ -144,6 +144,8 @@ def test_numbers_are_read_and_what_is_none_is_refused(space: Workspace) -> None:
         converted(space, as_number, ["1", "many"])
     with pytest.raises(DataError, match="finite"):
         converted(space, as_number, pa.array([1.0, float("inf")]))
+    with pytest.raises(DataError, match="finite number; 2 are not, such as '-1e400'"):
+        converted(space, as_number, ["1", "1e999", "-1e400", "1e300"])
 
 
 def test_instants() -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from deeprec.dsstne.text import labels_of, read_index, read_samples, write_index, write_samples
+from deeprec.dsstne.text import labels_of, read_index, read_samples, write_index
 from deeprec.errors import DataError
 
 
@@ -30,16 +30,6 @@ def test_a_folder_is_read_in_the_order_of_names(tmp_path: Path) -> None:
 def test_a_value_that_is_no_number_is_named(tmp_path: Path, value: str) -> None:
     with pytest.raises(DataError, match=f"line 2: expected a number after the comma, got '{value}"):
         read_samples(written(tmp_path / "s", f"u\ta,1\nv\tb,{value}\n"))
-
-
-def test_written_samples_are_read_again(tmp_path: Path) -> None:
-    rows = {"u": [("a", 1.0), ("b", None)], "v": [("c", 0.1)]}
-    write_samples(tmp_path / "s", rows)
-    assert (tmp_path / "s").read_text() == "u\ta,1:b\nv\tc,0.1\n"
-    assert read_samples(tmp_path / "s").rows == {
-        "u": (["a", "b"], [1.0, None]),
-        "v": (["c"], [0.1]),
-    }
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,15 @@ from torch import Tensor
 import reference
 import standin
 from deeprec.batch import Batch
+from deeprec.config import EvaluateConfig
 from deeprec.data.judge import judged_batch
+from deeprec.data.store import Prepared
 from deeprec.errors import ConfigError
+from deeprec.evaluate import evaluate
 from deeprec.evaluation.question import Question
 from deeprec.evaluation.sampled import _negatives, sampled_metrics
-from deeprec.evaluation.system import System
+from deeprec.evaluation.system import System, open_systems
+from deeprec.model.rank import rank
 
 
 @pytest.fixture
@@ -68,6 +72,29 @@ def test_what_a_file_does_not_name_stands_behind_wanted_items_last(question: Que
     assert all((of_users == 0).all() for of_users in values.values())
 
 
-def test_more_negatives_than_items_are_refused(question: Question) -> None:
+def test_a_bundle_of_more_items_than_its_lists_hold_is_as_its_model(tmp_path: Path) -> None:
+    path = standin.bundle_folder(tmp_path / "bundle", num_items=10_010, num_users=20)
+    prepared = Prepared(tmp_path / "bundle-prepared")
+    users = prepared.judged_users("holdout")
+    question = Question(prepared, "holdout", True, [1, 3], 7, users)
+    model = standin.trained(prepared).model
+    whole = System("model", "run", lambda batch, k: rank(model, batch, k, True)[0])
+    bundle = open_systems([path], [], question, torch.device("cpu"))
+    of_model, of_bundle = sampled_metrics(question, [whole, *bundle], 5, seed=2)
+    for name, values in of_model.items():
+        np.testing.assert_array_equal(of_bundle[name], values)
+    assert 0.1 < of_model["sampled_hit@3"].mean() < 0.9
+
+
+def test_more_negatives_than_items_are_refused_before_anything_is_opened(
+    question: Question, tmp_path: Path
+) -> None:
+    (tmp_path / "lists.csv").write_text("no lists")
+    config = EvaluateConfig(
+        recommendations=str(tmp_path / "lists.csv"),
+        prepared=str(question.prepared.path),
+        output_dir=str(tmp_path / "report"),
+        sampled_negatives=question.prepared.num_items,
+    )
     with pytest.raises(ConfigError, match="draw fewer"):
-        sampled_metrics(question, [], question.prepared.num_items, seed=0)
+        evaluate(config)

@@ -1,10 +1,12 @@
 """Popularity, item-to-item and own frequency against plain loops over the same histories."""
 
+import itertools
 from collections import Counter
 
 import numpy as np
 import pytest
 import torch
+from scipy import sparse
 
 from deeprec.batch import Batch, Jagged
 from deeprec.model import item_to_item
@@ -97,6 +99,19 @@ def test_popularity_by_an_attribute_is_drawn_towards_that_of_all() -> None:
         Popularity(2, fields={"town": 3}, by="twon")
 
 
+def test_a_user_of_several_values_counts_among_the_users_of_each() -> None:
+    users = batch([[0], [1], [1, 2], []])
+    towns = torch.tensor([0, 1, 0, 1]), torch.tensor([0, 2, 3, 4, 4])  # of both, 0, 1 and none
+    users.attributes = {"town": Jagged(*towns)}
+    model = solved(Popularity(3, fields={"town": 2}, by="town", by_users=1.0), users)
+    of_all = np.array([1, 2, 1]) / 4
+    of_town = np.array([[1, 1, 0], [1, 1, 1]]) / 3 + of_all / 3  # of two users and one more
+    users.attributes["town"] = Jagged(torch.tensor([0, 0, 1]), torch.tensor([0, 1, 3, 3, 3]))
+    scores = lists(model, users, 3, exclude_seen=False)[1]
+    expected = [of_town[0], of_town.mean(0), of_all]
+    np.testing.assert_allclose(scores[:3], -np.sort(-np.array(expected)), rtol=1e-6)
+
+
 def dense_similarity(neighbours: int, kind: str) -> np.ndarray:
     taken = np.zeros((NUM_USERS, NUM_ITEMS))
     for user, row in enumerate(HISTORIES):
@@ -129,6 +144,19 @@ def test_item_to_item_sums_dense_similarities(
         rest = items[row, near:].tolist()
         assert rest == sorted(rest, key=lambda item: (-USERS_PER_ITEM[item], item))
         assert all(score < 0 for score in scores[row, near:].tolist())
+
+
+def test_a_block_of_pairs_is_bounded_whatever_they_weigh(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(item_to_item, "FIT_BLOCK_PAIRS", 60)
+    lengths = [len(set(row)) for row in HISTORIES]
+    taken = [[item in row for item in range(NUM_ITEMS)] for row in HISTORIES]
+    pairs = [sum(np.compress(users, lengths)) for users in zip(*taken, strict=True)]
+    for weight in (1.0, 0.001):
+        matrix = sparse.csr_array(np.array(taken) * np.float32(weight))
+        firsts = [first for first, _ in item_to_item.taken_together(matrix)]
+        blocks = [range(*ends) for ends in itertools.pairwise([*firsts, NUM_ITEMS])]
+        assert all(len(block) == 1 or sum(pairs[i] for i in block) <= 60 for block in blocks)
+        assert any(len(block) > 1 for block in blocks)
 
 
 def test_what_was_taken_lately_asks_louder_where_histories_fade() -> None:

@@ -30,6 +30,7 @@ from standin import bundle_folder
 pytest.importorskip("fastapi", reason="in the extra `serve`")
 pytest.importorskip("uvicorn", reason="in the extra `serve`")
 
+from deeprec.server.batcher import Batcher
 from deeprec.server.held import Held
 from deeprec.server.measured import Measured
 from deeprec.server.process import bound, server_of
@@ -303,6 +304,26 @@ def test_no_request_whatever_is_an_error_of_the_server(url: str) -> None:
     assert statuses[400] > 300
 
 
+def test_whatever_the_model_fails_by_is_told_and_the_next_is_answered(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rank = Bundle.rank
+
+    def short_of_memory(bundle: Bundle, *args: Any, **told: Any) -> Any:
+        if told["k"] == 13:
+            raise MemoryError
+        return rank(bundle, *args, **told)
+
+    monkeypatch.setattr(Bundle, "rank", short_of_memory)
+    status, said = fetch(f"{url}/recommend", {**RECOMMEND, "k": 13})
+    assert (status, said["error"]) == (500, "the model failed: MemoryError")
+    assert fetch(f"{url}/recommend", RECOMMEND)[0] == 200
+    monkeypatch.setattr(Batcher, "is_running", False)  # as after an end that nobody foresaw
+    for path in ("/v2/health/ready", "/v2/models/made/ready"):
+        status, said = fetch(url + path)
+        assert (status, said["ready"]) == (503, False)
+
+
 def test_too_many_at_once_are_told_to_come_later(made: Path) -> None:
     with (
         served(made, max_waiting=4, max_users=4, batch_users=1) as url,
@@ -318,7 +339,9 @@ def test_too_many_at_once_are_told_to_come_later(made: Path) -> None:
         assert fetch(f"{url}/recommend", body)[0] == 200
 
 
-def test_another_version_is_taken_up_and_a_damaged_one_is_not(made: Path, tmp_path: Path) -> None:
+def test_another_version_is_taken_up_and_a_damaged_one_is_not(
+    made: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     shop, measured = tmp_path / "shop", Measured()
     shutil.copytree(made, shop / "1")
     held = Held(shop, None, "cpu", measured)
@@ -329,15 +352,30 @@ def test_another_version_is_taken_up_and_a_damaged_one_is_not(made: Path, tmp_pa
     assert (held.served.version, list(held.loaded)) == ("2", ["1", "2"])
     assert held.version("1") is first
     shutil.copytree(shop / "2", shop / "3")
-    content = bytearray((shop / "3" / "model.pt").read_bytes())
-    content[len(content) // 2] ^= 1
+    content = (shop / "3" / "model.pt").read_bytes()
+    damaged = bytearray(content)
+    damaged[len(content) // 2] ^= 1
+    (shop / "3" / "model.pt").write_bytes(damaged)
+
+    def refused() -> float | None:
+        return measured.registry.get_sample_value("deeprec_reloads_total", {"outcome": "refused"})
+
+    assert not held.look()
+    assert not held.look()
+    assert (held.served.version, refused(), len(caplog.messages)) == ("2", 1.0, 2)
+    for size in (5, 8):  # the file is being copied, and nothing is opened meanwhile
+        (shop / "3" / "model.pt").write_bytes(content[:size])
+        assert not held.look()
+    assert refused() == 1.0
+    assert not held.look()  # the copy has stopped, and something is wrong with it
+    assert (refused(), len(caplog.messages)) == (2.0, 3)
     (shop / "3" / "model.pt").write_bytes(content)
-    assert not held.look()
-    assert not held.look()
-    assert held.served.version == "2"
-    refused = measured.registry.get_sample_value("deeprec_reloads_total", {"outcome": "refused"})
-    assert refused == 1.0
+    assert [held.look(), held.look()] == [False, True]
+    assert (held.served.version, list(held.loaded)) == ("3", ["2", "3"])
     shutil.rmtree(shop / "3")
+    (shop / "current").write_bytes(b"\xff")
+    assert not held.look()
+    (shop / "current").unlink()
     assert main(["bundle", "rollback", str(shop)]) == 0
     assert held.look()
     assert held.served.version == "1"

@@ -31,7 +31,7 @@ def canonical_log(
     raw = source.table.select(**columns)
     if not source.columnar:
         raw = workspace.keep("raw", raw)
-    if not workspace.one(raw, count=raw.count())["count"]:
+    if not workspace.count(raw):
         raise DataError(f"{source.files[0]}: holds no events")
     converted, notes = {}, []
     for use, column in named.items():

@@ -89,13 +89,15 @@ def as_number(workspace: Workspace, table: ir.Table, name: str, shown: str) -> i
     """The column as finite float64, null where there is none.
 
     Raises:
-        DataError: a value is text that is no number, or is infinite.
+        DataError: a value is text that is no number, or is infinite, as text too large for one is.
     """
     column, dtype = table[name], table[name].type()
     if dtype.is_string():
         text = column.nullif("")
-        _refuse(workspace, table, text, ~text.re_search(NUMBER), f"{shown}: must be a number")
-        return text.try_cast("float64")
+        number = text.try_cast("float64")
+        wrong = ~text.re_search(NUMBER) | number.isinf()
+        _refuse(workspace, table, text, wrong, f"{shown}: must be a finite number")
+        return number
     if not (dtype.is_numeric() or dtype.is_boolean()):
         raise DataError(f"{shown}: values must be numbers; the column is {dtype}")
     if not dtype.is_floating():

@@ -251,7 +251,7 @@ def look_at_memory(num_items: int) -> Check:
 
 def _duplicates(workspace: Workspace, events: ir.Table, count: int) -> Check:
     distinct = events.distinct()
-    extra = count - workspace.one(distinct, count=distinct.count())["count"]
+    extra = count - workspace.count(distinct)
     says = f"{extra:,} events ({_share(extra, count)}) equal another in {_names(events)}"
     facts = {"duplicates": extra}
     if not extra:
@@ -269,7 +269,7 @@ def _names(events: ir.Table) -> str:
 
 def _repeats(workspace: Workspace, events: ir.Table, count: int, *, allowed: bool) -> Check:
     pairs = events.select("user", "item").distinct()
-    again = count - workspace.one(pairs, count=pairs.count())["count"]
+    again = count - workspace.count(pairs)
     share = again / count if count else 0.0
     says = f"{_share(again, count)} of events are on an item that the user already had"
     facts = {"repeats": again, "share": share, "allowed": allowed}

@@ -233,10 +233,10 @@ def _fixed_point(
     trained = pairs.role.isin(["all", "train"])
     pairs = pairs.select("user_number", "item_number", trained=trained).distinct()
     pairs = workspace.keep("pairs", pairs)
-    rounds, before, after = 0, -1, _count(workspace, pairs)
+    rounds, before, after = 0, -1, workspace.count(pairs)
     while after != before:
         pairs = workspace.keep("pairs", _round(pairs, filters))
-        rounds, before, after = rounds + 1, after, _count(workspace, pairs)
+        rounds, before, after = rounds + 1, after, workspace.count(pairs)
     left_users = users.semi_join(pairs, "user_number")
     left_items = items.semi_join(pairs.filter(pairs.trained), "item_number")
     return workspace.keep("users", left_users), workspace.keep("items", left_items), rounds
@@ -259,10 +259,6 @@ def _round(pairs: ir.Table, filters: Filters) -> ir.Table:
             has.filter(has["count"] >= filters.min_items_per_user), "user_number"
         )
     return pairs
-
-
-def _count(workspace: Workspace, table: ir.Table) -> int:
-    return int(workspace.one(table, count=table.count())["count"])
 
 
 def _dropped(workspace: Workspace, name: str, before: ir.Table, after: ir.Table) -> Check:

@@ -77,7 +77,7 @@ def index(workspace: Workspace, events: ir.Table, cold: Sequence[ir.Table] = ())
     joined = joined.left_join(items.select("item", index=items.row), "item")
     stored = joined.select("part", "row", "index", **_stored(joined, kinds))
     kept = workspace.keep("indexed", stored.order_by(["part", "row"]))
-    num_users, num_items = (_count(workspace, table) for table in (users, items))
+    num_users, num_items = (workspace.count(table) for table in (users, items))
     if not num_items:
         raise DataError(
             "no event is left to train on: the split, data.filters.min_users_per_item or "
@@ -104,7 +104,7 @@ def seen_again(workspace: Workspace, events: ir.Table) -> int:
     history = events.filter((events.part < 2) & events["index"].notnull())
     judged = events.filter((events.part == 2) & events["index"].notnull())
     again = judged.semi_join(history, ["row", "index"])
-    return int(workspace.one(again, count=again.count())["count"])
+    return workspace.count(again)
 
 
 def _users(workspace: Workspace, events: ir.Table) -> ir.Table:
@@ -125,10 +125,6 @@ def _items(workspace: Workspace, events: ir.Table, cold: Sequence[ir.Table]) -> 
         items = items.union(listed.anti_join(items, "item").mutate(popularity=none))
     row = ibis.row_number().over(order_by=items.item)
     return workspace.keep("items", items.mutate(row=row).order_by("row"))
-
-
-def _count(workspace: Workspace, table: ir.Table) -> int:
-    return int(workspace.one(table, count=table.count())["count"])
 
 
 def _kinds(workspace: Workspace, events: ir.Table) -> list[str]:

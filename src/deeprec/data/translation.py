@@ -11,7 +11,7 @@ from deeprec.batch import Batch, Jagged, offsets_of_kept
 from deeprec.catalog import Catalog
 from deeprec.data.store import Prepared
 from deeprec.data.vocabulary import Hashed, rows_of
-from deeprec.errors import DataError
+from deeprec.errors import DataError, NonFiniteError
 from deeprec.serve import Bundle, RequestError
 
 
@@ -38,9 +38,8 @@ class Translation:
 
     def __call__(self, batch: Batch) -> tuple[Batch, int]:
         """The batch as the bundle knows it, and how many events it does not know."""
-        history, known = known_only(
-            Jagged(self._item_of[batch.history.values], batch.history.offsets)
-        )
+        items_N = self._item_of[batch.history.values]
+        history, known = known_only(Jagged(items_N, batch.history.offsets))
         users = pa.array(batch.user_rows.numpy())
         attributes = {
             name: rows_of(self._users[name].take(users), vocabulary)
@@ -48,6 +47,10 @@ class Translation:
         }
         ages = None if batch.ages is None else batch.ages[known]
         return Batch(batch.user_rows, history, ages, attributes), int((~known).sum())
+
+    def items(self, rows: Jagged) -> Jagged:
+        """Items as the bundle knows them, without those that it does not."""
+        return known_only(Jagged(self._item_of[rows.values], rows.offsets))[0]
 
     def back(self, items_BK: Tensor) -> Tensor:
         """int64 [B, K]: the bundle's lists in our indices; -1 stays, and is what we do not have."""
@@ -62,15 +65,17 @@ def ask(
     *,
     k: int,
     exclude_seen: bool,
-    allowed: Tensor | None = None,
+    allowed: Jagged | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Lists of a bundle for users in its own indices, as `Bundle.rank` gives them.
 
     Args:
-        allowed: int64 [A], the only items that may be in a list; None: all.
+        allowed: the only items that may be in each user's list, or in one row in everybody's;
+            None: all.
 
     Raises:
         DataError: the bundle refuses the request, and why.
+        NonFiniteError: a score is NaN.
     """
     fields = {name: (rows.values, rows.offsets) for name, rows in attributes.items()}
     try:
@@ -81,10 +86,16 @@ def ask(
             fields,
             k=k,
             exclude_seen=exclude_seen,
-            allowed=None if allowed is None else (allowed, torch.tensor([0, len(allowed)])),
+            allowed=None if allowed is None else (allowed.values, allowed.offsets),
         )
     except RequestError as error:
         raise DataError(f"the bundle refuses these histories: {error}") from error
+    except RuntimeError as error:
+        if "NaN" not in str(error):
+            raise
+        raise NonFiniteError(
+            f"{bundle.path}: {error}; see what `deeprec bundle verify` says, and export it again"
+        ) from error
 
 
 def known_only(rows: Jagged) -> tuple[Jagged, Tensor]:

@@ -72,6 +72,10 @@ class Workspace:
         row: dict[str, Any] = self.fetch(table.aggregate(**aggregates)).to_pylist()[0]
         return row
 
+    def count(self, table: ir.Table) -> int:
+        """Its rows."""
+        return int(self.one(table, count=table.count())["count"])
+
 
 @contextmanager
 def workspace(output: Path) -> Iterator[Workspace]:

@@ -8,7 +8,7 @@ A sample is a user here and a feature an item; the file formats keep their own w
 
 import math
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -73,17 +73,6 @@ def read_samples(path: Path) -> Samples:
             samples.num_replaced += sample in samples.rows
             samples.rows[sample] = _features(data, f"{file}: line {number}")
     return samples
-
-
-def write_samples(path: Path, rows: Mapping[str, Iterable[tuple[str, float | None]]]) -> None:
-    """Writes one line a sample, whole or not at all."""
-    with folder.writing_file(path) as draft, draft.open("w", encoding="utf-8") as file:
-        for sample, features in rows.items():
-            told = (
-                feature if value is None else f"{feature},{_shortest(value)}"
-                for feature, value in features
-            )
-            file.write(f"{sample}\t{':'.join(told)}\n")
 
 
 def read_index(path: Path) -> dict[str, int]:
@@ -185,7 +174,3 @@ def _value(text: str, where: str) -> float:
     if not math.isfinite(value):
         raise DataError(f"{where}: expected a number after the comma, got {text[:80]!r}")
     return value
-
-
-def _shortest(value: float) -> str:
-    return str(int(value)) if value == int(value) else repr(value)

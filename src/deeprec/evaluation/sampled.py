@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deeprec.batch import Batch
+from deeprec.batch import Batch, Jagged
 from deeprec.console import progress
 from deeprec.errors import ConfigError
 from deeprec.evaluation.judging import FloatArray
@@ -35,24 +35,24 @@ SAMPLED = {
 CELLS = 2**25  # places of whole-catalog lists held at once: 256 MB
 
 
+def refuse_more_than_there_are(negatives: int, num_items: int) -> None:
+    """Raises ConfigError where a catalog has not so many negatives for anyone."""
+    if negatives >= num_items:
+        raise ConfigError(
+            f"sampled_negatives: {negatives} of a catalog of {num_items} items; draw fewer"
+        )
+
+
 def sampled_metrics(
     question: Question, systems: Sequence[System], negatives: int, seed: int
 ) -> list[dict[str, FloatArray]]:
     """Per system, `sampled_ndcg@k`, `sampled_recall@k` and `sampled_hit@k` of each user, [U].
 
     A user's negatives are drawn uniformly from the items that the user neither had nor took, the
-    same for every system. What a file of lists does not name stands behind what it names, wanted
-    items last.
-
-    Raises:
-        ConfigError: the catalog has not so many negatives for anyone.
+    same for every system. What a list does not name stands behind what it names, wanted items
+    last. A bundle, which gives no list of a large catalog, is asked for these items alone.
     """
-    prepared = question.prepared
-    if negatives >= prepared.num_items:
-        raise ConfigError(
-            f"sampled_negatives: {negatives} of a catalog of {prepared.num_items} items; draw fewer"
-        )
-    batch_users = max(1, min(question.batch_users, CELLS // prepared.num_items))
+    batch_users = max(1, min(question.batch_users, CELLS // question.prepared.num_items))
     asked = replace(question, batch_users=batch_users)
     found: list[dict[str, list[FloatArray]]] = [{} for _ in systems]
     with progress("ranking against drawn items", len(question.users), "users") as advance:
@@ -82,6 +82,20 @@ def _negatives(question: Question, batch: Batch, user: int, negatives: int, seed
     return torch.from_numpy(drawn[~np.isin(drawn, barred)][:negatives])
 
 
+def _lists(system: System, batch: Batch, drawn: Sequence[Tensor], num_items: int) -> Tensor:
+    """What stands in which order, of all items or of those that are looked at, int64 [B, K]."""
+    longest = num_items if system.longest is None else min(num_items, system.longest)
+    if system.among is None:
+        return system.lists(batch, longest)
+    assert batch.target is not None
+    rows = [
+        torch.cat([batch.target.rows(user, user + 1).values, drawn[user]]) for user in _users(batch)
+    ]
+    ends = torch.tensor([0, *map(len, rows)]).cumsum(0)
+    k = min(longest, max(map(len, rows)))
+    return system.among(batch, k, Jagged(torch.cat(rows), ends))
+
+
 def _judge(
     question: Question,
     system: System,
@@ -91,8 +105,7 @@ def _judge(
 ) -> None:
     assert batch.target is not None
     num_items = question.prepared.num_items
-    longest = num_items if system.longest is None else min(num_items, system.longest)
-    items_BK = system.lists(batch, longest)
+    items_BK = _lists(system, batch, drawn, num_items)
     behind = items_BK.shape[1]
     place_BV = torch.full((batch.num_users, num_items + 1), behind)
     places_BK = torch.arange(behind).expand_as(items_BK)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from deeprec import bundle as bundles
 from deeprec import folder, serve
-from deeprec.batch import Batch
+from deeprec.batch import Batch, Jagged
 from deeprec.catalog import Catalog
 from deeprec.config import to_dict
 from deeprec.console import console
@@ -32,6 +32,7 @@ from deeprec.model.rank import rank
 from deeprec.part import called
 
 ListsOf = Callable[[Batch, int], Tensor]  # a batch's k best items, int64 [B, K], -1 padded
+ListsAmong = Callable[[Batch, int, Jagged], Tensor]  # the same of each user's candidates alone
 
 BASELINES: dict[str, Callable[[int], Solvable]] = {
     "popularity": Popularity,
@@ -52,6 +53,7 @@ class System:
         training: of a run, one row an epoch.
         embedding_VD: float32 [V, D], rows that stand for the items; None: it has none.
         longest: the longest list it can give; None: as many items as there are.
+        among: gives lists of some items alone; None: only whole ones can be asked for.
     """
 
     name: str
@@ -63,6 +65,7 @@ class System:
     training: list[dict[str, float]] = field(default_factory=list)
     embedding_VD: Tensor | None = None
     longest: int | None = None
+    among: ListsAmong | None = None
 
 
 def open_systems(
@@ -186,17 +189,21 @@ def _bundle(path: Path, question: Question, device: torch.device) -> System:
     bundle = serve.load(path, verify=False, device=str(device))
     translation = Translation(question.prepared, bundle)
 
-    def lists(batch: Batch, k: int) -> Tensor:
+    def lists(batch: Batch, k: int, candidates: Jagged | None = None) -> Tensor:
         theirs, _ = translation(batch)
+        allowed = None if candidates is None else translation.items(candidates)
 
         def asked(start: int, stop: int) -> Lists:
             some = theirs.some(start, stop)
             known = some.history, some.ages, some.attributes
-            return ask(bundle, *known, k=k, exclude_seen=question.exclude_seen)
+            only = None if allowed is None else allowed.rows(start, stop)
+            return ask(bundle, *known, k=k, exclude_seen=question.exclude_seen, allowed=only)
 
         return translation.back(question.halving(asked, theirs.num_users)[0])
 
-    return System(path.name, "bundle", lists, {"bundle": str(path), "identity": identity})
+    source = {"bundle": str(path), "identity": identity}
+    longest = bundle.policy["limits"]["max_k"]
+    return System(path.name, "bundle", lists, source, longest=longest, among=lists)
 
 
 def _lists(path: Path, question: Question) -> System:

@@ -86,13 +86,18 @@ def _jagged(rows: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]) -> Jagged
     return Jagged(torch.from_numpy(values), torch.from_numpy(offsets))
 
 
+def one_row(items: npt.NDArray[np.int64]) -> Jagged:
+    """Items that hold for everybody."""
+    return Jagged(torch.from_numpy(items), torch.tensor([0, len(items)]))
+
+
 def answer(
     opened: Bundle, histories: Histories, wanted: Wanted, halving: Halving
 ) -> pa.RecordBatch:
     """The lists of these users, best first, shorter than k where there are no more candidates."""
     users = torch.arange(len(histories.user_ids))
     batch = Batch(users, histories.items, histories.ages, histories.attributes)
-    allowed = None if wanted.allowed is None else torch.from_numpy(wanted.allowed)
+    allowed = None if wanted.allowed is None else one_row(wanted.allowed)
 
     def asked(start: int, stop: int) -> Lists:
         some = batch.some(start, stop)

@@ -9,10 +9,11 @@ Each is a sum of positive terms, so that a chance of one in ten million keeps it
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from deeprec.metric.ranking import share
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -36,7 +37,7 @@ def recall(num_relevant_U: IntArray, num_candidates_U: IntArray, k: int) -> Floa
         >>> recall(np.array([2]), np.array([8]), 4).tolist()
         [0.5]
     """
-    return _over(_hits(num_relevant_U, num_candidates_U, k), num_relevant_U)
+    return share(_hits(num_relevant_U, num_candidates_U, k), num_relevant_U)
 
 
 def recall_capped(num_relevant_U: IntArray, num_candidates_U: IntArray, k: int) -> FloatArray:
@@ -46,7 +47,7 @@ def recall_capped(num_relevant_U: IntArray, num_candidates_U: IntArray, k: int) 
         >>> recall_capped(np.array([6]), np.array([8]), 4).tolist()
         [0.75]
     """
-    return _over(_hits(num_relevant_U, num_candidates_U, k), np.minimum(k, num_relevant_U))
+    return share(_hits(num_relevant_U, num_candidates_U, k), np.minimum(k, num_relevant_U))
 
 
 def hit(num_relevant_U: IntArray, num_candidates_U: IntArray, k: int) -> FloatArray:
@@ -75,7 +76,7 @@ def ndcg(num_relevant_U: IntArray, num_candidates_U: IntArray, k: int) -> FloatA
     """
     total_K1 = np.concatenate([[0], np.cumsum(1 / np.log2(np.arange(2, k + 2)))])
     gain_U = _chance(num_relevant_U, num_candidates_U) * total_K1[np.minimum(k, num_candidates_U)]
-    return _over(gain_U, total_K1[np.minimum(k, num_relevant_U)])
+    return share(gain_U, total_K1[np.minimum(k, num_relevant_U)])
 
 
 def map(num_relevant_U: IntArray, num_candidates_U: IntArray, k: int) -> FloatArray:
@@ -93,7 +94,7 @@ def map(num_relevant_U: IntArray, num_candidates_U: IntArray, k: int) -> FloatAr
     another_U = (num_relevant_U - 1) / (num_candidates_U - 1).clip(1)
     worth_U = alone_U + another_U * (filled_U - alone_U)
     total_U = _chance(num_relevant_U, num_candidates_U) * worth_U
-    return _over(total_U, np.minimum(k, num_relevant_U))
+    return share(total_U, np.minimum(k, num_relevant_U))
 
 
 def mrr(num_relevant_U: IntArray, num_candidates_U: IntArray, k: int) -> FloatArray:
@@ -117,7 +118,7 @@ def r_precision(num_relevant_U: IntArray, num_candidates_U: IntArray, k: int) ->
         [0.25]
     """
     hits_U = _chance(num_relevant_U, num_candidates_U) * np.minimum(k, num_relevant_U)
-    return _over(hits_U, num_relevant_U)
+    return share(hits_U, num_relevant_U)
 
 
 def auc(num_relevant_U: IntArray, num_candidates_U: IntArray, k: int) -> FloatArray:
@@ -181,10 +182,3 @@ def _check(num_relevant_U: IntArray, num_candidates_U: IntArray) -> None:
 
 def _where_relevant(value_U: FloatArray, num_relevant_U: IntArray) -> FloatArray:
     return np.where(num_relevant_U > 0, value_U, np.nan)
-
-
-def _over(part_U: FloatArray, whole_U: npt.NDArray[Any]) -> FloatArray:
-    """NaN where there is no whole."""
-    share_U = np.full(len(part_U), np.nan)
-    np.divide(part_U, whole_U, out=share_U, where=whole_U > 0)
-    return share_U

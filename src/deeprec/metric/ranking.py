@@ -35,7 +35,7 @@ def recall(hits: Hits, k: int) -> FloatArray:
         >>> recall(hits, 1).tolist()
         [0.5, 0.0]
     """
-    return _over(_count(hits, k), hits.num_relevant_U)
+    return share(_count(hits, k), hits.num_relevant_U)
 
 
 def recall_capped(hits: Hits, k: int) -> FloatArray:
@@ -50,7 +50,7 @@ def recall_capped(hits: Hits, k: int) -> FloatArray:
         Liang et al., Variational Autoencoders for Collaborative Filtering, WWW 2018, which calls
         this recall.
     """
-    return _over(_count(hits, k), _achievable(hits, k))
+    return share(_count(hits, k), _achievable(hits, k))
 
 
 def hit(hits: Hits, k: int) -> FloatArray:
@@ -85,7 +85,7 @@ def ndcg(hits: Hits, k: int) -> FloatArray:
     near_H = hits.places_H < k
     gain_U = _sum(hits, near_H, discount_K[hits.places_H[near_H]])
     achievable_U = _achievable(hits, k)
-    return _over(gain_U, np.where(achievable_U > 0, best_K[achievable_U - 1], 0))
+    return share(gain_U, np.where(achievable_U > 0, best_K[achievable_U - 1], 0))
 
 
 def map(hits: Hits, k: int) -> FloatArray:
@@ -100,7 +100,7 @@ def map(hits: Hits, k: int) -> FloatArray:
     """
     near_H = hits.places_H < k
     precision_H = hits.order_H[near_H] / (hits.places_H[near_H] + 1)
-    return _over(_sum(hits, near_H, precision_H), _achievable(hits, k))
+    return share(_sum(hits, near_H, precision_H), _achievable(hits, k))
 
 
 def mrr(hits: Hits, k: int) -> FloatArray:
@@ -128,7 +128,7 @@ def r_precision(hits: Hits, k: int) -> FloatArray:
         trec_eval's Rprec, of a list that is cut at k.
     """
     near_H = hits.places_H < np.minimum(k, hits.num_relevant_U)[hits.users_H]
-    return _over(_sum(hits, near_H), hits.num_relevant_U)
+    return share(_sum(hits, near_H), hits.num_relevant_U)
 
 
 def auc(hits: Hits, k: int) -> FloatArray:
@@ -207,8 +207,8 @@ def _sum(
     return np.bincount(users, worth, minlength=hits.num_users).astype(np.float64, copy=False)
 
 
-def _over(part_U: FloatArray, whole_U: npt.NDArray[Any]) -> FloatArray:
-    """NaN where there is no whole."""
+def share(part_U: FloatArray, whole_U: npt.NDArray[Any]) -> FloatArray:
+    """A part of a whole for each user; NaN where there is no whole."""
     share_U = np.full(len(part_U), np.nan)
     np.divide(part_U, whole_U, out=share_U, where=whole_U > 0)
     return share_U

@@ -20,7 +20,7 @@ Most models are trained in steps (`Trainable`), others are solved from all histo
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -71,6 +71,20 @@ class Recommender(Protocol):
         Its forward takes (items_N, offsets_B1, ages_N, attribute_values: List[Tensor],
         attribute_offsets: List[Tensor]), attributes in the order of the model's `fields`, and
         returns `Encoded`.
+        """
+        ...
+
+
+@runtime_checkable
+class SaidBetweenItems(Protocol):
+    """A recommender that holds what each item says of others, and no vectors of them."""
+
+    def said_by(self, item: int) -> tuple[Tensor, Tensor]:
+        """What a user is said of who had this item alone.
+
+        Returns:
+            int64 or int32 [S], item indices, the item's own perhaps too; float32 [S], what it says
+            of each.
         """
         ...
 

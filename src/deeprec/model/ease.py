@@ -108,6 +108,10 @@ class Ease(SolvedModel):
         scores_BV = weighted_sum(self.between_items, history.items_M, history.offsets_B1, weights_M)
         return without_repeat(scores_BV)
 
+    def said_by(self, item: int) -> tuple[Tensor, Tensor]:
+        """See `SaidBetweenItems`."""
+        return torch.arange(self.num_items), self.between_items[item]
+
     def solve(self, users: Batch, done: int, draw: torch.Generator) -> Iterator[float]:
         """Counts pairs and inverts; see `Solvable.solve`."""
         scaled, popularity_V, num_events = scaled_histories(

@@ -123,14 +123,19 @@ def _only_had(taken: sparse.csr_array) -> tuple[sparse.csr_array, npt.NDArray[np
 
 
 def taken_together(taken: sparse.csr_array) -> Iterator[tuple[int, sparse.csr_array]]:
-    """Some items at a time: the first of them, and per item the users it shares with each other."""
-    by_item = taken.T.tocsr()
-    pairs = np.cumsum(by_item @ np.diff(taken.indptr))  # of an item and what its users took
+    """Some items at a time: the first of them, and their products with all columns of a table.
+
+    Args:
+        taken: float32 [U, V]. Where it holds 1 alone, products count the users that items share.
+    """
+    by_item, lengths = taken.T.tocsr(), np.diff(taken.indptr)
+    # an item and what its users took, which is entries and not what they weigh
+    pairs = np.bincount(taken.indices, np.repeat(lengths, lengths), taken.shape[1]).cumsum()
     first, counted = 0, 0
     while first < len(pairs):
         end = int(np.searchsorted(pairs, counted + FIT_BLOCK_PAIRS, side="right"))
         end = max(end, first + 1)
-        yield first, by_item[first:end] @ taken  # counts, exact in float32
+        yield first, by_item[first:end] @ taken  # counts are exact in float32
         first, counted = end, int(pairs[end - 1])
 
 

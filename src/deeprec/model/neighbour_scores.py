@@ -114,6 +114,11 @@ class NeighbourScores(nn.Module):
         keys_Y = users_M[pair_Y] * self.num_items + self.neighbours_X[at_Y].long()
         return keys_Y, self.weights_X[at_Y] * weights_M[pair_Y]
 
+    def of(self, item: int) -> tuple[Tensor, Tensor]:
+        """The neighbours of one item, and what it says of each."""
+        here = slice(int(self.starts_V1[item]), int(self.starts_V1[item + 1]))
+        return self.neighbours_X[here], self.weights_X[here]
+
     def meet(
         self, items_M: Tensor, users_M: Tensor, weights_M: Tensor, num_users: int
     ) -> tuple[Tensor, Tensor]:
@@ -169,6 +174,10 @@ class NeighbourModel(SolvedModel):
         weights_M = history_weights(history, self.history_weighting)
         encoded: Encoded = self.between_items(history, weights_M)
         return encoded
+
+    def said_by(self, item: int) -> tuple[Tensor, Tensor]:
+        """See `SaidBetweenItems`."""
+        return self.between_items.of(item)
 
 
 def summed(keys_Y: Tensor, said_Y: Tensor) -> tuple[Tensor, Tensor]:

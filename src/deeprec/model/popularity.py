@@ -8,7 +8,7 @@ from torch import Tensor
 from deeprec.batch import Batch, Encoded, Jagged
 from deeprec.model.history import aggregate
 from deeprec.model.repeat import without_repeat
-from deeprec.model.solved import SolvedModel
+from deeprec.model.solved import SolvedModel, as_matrix
 
 
 class Popularity(SolvedModel):
@@ -16,7 +16,8 @@ class Popularity(SolvedModel):
 
     The score of an item is the share of users who took it, an item counting once for a user. With
     `by`, a user whose attribute has value s gets the share among users of value s, drawn towards
-    the share among all as if so many more users of that value did as everybody does.
+    the share among all as if so many more users of that value did as everybody does. A user of
+    several values counts among the users of each, and gets the mean of their shares.
 
     Args:
         num_items: V, known from the data.
@@ -65,7 +66,7 @@ class Popularity(SolvedModel):
         attribute_values: list[Tensor],
         attribute_offsets: list[Tensor],
     ) -> Encoded:
-        """A one where the user's value is; see `Recommender.serving_encoder`."""
+        """A one, shared out among the values of a user; see `Recommender.serving_encoder`."""
         num_users = offsets_B1.shape[0] - 1
         hidden_BD = torch.zeros(num_users, self.item_weight.shape[1], device=offsets_B1.device)
         if self.num_values > 0:
@@ -83,26 +84,21 @@ class Popularity(SolvedModel):
         counted_M = torch.ones(len(history.items_M), dtype=torch.float64)
         if self.recent_days is not None:
             counted_M = torch.exp(-history.latest_M.double() / self.recent_days)
-        share_V = self._counts(history.items_M, counted_M) / max(users.num_users, 1)
+        counts_V = torch.bincount(history.items_M, counted_M, minlength=self.num_items)
+        share_V = counts_V / max(users.num_users, 1)
         self.item_bias.copy_(share_V)
         if self.num_values > 0:
-            value_B = _first_value(users.attributes[self.field_names[self.field]])
-            for value in range(self.num_values):
-                having = value_B[history.users_M] == value
-                counts_V = self._counts(history.items_M[having], counted_M[having])
-                num_users = int((value_B == value).sum())
-                smoothed_V = counts_V + self.by_users * share_V
-                smoothed_V = smoothed_V / (num_users + self.by_users)
-                self.item_weight[:, value] = (smoothed_V - share_V).float()
+            values = users.attributes[self.field_names[self.field]]
+            having = Jagged(values.values, values.offsets, torch.ones(len(values.values)).double())
+            taken = Jagged(history.items_M, history.offsets_B1, counted_M)
+            counts_SV = as_matrix(having, self.num_values).T @ as_matrix(taken, self.num_items)
+            smoothed_SV = torch.from_numpy(counts_SV.toarray())
+            smoothed_SV += self.by_users * share_V
+            users_S = torch.bincount(values.values, minlength=self.num_values)
+            smoothed_SV /= (users_S + self.by_users)[:, None]
+            self.item_weight.copy_((smoothed_SV - share_V).T)
         yield float("nan")
 
-    def _counts(self, items_M: Tensor, counted_M: Tensor) -> Tensor:
-        return torch.bincount(items_M, counted_M, minlength=self.num_items)
-
-
-def _first_value(rows: Jagged) -> Tensor:
-    """int64 [B]: the value of each user's attribute, -1 where it has none."""
-    lengths_B = rows.offsets.diff()
-    value_B = torch.full_like(lengths_B, -1)
-    value_B[lengths_B > 0] = rows.values[rows.offsets[:-1][lengths_B > 0]]
-    return value_B
+    def solving_bytes(self, num_users: int, num_events: int) -> int:
+        """Counts of items by value of the attribute; see `Solvable.solving_bytes`."""
+        return 16 * num_events + 24 * self.num_values * self.num_items

@@ -97,7 +97,7 @@ def weighted_histories(
 
 
 def as_matrix(histories: Jagged, num_items: int) -> sparse.csr_array:
-    """float32 sparse [B, V]."""
+    """Sparse [B, V], of the type of the weights."""
     assert histories.weights is not None
     rows = histories.weights.numpy(), histories.values.numpy(), histories.offsets.numpy()
     return sparse.csr_array(rows, (len(rows[2]) - 1, num_items))

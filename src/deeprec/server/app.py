@@ -1,6 +1,7 @@
 """The routes of the server: questions, health, metrics, the page."""
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -24,6 +25,7 @@ from deeprec.server.measured import Measured
 from deeprec.server.opened import Opened
 from deeprec.server.question import Limits
 
+LOG = logging.getLogger("deeprec")
 PAGE = Path(__file__).with_name("page.html")
 SEARCHES = 2  # of the catalog at once
 MOST_FOUND = 50  # items in one answer of /items
@@ -64,8 +66,13 @@ class Service:
             raise Refused(429, "too many requests are waiting; try again later") from None
         except asyncio.CancelledError:
             raise Refused(503, "the server is shutting down") from None
+        except RequestError:
+            raise
         except RuntimeError as error:  # a score that is not a number
             raise Refused(500, str(error).strip().splitlines()[-1]) from None
+        except Exception as error:
+            LOG.exception("the model failed")
+            raise Refused(500, f"the model failed: {type(error).__name__}") from None
         self.measured.unknown.inc(sum(one.num_unknown for one in questions))
         return ranked
 
@@ -189,8 +196,9 @@ def _add_health(app: FastAPI, service: Service) -> None:
         return {"live": True}
 
     @app.get("/v2/health/ready")
-    async def ready() -> dict[str, bool]:
-        return {"ready": True}
+    async def ready() -> Response:
+        is_ready = service.batcher.is_running
+        return JSONResponse({"ready": is_ready}, 200 if is_ready else 503)
 
     @app.get("/v2/models/{name}")
     @app.get("/v2/models/{name}/versions/{version}")
@@ -199,8 +207,10 @@ def _add_health(app: FastAPI, service: Service) -> None:
 
     @app.get("/v2/models/{name}/ready")
     @app.get("/v2/models/{name}/versions/{version}/ready")
-    async def model_ready(name: str, version: str | None = None) -> dict[str, Any]:
-        return {"name": service.opened(name, version).name, "ready": True}
+    async def model_ready(name: str, version: str | None = None) -> Response:
+        is_ready = service.batcher.is_running
+        said = {"name": service.opened(name, version).name, "ready": is_ready}
+        return JSONResponse(said, 200 if is_ready else 503)
 
     @app.get("/metrics")
     async def metrics() -> Response:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from deeprec.serve import Bundle, RequestError, jagged
+from deeprec.serve import Bundle, jagged
 
 
 class Full(Exception):  # noqa: N818  # of the queue, which is no error of ours
@@ -83,6 +83,11 @@ class Batcher:
     def num_waiting(self) -> int:
         return len(self._waiting)
 
+    @property
+    def is_running(self) -> bool:
+        """Whether whoever asks gets an answer."""
+        return self._task is not None and not self._task.done()
+
     def start(self) -> None:
         """Begins to answer, in the running event loop."""
         self._task = asyncio.get_running_loop().create_task(self._run())
@@ -102,6 +107,7 @@ class Batcher:
         Raises:
             Full: they do not fit among those that wait.
             RequestError: one of them breaks a rule of the bundle.
+            Exception: whatever else the model fails by.
         """
         if len(self._waiting) + len(questions) > self._max_waiting:
             raise Full
@@ -152,7 +158,7 @@ def rank_each(questions: Sequence[Question]) -> list[Ranked | Exception]:
     """Answers questions of one kind together; if that fails, each alone, so that one fails."""
     try:
         return list(rank(questions))
-    except (RequestError, RuntimeError) as error:
+    except Exception as error:  # told to whoever asked; the next question is answered
         if len(questions) == 1:
             return [error]
         return [answer for one in questions for answer in rank_each([one])]

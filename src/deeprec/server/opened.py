@@ -3,6 +3,7 @@
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -49,6 +50,20 @@ def open_version(path: Path, name: str | None, device: str) -> Opened:
         bundle=opened,
         catalog=CatalogSearch(path / bundle.CATALOG),
     )
+
+
+class Contents(NamedTuple):
+    """What can be seen of the files of a folder without reading any."""
+
+    path: Path
+    files: frozenset[tuple[str, int, int]]  # name, bytes, nanoseconds of its last change
+
+
+def contents(path: Path) -> Contents:
+    """Another one when a file comes, goes or changes."""
+    files = ((str(file), file.stat()) for file in path.rglob("*") if file.is_file())
+    # of the inode: a copy that keeps the times of its source sets the other one back
+    return Contents(path, frozenset((name, one.st_size, one.st_ctime_ns) for name, one in files))
 
 
 def fingerprint(path: Path) -> str:
