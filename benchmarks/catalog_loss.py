@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from turns import left_out, multiplies_bfloat16
 
 from deeprec.batch import Encoded, Jagged
-from deeprec.loss.catalog_blocks import BLOCK_ITEMS
+from deeprec.loss.block_size import BLOCK_ITEMS
 from deeprec.loss.marginal import Marginal
 from deeprec.loss.softmax import Softmax
 

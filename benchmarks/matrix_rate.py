@@ -22,7 +22,7 @@ from torch import Tensor
 from turns import left_out, multiplies_bfloat16
 
 from deeprec.loss.asymmetric import Asymmetric
-from deeprec.loss.catalog_blocks import BLOCK_ITEMS
+from deeprec.loss.block_size import BLOCK_ITEMS
 from deeprec.loss.hinge import Hinge
 from deeprec.loss.marginal import Marginal
 from deeprec.loss.softmax import Softmax

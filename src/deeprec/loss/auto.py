@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from deeprec.loss.catalog_blocks import check_block_items
+from deeprec.loss.block_size import check_block_items
 
 # Operations of the exact loss in a step above which it is estimated: some seconds on two processor
 # cores in float32; on an accelerator, whose rate nobody measured here, about a tenth of that.

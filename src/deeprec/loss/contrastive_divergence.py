@@ -15,16 +15,10 @@ from torch.nn import functional as F
 from deeprec.batch import Encoded, Jagged
 from deeprec.device import generator_of
 from deeprec.loss.asked import Target, asked_of
-from deeprec.loss.catalog_blocks import (
-    Block,
-    Blocks,
-    Gradient,
-    Lengths,
-    Walk,
-    catalog_loss,
-    check_block_items,
-    product_dtype,
-)
+from deeprec.loss.block_gradient import Gradient, Lengths
+from deeprec.loss.block_size import check_block_items
+from deeprec.loss.blocks import Block, Blocks, product_dtype
+from deeprec.loss.catalog_blocks import Walk, catalog_loss
 from deeprec.loss.fit import Trained
 from deeprec.table import NO_UPDATES, Updates
 

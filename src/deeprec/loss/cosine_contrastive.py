@@ -5,12 +5,8 @@ from torch import Tensor, nn
 
 from deeprec.batch import Encoded
 from deeprec.loss.asked import Target, asked_of
-from deeprec.loss.catalog_blocks import (
-    Cost,
-    catalog_loss,
-    check_block_items,
-    separable,
-)
+from deeprec.loss.block_size import check_block_items
+from deeprec.loss.catalog_blocks import Cost, catalog_loss, separable
 from deeprec.loss.fit import Trained
 from deeprec.loss.softmax import target_weights
 from deeprec.table import NO_UPDATES, Updates

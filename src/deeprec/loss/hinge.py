@@ -5,13 +5,8 @@ from torch import Tensor, nn
 
 from deeprec.batch import Encoded
 from deeprec.loss.asked import Target
-from deeprec.loss.catalog_blocks import (
-    Cost,
-    catalog_loss,
-    check_block_items,
-    check_scales,
-    separable,
-)
+from deeprec.loss.block_size import check_block_items
+from deeprec.loss.catalog_blocks import Cost, catalog_loss, check_scales, separable
 from deeprec.table import NO_UPDATES, Updates
 
 

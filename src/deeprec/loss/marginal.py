@@ -8,13 +8,8 @@ from torch.nn import functional as F
 
 from deeprec.batch import Encoded
 from deeprec.loss.asked import Target
-from deeprec.loss.catalog_blocks import (
-    Cost,
-    catalog_loss,
-    check_block_items,
-    check_scales,
-    separable,
-)
+from deeprec.loss.block_size import check_block_items
+from deeprec.loss.catalog_blocks import Cost, catalog_loss, check_scales, separable
 from deeprec.table import NO_UPDATES, Updates
 
 

@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from deeprec.batch import Asked, ByItem, Drawn, Encoded, Jagged, transposed
 from deeprec.loss.asked import users_of
-from deeprec.loss.catalog_blocks import product_dtype
+from deeprec.loss.blocks import product_dtype
 from deeprec.loss.cell_scores import Replaced, bags, products
 from deeprec.loss.negatives import Negatives
 from deeprec.table import RowUpdate, Updates

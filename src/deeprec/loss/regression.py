@@ -10,17 +10,10 @@ from torch.nn import functional as F
 from deeprec.activated import Activated, Output
 from deeprec.batch import Encoded
 from deeprec.loss.asked import Target
-from deeprec.loss.catalog_blocks import (
-    Blocks,
-    Cost,
-    Gradient,
-    Lengths,
-    Walk,
-    catalog_loss,
-    check_block_items,
-    check_scales,
-    separable,
-)
+from deeprec.loss.block_gradient import Gradient, Lengths
+from deeprec.loss.block_size import check_block_items
+from deeprec.loss.blocks import Blocks
+from deeprec.loss.catalog_blocks import Cost, Walk, catalog_loss, check_scales, separable
 from deeprec.loss.fit import Trained
 from deeprec.table import NO_UPDATES, Updates
 

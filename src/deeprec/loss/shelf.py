@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from deeprec.loss.catalog_blocks import cuda_bytes
+from deeprec.loss.block_size import cuda_bytes
 
 ROOM = {"cpu": 64 * 2**20}  # bytes; what finds none is made again
 

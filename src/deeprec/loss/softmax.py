@@ -11,14 +11,10 @@ from torch import Tensor, nn
 from deeprec.batch import Encoded, Jagged, transposed
 from deeprec.loss.adjustment import Adjustment
 from deeprec.loss.asked import Target, asked_of, users_of
-from deeprec.loss.catalog_blocks import (
-    Block,
-    Blocks,
-    Gradient,
-    Lengths,
-    catalog_loss,
-    check_block_items,
-)
+from deeprec.loss.block_gradient import Gradient, Lengths
+from deeprec.loss.block_size import check_block_items
+from deeprec.loss.blocks import Block, Blocks
+from deeprec.loss.catalog_blocks import catalog_loss
 from deeprec.loss.shelf import Shelf
 from deeprec.table import NO_UPDATES, Updates
 

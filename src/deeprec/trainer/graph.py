@@ -19,7 +19,7 @@ from deeprec.console import console
 from deeprec.data.dataset import Batches
 from deeprec.data.packed import Packed
 from deeprec.data.padding import padding_of
-from deeprec.loss.catalog_blocks import fitting_block_items
+from deeprec.loss.block_size import fitting_block_items
 from deeprec.model.sparse_input import SparseInput
 from deeprec.table import LazyAdam, RowRule
 from deeprec.trainer.constraints import NO_CONSTRAINTS

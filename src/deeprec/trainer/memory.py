@@ -12,7 +12,7 @@ from torch import nn
 
 from deeprec.errors import ResourceError
 from deeprec.halving import denies_memory
-from deeprec.loss.catalog_blocks import fitting_block_items
+from deeprec.loss.block_size import fitting_block_items
 from deeprec.machine import free_memory_bytes
 from deeprec.model.base import PerUser
 from deeprec.trainer.kinds import kinds_of
