@@ -26,7 +26,8 @@ def test_train_takes_every_end_of_every_range(space: str) -> None:
         plan = SpacePlan(swept, config.instantiate(swept.sweep), composer)
         plan.refuse_mistakes()
         tried = [f"the ranges of {space}", *plan.defaults()]
-    assert len(tried) >= 3  # most settings have a default inside their range
+    most = min(3, 1 + len(plan.ranges))
+    assert len(tried) >= most  # most settings have a default inside their range
 
 
 @pytest.mark.parametrize("model", ["ease", "ials", "item_to_item"])

@@ -15,6 +15,7 @@ class Portfolio:
         new: spaces for data whose items are not.
         max_items: the largest catalog that a space is for, by its name.
         need_times: names of spaces for events with times alone.
+        read_order: names of spaces that are tried first where each user's newest events are judged.
 
     Example:
         >>> space = Space(ranges={"model.l2": {"low": 1.0, "high": 9.0}}, fixed=["model=ease"])
@@ -32,11 +33,13 @@ class Portfolio:
         new: Mapping[str, Any],
         max_items: Mapping[str, int] | None = None,
         need_times: Sequence[str] = (),
+        read_order: Sequence[str] = (),
     ) -> None:
         self.again = {name: space for name, space in again.items() if space is not None}
         self.new = {name: space for name, space in new.items() if space is not None}
         self.left_out = [name for name, space in {**again, **new}.items() if space is None]
         self.max_items, self.need_times = dict(max_items or {}), list(need_times)
+        self.read_order = list(read_order)
         for name, space in {**self.again, **self.new}.items():
             if not isinstance(space, Space):
                 raise ValueError(f"{name} must be a space, as of sweep={name}, got {space!r}")
@@ -50,5 +53,5 @@ class Portfolio:
             if shape.num_items <= self.max_items.get(name, shape.num_items)
             and (shape.training_days is not None or name not in self.need_times)
         }
-        first = [name for name in found if name in self.need_times and shape.judges_next]
+        first = [name for name in found if name in self.read_order and shape.judges_next]
         return {name: found[name] for name in [*first, *found]}
