@@ -163,7 +163,7 @@ class Work(Assembly):
         if progress.best_score is not None and progress.best_step is not None:
             console.print(
                 f"{self._what_is_best(progress.best_step)}, validation {schedule.metric} "
-                f"{progress.best_score:.4f}; "
+                f"{progress.best_score:.4f} of {len(self.data.validation.users):,} users; "
                 f"{'evaluate and export take' if judged else 'export takes'} it",
                 soft_wrap=True,
             )
