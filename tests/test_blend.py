@@ -114,6 +114,9 @@ def test_a_run_goes_by_lists_of_the_length_that_it_is_told(
     assert f"validation ndcg@5 {opened.checkpoint.score:.4f}" in capsys.readouterr().out
     assert float(read_metrics(run / "metrics.csv")[-1]["val/ndcg@5"]) == opened.checkpoint.score
     assert cutoff_of(opened.config) == 5  # of a blend that it is in
+    other = trained(prepared, tmp_path / "other", "model=item_to_item")
+    with pytest.raises(ConfigError, match=r"judged by lists of different length.* cutoff=5"):
+        blend(told(tmp_path / "both", run, other))
 
 
 @pytest.mark.slow

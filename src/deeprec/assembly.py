@@ -283,7 +283,7 @@ class Assembly:
                 found += unfit_shards(model, loss, self.facts.num_items, self.group.size)
             if self.loop.shard_inputs:
                 as_dsstne = self.config.compatibility == "dsstne"
-                found += unfit_inputs(kinds_of(model).inputs, as_dsstne=as_dsstne)
+                found += unfit_inputs(model, optimizer, as_dsstne=as_dsstne)
         refuse("train", found)
 
     def _plan(self, model: nn.Module, part: Mapping[str, Any]) -> list[memory.Line]:

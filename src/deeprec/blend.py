@@ -51,7 +51,7 @@ def blend(config: BlendConfig) -> Path:
     prepared = _shared_folder(runs)
     if config.weights is not None:
         return written(output, runs, config.weights, prepared, config.seed)
-    cutoff = config.cutoff or cutoff_of(runs[0].config)
+    cutoff = config.cutoff or _shared_cutoff(runs)
     weights = weighed(runs, prepared, config.validation_users, cutoff)
     if (best := the_only(weights)) is not None:
         raise ConfigError(
@@ -105,6 +105,17 @@ def the_only(weights: Sequence[float]) -> int | None:
     """
     places = [place for place, weight in enumerate(weights) if weight > 0.0]
     return places[0] if len(places) == 1 else None
+
+
+def _shared_cutoff(runs: Sequence[Run]) -> int:
+    cutoffs = [cutoff_of(run.config) for run in runs]
+    if len(set(cutoffs)) > 1:
+        told = ", ".join(f"{run.path} by ndcg@{k}" for run, k in zip(runs, cutoffs, strict=True))
+        raise ConfigError(
+            f"the runs were judged by lists of different length, {told}; say how long those are "
+            f"that weights are to be best by, such as cutoff={cutoffs[0]}"
+        )
+    return cutoffs[0]
 
 
 def _shared_folder(runs: Sequence[Run]) -> Prepared:

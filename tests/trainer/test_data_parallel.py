@@ -214,7 +214,11 @@ def test_gradients_of_rows_found_in_parts_are_added_up() -> None:
             ["experiment=sequence", "model.width=8", "loss=softmax", "trainer.shard_inputs=true"],
             "the input has no table of its own",
         ),
-        (["trainer.shard_inputs=true"], "TorchRec does not fuse LazyAdam"),
+        (["trainer.shard_inputs=true"], "TorchRec trains tables by .* got Adam; use optimizer="),
+        (
+            ["trainer.shard_inputs=true", "model=recvae", "optimizer=sgd"],
+            "must be false with model=recvae",
+        ),
         (["trainer.shard_catalog=true", "loss=sampled_softmax"], "be false with SampledSoftmax"),
         (
             [

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from deeprec.batch import Task
+from deeprec.model.recvae import RecVae
 from deeprec.model.sparse_input import SparseInput
 from deeprec.table import State, TableRule
 from deeprec.trainer.data_parallel import Group
+from deeprec.trainer.kinds import kinds_of
 from deeprec.trainer.sharding import ShardedTables, shard
 
 
@@ -106,18 +108,29 @@ def to_device(model: nn.Module, device: torch.device) -> nn.Module:
     return model
 
 
-def unfit_inputs(inputs: list[SparseInput], *, as_dsstne: bool) -> list[str]:
+def unfit_inputs(model: nn.Module, optimizer: object, *, as_dsstne: bool) -> list[str]:
     """What keeps processes from sharing input tables, each with the way out.
 
     Args:
-        inputs: of the model, those with tables of their own.
+        model: to be trained.
+        optimizer: that builds its optimizers.
         as_dsstne: whether what is remembered of rows is forgotten at every epoch.
     """
     found, off = [], "or trainer.shard_inputs=false"
-    if not inputs:
+    if not kinds_of(model).inputs:
         found.append(
             "trainer.shard_inputs: must be false where the input has no table of its own; use "
             f"model=autoencoder with model.tied=false, {off}"
+        )
+    elif not getattr(optimizer, "known_to_torchrec", False):
+        found.append(
+            "trainer.shard_inputs: TorchRec trains tables by row-wise Adagrad, Adagrad or SGD, got "
+            f"{type(optimizer).__name__}; use optimizer=rowwise_adagrad, {off}"
+        )
+    if isinstance(model, RecVae):
+        found.append(
+            "trainer.shard_inputs: must be false with model=recvae, which keeps its encoder as it "
+            f"was, tables and all, in every process; use model=variational, {off}"
         )
     if as_dsstne:
         found.append(

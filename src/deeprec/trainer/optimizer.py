@@ -21,7 +21,10 @@ BETAS = (0.9, 0.999)
 
 
 class Optimizer(Protocol):
-    """The contract of a config part in the group `optimizer`."""
+    """The contract of a config part in the group `optimizer`.
+
+    One whose rule of input tables TorchRec has too says `known_to_torchrec = True`.
+    """
 
     constraints: Constraints
 
@@ -138,6 +141,8 @@ class RowwiseAdagrad(Scheduled):
         decay: see `Scheduled`.
     """
 
+    known_to_torchrec = True
+
     def __init__(
         self,
         *,
@@ -186,6 +191,8 @@ class Adagrad(Scheduled):
         warmup_steps: see `Scheduled`.
         decay: see `Scheduled`.
     """
+
+    known_to_torchrec = True
 
     def __init__(
         self,
@@ -294,6 +301,8 @@ class Sgd(Scheduled):
         warmup_steps: see `Scheduled`.
         decay: see `Scheduled`.
     """
+
+    known_to_torchrec = True
 
     def __init__(
         self,
