@@ -42,23 +42,29 @@ def test_what_is_taken_again_gets_windows_as_long_as_it_is_judged_on() -> None:
     assert len(Auto().choose(Shape(2_000, 16_000, 300_000, True, None, None)).words) == 1
 
 
-def test_few_users_who_take_things_again_get_many_steps_and_models_beside() -> None:
+def test_few_users_who_take_things_again_get_many_steps() -> None:
     few = Auto().choose(Shape(190, 4_000, 50_000, True, 300.0, 30.0))
     assert few.words[-1] == "trainer.batch_users=19"
     assert [*few.beside] == [["model=own_frequency"], ["model=item_to_item"]]
-    assert not Auto().choose(Shape(2_000, 4_000, 50_000, True, 300.0, 30.0)).beside
+    many = Auto().choose(Shape(2_000, 4_000, 50_000, True, 300.0, 30.0))
+    assert "trainer.batch_users" not in " ".join(many.words)
+    assert many.beside == few.beside
+    assert not Auto().choose(Shape(10**6, 4_000, 10**8, True, 300.0, 30.0)).beside
 
 
 def test_how_it_is_judged_says_what_is_trained_beside() -> None:
     """What is new is judged by time, what comes next by leaving the last out."""
     recent = ["model=popularity", "model.recent_days=15"]
+    last_had = ["model=item_to_item", "model.history_weighting=decayed", "model.fade_days=15"]
     sequence = ["experiment=sequence", "trainer.max_epochs=8"]
     by_time = Auto().choose(Shape(6_000, 3_000, 80_000, False, 300.0, 30.0)).beside
     assert recent in by_time
+    assert last_had in by_time
     assert sequence not in by_time
     last = Shape(6_000, 3_000, 80_000, False, 300.0, None, judges_next=True)
     assert sequence in Auto().choose(last).beside
     assert recent not in Auto().choose(last).beside
+    assert last_had not in Auto().choose(last).beside
 
 
 def test_a_large_catalog_keeps_its_gram_matrix() -> None:
@@ -122,7 +128,8 @@ def test_several_are_trained_and_blended_and_an_interrupted_command_goes_on(
             train(told)
     assert not (tmp_path / "run").exists()
     before = {path.name for path in (tmp_path / "run.members").iterdir()}
-    assert before == {"linear_autoencoder", "ease", "ials", "popularity", "variational"}
+    others = "linear_autoencoder", "variational"
+    assert before == {*others, "ease", "ials", "popularity", "item_to_item"}
     # what a kill leaves that comes while a member is begun, and then one while the blend is written
     (tmp_path / "run.members" / ".ials.tmp-1-dead").mkdir()
     shutil.copytree(tmp_path / "run.members", tmp_path / "kept")
@@ -134,7 +141,7 @@ def test_several_are_trained_and_blended_and_an_interrupted_command_goes_on(
     (tmp_path / "run" / "manifest.json").unlink()
     capsys.readouterr()
     run = open_run(train(told))
-    assert capsys.readouterr().out.count("there is nothing to go on with") == 5
+    assert capsys.readouterr().out.count("there is nothing to go on with") == 6
     assert not (tmp_path / "run.members").exists()
     if run.config.model["_target_"] == "deeprec.model.blend.Blend":
         assert len(run.config.model["members"]) > 1
@@ -197,7 +204,7 @@ def test_several_processes_train_only_what_is_trained(tmp_path: Path) -> None:
     words = "trainer.processes=2", "trainer.shard_catalog=true"
     given = chosen(config(opened.path, tmp_path / "run", *words), opened)
     processes = {one.model["_target_"].split(".")[2]: one.trainer["processes"] for one in given}
-    solved = {"ease": 1, "ials": 1, "popularity": 1}
+    solved = {"ease": 1, "ials": 1, "popularity": 1, "item_to_item": 1}
     assert processes == {"linear_autoencoder": 2, **solved, "variational": 2}
     shares = {one.model["_target_"].split(".")[2]: one.trainer["shard_catalog"] for one in given}
     assert [name for name, shared in shares.items() if shared] == ["variational"]
@@ -206,7 +213,7 @@ def test_several_processes_train_only_what_is_trained(tmp_path: Path) -> None:
 def test_the_run_holds_what_was_chosen(
     prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("deeprec.model.auto.FEW_USERS", 10)
+    monkeypatch.setattr("deeprec.model.auto.COUNTED", 0)
     run = train(config(prepared, tmp_path / "run", "trainer.max_epochs=1"))
     told = open_run(run).config
     assert told.model["_target_"] == "deeprec.model.autoencoder.Autoencoder"

@@ -8,6 +8,7 @@ SPARSE = 100  # training users of an item, on average, below which EASE is ahead
 FEW_USERS = 2_000  # below which EASE's regularisation, told in users, would have to be searched
 SQUARE = 10_000  # items whose [V, V] is no matter: 400 MB
 NEAREST = 200_000  # items each of which may still be predicted by its nearest
+COUNTED = 10**7  # of a user and an item, from which likeness of items is counted in a minute
 EVENTS = 10**6  # of which a sequence encoder learns in minutes
 PAIRS = 10**8  # of a user and an item, all of which a variational autoencoder scores in minutes
 BESIDE = "; models that err differently are trained beside it, for several are better than any"
@@ -39,16 +40,17 @@ class Auto:
     """Chooses model, width, loss and schedule from the data; `experiment=auto`.
 
     Where items are taken again, the model must know how often and how long ago: the autoencoder
-    with repeat scores, trained on what comes after a cut as long as the part it is validated on;
-    of few users in small batches, and blended with what was had most and with item-to-item.
+    with repeat scores, trained on what comes after a cut as long as the part it is validated on, of
+    few users in small batches; it is blended with what was had most and with item-to-item.
     Elsewhere likeness to the history counts. Where items have few users each, regressions between
     items (EASE, up to some ten thousand items, then its sparse form) say more of it than a table
     that is trained; with many, the linear autoencoder does, its width and number of epochs by
     catalog and users. In catalogs of up to some 200,000 items both are trained, and implicit ALS,
     where users and items are few also a variational autoencoder, and blended by weights that are
     chosen on validation. Where a time divides what is judged from what is known, popularity of the
-    newest days is among them, for catalogs whose items come and go; where each user's newest events
-    are judged, a sequence encoder is. docs/models.md has the figures that this rests on.
+    newest days is among them, for catalogs whose items come and go, and item-to-item by what a user
+    had last, for series; where each user's newest events are judged, a sequence encoder is.
+    docs/models.md has the figures that this rests on.
 
     Args:
         told: what a person said, such as `trainer.max_epochs=3`: it holds whatever is chosen, also
@@ -73,23 +75,22 @@ class Auto:
         words = ["experiment=complete_journey"]
         why = "items are taken again here, and what a user had is most of what it takes next"
         if shape.training_days is None:
-            return self._of_few(shape, words, f"{why}; without times, cuts lie between events")
+            return self._beside_own(shape, words, f"{why}; without times, cuts lie between events")
         days = min(shape.judged_days or 30.0, shape.training_days / 4.0)
         words += [f"target.window_days={days:.6g}", f"target.cut_days={1.15 * days:.6g}"]
-        return self._of_few(
+        return self._beside_own(
             shape, words, f"{why}; windows of {days:.3g} days, as long as it is validated on"
         )
 
-    def _of_few(self, shape: Shape, words: list[str], why: str) -> Choice:
-        """The same where few users would be few steps, and may be too few to learn from."""
-        if shape.num_users >= FEW_USERS:
+    def _beside_own(self, shape: Shape, words: list[str], why: str) -> Choice:
+        """The same with models beside it that need no steps, and in small ones of few users."""
+        if shape.num_items > NEAREST or shape.num_pairs > COUNTED:
             return Choice(words, why)
-        batch = max(16, shape.num_users // 10)
-        return Choice(
-            [*words, f"trainer.batch_users={batch}"],
-            f"{why}; batches of {batch}, for {shape.num_users:,} users are few{BESIDE}",
-            [["model=own_frequency"], ["model=item_to_item"]],
-        )
+        if shape.num_users < FEW_USERS:
+            batch = max(16, shape.num_users // 10)
+            words = [*words, f"trainer.batch_users={batch}"]
+            why += f"; batches of {batch}, for {shape.num_users:,} users are few"
+        return Choice(words, why + BESIDE, [["model=own_frequency"], ["model=item_to_item"]])
 
     def _new(self, shape: Shape) -> Choice:
         linear = self._linear(shape)
@@ -98,8 +99,10 @@ class Auto:
         regression = ["model=ease" if shape.num_items <= SQUARE else "model=sparse_ease"]
         others = [["experiment=ials"]]
         if shape.judged_days is not None:
-            recent = max(1.0, shape.judged_days / 2.0)
-            others.append(["model=popularity", f"model.recent_days={recent:.3g}"])
+            recent = f"{max(1.0, shape.judged_days / 2.0):.3g}"
+            fading = ["model.history_weighting=decayed", f"model.fade_days={recent}"]
+            others.append(["model=popularity", f"model.recent_days={recent}"])
+            others.append(["model=item_to_item", *fading])
         if shape.judges_next and shape.num_pairs <= EVENTS:
             others.append(["experiment=sequence", "trainer.max_epochs=8"])
         if shape.num_users * shape.num_items <= PAIRS:
