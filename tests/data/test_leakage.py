@@ -170,6 +170,7 @@ def test_items_and_users_of_the_holdout_alone_are_counted(tmp_path: Path) -> Non
     assert (facts["first_items"], facts["first_events"]) == (2, 3)  # e is in the validation part
     assert facts["outside_events"] == 4
     assert facts["share"] == 8 / 13
+    assert "; 1 of these events are on items that validation knows" in findings["new_items"].says
     assert findings["new_items"].level == "warn"
     assert findings["new_users"].facts == {"users": 1, "share": 1 / 5}
 

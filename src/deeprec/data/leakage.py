@@ -294,6 +294,11 @@ def _new_items(prepared: Prepared, part: PartName, judged: _Judged, before: _Bef
         f"{first_events:,} on items first met in the {part}), {outside:,} on items outside it"
     )
     share = _share(cold_events + outside, total)
+    if part == "holdout" and share > MANY_NEW and cold_events > first_events:
+        says += (
+            f"; {cold_events - first_events:,} of these events are on items that validation knows, "
+            "which `deeprec refit` learns on a folder prepared with train_on=validation"
+        )
     facts = {
         "share": share,
         "cold_items": int(cold.sum()),
