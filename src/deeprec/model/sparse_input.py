@@ -130,10 +130,6 @@ class SparseInput(nn.Module):
         assert self._fused is not None, "call fuse first"
         self._fused.finish_step()
 
-    def obstacle_to_torchrec(self, rule: TableRule) -> str | None:
-        """Why TorchRec cannot train these tables by this rule, if so."""
-        return obstacle_to_torchrec(rule, self.width)
-
     def forward(
         self, fields: Mapping[str, Jagged], borrowed: Mapping[str, Tensor] = NONE_BORROWED
     ) -> Tensor:
@@ -174,7 +170,7 @@ class SparseInput(nn.Module):
     def _choose_backend(self, rule: TableRule) -> tuple[str, str]:
         if self.backend == "torch":
             return "torch", "as configured"
-        obstacle = self.obstacle_to_torchrec(rule)
+        obstacle = obstacle_to_torchrec(rule, self.width)
         if obstacle is None and self.backend == "auto" and self._on_cpu():
             return "torch", "as fast as TorchRec on a CPU"
         if obstacle is None:

@@ -22,7 +22,13 @@ from torch import Tensor, distributed
 from deeprec.batch import Jagged
 from deeprec.errors import ConfigError
 from deeprec.model.sparse_input import SparseInput
-from deeprec.model.torchrec_tables import FieldsOfTables, bag_configs, fused_optimizer, keyed
+from deeprec.model.torchrec_tables import (
+    FieldsOfTables,
+    bag_configs,
+    fused_optimizer,
+    keyed,
+    obstacle_to_torchrec,
+)
 from deeprec.table import RowwiseAdagrad, State, TableRule
 from deeprec.trainer.data_parallel import Group
 
@@ -56,7 +62,7 @@ def shard(
     Raises:
         ConfigError: TorchRec cannot train these tables by this rule, or not by this plan.
     """
-    obstacle = inputs.obstacle_to_torchrec(rule)
+    obstacle = obstacle_to_torchrec(rule, inputs.width)
     if obstacle is not None:
         raise ConfigError(
             f"trainer.shard_inputs: {obstacle}; its tables take optimizer=rowwise_adagrad, adagrad "
