@@ -64,6 +64,12 @@ class Jagged:
         weights = None if self.weights is None else self.weights[first:last]
         return Jagged(self.values[first:last], self.offsets[start : stop + 1] - first, weights)
 
+    def all_weights(self) -> Tensor:
+        """float32 [N]: the weights, ones where they are absent."""
+        if self.weights is not None:
+            return self.weights
+        return torch.ones(len(self.values), device=self.values.device)
+
     def on(self, device: torch.device) -> "Jagged":
         """The same rows on another device, without `by_item`."""
         weights = None if self.weights is None else self.weights.to(device)

@@ -112,9 +112,8 @@ class BlendConfig:
             yield from _weights(self.weights, len(self.runs))
             if self.cutoff is not None:
                 yield "cutoff: it is what weights are chosen by, and they are given; leave one out"
-        if self.cutoff is not None:
-            yield from _at_least(1, self, "cutoff")
-        yield from _at_least(1, self, "validation_users")
+        given = [] if self.cutoff is None else ["cutoff"]
+        yield from _at_least(1, self, *given, "validation_users")
         yield from _seed(self.seed)
 
 

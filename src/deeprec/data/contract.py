@@ -141,10 +141,10 @@ def _ratings(workspace: Workspace, events: ir.Table) -> list[Check]:
     low, high = facts["low"], facts["high"]
     if not 3 <= facts["distinct"] <= MOST_RATINGS or high > MOST_RATINGS:
         return []
-    liked = events.filter(value >= low + 0.7 * (high - low))
+    liked = value >= low + 0.7 * (high - low)
     found = workspace.one(
-        events, lowest=(value == low).sum(), liked=(value >= low + 0.7 * (high - low)).sum()
-    ) | workspace.one(liked, least=liked.value.min())
+        events, lowest=(value == low).sum(), liked=liked.sum(), least=value.min(where=liked)
+    )
     if found["lowest"] > 0.3 * facts["count"]:
         return []
     says = (

@@ -164,7 +164,7 @@ class SparseInput(nn.Module):
         if self.pooling.get(name, "sum") == "sum":
             return rows
         users_N = _users_of(rows.offsets, len(rows.values))
-        weights_N = mean_weights(_weights(rows), users_N, len(rows.offsets) - 1)
+        weights_N = mean_weights(rows.all_weights(), users_N, len(rows.offsets) - 1)
         return replace(rows, weights=weights_N)
 
     def _choose_backend(self, rule: TableRule) -> tuple[str, str]:
@@ -334,14 +334,8 @@ def _joined(fields: Sequence[Jagged]) -> Jagged:
     return Jagged(
         torch.cat([field.values for field in fields]),
         F.pad(lengths.cumsum(0), (1, 0)),
-        None if plain else torch.cat([_weights(field) for field in fields]),
+        None if plain else torch.cat([field.all_weights() for field in fields]),
     )
-
-
-def _weights(rows: Jagged) -> Tensor:
-    if rows.weights is not None:
-        return rows.weights
-    return torch.ones(len(rows.values), device=rows.values.device)
 
 
 def _check(pooling: Mapping[str, str], fields: Collection[str]) -> None:

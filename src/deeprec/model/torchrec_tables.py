@@ -112,7 +112,7 @@ def keyed(fields: Mapping[str, Jagged], names: Sequence[str]) -> Any:
     return KeyedJaggedTensor(
         keys=list(names),
         values=torch.cat([field.values for field in rows]),
-        weights=torch.cat([_weights(field) for field in rows]),
+        weights=torch.cat([field.all_weights() for field in rows]),
         lengths=torch.cat([field.offsets.diff() for field in rows]),
         length_per_key=[len(field.values) for field in rows],  # else it asks the device
     )
@@ -127,9 +127,3 @@ def fused_optimizer(rule: TableRule) -> tuple[type[torch.optim.Optimizer], dict[
     assert isinstance(rule, Adagrad | RowwiseAdagrad)
     name = torch.optim.Adagrad if isinstance(rule, Adagrad) else RowWiseAdagrad
     return name, {"lr": rule.lr, "eps": rule.eps}
-
-
-def _weights(rows: Jagged) -> Tensor:
-    if rows.weights is not None:
-        return rows.weights
-    return torch.ones(len(rows.values), device=rows.values.device)

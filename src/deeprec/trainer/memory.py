@@ -1,6 +1,6 @@
 """What a run will hold in memory, said and checked before its first step."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -124,16 +124,8 @@ def plan(
         lines.append(Line("the same of a step recorded as a CUDA graph", made, (GRAPH, ways.batch)))
     if processes == 1 or device != "cpu":
         return lines
-    lines = [*_times(lines, processes)]
-    state = optimizer.state_floats(*catalog.shape) * FLOAT
-    if shards and state > LARGE * FLOAT:
-        lines.append(
-            Line("item_weight optimizer, put together to save", state, (ways.width, STATE))
-        )
-    whole = sum(t.numel() + optimizer.state_floats(*t.shape) for t in shared_out) * FLOAT
-    if whole:
-        lines.append(Line("input tables, put together to validate and save", whole, (ways.width,)))
-    return lines
+    together = _together_lines(optimizer, catalog if shards else None, shared_out, ways)
+    return [*_times(lines, processes), *together]
 
 
 def _shared_out(model: nn.Module) -> Iterator[nn.Parameter]:
@@ -295,6 +287,26 @@ def _times(lines: list[Line], processes: int) -> Iterator[Line]:
     for line in lines:
         name, settings = f"{line.name}, {processes} times", (*line.settings, FEWER_PROCESSES)
         yield Line(name, line.bytes * processes, settings)
+
+
+def _together_lines(
+    optimizer: Optimizer,
+    catalog: nn.Parameter | None,
+    inputs: Sequence[nn.Parameter],
+    ways: Ways,
+) -> Iterator[Line]:
+    """What the process that leads has of others, for a while.
+
+    Args:
+        catalog: the catalog table, if processes share it out.
+        inputs: the input tables that they share out.
+    """
+    state = 0 if catalog is None else optimizer.state_floats(*catalog.shape) * FLOAT
+    if state > LARGE * FLOAT:
+        yield Line("item_weight optimizer, put together to save", state, (ways.width, STATE))
+    whole = sum(one.numel() + optimizer.state_floats(*one.shape) for one in inputs) * FLOAT
+    if whole:
+        yield Line("input tables, put together to validate and save", whole, (ways.width,))
 
 
 def _score_lines(asked: int, who: str, block_items: int, draws: int, ways: Ways) -> Line:
