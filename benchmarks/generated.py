@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from deeprec.config import PrepareConfig, compose
+from deeprec.config import compose
 from deeprec.console import console
 from deeprec.data import store
 from deeprec.data.store import SECONDS_PER_DAY, Events, Prepared
 from deeprec.prepare import prepare
+from deeprec.verb import PrepareConfig
 
 DAYS = 365
 MINIMUM_EVENTS = 5

@@ -34,7 +34,7 @@ from scipy import linalg, sparse
 from sized import sized
 
 from deeprec.batch import Batch
-from deeprec.config import TrainConfig, compose
+from deeprec.config import compose
 from deeprec.console import console
 from deeprec.data.dataset import drawn_users
 from deeprec.data.judge import judged_batch, without_seen
@@ -44,6 +44,7 @@ from deeprec.metric.ranking import FloatArray, ndcg, recall
 from deeprec.model.rank import rank
 from deeprec.train import train
 from deeprec.trainer.run import open_run
+from deeprec.verb import TrainConfig
 
 CUTOFF, CHUNK, MOST_USERS = 100, 256, 10_000
 ALS = Path(__file__).parent / "peers" / "als.py"

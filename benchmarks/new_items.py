@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from deeprec.batch import Batch, Jagged
-from deeprec.config import TrainConfig, compose
+from deeprec.config import compose
 from deeprec.data import store
 from deeprec.data.dataset import JudgedBatches
 from deeprec.data.store import Events, Prepared
@@ -33,6 +33,7 @@ from deeprec.model.rank import encode
 from deeprec.model.topk import top_k
 from deeprec.train import train
 from deeprec.trainer.run import open_run
+from deeprec.verb import TrainConfig
 
 K = 20
 Plain = argparse.RawDescriptionHelpFormatter

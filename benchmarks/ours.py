@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from deeprec.batch import Arranged
-from deeprec.config import TrainConfig, compose
+from deeprec.config import compose
 from deeprec.console import console
 from deeprec.data.packed import Packed
 from deeprec.data.store import Prepared
@@ -16,6 +16,7 @@ from deeprec.model.sparse_input import HISTORY
 from deeprec.trainer.data_parallel import Group
 from deeprec.trainer.loop import Loop
 from deeprec.trainer.module import Training
+from deeprec.verb import TrainConfig
 from deeprec.work import Work
 
 COMMON = (  # as the dense form and RecBole do it

@@ -23,13 +23,13 @@ import torch  # noqa: E402
 
 import test_cpp  # noqa: E402
 from deeprec import bundle, forms  # noqa: E402
-from deeprec.config import ExportConfig, ServeConfig  # noqa: E402
 from deeprec.export import export  # noqa: E402
 from deeprec.golden import Answering, Request, golden_answer  # noqa: E402
 from deeprec.operation.other_forms import Names  # noqa: E402
 from deeprec.serve import Bundle, load, same_answer  # noqa: E402
 from deeprec.server.process import bound, server_of  # noqa: E402
 from deeprec.trainer import rebuilt  # noqa: E402
+from deeprec.verb import ExportConfig, ServeConfig  # noqa: E402
 
 Ask = Callable[[Request], dict[str, Any]]
 

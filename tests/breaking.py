@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from deeprec import config
-from deeprec.config import TrainConfig
 from deeprec.errors import ConfigError
+from deeprec.verb import TrainConfig
 
 VALUES = ("three", "-1", "0", "null", "[]", "{a: 1}", "1e9", "true", "0.5", "nan", "[1,x]", "''")
 LETTERS = "abcdefghijklmnopqrstuvwxyz_"

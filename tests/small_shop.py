@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 
 from deeprec import config
-from deeprec.config import PrepareConfig, TrainConfig
 from deeprec.data import store
 from deeprec.data.store import SECONDS_PER_DAY, Events
 from deeprec.prepare import prepare
+from deeprec.verb import PrepareConfig, TrainConfig
 
 NUM_USERS, NUM_ITEMS, DAYS = 60, 24, 200
 

@@ -29,7 +29,8 @@ from deeprec.model.sequence_encoder import SequenceEncoder
 from deeprec.model.two_tower import TwoTower
 from deeprec.model.variational import Variational
 from deeprec.trainer.constraints import Constraints
-from deeprec.trainer.module import Progress, Training
+from deeprec.trainer.learner import Progress
+from deeprec.trainer.module import Training
 from deeprec.trainer.momentum import AdaDelta, Momentum
 from deeprec.trainer.optimizer import Adagrad, Adam, Optimizer, RmsProp, RowwiseAdagrad, Sgd
 

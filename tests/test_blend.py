@@ -11,7 +11,7 @@ import torch
 import deeprec
 import small_shop
 from deeprec.blend import blend, cutoff_of
-from deeprec.config import BlendConfig, EvaluateConfig, ExportConfig, TrainConfig, compose
+from deeprec.config import compose
 from deeprec.data.dataset import JudgedBatches
 from deeprec.data.store import Prepared
 from deeprec.errors import ConfigError
@@ -21,6 +21,7 @@ from deeprec.train import train
 from deeprec.trainer.logger import read_metrics
 from deeprec.trainer.run import open_run
 from deeprec.trainer.validation import validate
+from deeprec.verb import BlendConfig, EvaluateConfig, ExportConfig, TrainConfig
 
 MEMBERS = {
     "own": ("model=own_frequency",),

@@ -9,13 +9,14 @@ import pytest
 
 import small_shop
 from deeprec.choosing import chosen, shape_of
-from deeprec.config import PrepareConfig, TrainConfig, compose
+from deeprec.config import compose
 from deeprec.data.store import Prepared
 from deeprec.errors import ConfigError, Interrupted
 from deeprec.model.auto import Auto, Shape
 from deeprec.prepare import prepare
 from deeprec.train import train
 from deeprec.trainer.run import open_run
+from deeprec.verb import PrepareConfig, TrainConfig
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ import pytest
 import shop
 from deeprec import cli, config, manual, schema
 from deeprec.cli import main
-from deeprec.config import VERBS, VerbConfig
 from deeprec.errors import (
     ConfigError,
     DataError,
@@ -19,6 +18,7 @@ from deeprec.errors import (
     NonFiniteError,
     ResourceError,
 )
+from deeprec.verb import VERBS, RecommendConfig, VerbConfig
 
 RECOMMEND = ["recommend", "bundle=b", "histories=h", "output=o"]
 
@@ -142,7 +142,7 @@ def test_a_verb_is_called_with_its_typed_config(called: list[tuple[str, VerbConf
     assert main([*RECOMMEND, "k=20", "exclude_seen=true"]) == 0
     ((verb, composed),) = called
     assert verb == "recommend"
-    assert composed == config.RecommendConfig("b", "h", "o", k=20, exclude_seen=True)
+    assert composed == RecommendConfig("b", "h", "o", k=20, exclude_seen=True)
 
 
 def test_the_whole_config_can_be_seen_without_running(

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 import shop
 from deeprec import config
-from deeprec.config import EvaluateConfig, RecommendConfig, TrainConfig
 from deeprec.errors import ConfigError
+from deeprec.verb import EvaluateConfig, RecommendConfig, TrainConfig
 
 PLACES = ["prepared=p", "output_dir=o"]
 

@@ -6,8 +6,9 @@ import pytest
 
 from deeprec import config, manual
 from deeprec.composition import choices
-from deeprec.config import VERBS, compose
+from deeprec.config import compose
 from deeprec.errors import ConfigError
+from deeprec.verb import VERBS, TrainConfig
 
 CONFIGS = config.configs_dir()
 OWN_FOLDERS = [
@@ -115,7 +116,7 @@ def test_every_value_that_preparing_would_refuse_is_named_with_its_key() -> None
 
 def test_beside_resume_only_what_changes_no_bit_of_a_run_may_be_said() -> None:
     composed = compose("train", ["resume=runs/a", "trainer.prefetch_processes=0"])
-    assert isinstance(composed, config.TrainConfig)
+    assert isinstance(composed, TrainConfig)
     assert composed.trainer.keys() - {"_target_"} == {"prefetch_processes"}  # no default counts
     for key, value in (("trainer.threads", 2), ("trainer.batch_users", 5), ("trainer", "default")):
         assert mistakes(

@@ -5,11 +5,12 @@ from typing import cast
 
 import numpy as np
 
-from deeprec.config import EvaluateConfig, PrepareConfig, TrainConfig, compose, configs_dir
+from deeprec.config import compose, configs_dir
 from deeprec.data.store import Prepared
 from deeprec.evaluate import evaluate
 from deeprec.prepare import prepare
 from deeprec.train import train
+from deeprec.verb import EvaluateConfig, PrepareConfig, TrainConfig
 
 USERS, FILMS = 40, 30
 

@@ -19,7 +19,7 @@ import torch
 
 import standin
 from deeprec.batch import Batch
-from deeprec.config import EvaluateConfig, RecommendConfig, compose
+from deeprec.config import compose
 from deeprec.data import store
 from deeprec.data.judge import distinct, judged_batch
 from deeprec.data.store import Events, Prepared
@@ -30,6 +30,7 @@ from deeprec.model.rank import rank
 from deeprec.recommend import recommend
 from deeprec.train import train
 from deeprec.trainer.run import open_run
+from deeprec.verb import EvaluateConfig, RecommendConfig
 
 ITEMS = ["a", "b", "c", "d", "e"]
 # user: role, train, validation, holdout, holdout events on items the catalog does not hold

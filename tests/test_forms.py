@@ -22,7 +22,6 @@ import deeprec
 from deeprec import bundle, folder, forms
 from deeprec.batch import Batch, Encoded, Jagged
 from deeprec.bundle import Limits
-from deeprec.config import ExportConfig
 from deeprec.data.store import Prepared
 from deeprec.errors import ConfigError, IntegrityError
 from deeprec.export import export, write
@@ -45,6 +44,7 @@ from deeprec.model.solved import SolvedModel
 from deeprec.serve import same_answer
 from deeprec.train import train
 from deeprec.trainer import rebuilt
+from deeprec.verb import ExportConfig
 from recommender_contract import jagged
 from small_shop import make, settings
 from standin import FIELDS, StandIn, StandInEncoder, bundle_folder, prepared_folder, trained

@@ -9,7 +9,6 @@ import torch
 
 from deeprec import config
 from deeprec.batch import Batch, Jagged
-from deeprec.config import NeighboursConfig
 from deeprec.data.judge import judged_batch
 from deeprec.data.store import Prepared
 from deeprec.errors import ConfigError
@@ -17,6 +16,7 @@ from deeprec.model.rank import rank
 from deeprec.neighbours import neighbours
 from deeprec.train import train
 from deeprec.trainer.run import open_run
+from deeprec.verb import NeighboursConfig
 from small_shop import composed, make
 
 

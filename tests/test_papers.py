@@ -17,12 +17,13 @@ import yaml
 
 import deeprec
 from deeprec import export
-from deeprec.config import ExportConfig, PrepareConfig, RecommendConfig, compose
+from deeprec.config import compose
 from deeprec.golden import Trained
 from deeprec.papers import sbom
 from deeprec.prepare import prepare
 from deeprec.recommend import recommend
 from deeprec.train import train
+from deeprec.verb import ExportConfig, PrepareConfig, RecommendConfig
 from small_shop import composed
 from standin import FIELDS, StandIn, prepared_folder
 

@@ -12,10 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from deeprec.config import PrepareConfig, compose
+from deeprec.config import compose
 from deeprec.data.store import PARTS, Prepared
 from deeprec.errors import ConfigError, DataError
 from deeprec.prepare import prepare
+from deeprec.verb import PrepareConfig
 
 DATA_FILES = ("catalog.parquet", "users.parquet", "vocabularies.json", "contract.json",
               *(f"{name}.arrow" for name in PARTS))  # fmt: skip

@@ -21,7 +21,7 @@ import deeprec
 from deeprec import export
 from deeprec import recommend as verb
 from deeprec.batch import Jagged
-from deeprec.config import EvaluateConfig, ExportConfig, RecommendConfig, compose
+from deeprec.config import compose
 from deeprec.data import store
 from deeprec.data.judge import judged_batch
 from deeprec.data.store import Prepared
@@ -34,6 +34,7 @@ from deeprec.model.rank import rank
 from deeprec.prepare import prepare
 from deeprec.recommend import recommend
 from deeprec.train import train
+from deeprec.verb import EvaluateConfig, ExportConfig, RecommendConfig
 from standin import FIELDS, INSTANT, StandIn, bundle_folder, of_lists
 
 DAY = 86_400
@@ -506,7 +507,7 @@ def test_a_killed_command_goes_on_after_the_lists_it_had(
     output, kept = tmp_path / "out.parquet", tmp_path / ".out.parquet.row-groups"
     code = f"""
 from deeprec import recommend
-from deeprec.config import RecommendConfig
+from deeprec.verb import RecommendConfig
 recommend.ROW_GROUP = 100
 recommend.recommend(RecommendConfig({str(made)!r}, {str(events)!r}, {str(output)!r}, batch_users=2))
 """

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from deeprec.config import RecommendConfig
 from deeprec.recommend import recommend
+from deeprec.verb import RecommendConfig
 from standin import bundle_folder
 
 DAY = 86_400

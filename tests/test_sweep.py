@@ -17,7 +17,7 @@ import pytest
 import small_shop
 import standin
 from deeprec.cli import main
-from deeprec.config import SweepConfig, TrainConfig, compose
+from deeprec.config import compose
 from deeprec.errors import ConfigError, DataError, DeeprecError
 from deeprec.search.crew import Crew
 from deeprec.search.worker import Ended, Validated
@@ -25,6 +25,7 @@ from deeprec.sweep import sweep
 from deeprec.train import train
 from deeprec.trainer.logger import read_metrics
 from deeprec.trainer.run import RunFolder, open_run
+from deeprec.verb import SweepConfig, TrainConfig
 
 SPACE = """\
 # A shop of 24 items.

@@ -21,7 +21,7 @@ from torch import nn
 import small_shop
 from deeprec import folder
 from deeprec.batch import Task
-from deeprec.config import TrainConfig, compose
+from deeprec.config import compose
 from deeprec.data.store import Prepared
 from deeprec.errors import (
     ConfigError,
@@ -40,6 +40,7 @@ from deeprec.trainer.logger import read_metrics
 from deeprec.trainer.module import Training
 from deeprec.trainer.optimizer import Adam, RowwiseAdagrad
 from deeprec.trainer.run import RunFolder, open_run
+from deeprec.verb import TrainConfig
 from deeprec.work import Work
 
 

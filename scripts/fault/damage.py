@@ -14,6 +14,7 @@ from deeprec.prepare import prepare
 from deeprec.trainer import checkpoint
 from deeprec.trainer.logger import MetricsFile
 from deeprec.trainer.run import RunFolder, open_run
+from deeprec.verb import ExportConfig
 from fault.ground import Count, Ground
 
 MANY = 5000
@@ -33,7 +34,7 @@ def prepared_bits(ground: Ground) -> Count:
 def bundle_bits(ground: Ground) -> Count:
     """One flipped bit in a bundle, and it is verified."""
     place = ground.root / "bundle"
-    export.export(config.ExportConfig(run=str(ground.whole), output_dir=str(place)))
+    export.export(ExportConfig(run=str(ground.whole), output_dir=str(place)))
     return _flipped(ground, place, lambda: bundle.verify(place))
 
 

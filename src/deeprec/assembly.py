@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from deeprec.batch import Batch
-from deeprec.config import TrainConfig, is_solved, refuse
+from deeprec.config import refuse
 from deeprec.console import console
 from deeprec.data.attribute_histories import AttributeHistories
 from deeprec.data.datamodule import DataModule, to_be_fetched
@@ -28,6 +28,7 @@ from deeprec.loss.inverse_propensity import InversePropensity
 from deeprec.loss.negatives import Negatives
 from deeprec.machine import cores
 from deeprec.model.base import PerUser
+from deeprec.model.initial import begin_biases
 from deeprec.model.layered import Layered
 from deeprec.part import find, instantiate
 from deeprec.schema import Part
@@ -45,12 +46,14 @@ from deeprec.trainer.facts import (
 from deeprec.trainer.graph import record
 from deeprec.trainer.input_shards import InputShards, to_device, unfit_inputs
 from deeprec.trainer.kinds import kinds_of
+from deeprec.trainer.learner import Progress
 from deeprec.trainer.loop import Loop
-from deeprec.trainer.module import Loss, Progress, Training, begin_biases
+from deeprec.trainer.module import Loss, Training
 from deeprec.trainer.optimizer import Optimizer
 from deeprec.trainer.rate import Rate
 from deeprec.trainer.shards import Shards
 from deeprec.trainer.solving import Solving
+from deeprec.verb import TrainConfig, is_solved
 
 READ: tuple[PartName, ...] = ("train", "validation")  # never the holdout
 

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Protocol
 
 from deeprec import folder
-from deeprec.config import TrainConfig
 from deeprec.console import console
 from deeprec.errors import ConfigError, Interrupted
 from deeprec.part import called
 from deeprec.trainer.run import Run, RunFolder, open_run
+from deeprec.verb import TrainConfig
 
 
 class Train(Protocol):

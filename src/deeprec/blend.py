@@ -15,7 +15,6 @@ from torch import nn
 
 from deeprec import part
 from deeprec.assembly import READ
-from deeprec.config import BlendConfig, TrainConfig
 from deeprec.console import console
 from deeprec.data.store import Prepared
 from deeprec.errors import ConfigError
@@ -26,6 +25,7 @@ from deeprec.trainer.logger import read_metrics
 from deeprec.trainer.loop import ALONE, Loop
 from deeprec.trainer.run import Run, RunFolder, open_run, refuse_to_overwrite, take_away_unmade
 from deeprec.trainer.weighing import Weights, climbed, tried
+from deeprec.verb import BlendConfig, TrainConfig
 from deeprec.work import Work
 
 

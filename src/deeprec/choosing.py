@@ -4,7 +4,7 @@ from collections.abc import Set
 from dataclasses import replace
 from typing import Any
 
-from deeprec.config import TrainConfig, VerbConfig, check, compose, is_solved, to_dict
+from deeprec.config import check, compose, to_dict
 from deeprec.console import console
 from deeprec.data.store import SECONDS_PER_DAY, Prepared
 from deeprec.model.auto import Auto, Shape
@@ -12,6 +12,7 @@ from deeprec.override import key_of
 from deeprec.part import find, instantiate
 from deeprec.trainer.kinds import input_reads_catalog
 from deeprec.trainer.loop import ALONE
+from deeprec.verb import TrainConfig, VerbConfig, is_solved
 
 PARTS = ("loss", "optimizer", "target", "trainer")
 NOT_OF_MODELS = ("experiment", "model", "prepared", "output_dir", "resume")

@@ -12,7 +12,7 @@ from deeprec import __version__
 from deeprec.errors import ConfigError, DeeprecError, did_you_mean
 
 if TYPE_CHECKING:
-    from deeprec.config import VerbConfig
+    from deeprec.verb import VerbConfig
 
 VERBS = (
     *("prepare", "train", "sweep", "blend", "refit", "evaluate", "export", "recommend"),

@@ -18,7 +18,7 @@ import torch
 
 import deeprec
 from deeprec import folder, versions
-from deeprec.config import EvaluateConfig, check, to_dict
+from deeprec.config import check, to_dict
 from deeprec.console import console
 from deeprec.data import protocol
 from deeprec.data.dataset import drawn_users
@@ -42,6 +42,7 @@ from deeprec.evaluation.system import kind_of, open_systems, runs_in, trained_on
 from deeprec.evaluation.without_targets import without_targets
 from deeprec.metric.comparison import compare
 from deeprec.metric.tally import DEFINITIONS, Tally
+from deeprec.verb import EvaluateConfig
 
 NOW = "what is judged now"
 COMPARED = ("ndcg", "recall", "map", "mrr", "hit")  # on which systems are told apart; first: said

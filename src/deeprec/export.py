@@ -21,7 +21,6 @@ import deeprec
 from deeprec import bundle, folder, forms, serve, versions
 from deeprec.batch import Batch
 from deeprec.bundle import Limits
-from deeprec.config import ExportConfig
 from deeprec.console import console, progress
 from deeprec.data.judge import judged_batch
 from deeprec.data.store import Prepared
@@ -34,6 +33,7 @@ from deeprec.model.rank import rank
 from deeprec.papers import card, mlflow, sbom
 from deeprec.papers.preprocess import preprocess
 from deeprec.serve import load_model, same_answer
+from deeprec.verb import ExportConfig
 
 COMPARE_K = 100
 BATCH_USERS = 256

@@ -14,10 +14,10 @@ from typing import cast
 from deeprec import config as configs
 from deeprec.assembly import READ
 from deeprec.begun import REQUESTS, end_with
-from deeprec.config import TrainConfig
 from deeprec.console import console
 from deeprec.data.store import Prepared
 from deeprec.trainer.data_parallel import Group
+from deeprec.verb import TrainConfig
 from deeprec.work import Work
 
 

@@ -1,6 +1,6 @@
 """What `deeprec --help` and `deeprec <verb> --help` say.
 
-Nothing is told twice: a field's meaning is the comment beside it in config.py, a choice's is the
+Nothing is told twice: a field's meaning is the comment beside it in verb.py, a choice's is the
 first comment of its file.
 """
 
@@ -15,8 +15,9 @@ from typing import Any, Literal, get_args, get_origin
 
 from deeprec import __version__, composition, config
 from deeprec.annotation import describe
-from deeprec.config import VERBS, VerbConfig, configs_dir
+from deeprec.config import configs_dir
 from deeprec.schema import default_of, plain_fields
+from deeprec.verb import VERBS, VerbConfig
 
 WIDTH = 100  # columns
 INDENT = 26

@@ -21,10 +21,10 @@ from omegaconf import DictConfig
 
 from deeprec import config
 from deeprec.composition import COMPOSITION_ERRORS, Composer, reason
-from deeprec.config import VerbConfig
 from deeprec.console import console
 from deeprec.errors import ConfigError
 from deeprec.override import key_of
+from deeprec.verb import VerbConfig
 
 JOB_NUMBER = "${hydra:job.num}"
 FOLDERS = {"prepare": "prepared", "train": "runs", "export": "bundles"}

@@ -17,7 +17,6 @@ from torch.nn import functional as F
 
 from deeprec import folder
 from deeprec.batch import Encoded
-from deeprec.config import NeighboursConfig
 from deeprec.console import console, progress
 from deeprec.data.judge import judged_batch
 from deeprec.data.store import Prepared
@@ -27,6 +26,7 @@ from deeprec.model.item_to_item import largest
 from deeprec.model.rank import encode
 from deeprec.model.topk import top_k
 from deeprec.trainer.run import Run, open_run
+from deeprec.verb import NeighboursConfig
 
 
 def neighbours(config: NeighboursConfig) -> Path:

@@ -22,7 +22,7 @@ from rich.table import Table
 
 import deeprec
 from deeprec import folder
-from deeprec.config import PrepareConfig, instantiate, to_dict
+from deeprec.config import instantiate, to_dict
 from deeprec.console import Advance, console, progress
 from deeprec.data import contract, store
 from deeprec.data.attribute import hashed_column, join_attributes, refuse_unknown, vocabulary
@@ -38,6 +38,7 @@ from deeprec.data.vocabulary import Stored
 from deeprec.data.workspace import Workspace, workspace
 from deeprec.errors import ConfigError
 from deeprec.schema import Part
+from deeprec.verb import PrepareConfig
 
 Rule = Callable[[Workspace, EventLog, int], Split]
 

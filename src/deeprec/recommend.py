@@ -17,7 +17,6 @@ import torch
 from deeprec import bundle, folder, serve, versions
 from deeprec.batch import Jagged
 from deeprec.catalog import Catalog
-from deeprec.config import RecommendConfig
 from deeprec.console import console, progress
 from deeprec.data.column import as_id, as_seconds, instant
 from deeprec.data.filter import in_order
@@ -34,6 +33,7 @@ from deeprec.listing.named import Named, digest, events_of, places_in, read_ids
 from deeprec.listing.row_groups import RowGroups, held
 from deeprec.papers.preprocess import NOT_RECORDED
 from deeprec.serve import Bundle
+from deeprec.verb import RecommendConfig
 
 ROWS_AT_ONCE = 262_144  # events read at once
 ROW_GROUP = 1_048_576  # recommendations in one row group of the output

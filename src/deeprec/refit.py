@@ -6,7 +6,7 @@ from typing import Any, cast
 from deeprec.assembly import READ
 from deeprec.beside import Members
 from deeprec.blend import lasting, written
-from deeprec.config import RefitConfig, TrainConfig, check, typed
+from deeprec.config import check, typed
 from deeprec.console import console
 from deeprec.data.store import Prepared
 from deeprec.errors import ConfigError
@@ -21,6 +21,7 @@ from deeprec.trainer.run import (
     refuse_to_overwrite,
     take_away_unmade,
 )
+from deeprec.verb import RefitConfig, TrainConfig
 
 
 def refit(config: RefitConfig) -> Path:

@@ -11,7 +11,6 @@ from deeprec import config as configs
 from deeprec import folder
 from deeprec.choosing import shape_of
 from deeprec.composition import Composer, choices
-from deeprec.config import SweepConfig
 from deeprec.console import console
 from deeprec.data.store import Prepared
 from deeprec.device import visible_devices
@@ -31,6 +30,7 @@ from deeprec.search.stopping import heard
 from deeprec.search.study import FILE, Study
 from deeprec.search.trial import Trial, best, counted
 from deeprec.trainer import launcher
+from deeprec.verb import SweepConfig
 
 TOGETHER = 3  # models that are proposed for a blend
 

@@ -11,7 +11,6 @@ from deeprec.assembly import READ
 from deeprec.beside import Members
 from deeprec.blend import cutoff_of, the_only, weighed, written
 from deeprec.choosing import chosen
-from deeprec.config import BlendConfig, TrainConfig
 from deeprec.console import console
 from deeprec.data.store import Prepared
 from deeprec.errors import ConfigError, IntegrityError
@@ -32,6 +31,7 @@ from deeprec.trainer.run import (
     take_away_unmade,
 )
 from deeprec.trainer.solving import Solving
+from deeprec.verb import BlendConfig, TrainConfig
 from deeprec.work import Work, next_of
 
 GOING_ON = ("auto", "must")  # with the run in output_dir, if there is one, or in any case

@@ -21,8 +21,9 @@ from deeprec.part import instantiate
 from deeprec.trainer import replay, sound
 from deeprec.trainer.callback import Following, Keeper, Watch
 from deeprec.trainer.data_parallel import Group
+from deeprec.trainer.learner import Progress
 from deeprec.trainer.logger import MetricsFile
-from deeprec.trainer.module import Progress, Training
+from deeprec.trainer.module import Training
 from deeprec.trainer.run import RunFolder
 from deeprec.trainer.solving import Solving
 

@@ -10,7 +10,7 @@ import torch
 
 import small_shop
 from deeprec.batch import Batch, Jagged
-from deeprec.config import TrainConfig, compose
+from deeprec.config import compose
 from deeprec.data import store
 from deeprec.data.attribute_histories import MOST_ITEMS, AttributeHistories
 from deeprec.data.dataset import Batches
@@ -23,6 +23,7 @@ from deeprec.evaluation.facts import item_facts
 from deeprec.model.ease import Ease
 from deeprec.train import train
 from deeprec.trainer.run import open_run
+from deeprec.verb import TrainConfig
 from deeprec.work import Work
 
 BRANDS = ["red", "red", "blue", None, "blue", "red", "alone", "red"]

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from deeprec.config import TrainOn
 from deeprec.data.log import EventLog
 from deeprec.data.read import table
 from deeprec.data.split import (
@@ -23,6 +22,7 @@ from deeprec.data.split import (
 )
 from deeprec.data.workspace import Workspace
 from deeprec.errors import ConfigError, DataError
+from deeprec.verb import TrainOn
 
 MakeLog = Callable[..., EventLog]
 Row = tuple[Any, ...]

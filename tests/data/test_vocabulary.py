@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from deeprec import serve
-from deeprec.config import EvaluateConfig, ExportConfig, RecommendConfig, compose
+from deeprec.config import compose
 from deeprec.data.attribute import hashed_column
 from deeprec.data.judge import attributes_of
 from deeprec.data.store import Prepared
@@ -25,6 +25,7 @@ from deeprec.prepare import prepare
 from deeprec.recommend import recommend
 from deeprec.serve import hash_row
 from deeprec.train import train
+from deeprec.verb import EvaluateConfig, ExportConfig, RecommendConfig
 
 # blake2b of the UTF-8 text, eight bytes, little-endian: what an implementation elsewhere must give
 KNOWN = {"": 13020603013274838756, "Pécs": 6780874221474897655, "town 7": 1520868678635775303}

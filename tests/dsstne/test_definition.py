@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from deeprec import config
-from deeprec.config import TrainConfig
 from deeprec.dsstne import command
 from deeprec.dsstne.definition import read_definition
 from deeprec.dsstne.import_network import import_network
@@ -15,6 +14,7 @@ from deeprec.dsstne.mapping import mapped
 from deeprec.dsstne.network import Activation, Error, LayerKind
 from deeprec.errors import ConfigError, DataError
 from deeprec.train import train
+from deeprec.verb import TrainConfig
 from small_shop import make
 
 NETWORKS = sorted((Path(__file__).parent / "networks").glob("*.json"))

@@ -10,7 +10,6 @@ import torch
 
 import deeprec
 from deeprec import config
-from deeprec.config import TrainConfig
 from deeprec.dsstne.export_network import export_network, network_of
 from deeprec.dsstne.from_autoencoder import layered, obstacles
 from deeprec.dsstne.import_weights import import_weights
@@ -36,6 +35,7 @@ from deeprec.model.hidden import Hidden
 from deeprec.model.layered import Layered
 from deeprec.train import train
 from deeprec.trainer.run import open_run
+from deeprec.verb import TrainConfig
 from numpy_network import drawn, forward
 from small_shop import composed, make
 

@@ -12,12 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 
 import standin
-from deeprec.config import EvaluateConfig, compose
+from deeprec.config import compose
 from deeprec.data.judge import judged_batch
 from deeprec.data.store import Prepared
 from deeprec.errors import ConfigError
 from deeprec.evaluate import evaluate
 from deeprec.train import train
+from deeprec.verb import EvaluateConfig
 
 
 @pytest.fixture(scope="module")

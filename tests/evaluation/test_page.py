@@ -15,10 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 
 import standin
-from deeprec.config import EvaluateConfig, compose
+from deeprec.config import compose
 from deeprec.evaluate import evaluate
 from deeprec.evaluation.page.whole import page
 from deeprec.train import train
+from deeprec.verb import EvaluateConfig
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")

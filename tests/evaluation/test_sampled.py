@@ -11,7 +11,6 @@ from torch import Tensor
 import reference
 import standin
 from deeprec.batch import Batch
-from deeprec.config import EvaluateConfig
 from deeprec.data.judge import judged_batch
 from deeprec.data.store import Prepared
 from deeprec.errors import ConfigError
@@ -20,6 +19,7 @@ from deeprec.evaluation.question import Question
 from deeprec.evaluation.sampled import _negatives, sampled_metrics
 from deeprec.evaluation.system import System, open_systems
 from deeprec.model.rank import rank
+from deeprec.verb import EvaluateConfig
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import torch
 import deeprec
 import small_shop
 from deeprec.batch import Batch, Jagged
-from deeprec.config import EvaluateConfig, ExportConfig, RecommendConfig, TrainConfig, compose
+from deeprec.config import compose
 from deeprec.errors import Interrupted, ResourceError
 from deeprec.evaluate import evaluate
 from deeprec.export import export
@@ -26,6 +26,7 @@ from deeprec.train import train
 from deeprec.trainer.callback import Keeper
 from deeprec.trainer.logger import read_metrics
 from deeprec.trainer.run import open_run
+from deeprec.verb import EvaluateConfig, ExportConfig, RecommendConfig, TrainConfig
 
 pytestmark = pytest.mark.gpu
 AFTER = "target=after_cut target.window_days=20 trainer.batch_users=16 optimizer.lr=0.02"

@@ -11,13 +11,13 @@ from torch.nn import functional
 
 import small_shop
 from deeprec.batch import Encoded, Jagged
-from deeprec.config import EvaluateConfig, ExportConfig
 from deeprec.errors import ConfigError
 from deeprec.evaluate import evaluate
 from deeprec.export import export
 from deeprec.loss.contrastive_divergence import ContrastiveDivergence
 from deeprec.table import Updates
 from deeprec.train import train
+from deeprec.verb import EvaluateConfig, ExportConfig
 from largest_tensor import LargestTensor
 
 ITEMS, UNITS = 6, 3

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 import small_shop
-from deeprec.config import EvaluateConfig, ExportConfig
 from deeprec.evaluate import evaluate
 from deeprec.export import export
 from deeprec.loss.cosine_contrastive import CosineContrastive
@@ -14,6 +13,7 @@ from deeprec.loss.fit import Trained
 from deeprec.model.autoencoder import Autoencoder
 from deeprec.train import train
 from deeprec.trainer.run import open_run
+from deeprec.verb import EvaluateConfig, ExportConfig
 
 UNIT = ("loss=cosine_contrastive", "model.unit_vectors=true", "model.reconstruction=0")
 

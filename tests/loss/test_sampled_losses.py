@@ -16,7 +16,8 @@ from deeprec.loss.sampled_binary import SampledBinary
 from deeprec.loss.sampled_softmax import SampledSoftmax
 from deeprec.model.autoencoder import Autoencoder
 from deeprec.table import NO_UPDATES, Updates
-from deeprec.trainer.module import Progress, Training
+from deeprec.trainer.learner import Progress
+from deeprec.trainer.module import Training
 from deeprec.trainer.optimizer import Adam, RowwiseAdagrad
 from largest_tensor import LargestTensor
 

@@ -24,6 +24,7 @@ from deeprec.model.sparse_input import SparseInput
 from deeprec.train import train
 from deeprec.trainer.optimizer import Adam, Sgd
 from deeprec.trainer.run import open_run
+from deeprec.verb import EvaluateConfig, ExportConfig, TrainConfig
 from largest_tensor import LargestTensor
 from recommender_contract import FIELDS, NUM_ITEMS, USERS, RecommenderContract, batch
 
@@ -253,7 +254,7 @@ def test_rows_begin_at_the_singular_vectors_of_numpy() -> None:
     torch.testing.assert_close(model.item_weight[-1].detach(), before[-1])
 
 
-def settings(prepared: Path, run: Path, *words: str) -> config.TrainConfig:
+def settings(prepared: Path, run: Path, *words: str) -> TrainConfig:
     small = (
         "model.width=8",
         "trainer.max_epochs=4",
@@ -263,7 +264,7 @@ def settings(prepared: Path, run: Path, *words: str) -> config.TrainConfig:
     )
     base = (f"prepared={prepared}", f"output_dir={run}", "experiment=linear", *small)
     found = config.compose("train", [*base, *words])
-    assert isinstance(found, config.TrainConfig)
+    assert isinstance(found, TrainConfig)
     return found
 
 
@@ -277,16 +278,16 @@ def test_it_trains_evaluates_and_exports_what_was_evaluated(
     prepared: Path, tmp_path: Path, loss: str
 ) -> None:
     run = train(settings(prepared, tmp_path / "run", loss))
-    evaluated = evaluate(config.EvaluateConfig(run=str(run), cutoffs=[5]))
+    evaluated = evaluate(EvaluateConfig(run=str(run), cutoffs=[5]))
     by_name = {one["name"]: one["metrics"]["ndcg@5"]["mean"] for one in evaluated["systems"]}
     assert by_name["linear_autoencoder"] > by_name["popularity"] + 0.05
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         bundle = export(
-            config.ExportConfig(run=str(run), output_dir=str(tmp_path / "bundle"), program=False)
+            ExportConfig(run=str(run), output_dir=str(tmp_path / "bundle"), program=False)
         )
     assert json.loads((bundle / "manifest.json").read_text())["kind"] == "bundle"
-    judged = config.EvaluateConfig(
+    judged = EvaluateConfig(
         bundle=str(bundle), prepared=str(prepared), output_dir=str(tmp_path / "r"), cutoffs=[5]
     )
     assert standin.of_lists(evaluate(judged)) == standin.of_lists(evaluated)

@@ -13,15 +13,17 @@ from torch.nn import functional
 import small_shop
 import standin
 from deeprec.batch import Batch, Jagged, Penalty, Task
-from deeprec.config import EvaluateConfig, ExportConfig, TrainConfig, compose
+from deeprec.config import compose
 from deeprec.evaluate import evaluate
 from deeprec.export import export
 from deeprec.loss.softmax import Softmax
 from deeprec.model.recvae import RecVae
 from deeprec.train import train
 from deeprec.trainer import memory
-from deeprec.trainer.module import Progress, Training, _step_seed
+from deeprec.trainer.learner import Progress
+from deeprec.trainer.module import Training, _step_seed
 from deeprec.trainer.optimizer import Adam, Sgd
+from deeprec.verb import EvaluateConfig, ExportConfig, TrainConfig
 from recommender_contract import FIELDS, NUM_ITEMS, USERS, RecommenderContract, batch
 
 ENCODER, TURNS = 3, 5  # steps of a turn of the encoder, and of both turns

@@ -29,8 +29,10 @@ from deeprec.model.transformer import Transformer
 from deeprec.model.window import newest
 from deeprec.prepare import prepare
 from deeprec.train import train
-from deeprec.trainer.module import Progress, Training
+from deeprec.trainer.learner import Progress
+from deeprec.trainer.module import Training
 from deeprec.trainer.optimizer import Adam
+from deeprec.verb import EvaluateConfig, ExportConfig, PrepareConfig, TrainConfig
 from recommender_contract import NUM_ITEMS, RecommenderContract, scores
 
 NONE = torch.zeros(0)
@@ -332,15 +334,15 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         f"output_dir={path / 'prepared'}",
     ]
     found = config.compose("prepare", words)
-    assert isinstance(found, config.PrepareConfig)
+    assert isinstance(found, PrepareConfig)
     return prepare(found)
 
 
 def hit_at_1(prepared: Path, run: Path, *words: str) -> tuple[float, dict[str, Any]]:
     told = [f"prepared={prepared}", f"output_dir={run}", "logger.wandb=off", *words]
     found = config.compose("train", told)
-    assert isinstance(found, config.TrainConfig)
-    judged = evaluate(config.EvaluateConfig(run=str(train(found)), cutoffs=[1], baselines=[]))
+    assert isinstance(found, TrainConfig)
+    judged = evaluate(EvaluateConfig(run=str(train(found)), cutoffs=[1], baselines=[]))
     return judged["systems"][0]["metrics"]["hit@1"]["mean"], judged
 
 
@@ -370,12 +372,12 @@ def test_it_knows_what_only_order_tells_and_exports_what_was_evaluated(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         bundle = export(
-            config.ExportConfig(
+            ExportConfig(
                 run=str(tmp_path / "run"), output_dir=str(tmp_path / "bundle"), program=False
             )
         )
     assert json.loads((bundle / "manifest.json").read_text())["kind"] == "bundle"
-    judged = config.EvaluateConfig(
+    judged = EvaluateConfig(
         bundle=str(bundle),
         prepared=str(prepared),
         output_dir=str(tmp_path / "report"),

@@ -14,7 +14,7 @@ from scipy import sparse
 
 import small_shop
 from deeprec.batch import Batch, Jagged
-from deeprec.config import EvaluateConfig, ExportConfig, check, compose, to_dict
+from deeprec.config import check, compose, to_dict
 from deeprec.errors import ConfigError, NonFiniteError
 from deeprec.evaluate import evaluate
 from deeprec.export import export
@@ -32,6 +32,7 @@ from deeprec.model.svd import Svd
 from deeprec.train import train
 from deeprec.trainer.logger import read_metrics
 from deeprec.trainer.run import open_run
+from deeprec.verb import EvaluateConfig, ExportConfig
 from recommender_contract import FIELDS, NUM_ITEMS, USERS, RecommenderContract, batch, scores
 
 U, V = 40, 12

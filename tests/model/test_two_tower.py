@@ -10,7 +10,6 @@ from torch.nn import functional
 
 import small_shop
 from deeprec.batch import Batch, Jagged
-from deeprec.config import EvaluateConfig, ExportConfig
 from deeprec.evaluate import evaluate
 from deeprec.export import export
 from deeprec.loss.cosine_contrastive import CosineContrastive
@@ -19,6 +18,7 @@ from deeprec.model.two_tower import TwoTower
 from deeprec.train import train
 from deeprec.trainer.optimizer import Sgd
 from deeprec.trainer.run import open_run
+from deeprec.verb import EvaluateConfig, ExportConfig
 from recommender_contract import FIELDS, NUM_ITEMS, USERS, RecommenderContract, batch
 
 

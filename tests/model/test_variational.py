@@ -12,15 +12,17 @@ from torch.distributions import Normal, kl_divergence
 import small_shop
 import standin
 from deeprec.batch import Batch, Jagged, Penalty, Task
-from deeprec.config import EvaluateConfig, ExportConfig, TrainConfig, compose
+from deeprec.config import compose
 from deeprec.evaluate import evaluate
 from deeprec.export import export
 from deeprec.loss.softmax import Softmax
 from deeprec.model.attribute_field import field_of
 from deeprec.model.variational import Variational, divergence
 from deeprec.train import train
-from deeprec.trainer.module import Progress, Training, _step_seed
+from deeprec.trainer.learner import Progress
+from deeprec.trainer.module import Training, _step_seed
 from deeprec.trainer.optimizer import Sgd
+from deeprec.verb import EvaluateConfig, ExportConfig, TrainConfig
 from recommender_contract import FIELDS, NUM_ITEMS, USERS, RecommenderContract, batch
 
 STANDARD = Normal(0.0, 1.0)

@@ -17,7 +17,6 @@ import deeprec
 from deeprec import bundle, folder, versions
 from deeprec.bundle import Limits
 from deeprec.cli import main
-from deeprec.config import ExportConfig
 from deeprec.errors import ConfigError
 from deeprec.export import export
 from deeprec.forms import onnx_session
@@ -32,6 +31,7 @@ from deeprec.model.sequence_encoder import SequenceEncoder
 from deeprec.model.served import Served
 from deeprec.operation.scripted import rewrite
 from deeprec.train import train
+from deeprec.verb import ExportConfig
 from small_shop import make, settings
 from standin import bundle_folder
 

@@ -9,7 +9,7 @@ import pytest
 
 from deeprec import config
 from deeprec.composition import Composer
-from deeprec.config import SweepConfig, compose
+from deeprec.config import compose
 from deeprec.errors import ConfigError
 from deeprec.model.auto import Auto, Shape
 from deeprec.search.portfolio import Portfolio
@@ -18,6 +18,7 @@ from deeprec.search.shelf import Shelf
 from deeprec.search.space import SPACE
 from deeprec.search.study import Study
 from deeprec.search.trial import Trial
+from deeprec.verb import SweepConfig
 
 MANY_USERS_AN_ITEM = Shape(6_000, 3_000, 800_000, False, None, None)
 FEW_USERS_AN_ITEM = Shape(6_000, 3_000, 80_000, False, None, None)

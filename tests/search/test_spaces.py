@@ -6,9 +6,10 @@ import pytest
 
 from deeprec import config
 from deeprec.composition import choices
-from deeprec.config import SweepConfig, TrainConfig, compose
+from deeprec.config import compose
 from deeprec.search.experiment import experiment
 from deeprec.search.space_plan import SpacePlan
+from deeprec.verb import SweepConfig, TrainConfig
 
 SPACES = [one for one in choices("sweep", [config.configs_dir()]) if one != "auto"]
 

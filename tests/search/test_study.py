@@ -10,13 +10,13 @@ import pytest
 
 from deeprec import config
 from deeprec.composition import Composer
-from deeprec.config import SweepConfig
 from deeprec.errors import ConfigError
 from deeprec.search.importance import importances
 from deeprec.search.space import Interval
 from deeprec.search.space_plan import SpacePlan
 from deeprec.search.study import Study
 from deeprec.search.trial import Trial, best, counted, ranked
+from deeprec.verb import SweepConfig
 
 SPACE = {
     "_target_": "deeprec.search.space.Space",

@@ -23,8 +23,9 @@ import pytest
 import deeprec
 from browser import CHROMIUM, browsing
 from deeprec.cli import main
-from deeprec.config import ServeConfig, compose
+from deeprec.config import compose
 from deeprec.serve import Bundle, same_answer
+from deeprec.verb import ServeConfig
 from standin import bundle_folder
 
 pytest.importorskip("fastapi", reason="in the extra `serve`")

@@ -15,7 +15,6 @@ from torch import Tensor
 import lives
 import small_shop
 from deeprec.assembly import READ
-from deeprec.config import TrainConfig
 from deeprec.console import console
 from deeprec.data.store import Prepared
 from deeprec.errors import ConfigError
@@ -25,6 +24,7 @@ from deeprec.trainer.data_parallel import Group
 from deeprec.trainer.loop import Loop
 from deeprec.trainer.module import Training
 from deeprec.trainer.row_gradient import RowGradient
+from deeprec.verb import TrainConfig
 from deeprec.work import Work
 from lives import Live
 from small_shop import composed, make

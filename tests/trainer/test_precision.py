@@ -12,7 +12,8 @@ from deeprec.loss.softmax import Softmax
 from deeprec.model.autoencoder import Autoencoder
 from deeprec.model.recvae import RecVae
 from deeprec.model.variational import Variational
-from deeprec.trainer.module import Progress, Training
+from deeprec.trainer.learner import Progress
+from deeprec.trainer.module import Training
 from deeprec.trainer.optimizer import Adam
 
 PRODUCTS = {"mm", "addmm", "addmm_", "bmm"}

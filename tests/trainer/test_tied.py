@@ -12,7 +12,6 @@ from torch.nn import functional
 
 import small_shop
 from deeprec.batch import Batch, Jagged
-from deeprec.config import EvaluateConfig, ExportConfig
 from deeprec.evaluate import evaluate
 from deeprec.export import export
 from deeprec.loss.sampled_softmax import SampledSoftmax
@@ -21,8 +20,10 @@ from deeprec.model.autoencoder import Autoencoder, Pooling
 from deeprec.train import train
 from deeprec.trainer import memory
 from deeprec.trainer.kinds import kinds_of
-from deeprec.trainer.module import Progress, Training
+from deeprec.trainer.learner import Progress
+from deeprec.trainer.module import Training
 from deeprec.trainer.optimizer import Adagrad, Adam, Optimizer, RmsProp, Sgd
+from deeprec.verb import EvaluateConfig, ExportConfig
 from largest_tensor import LargestTensor
 
 ITEMS, AGES, WIDTH, STEPS = 20, 3, 6, 8

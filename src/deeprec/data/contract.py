@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from rich.table import Table
 
-from deeprec.config import TrainOn
 from deeprec.data.column import iso
 from deeprec.data.workspace import Workspace
 from deeprec.errors import DataError
+from deeprec.verb import TrainOn
 
 Level = Literal["ok", "warn", "fail"]
 LEVELS: tuple[Level, ...] = ("ok", "warn", "fail")

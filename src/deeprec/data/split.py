@@ -16,7 +16,6 @@ import ibis
 import ibis.expr.types as ir
 import numpy as np
 
-from deeprec.config import TrainOn
 from deeprec.data.column import Instant, instant, iso
 from deeprec.data.contract import TRAINED_TOO, Check
 from deeprec.data.filter import in_order, keep_events
@@ -24,6 +23,7 @@ from deeprec.data.log import EventLog
 from deeprec.data.store import PARTS
 from deeprec.data.workspace import Workspace
 from deeprec.errors import ConfigError, DataError
+from deeprec.verb import TrainOn
 
 TRAIN, VALIDATION, HOLDOUT = 0, 1, 2
 

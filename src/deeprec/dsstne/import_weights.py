@@ -7,7 +7,6 @@ from typing import Any, cast
 
 from deeprec import config
 from deeprec.assembly import READ
-from deeprec.config import TrainConfig
 from deeprec.console import console
 from deeprec.data.store import Prepared
 from deeprec.dsstne.further import attribute_columns, check_further
@@ -20,6 +19,7 @@ from deeprec.errors import ConfigError
 from deeprec.trainer import checkpoint
 from deeprec.trainer.logger import MetricsFile
 from deeprec.trainer.run import RunFolder, refuse_to_overwrite, take_away_unmade
+from deeprec.verb import TrainConfig
 from deeprec.work import Work, next_of
 
 

@@ -7,7 +7,6 @@ from types import MappingProxyType
 from typing import Any, Literal, cast, get_args
 
 from deeprec import config, folder
-from deeprec.config import TrainConfig
 from deeprec.console import console
 from deeprec.data import store
 from deeprec.dsstne.definition import read_definition
@@ -25,6 +24,7 @@ from deeprec.train import train
 from deeprec.trainer.constraints import Constraints
 from deeprec.trainer.rate import ByEpochs, Inverse
 from deeprec.trainer.run import open_run
+from deeprec.verb import TrainConfig
 
 OptimizerName = Literal["sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adadelta", "adam"]
 OPTIMIZERS = get_args(OptimizerName)

@@ -31,6 +31,7 @@ from deeprec.model.hidden import Hidden
 from deeprec.model.layered import Layered
 from deeprec.part import instantiate
 from deeprec.table import NO_UPDATES
+from deeprec.verb import TrainConfig
 
 STEP = 1e-5  # of a weight, both ways, in float64
 TOLERANCE = 1e-4  # of the difference, over the larger of 1 and the gradient
@@ -85,7 +86,7 @@ def validate(
     told = config.compose(
         "train", [f"loss={to.choices['loss']}", "prepared=known", "output_dir=known"]
     )
-    assert isinstance(told, config.TrainConfig)
+    assert isinstance(told, TrainConfig)
     assert told.loss is not None
     loss = instantiate({**told.loss, **to.loss})
     arranged = _arranged(model, data, examples, weigh=weigh)

@@ -1,8 +1,10 @@
 """Where weights start."""
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
+import torch
 from torch import Tensor, nn
 
 Init = Literal[
@@ -55,3 +57,17 @@ def check_init(name: str, init: str) -> None:
     """Raises ValueError if there is no such scheme."""
     if init not in INITS:
         raise ValueError(f"{name} must be one of {', '.join(INITS)}; got {init!r}")
+
+
+def begin_biases(model: nn.Module, changes: Sequence[Callable[[Tensor], Tensor]]) -> None:
+    """Changes output biases that begin at log odds to those that training aims at.
+
+    Else a run would begin with popularity counted twice, and its best checkpoint be an early one.
+    """
+    for name in ("item_bias", "reconstruction_bias"):
+        bias_V = getattr(model, name, None)
+        if bias_V is None or not bias_V.requires_grad or not bias_V.any():
+            continue  # there is none, or it begins at no odds
+        with torch.no_grad():
+            for change in changes:
+                bias_V.copy_(change(bias_V))

@@ -10,8 +10,8 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from deeprec.config import TrainConfig
 from deeprec.search.worker import Ended, Validated, train_trial
+from deeprec.verb import TrainConfig
 
 GRACE_SECONDS = 30  # that a worker has to save and seal its run when it is told to stop
 

@@ -7,8 +7,8 @@ from omegaconf import OmegaConf
 
 from deeprec import config as configs
 from deeprec.composition import Composer
-from deeprec.config import TrainConfig
 from deeprec.search.space import label
+from deeprec.verb import TrainConfig
 
 PLACES = ("prepared", "output_dir", "resume", "logger")  # not of what is trained
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import cast
 
-from deeprec.config import TrainConfig, instantiate
+from deeprec.config import instantiate
 from deeprec.errors import ConfigError, DeeprecError
 from deeprec.search.crew import Crew, Message
 from deeprec.search.plan import Plan, Values
@@ -16,6 +16,7 @@ from deeprec.search.study import Study
 from deeprec.search.trial import State, Trial, counted
 from deeprec.search.worker import Ended, Validated
 from deeprec.trainer.loop import Loop as TrainingLoop
+from deeprec.verb import TrainConfig
 
 HOPELESS = 5  # trials that may fail before any has succeeded
 LOOK_SECONDS = 0.5  # between looks at the clock

@@ -11,7 +11,6 @@ from optuna import __version__ as optuna_version
 
 from deeprec import folder
 from deeprec.composition import Composer
-from deeprec.config import SweepConfig
 from deeprec.data.store import Prepared
 from deeprec.search import study
 from deeprec.search.experiment import experiment
@@ -21,6 +20,7 @@ from deeprec.search.space import Choices, Range
 from deeprec.search.trial import Trial, reached
 from deeprec.trainer.environment import environment
 from deeprec.trainer.run import RunFolder
+from deeprec.verb import SweepConfig
 
 
 @dataclass(frozen=True)

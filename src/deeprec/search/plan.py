@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from deeprec.config import TrainConfig
 from deeprec.search.space import Interval, Range
+from deeprec.verb import TrainConfig
 
 Values = dict[str, Any]  # setting -> what a trial tries of it
 

@@ -5,13 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from deeprec.composition import Composer
-from deeprec.config import SweepConfig, TrainConfig
 from deeprec.errors import ConfigError
 from deeprec.model.auto import Choice
 from deeprec.override import key_of
 from deeprec.search.plan import Values
 from deeprec.search.space import SPACE, Choices, Range, Space, of_space, setting_of
 from deeprec.search.space_plan import SpacePlan
+from deeprec.verb import SweepConfig, TrainConfig
 
 
 class PortfolioPlan:

@@ -9,13 +9,13 @@ from typing import Any, cast
 
 from deeprec import config as configs
 from deeprec.composition import Composer
-from deeprec.config import SweepConfig, TrainConfig
 from deeprec.errors import ConfigError
 from deeprec.machine import cores
 from deeprec.override import key_of, merged, word_of
 from deeprec.search.plan import Values
 from deeprec.search.space import Space, applies
 from deeprec.trainer.loop import Loop
+from deeprec.verb import SweepConfig, TrainConfig
 
 
 class SpacePlan:

@@ -14,10 +14,10 @@ from multiprocessing import parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from deeprec.config import TrainConfig
 from deeprec.errors import DeeprecError, Interrupted
 from deeprec.train import train
 from deeprec.trainer.run import RunFolder
+from deeprec.verb import TrainConfig
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from deeprec.config import ServeConfig
 from deeprec.console import console
 from deeprec.device import choose_device
 from deeprec.errors import ConfigError, Interrupted
+from deeprec.verb import ServeConfig
 
 if TYPE_CHECKING:
     from uvicorn import Server

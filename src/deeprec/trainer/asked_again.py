@@ -3,10 +3,11 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from deeprec.config import TrainConfig, to_dict
+from deeprec.config import to_dict
 from deeprec.errors import ConfigError
 from deeprec.override import key_of
 from deeprec.resumed import FREE
+from deeprec.verb import TrainConfig
 
 ANYWAY = (
     "prepared",

@@ -22,8 +22,9 @@ from deeprec.batch import Arranged, Batch
 from deeprec.console import RateColumn, console
 from deeprec.data.datamodule import DataModule
 from deeprec.errors import DeeprecError, Interrupted
+from deeprec.trainer.learner import Learner
 from deeprec.trainer.logger import Sink
-from deeprec.trainer.module import Learner, Training
+from deeprec.trainer.module import Training
 from deeprec.trainer.run import RunFolder
 from deeprec.trainer.saving import OnDiskFull, Saver
 from deeprec.trainer.sound import weight_norm

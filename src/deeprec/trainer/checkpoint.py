@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from deeprec import folder
 from deeprec.errors import ConfigError, IntegrityError, NonFiniteError
-from deeprec.trainer.module import Learner, Progress
+from deeprec.trainer.learner import Learner, Progress
 from deeprec.trainer.sound import way_out
 
 KIND = "checkpoint"

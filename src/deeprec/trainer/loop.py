@@ -3,6 +3,7 @@
 import logging
 import shutil
 import warnings
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ ALONE = {
     "shard_catalog": False,
     "shard_inputs": False,
 }  # settings of a run that one process makes
+WHAT = {"shard_catalog": "the catalog", "shard_inputs": "the input tables"}
 
 
 class Loop:
@@ -110,30 +112,9 @@ class Loop:
         ):
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be 1 or more, got {value}")
-        if prefetch_batches < 0:
-            raise ValueError(f"prefetch_batches must be 0 or more, got {prefetch_batches}")
-        if prefetch_processes is not None and prefetch_processes < 0:
-            raise ValueError(f"prefetch_processes must be 0 or more, got {prefetch_processes}")
-        if prefetch_processes and not prefetch_batches:
-            raise ValueError(
-                "prefetch_batches must be 1 or more where processes make them, got "
-                f"prefetch_batches=0 and prefetch_processes={prefetch_processes}"
-            )
-        if save_every_minutes is not None and not save_every_minutes >= 0:
-            raise ValueError(f"save_every_minutes must be 0 or more, got {save_every_minutes}")
-        if save_timeout_minutes is not None and not save_timeout_minutes > 0:
-            raise ValueError(
-                f"save_timeout_minutes must be more than 0, got {save_timeout_minutes}"
-            )
-        for name, what, value in (
-            ("shard_catalog", "the catalog", shard_catalog),
-            ("shard_inputs", "the input tables", shard_inputs),
-        ):
-            if value and processes == 1:
-                raise ValueError(
-                    f"{name} shares {what} among processes, of which there must be 2 or more, got "
-                    "processes=1"
-                )
+        _check_makers(prefetch_batches, prefetch_processes)
+        _check_saving(save_every_minutes, save_timeout_minutes)
+        _check_shared(processes, {"shard_catalog": shard_catalog, "shard_inputs": shard_inputs})
         by_users = batch_users if batch_interactions is None else None
         self.grouping = Grouping(by_users, batch_interactions, bucket_lengths)
         self.prefetch_batches, self.prefetch_processes = prefetch_batches, prefetch_processes
@@ -198,6 +179,34 @@ class Loop:
             enable_model_summary=False,
             use_distributed_sampler=False,
         )
+
+
+def _check_makers(batches: int, processes: int | None) -> None:
+    if batches < 0:
+        raise ValueError(f"prefetch_batches must be 0 or more, got {batches}")
+    if processes is not None and processes < 0:
+        raise ValueError(f"prefetch_processes must be 0 or more, got {processes}")
+    if processes and not batches:
+        raise ValueError(
+            "prefetch_batches must be 1 or more where processes make them, got "
+            f"prefetch_batches=0 and prefetch_processes={processes}"
+        )
+
+
+def _check_saving(minutes: float | None, timeout_minutes: float | None) -> None:
+    if minutes is not None and not minutes >= 0:
+        raise ValueError(f"save_every_minutes must be 0 or more, got {minutes}")
+    if timeout_minutes is not None and not timeout_minutes > 0:
+        raise ValueError(f"save_timeout_minutes must be more than 0, got {timeout_minutes}")
+
+
+def _check_shared(processes: int, shared: Mapping[str, bool]) -> None:
+    for name, is_shared in shared.items():
+        if is_shared and processes == 1:
+            raise ValueError(
+                f"{name} shares {WHAT[name]} among processes, of which there must be 2 or more, "
+                "got processes=1"
+            )
 
 
 def _shared_memory() -> int:

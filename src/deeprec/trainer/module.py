@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -17,10 +16,10 @@ from deeprec.device import seed_all
 from deeprec.errors import NonFiniteError
 from deeprec.loss.asked import Target, check
 from deeprec.loss.negatives import Negatives
-from deeprec.model.base import Recommender, Trainable
+from deeprec.model.base import Trainable
 from deeprec.table import RowUpdate, Updates
 from deeprec.trainer.asked_of_all import told
-from deeprec.trainer.brake import RELEASED, Brake, Braking
+from deeprec.trainer.brake import Brake, Braking
 from deeprec.trainer.built import (
     begin_again,
     begin_state,
@@ -33,6 +32,7 @@ from deeprec.trainer.built import (
 from deeprec.trainer.data_parallel import Group
 from deeprec.trainer.exchanged import exchanging
 from deeprec.trainer.kinds import kinds_of
+from deeprec.trainer.learner import Progress
 from deeprec.trainer.optimizer import Optimizer
 from deeprec.trainer.shards import Shards
 from deeprec.trainer.sound import LOWER, norm
@@ -65,68 +65,6 @@ class Loss(Protocol):
         Rows of the catalog table and bias may be changed by `updates` instead of through backward.
         """
         ...
-
-
-@dataclass
-class Progress:
-    """How far a run is; with the seed, all that the next step depends on besides the weights.
-
-    The loss so far is in it too, so that metrics.csv tells of whole epochs after a resume.
-    """
-
-    epoch: int = 0  # epochs finished
-    batch: int = 0  # batches done of the epoch at hand
-    loss_sum: float = 0.0  # over users of these batches, as of the last `told_progress`
-    loss_users: int = 0  # users of these batches
-    step: int = 0  # optimizer steps done
-    best_score: float | None = None  # of the best validation so far
-    best_step: int | None = None
-    validations_since_best: int = 0
-    first_loss: float | None = None  # of the first step, where it was looked at
-    last_loss: float | None = None  # mean of the last epoch
-    last_score: float | None = None  # of the last validation
-    gradient_norm: float = 0.0  # of what the optimizers are given, at the last step looked at
-    braking: Braking = RELEASED
-
-
-class Learner(Protocol):
-    """What a run keeps while it learns: a `Training` in steps, or a `Solving` in passes."""
-
-    model: nn.Module
-    progress: Progress
-    built: list[torch.optim.Optimizer]
-
-    @property
-    def recommender(self) -> Recommender: ...
-
-    @property
-    def device(self) -> torch.device: ...
-
-    def mean_loss(self) -> float:
-        """Over the users since the last call."""
-        ...
-
-    def check_finite(self) -> None: ...
-
-    def make_whole(self) -> None:
-        """Has here what other processes trained; those wait where a step begins."""
-        ...
-
-    def whole_state(self) -> Mapping[str, Tensor]:
-        """What the optimizers remember, by the names of a checkpoint; likewise."""
-        ...
-
-    def state_to_read(self) -> Mapping[str, Tensor]:
-        """Tensors of the same names, into which a checkpoint is read."""
-        ...
-
-    def state_bytes(self) -> int:
-        """What these take."""
-        ...
-
-    def told_progress(self) -> Progress: ...
-
-    def go_on_from(self, told: Mapping[str, Any]) -> None: ...
 
 
 class Training(LightningModule):
@@ -499,20 +437,6 @@ def _values_once(sparse: Tensor) -> Tensor:
     if bool((rows.diff() < 0).any()):
         return sparse.coalesce().values()
     return sparse._values()[torch.cat([rows[:1] == rows[:1], rows.diff() != 0])]
-
-
-def begin_biases(model: nn.Module, changes: Sequence[Callable[[Tensor], Tensor]]) -> None:
-    """Changes output biases that begin at log odds to those that training aims at.
-
-    Else a run would begin with popularity counted twice, and its best checkpoint be an early one.
-    """
-    for name in ("item_bias", "reconstruction_bias"):
-        bias_V = getattr(model, name, None)
-        if bias_V is None or not bias_V.requires_grad or not bias_V.any():
-            continue  # there is none, or it begins at no odds
-        with torch.no_grad():
-            for change in changes:
-                bias_V.copy_(change(bias_V))
 
 
 def _rows_of(batch: Arranged) -> int:

@@ -30,7 +30,6 @@ from yaml import YAMLError  # type: ignore[import-untyped]  # no stubs; OmegaCon
 
 from deeprec import __version__, disk, folder
 from deeprec import config as configs
-from deeprec.config import TrainConfig
 from deeprec.console import console
 from deeprec.data.store import Prepared
 from deeprec.errors import ConfigError, IntegrityError, ResourceError
@@ -39,6 +38,7 @@ from deeprec.trainer import checkpoint
 from deeprec.trainer.checkpoint import Checkpoint
 from deeprec.trainer.environment import environment, versions
 from deeprec.trainer.facts import Facts, trained_model
+from deeprec.verb import TrainConfig
 
 KIND = "run"
 MEMBERS = "members.json"

@@ -11,7 +11,7 @@ from deeprec.console import console
 from deeprec.errors import ResourceError
 from deeprec.trainer import checkpoint
 from deeprec.trainer.checkpoint import State
-from deeprec.trainer.module import Learner, Progress
+from deeprec.trainer.learner import Learner, Progress
 
 OnDiskFull = Literal["stop", "continue"]
 

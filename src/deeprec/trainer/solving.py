@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from deeprec.batch import Batch
 from deeprec.model.base import Solvable
 from deeprec.trainer.callback import Keeper
-from deeprec.trainer.module import Progress
+from deeprec.trainer.learner import Progress
 
 
 class Solving:

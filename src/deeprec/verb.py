@@ -1,0 +1,357 @@
+"""What each verb may be told: one dataclass a verb, and what must hold between its fields.
+
+A config has two kinds of keys. A *part* (`model`, `loss`, ...) is a group under configs/: its keys
+are the arguments of its `_target_`. Every other key is a plain field of the verb's dataclass below;
+the comment beside a field is what `deeprec <verb> --help` says of it.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from omegaconf import MISSING
+
+from deeprec import override, part
+from deeprec.schema import OptionalPart, Part
+
+Device = Literal["auto", "cpu", "cuda"]  # auto: CUDA where its driver answers
+TrainOn = Literal["train", "validation", "everything"]  # the last part that is trained on
+
+
+@dataclass
+class PrepareConfig:
+    """Event log -> prepared folder."""
+
+    data: Part = MISSING
+    split: Part = MISSING
+    output_dir: str = MISSING  # the prepared folder, new or empty; a finished one is replaced
+    seed: int = 0  # of every draw the split makes
+    train_on: TrainOn = "train"  # validation: that too, once settings are chosen; everything: all
+
+    def mistakes(self) -> Iterator[str]:
+        yield from _seed(self.seed)
+
+
+@dataclass
+class TrainConfig:
+    """Prepared folder -> run folder."""
+
+    prepared: str | None = None  # the prepared folder; not needed with resume
+    output_dir: str | None = None  # the run folder, new or empty; not needed with resume
+    resume: str | None = None  # a run to go on with; auto, must: that in output_dir, if any or else
+    replay: str | None = None  # RUN.replay: look into the step at which a loss was not finite
+    seed: int = 1  # of initial weights, order of users, dropout and cuts
+    model: Part = MISSING
+    loss: OptionalPart = MISSING
+    optimizer: OptionalPart = MISSING
+    rate: OptionalPart = None
+    brake: OptionalPart = None
+    target: OptionalPart = MISSING
+    weighting: OptionalPart = None
+    compatibility: Literal["none", "dsstne"] = "none"  # dsstne: its conventions, of model=layered
+    user_weights: bool = True  # count users in the loss as the prepared folder weighs them, if so
+    item_attributes: list[str] = field(default_factory=list)  # items that share a value are alike
+    item_attribute_weight: float = 1.0  # what each such value counts, where a user counts 1
+    trainer: Part = MISSING
+    logger: Part = MISSING
+
+    def mistakes(self) -> Iterator[str]:
+        if self.replay is None and self.resume in (None, "auto", "must"):
+            for name in ("prepared", "output_dir"):
+                if not getattr(self, name):
+                    yield f"{name}: missing; give {name}=FOLDER, or resume=RUN to go on with a run"
+        for name in ("resume", "replay"):
+            if getattr(self, name) == "":
+                yield f"{name}: names nothing; give {name}=FOLDER, or leave {name} out"
+        yield from _seed(self.seed)
+        if not 0.0 < self.item_attribute_weight <= 1e6:
+            told = self.item_attribute_weight
+            yield f"item_attribute_weight: must be above 0, and 1,000,000 at most, got {told}"
+        if not is_solved(self.model):
+            for name in ("loss", "optimizer", "target"):
+                if getattr(self, name) is None:
+                    yield f"{name}: missing; choose it with {name}=CHOICE"
+            return
+        for name, what in (
+            ("weighting", "targets to weigh"),
+            ("rate", "learning rate"),
+            ("brake", "steps"),
+        ):
+            if getattr(self, name) is not None:
+                yield f"{name}: a model that is solved has no {what}; leave {name} out"
+
+
+@dataclass
+class BlendConfig:
+    """Several runs of one prepared folder -> one run that says what they say together."""
+
+    runs: list[str] = MISSING  # run folders; they are not changed, and not needed afterwards
+    output_dir: str = MISSING  # the run folder of the blend, new or empty
+    weights: list[float] | None = None  # of each run; null: those that are best on validation
+    cutoff: int | None = None  # weights are best by ndcg of lists so long; null: as runs are judged
+    validation_users: int = 10000  # users on whom weights are chosen; the holdout is not read
+    seed: int = 1  # of the run that is written
+
+    def mistakes(self) -> Iterator[str]:
+        if len(self.runs) < 2:
+            yield f"runs: expected two or more, got {self.runs}"
+        if self.weights is not None:
+            yield from _weights(self.weights, len(self.runs))
+            if self.cutoff is not None:
+                yield "cutoff: it is what weights are chosen by, and they are given; leave one out"
+        given = [] if self.cutoff is None else ["cutoff"]
+        yield from _at_least(1, self, *given, "validation_users")
+        yield from _seed(self.seed)
+
+
+@dataclass
+class RefitConfig:
+    """A run -> the same trained again, with its settings, on another prepared folder."""
+
+    run: str = MISSING  # the run folder whose settings, epochs and weights of a blend are taken
+    prepared: str = MISSING  # what to train on: with train_on=everything, or of newer events
+    output_dir: str = MISSING  # the new run folder
+    seed: int | None = None  # null: that of the run, and of each member of a blend
+
+    def mistakes(self) -> Iterator[str]:
+        if self.seed is not None:
+            yield from _seed(self.seed)
+
+
+@dataclass
+class EvaluateConfig:
+    """Runs, bundles or recommendation lists + holdout -> report.json and report.html."""
+
+    run: str | None = None  # a run folder to judge, or a folder of runs
+    bundle: str | None = None  # a bundle to judge
+    recommendations: str | None = None  # lists to judge: Parquet, or DSSTNE's text
+    compare: list[str] = field(default_factory=list)  # more of these, or folders with a report
+    force: bool = False  # compare reports although they were judged under other rules
+    prepared: str | None = None  # what to judge on; default: the folder the run was trained on
+    output_dir: str | None = None  # where the report goes; default: the run folder
+    part: Literal["holdout", "validation"] = "holdout"  # what is judged on
+    exclude_seen: bool | None = None  # default: what the prepared folder says of repeats
+    cutoffs: list[int] = field(default_factory=lambda: [10, 20, 50, 100])  # the k of recall@k, ...
+    baselines: list[Literal["popularity", "item_to_item", "own_frequency"]] = field(
+        default_factory=lambda: ["popularity", "item_to_item", "own_frequency"]
+    )  # systems judged beside it
+    slices: list[str] = field(
+        default_factory=lambda: ["history", "users", "popularity", "time"]
+    )  # also user.ATTRIBUTE and item.ATTRIBUTE
+    diversity: list[str] | None = None  # item attributes; default: those of 2 to 1,000 values
+    examples: int = 20  # users shown with what they took and what each system said; no ids
+    sampled_negatives: int | None = None  # adds sampled_ndcg@k, ... as old papers have them
+    max_users: int | None = None  # judge so many, drawn with the seed; default: everybody
+    batch_users: int = 256  # users ranked at once
+    processes: int = 1  # that share the ranking; the figures are the same
+    device: Device = "auto"  # where models rank; auto: on CUDA where its driver answers
+    bootstrap_samples: int = 1000  # draws behind each 95 % interval
+    seed: int = 0  # of the bootstrap, and of which users are drawn
+
+    def mistakes(self) -> Iterator[str]:
+        if not (self.run or self.bundle or self.recommendations or self.compare or self.baselines):
+            yield (
+                "run: nothing to judge; give run=, bundle=, recommendations=, compare= or "
+                "baselines="
+            )
+        if not (self.run or self.compare or self.prepared):
+            yield "prepared: missing; give prepared=FOLDER, or run=RUN, which knows its own"
+        if not (self.run or self.output_dir):
+            yield "output_dir: missing; give output_dir=FOLDER, or run=RUN, which knows its own"
+        optional = ("max_users", "sampled_negatives")
+        given = [name for name in optional if getattr(self, name) is not None]
+        yield from _at_least(1, self, "batch_users", "bootstrap_samples", "processes", *given)
+        yield from _at_least(0, self, "examples")
+        yield from _seed(self.seed)
+        cutoffs = self.cutoffs
+        if not cutoffs or min(cutoffs) < 1 or len(set(cutoffs)) < len(cutoffs):
+            yield f"cutoffs: expected different numbers from 1 on, got {cutoffs}"
+
+
+@dataclass
+class ExportConfig:
+    """Run -> bundle."""
+
+    run: str = MISSING  # a run folder
+    output_dir: str = MISSING  # the bundle, new or empty; a finished one is replaced
+    golden_users: int = 50  # users whose requests and answers are kept in the bundle
+    compare_users: int = 1000  # users whose exported lists must equal the evaluated ones
+    precision: Literal["float32", "bfloat16", "int8"] = "float32"  # of the catalog table
+    scan: bool = False  # rank one or few users by int8 codes first, exact scores after; int8 does
+    max_loss: float = 0.01  # share of ndcg@100 on validation that precision may cost, or no bundle
+    license: str | None = None  # a text file that goes into the bundle as LICENSE
+    notice: str | None = None  # another, as NOTICE
+    triton: bool = False  # a model folder for Triton too, with a copy of the model in it
+    onnx: bool = False  # model.onnx too, or no bundle; needs the extra `onnx`, and below 2 GB
+    ids: bool = False  # ids.pt too: item ids to indices and back, for who reads no Parquet
+    program: bool | None = None  # model.pt2 (torch.export) too; default: of weights below 1 GiB
+
+    def mistakes(self) -> Iterator[str]:
+        yield from _at_least(1, self, "golden_users", "compare_users")
+        if not 0.0 <= self.max_loss <= 1.0:
+            yield f"max_loss: must lie in [0, 1], got {self.max_loss}"
+        for name in ("license", "notice"):
+            path = getattr(self, name)
+            if path is not None and not Path(path).is_file():
+                yield f"{name}: expected a text file, and there is none at {path!r}"
+
+
+@dataclass
+class RecommendConfig:
+    """Bundle + histories -> recommendation lists."""
+
+    bundle: str = MISSING  # a bundle, or a folder of versions, of which the current one answers
+    histories: str = MISSING  # prepared folder, or events as they are: Parquet, CSV, glob
+    output: str = MISSING  # Parquet: user_id, item_ids, scores; best first
+    k: int = 10  # recommendations for each user, at most 10,000
+    exclude_seen: bool | None = None  # default: the bundle's policy
+    allowed: str | None = None  # a file of item ids, one column: lists hold no others
+    denied: str | None = None  # a file of item ids, one column: lists hold none of them
+    users: str | None = None  # a file of user ids, one column: nobody else is answered
+    user: str = "user_id"  # column of an event file that holds the user id
+    item: str = "item_id"  # column that holds the item id
+    time: str | None = None  # column that holds the time; default: `time`, if there is one
+    time_format: str | None = None  # of text times that are not ISO, as in strptime
+    delimiter: str | None = None  # between columns of text; default: comma; tab of .tsv, .txt
+    now: str | None = None  # moment of prediction; default: the latest time of the histories
+    batch_users: int = 256  # users answered at once
+    processes: int = 1  # that share the answering, each with the bundle in memory
+    device: Device = "auto"  # where the model answers; auto: on CUDA where its driver answers
+
+    def mistakes(self) -> Iterator[str]:
+        yield from _at_least(1, self, "k", "batch_users", "processes")
+        for key, kind in (("allowed", "item"), ("denied", "item"), ("users", "user")):
+            path = getattr(self, key)
+            if path is not None and not Path(path).is_file():
+                yield f"{key}: expected a file of {kind} ids, and there is none at {path!r}"
+
+
+@dataclass
+class ServeConfig:
+    """Bundle -> a server over HTTP, with a page to try it on."""
+
+    bundle: str = MISSING  # a bundle, or a folder of versions: another one is taken up when current
+    host: str = "127.0.0.1"  # who may ask; 0.0.0.0: whoever reaches this machine, unencrypted
+    port: int = 8080  # 0: any that is free
+    name: str | None = None  # in /v2/models/NAME; default: the name of the folder
+    device: Device = "auto"  # where the model answers; auto: on CUDA where its driver answers
+    page: bool = True  # whether there is a page at /, and the catalog it searches
+    batch_users: int = 64  # users ranked at once, at most; nobody waits for company
+    max_waiting: int = 256  # users that wait for the model; more get status 429
+    max_bytes: int = 1_048_576  # of one request
+    max_events: int = 10_000  # of one history, and denied items of one user
+    max_users: int = 128  # in one request
+    max_k: int = 1_000  # recommendations for a user
+    reload_seconds: float = 5.0  # how often another version is looked for; 0: never
+    shutdown_seconds: float = 10.0  # in which requests are still answered once it is to end
+
+    def mistakes(self) -> Iterator[str]:
+        names = ("batch_users", "max_waiting", "max_bytes", "max_events", "max_users", "max_k")
+        yield from _at_least(1, self, *names)
+        yield from _at_least(0, self, "reload_seconds", "shutdown_seconds")
+        if not 0 <= self.port < 65_536:
+            yield f"port: expected a number from 0 to 65535, got {self.port}"
+        if self.max_users > self.max_waiting:
+            most = f"max_waiting={self.max_waiting}"
+            yield f"max_users: expected at most {most}, got {self.max_users}"
+
+
+@dataclass
+class NeighboursConfig:
+    """Run -> nearest neighbours of its items or users, as text."""
+
+    run: str = MISSING  # a run folder
+    output: str = MISSING  # text, a line each: id, tab, id:score of each neighbour, nearest first
+    of: Literal["items", "users"] = "items"  # users as the model sees them before the holdout
+    k: int = 100  # neighbours of each, itself left out
+    similarity: Literal["product", "cosine"] = "product"  # of two vectors, where a model has them
+    score_precision: int = 3  # digits behind the point
+    keys_only: bool = False  # leave the scores out
+    vectors: str | None = None  # text to write the vectors to: id, tab, numbers
+    batch: int = 256  # asked at once
+
+    def mistakes(self) -> Iterator[str]:
+        yield from _at_least(1, self, "k", "batch")
+        yield from _at_least(0, self, "score_precision")
+
+
+@dataclass
+class SweepConfig:
+    """Prepared folder -> the best of many runs, chosen on validation, and how it was found."""
+
+    prepared: str = MISSING  # the prepared folder; its holdout is not read
+    output_dir: str | None = None  # new, or a sweep to go on with; default: sweeps/PREPARED-SPACE
+    sweep: Part = MISSING
+    minutes: float | None = None  # by the clock, for all calls together; at its end runs stop
+    trials: int | None = None  # runs, of all calls together
+    workers: int = 1  # runs at once, each a process; they share the threads, or the CUDA devices
+    prune: bool = True  # stop runs whose validation is below the median of others at that point
+    keep: Literal["best", "all"] = "best"  # whose checkpoints stay; configs and metrics do anyway
+    seed: int = 1  # of what is tried, and of every run
+    train: list[str] = field(default_factory=list)  # what else is given: keys of train, in all runs
+    config_dir: str | None = None  # a folder with further choices, which --config-dir gives
+
+    def mistakes(self) -> Iterator[str]:
+        if self.minutes is None and self.trials is None:
+            yield "minutes: missing; give minutes=30, or trials=20, or both"
+        if self.minutes is not None and not 0 < self.minutes < float("inf"):
+            yield f"minutes: expected more than 0, got {self.minutes}"
+        given = [] if self.trials is None else ["trials"]
+        yield from _at_least(1, self, "workers", *given)
+        yield from _seed(self.seed)
+        if any(override.key_of(word) == "resume" for word in self.train):
+            yield "resume: a sweep goes on when its command is given again; leave resume out"
+
+
+VerbConfig = (
+    PrepareConfig
+    | TrainConfig
+    | SweepConfig
+    | BlendConfig
+    | RefitConfig
+    | EvaluateConfig
+    | ExportConfig
+    | RecommendConfig
+    | ServeConfig
+    | NeighboursConfig
+)
+
+VERBS: dict[str, type[VerbConfig]] = {
+    "prepare": PrepareConfig,
+    "train": TrainConfig,
+    "sweep": SweepConfig,
+    "blend": BlendConfig,
+    "refit": RefitConfig,
+    "evaluate": EvaluateConfig,
+    "export": ExportConfig,
+    "recommend": RecommendConfig,
+    "serve": ServeConfig,
+    "neighbours": NeighboursConfig,
+}
+
+
+def is_solved(model: object) -> bool:
+    """Whether the model of a config is solved, and not trained by a loss and an optimizer."""
+    if not isinstance(model, Mapping):
+        return False
+    return hasattr(part.find(model["_target_"]), "solve")
+
+
+def _seed(seed: int) -> Iterator[str]:
+    """A seed goes to torch, numpy and a hash; they have these numbers in common."""
+    if not 0 <= seed < 2**63:
+        yield f"seed: expected a number from 0 to 2**63 - 1, got {seed}"
+
+
+def _weights(weights: list[float], count: int) -> Iterator[str]:
+    if len(weights) != count:
+        yield f"weights: expected {count}, one for each run, got {weights}"
+    elif min(weights) < 0 or not 0 < sum(weights) < float("inf"):
+        yield f"weights: expected numbers of 0 or more, one of them above, got {weights}"
+
+
+def _at_least(smallest: int, config: VerbConfig, *names: str) -> Iterator[str]:
+    for name in names:
+        if getattr(config, name) < smallest:
+            yield f"{name}: expected {smallest} or more, got {getattr(config, name)}"
