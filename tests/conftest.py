@@ -1,11 +1,16 @@
 """No test has a deadline: machines that run them are shared."""
 
+import os
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import settings
 from xdist.scheduler import LoadFileScheduling
+
+import forked
 
 settings.register_profile("shared", deadline=None)
 settings.load_profile("shared")
@@ -34,3 +39,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("gpu") is not None:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(scope="session")
+def deeprec_command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """An executable `deeprec` of this checkout that begins at once, in a folder of its own."""
+    tests = Path(__file__).parent
+    environment = {**os.environ, "PYTHONPATH": f"{tests.parent / 'src'}:{tests}"}
+    with forked.command(tmp_path_factory.mktemp("bin"), environment) as command:
+        yield command

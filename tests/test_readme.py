@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 
-import forked
-
 CHECKOUT = Path(__file__).parents[1]
 BLOCK = re.compile(
     r"(?:<!-- not run by the tests: (?P<why>.+?) -->\n)?```bash\n(?P<code>.*?)```", re.S
@@ -39,7 +37,7 @@ def test_what_is_not_run_is_little_and_says_why(page: str, fewest: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
-def test_every_command_runs(page: str, tmp_path: Path) -> None:
+def test_every_command_runs(page: str, deeprec_command: Path, tmp_path: Path) -> None:
     for name in ("seeds", "configs"):
         shutil.copytree(CHECKOUT / name, tmp_path / name)
     code = "\n".join(block["code"] for block in blocks(page) if not block["why"])
@@ -48,20 +46,18 @@ def test_every_command_runs(page: str, tmp_path: Path) -> None:
         f"trap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n{code}"  # whatever fails, nothing stays
     )
     write_command(tmp_path / "bin" / "python", "")
-    environment = {
-        **os.environ,
-        "PYTHONPATH": f"{CHECKOUT / 'src'}:{CHECKOUT / 'tests'}",
-        "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
-    }
-    with forked.command(tmp_path / "bin", environment):
-        done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", code],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", code],
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(CHECKOUT / "src"),
+            "PATH": f"{tmp_path / 'bin'}:{deeprec_command.parent}:{os.environ['PATH']}",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 

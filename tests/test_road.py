@@ -4,7 +4,6 @@ import json
 import os
 import pty
 import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -16,11 +15,11 @@ CHECKOUT = Path(__file__).parents[1]
 COLUMNS = 100
 
 
-def in_a_terminal(folder: Path, *words: str) -> str:
+def in_a_terminal(command: Path, folder: Path, *words: str) -> str:
     """What `deeprec WORDS` shows a person; it must succeed."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "deeprec", *words],
+        [str(command), *words],
         cwd=folder,
         env={
             **os.environ,
@@ -48,7 +47,9 @@ def in_a_terminal(folder: Path, *words: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def walked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+def walked(
+    deeprec_command: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, str]]:
     folder = tmp_path_factory.mktemp("road")
     steps = {
         "prepare": ["data=seeds", "output_dir=prepared"],
@@ -57,7 +58,9 @@ def walked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, st
         "export": ["run=run", "output_dir=bundle"],
         "recommend": ["bundle=bundle", "histories=prepared", "output=lists.parquet", "k=100"],
     }
-    return folder, {verb: in_a_terminal(folder, verb, *words) for verb, words in steps.items()}
+    return folder, {
+        verb: in_a_terminal(deeprec_command, folder, verb, *words) for verb, words in steps.items()
+    }
 
 
 @pytest.mark.slow
@@ -70,9 +73,12 @@ def test_long_work_shows_what_it_does(walked: tuple[Path, dict[str, str]]) -> No
 
 
 @pytest.mark.slow
-def test_what_is_served_is_what_was_evaluated(walked: tuple[Path, dict[str, str]]) -> None:
+def test_what_is_served_is_what_was_evaluated(
+    deeprec_command: Path, walked: tuple[Path, dict[str, str]]
+) -> None:
     folder, _ = walked
     in_a_terminal(
+        deeprec_command,
         folder,
         "evaluate",
         "recommendations=lists.parquet",
