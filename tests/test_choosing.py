@@ -57,15 +57,20 @@ def test_how_it_is_judged_says_what_is_trained_beside() -> None:
     """What is new is judged by time, what comes next by leaving the last out."""
     recent = ["model=popularity", "model.recent_days=15"]
     last_had = ["model=item_to_item", "model.history_weighting=decayed", "model.fade_days=15"]
-    sequence = ["experiment=sequence", "trainer.max_epochs=8"]
+    sequence = ["experiment=sequence", "trainer.max_epochs=12", "trainer.batch_users=50"]
+    sequence += ["trainer.early_stopping_patience=3"]
     by_time = Auto().choose(Shape(6_000, 3_000, 80_000, False, 300.0, 30.0)).beside
     assert recent in by_time
     assert last_had in by_time
-    assert sequence not in by_time
+    assert sequence in by_time
     last = Shape(6_000, 3_000, 80_000, False, 300.0, None, judges_next=True)
     assert sequence in Auto().choose(last).beside
     assert recent not in Auto().choose(last).beside
     assert last_had not in Auto().choose(last).beside
+    random = Auto().choose(Shape(6_000, 3_000, 80_000, False, 300.0, None)).beside
+    assert not any("sequence" in word for words in random for word in words)
+    large = Auto().choose(Shape(60_000, 3_000, 2_000_000, False, 300.0, 30.0)).beside
+    assert not any("sequence" in word for words in large for word in words)
 
 
 def test_a_large_catalog_keeps_its_gram_matrix() -> None:
@@ -129,7 +134,7 @@ def test_several_are_trained_and_blended_and_an_interrupted_command_goes_on(
             train(told)
     assert not (tmp_path / "run").exists()
     before = {path.name for path in (tmp_path / "run.members").iterdir()}
-    others = "linear_autoencoder", "variational"
+    others = "linear_autoencoder", "variational", "sequence_encoder"
     assert before == {*others, "ease", "ials", "popularity", "item_to_item"}
     # what a kill leaves that comes while a member is begun, and then one while the blend is written
     (tmp_path / "run.members" / ".ials.tmp-1-dead").mkdir()
@@ -142,7 +147,7 @@ def test_several_are_trained_and_blended_and_an_interrupted_command_goes_on(
     (tmp_path / "run" / "manifest.json").unlink()
     capsys.readouterr()
     run = open_run(train(told))
-    assert capsys.readouterr().out.count("there is nothing to go on with") == 6
+    assert capsys.readouterr().out.count("there is nothing to go on with") == 7
     assert not (tmp_path / "run.members").exists()
     if run.config.model["_target_"] == "deeprec.model.blend.Blend":
         assert len(run.config.model["members"]) > 1
@@ -206,7 +211,8 @@ def test_several_processes_train_only_what_is_trained(tmp_path: Path) -> None:
     given = chosen(config(opened.path, tmp_path / "run", *words), opened)
     processes = {one.model["_target_"].split(".")[2]: one.trainer["processes"] for one in given}
     solved = {"ease": 1, "ials": 1, "popularity": 1, "item_to_item": 1}
-    assert processes == {"linear_autoencoder": 2, **solved, "variational": 2}
+    trained = {"linear_autoencoder": 2, "variational": 2, "sequence_encoder": 2}
+    assert processes == solved | trained
     shares = {one.model["_target_"].split(".")[2]: one.trainer["shard_catalog"] for one in given}
     assert [name for name, shared in shares.items() if shared] == ["variational"]
 
