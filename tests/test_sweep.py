@@ -255,6 +255,24 @@ def test_a_worker_that_dies_is_a_failed_trial(prepared: Path, tmp_path: Path) ->
     assert "epoch   1/100000" in (tmp_path / "run.log").read_text()
 
 
+def test_the_best_of_each_model_is_blended(tmp_path: Path) -> None:
+    prepared = small_shop.make(tmp_path / "prepared", repeats=False)
+    left_out = ("popularity", "ease", "ials", "graph_filter", "linear", "variational", "sequence")
+    words = [f"prepared={prepared}", f"output_dir={tmp_path / 'all'}", "trials=2"]
+    words += [f"sweep.new.{name}=null" for name in left_out]  # two stay
+    best = open_run(sweep(cast(SweepConfig, compose("sweep", words))))
+    blend = open_run(tmp_path / "all" / "blend")
+    assert blend.finished
+    assert blend.checkpoint.score is not None
+    assert blend.checkpoint.score > (best.checkpoint.score or 0.0)
+    before = (tmp_path / "all" / "blend" / "manifest.json").stat().st_ino
+    sweep(cast(SweepConfig, compose("sweep", words)))  # made again of what is there
+    assert open_run(tmp_path / "all" / "blend").checkpoint.score == blend.checkpoint.score
+    assert (tmp_path / "all" / "blend" / "manifest.json").stat().st_ino != before
+    sweep(cast(SweepConfig, compose("sweep", [*words, "blend=false"])))
+    assert not (tmp_path / "all" / "blend").exists()
+
+
 @pytest.mark.slow
 def test_a_signal_lets_trials_save_and_keeps_everything(
     prepared: Path, configs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -9,6 +9,7 @@ import torch
 
 from deeprec import config as configs
 from deeprec import folder
+from deeprec.blend import cutoff_of, the_only, weighed, written
 from deeprec.choosing import shape_of
 from deeprec.composition import Composer, choices
 from deeprec.console import console
@@ -18,7 +19,7 @@ from deeprec.errors import ConfigError, DataError, DeeprecError, Interrupted, di
 from deeprec.model.auto import Auto
 from deeprec.search.crew import Crew
 from deeprec.search.loop import Budget, Loop
-from deeprec.search.outcome import Commands, leave
+from deeprec.search.outcome import BLEND, Commands, leave
 from deeprec.search.plan import Plan
 from deeprec.search.portfolio import Portfolio
 from deeprec.search.portfolio_plan import PortfolioPlan
@@ -30,9 +31,8 @@ from deeprec.search.stopping import heard
 from deeprec.search.study import FILE, Study
 from deeprec.search.trial import Trial, best, counted
 from deeprec.trainer import launcher
-from deeprec.verb import SweepConfig
-
-TOGETHER = 3  # models that are proposed for a blend
+from deeprec.trainer.run import open_run
+from deeprec.verb import BlendConfig, SweepConfig
 
 
 def sweep(config: SweepConfig) -> Path:
@@ -42,7 +42,8 @@ def sweep(config: SweepConfig) -> Path:
     by what chooses between them.
 
     Returns:
-        The run folder of the best trial.
+        The run folder of the best trial; where several models were searched, `blend` beside
+        `trials` is the best run of each together, if that is better.
 
     Raises:
         ConfigError: a word or the space is wrong, the folder holds something else, or this process
@@ -97,8 +98,9 @@ def _search(
                 soft_wrap=True,
             )
         files = leave(config, prepared, output, plan, composer, loop.ended, top, loop.seconds)
-        members = [shelf.run(one.number) for one in shelf.best_of_each(loop.ended)[:TOGETHER]]
-        _conclude(Commands(output, config.prepared), files, members)
+        members = [shelf.run(one.number) for one in shelf.best_of_each(loop.ended)]
+        together = None if asked else _together(config, prepared, output, members)
+        _conclude(Commands(output, config.prepared), files, together)
     if asked:
         raise Interrupted(
             f"stopped; {len(loop.ended)} trials are kept in {output}, and the same command goes on",
@@ -126,16 +128,41 @@ def _refuse_unknown(left_out: Sequence[str], config: SweepConfig) -> None:
             raise ConfigError(f"sweep: there is no space {name!r}; {did_you_mean(name, known)}")
 
 
-def _conclude(commands: Commands, files: Sequence[Path], members: Sequence[Path]) -> None:
+def _together(
+    config: SweepConfig, prepared: Prepared, output: Path, members: Sequence[Path]
+) -> Path | None:
+    """The best run of each model blended into one; None: there is one model, or it is as good."""
+    place = output / BLEND
+    if place.exists():  # of the trials before
+        folder.remove(place)
+    if len(members) < 2 or not config.blend:
+        return None
+    try:
+        console.print("\nthe best run of each model together")
+        runs = [open_run(path) for path in members]
+        cutoff = cutoff_of(runs[0].config)
+        weights = weighed(runs, prepared, BlendConfig.validation_users, cutoff)
+        if (alone := the_only(weights)) is not None:
+            console.print(f"{runs[alone].path} alone is as good as any blend of these")
+            return None
+        return written(place, runs, weights, prepared, config.seed, cutoff=cutoff, says_next=False)
+    except DeeprecError as error:
+        if isinstance(error, Interrupted):
+            raise
+        console.print(f"[yellow]note[/yellow] not blended: {error}", soft_wrap=True)
+        return None
+
+
+def _conclude(commands: Commands, files: Sequence[Path], together: Path | None) -> None:
     lines = [
         f"best run: {commands.output / 'best'}",
         f"its config: {files[0]}",
         f"how it was found: {files[1]}",
-        f"next: {commands.evaluate}",
+        f"next: {commands.evaluate if together is None else commands.compare}",
         f"again: {commands.again}",
     ]
-    if len(members) > 1:
-        lines.append(f"several together, if they are better so: {commands.blend(members)}")
+    if together is not None:
+        lines.insert(1, f"the best of each model, blended: {together}")
     console.print("\n".join(lines), soft_wrap=True, markup=False)
 
 

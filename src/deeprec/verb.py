@@ -288,6 +288,7 @@ class SweepConfig:
     workers: int = 1  # runs at once, each a process; they share the threads, or the CUDA devices
     prune: bool = True  # stop runs whose validation is below the median of others at that point
     keep: Literal["best", "all"] = "best"  # whose checkpoints stay; configs and metrics do anyway
+    blend: bool = True  # of several models, weigh the best run of each into one run more
     seed: int = 1  # of what is tried, and of every run
     train: list[str] = field(default_factory=list)  # what else is given: keys of train, in all runs
     config_dir: str | None = None  # a folder with further choices, which --config-dir gives

@@ -57,8 +57,9 @@ def ended(number: int, values: dict[str, Any], score: float) -> Trial:
 
 
 def test_the_spaces_suit_the_data() -> None:
-    assert names(Shape(10, 10, 50, True, None, None)) == ["complete_journey"]
-    assert names(Shape(10, 10, 50, True, 30.0, 10.0)) == ["complete_journey", "sequence"]
+    again = ["complete_journey", "item_to_item"]
+    assert names(Shape(10, 10, 50, True, None, None)) == again
+    assert sorted(names(Shape(10, 10, 50, True, 30.0, 10.0))) == [*again, "sequence"]
     assert names(Shape(10, 10, 50, False, 30.0, None))[-1] == "sequence"
     assert names(Shape(10, 10, 50, False, 30.0, None, judges_next=True))[0] == "sequence"
     assert {"ease", "linear", "ials", "variational"} <= set(names(MANY_USERS_AN_ITEM))
@@ -99,6 +100,15 @@ def test_the_words_of_auto_hold_for_its_space(composer: Composer) -> None:
     alone, more = config.read(composer, [*told, *(f"++{word}" for word in place)])
     assert not [*mistakes, *more]
     assert first == alone
+
+
+def test_what_auto_would_train_beside_is_tried_first_of_its_space(composer: Composer) -> None:
+    by_time = Shape(1_000, 500, 4_000, False, 300.0, 30.0)
+    plan = planned(composer, by_time)
+    first = {one[SPACE]: plan.config_of(one, Path("run")) for one in plan.first_tried()}
+    assert first["popularity"].model["recent_days"] == 15
+    assert first["item_to_item"].model["history_weighting"] == "decayed"
+    assert first["sequence"].trainer["batch_users"] == 32
 
 
 def test_a_word_for_all_runs_is_searched_in_none(composer: Composer) -> None:

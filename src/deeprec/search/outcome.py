@@ -22,6 +22,8 @@ from deeprec.trainer.environment import environment
 from deeprec.trainer.run import RunFolder
 from deeprec.verb import SweepConfig
 
+BLEND = "blend"  # the run folder, in that of a sweep, of the best run of each model together
+
 
 @dataclass(frozen=True)
 class Commands:
@@ -40,10 +42,11 @@ class Commands:
         """Judges the best run on the holdout."""
         return _typed("deeprec", "evaluate", f"run={self.output / 'best'}")
 
-    def blend(self, members: Sequence[Path]) -> str:
-        """Weighs the best run of each of several spaces."""
-        runs = f"runs=[{','.join(map(str, members))}]"
-        return _typed("deeprec", "blend", runs, "output_dir=runs/blend")
+    @property
+    def compare(self) -> str:
+        """Judges the blend on the holdout, and the best run beside it."""
+        runs = f"run={self.output / BLEND}", f"compare=[{self.output / 'best'}]"
+        return _typed("deeprec", "evaluate", *runs)
 
     @property
     def again(self) -> str:

@@ -17,8 +17,9 @@ from deeprec.verb import SweepConfig, TrainConfig
 class PortfolioPlan:
     """A `Plan` of several spaces.
 
-    The first trial is what `experiment=auto` would train, then come the defaults of the other
-    spaces, then what is drawn: a space, and settings of it.
+    The first trial is what `experiment=auto` would train first, then come the other spaces, as it
+    would train them beside that or by their defaults, then what is drawn: a space, and settings of
+    it.
 
     Args:
         config: of the sweep.
@@ -107,14 +108,13 @@ class PortfolioPlan:
 
 def _as_chosen(spaces: Mapping[str, Space], choice: Choice) -> dict[str, Space]:
     """With what `experiment=auto` chose in front, and in its own words where it says more."""
-    first, *further = choice.words
-    chosen = next((name for name, one in spaces.items() if first in one.fixed), None)
-    if chosen is None:
-        return dict(spaces)
-    return {
-        chosen: spaces[chosen].told(further),
-        **{k: v for k, v in spaces.items() if k != chosen},
-    }
+    told = dict(spaces)
+    for first, *further in (choice.words, *choice.beside):
+        for name, one in spaces.items():
+            if first in one.fixed:
+                told[name] = one.told(further)
+    front = [name for name, one in spaces.items() if choice.words[0] in one.fixed]
+    return {name: told[name] for name in [*front, *spaces]}
 
 
 def _refuse_model(config: SweepConfig) -> None:
