@@ -99,6 +99,22 @@ def test_a_sweep_that_goes_on_tries_what_one_never_stopped_tries(
     assert len({str(values) for values in whole}) == 16
 
 
+def test_nothing_is_tried_twice_while_there_is_something_else(tmp_path: Path) -> None:
+    ranges = {"loss": ["cosine", "squared"], "trainer.batch_users": [64, 128]}
+    with config.opened("train") as composer:
+        plan = planned(composer, space=SPACE | {"ranges": ranges})
+        study = opened(tmp_path, plan)
+        found = []
+        for _ in range(7):
+            number, values = study.ask()
+            study.settle(ended(number, values, score=1.0 - 0.01 * number))
+            found.append((number, values))
+    # cosine with the default batch, which is none of the two; then each pair
+    assert len({str(values) for _, values in found[:5]}) == 5
+    assert found[5][0] - found[4][0] > 10  # drawn again and again, and then let be
+    assert [one.number for one in opened(tmp_path, plan).trials] == [n for n, _ in found]
+
+
 def test_it_learns_where_the_best_lie(tmp_path: Path) -> None:
     with config.opened("train") as composer:
         plan = planned(composer, "loss=cosine", "trainer.batch_users=64")

@@ -17,7 +17,7 @@ from typing import Any
 import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import MedianPruner, NopPruner
-from optuna.samplers import TPESampler
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 from sqlalchemy import URL
@@ -30,6 +30,7 @@ from deeprec.search.trial import Trial
 
 FILE = "study.db"
 DRAWN_FIRST = 10  # trials whose values are drawn at random before any are modelled
+DRAWN_ANEW = 20  # times, where what is drawn was tried already
 WHOLE_FIRST = 5  # trials that end before any is stopped for being behind
 MARKS = 10  # points of a run's epochs at which it is compared with others at the same point
 EARLIEST_MARK = 3  # no run is stopped before this one
@@ -93,18 +94,33 @@ class Study:
         return [Trial(**told[f"ended.{number}"]) for number in numbers]
 
     def ask(self) -> tuple[int, Values]:
-        """A new trial: its number and what it tries."""
+        """A new trial: its number and what it tries.
+
+        What was tried or is being tried would come out the same, so something else is drawn, as
+        long as there seems to be any; what is refused so takes a number of the study.
+        """
+        known = [one.values for one in self.trials if one.state != "lost"]
+        known += [one.user_attrs["values"] for one in self._running.values()]
+        trial, values = self._drawn(self._sampler())
+        for _ in range(DRAWN_ANEW):
+            if values not in known:
+                break
+            self._study.tell(trial, state=TrialState.FAIL)
+            trial, values = self._drawn(RandomSampler(self._next_seed()))
+        trial.set_user_attr("values", values)
+        self._running[trial.number], self._mark[trial.number] = trial, 0
+        return trial.number, values
+
+    def _drawn(self, sampler: BaseSampler) -> tuple[optuna.Trial, Values]:
         values: Values = {}
         with _quietly():
-            self._study.sampler = self._sampler()
+            self._study.sampler = sampler
             trial = self._study.ask()
             left_out = trial.user_attrs.get("left_out", [])
             for key, one in self._plan.ranges.items():
                 if key not in left_out and self._plan.applies(key, values):
                     values[key] = rounded(_suggested(trial, key, one), one)
-        trial.set_user_attr("values", values)
-        self._running[trial.number], self._mark[trial.number] = trial, 0
-        return trial.number, values
+        return trial, values
 
     def is_behind(self, number: int, epoch: int, max_epochs: int, best: float) -> bool:
         """Records a validation; whether others were further at this share of their epochs.
@@ -183,15 +199,19 @@ class Study:
 
     def _sampler(self) -> TPESampler:
         """Drawn anew for each trial, so that what it tries depends on nothing else."""
+        with _quietly():
+            return TPESampler(
+                n_startup_trials=DRAWN_FIRST,
+                multivariate=True,
+                group=True,
+                constant_liar=self._workers > 1,
+                seed=self._next_seed(),
+            )
+
+    def _next_seed(self) -> int:
         number = len(self._study.get_trials(deepcopy=False))
         digest = hashlib.sha256(f"{self._seed} {number}".encode()).digest()
-        return TPESampler(
-            n_startup_trials=DRAWN_FIRST,
-            multivariate=True,
-            group=True,
-            constant_liar=self._workers > 1,
-            seed=int.from_bytes(digest[:4], "big"),
-        )
+        return int.from_bytes(digest[:4], "big")
 
 
 def _suggested(trial: optuna.Trial, key: str, one: Range) -> Any:
