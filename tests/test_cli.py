@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import shop
-from deeprec import cli, config, manual, schema
+from deeprec import cli, config, manual, run, schema
 from deeprec.cli import main
 from deeprec.errors import (
     ConfigError,
@@ -18,7 +18,7 @@ from deeprec.errors import (
     NonFiniteError,
     ResourceError,
 )
-from deeprec.verb import VERBS, RecommendConfig, VerbConfig
+from deeprec.verb import VERBS, EvaluateConfig, RecommendConfig, VerbConfig
 
 RECOMMEND = ["recommend", "bundle=b", "histories=h", "output=o"]
 
@@ -39,8 +39,21 @@ def deeprec(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess
 def called(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, VerbConfig]]:
     """What the verbs were called with, instead of calling them."""
     calls: list[tuple[str, VerbConfig]] = []
-    monkeypatch.setattr(cli, "_call", lambda verb, config: calls.append((verb, config)))
+    monkeypatch.setattr(cli, "call", lambda verb, config: calls.append((verb, config)))
     return calls
+
+
+def test_a_verb_is_run_from_python_by_keys_and_values(
+    called: list[tuple[str, VerbConfig]], tmp_path: Path
+) -> None:
+    place = tmp_path / "a run, of mine"
+    run("evaluate", "seed=7", run=place, cutoffs=[5, 10], exclude_seen=True, examples=0)
+    run("evaluate", f"run='{place}'", "seed=7", "cutoffs=[5,10]", "exclude_seen=true", "examples=0")
+    assert called[0] == called[1]
+    assert isinstance(called[0][1], EvaluateConfig)
+    assert (called[0][1].run, called[0][1].cutoffs) == (str(place), [5, 10])
+    with pytest.raises(ConfigError, match="cutofs: unknown key; did you mean 'cutoffs'"):
+        run("evaluate", run=place, cutofs=[5])
 
 
 # help
@@ -221,7 +234,7 @@ def test_the_exit_code_says_what_happened(
     def fail(verb: str, config: VerbConfig) -> None:
         raise error
 
-    monkeypatch.setattr(cli, "_call", fail)
+    monkeypatch.setattr(cli, "call", fail)
     assert main([*RECOMMEND, *multirun]) == code
     assert "Traceback" not in capsys.readouterr().err
 
@@ -232,7 +245,7 @@ def test_a_verb_may_choose_its_exit_code(monkeypatch: pytest.MonkeyPatch) -> Non
     def stop(verb: str, config: VerbConfig) -> None:
         raise SystemExit(143)
 
-    monkeypatch.setattr(cli, "_call", stop)
+    monkeypatch.setattr(cli, "call", stop)
     for words in (RECOMMEND, [*RECOMMEND, "-m"]):
         with pytest.raises(SystemExit, match="143"):
             main(words)
@@ -242,7 +255,7 @@ def test_what_only_we_can_mend_keeps_its_traceback(monkeypatch: pytest.MonkeyPat
     def fail(verb: str, config: VerbConfig) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(cli, "_call", fail)
+    monkeypatch.setattr(cli, "call", fail)
     for words in (RECOMMEND, [*RECOMMEND, "-m"]):
         with pytest.raises(ZeroDivisionError):
             main(words)
@@ -335,7 +348,7 @@ def test_the_first_job_that_fails_is_the_last_and_is_named(
         if config.golden_users == 2:
             raise DeeprecError("no room")
 
-    monkeypatch.setattr(cli, "_call", fail_at_two)
+    monkeypatch.setattr(cli, "call", fail_at_two)
     words = ["-m", "run=r", "output_dir='b${golden_users}'", "golden_users=1,2,3"]
     assert main(["export", *words]) == 1
     assert ran == [1, 2]

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from deeprec import __version__
 from deeprec.errors import ConfigError, DeeprecError, did_you_mean
@@ -98,7 +98,7 @@ def _run(verb: str, words: Sequence[str]) -> int:
     if options.multirun:
         from deeprec.multirun import multirun
 
-        multirun(verb, options.words, lambda config: _call(verb, config), options.config_dir)
+        multirun(verb, options.words, lambda config: call(verb, config), options.config_dir)
         return 0
     from deeprec import config
 
@@ -106,14 +106,17 @@ def _run(verb: str, words: Sequence[str]) -> int:
     if options.cfg:
         print(config.to_yaml(one), end="")
         return 0
-    _call(verb, one)
+    call(verb, one)
     return 0
 
 
-def _call(verb: str, config: "VerbConfig") -> None:
-    """Torch and the rest are imported here, once the config is known to be right."""
+def call(verb: str, config: "VerbConfig") -> Any:
+    """What the verb returns.
+
+    Torch and the rest are imported here, once the config is known to be right.
+    """
     module = importlib.import_module(MODULES.get(verb, f"deeprec.{verb}"))
-    getattr(module, verb)(config)
+    return getattr(module, verb)(config)
 
 
 def _options(words: Sequence[str]) -> argparse.Namespace:
