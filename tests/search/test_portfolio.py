@@ -76,11 +76,14 @@ def test_what_auto_would_train_comes_first_then_each_as_it_comes(
     study = Study(tmp_path, plan, {}, seed=1, prune=True, workers=1)
     spaces = plan.ranges[SPACE].ends
     found = []
-    for _ in range(len(spaces) + 4):
+    for _ in range(len(spaces) + 6):
         number, values = study.ask()
         study.settle(ended(number, values, 0.1 + 0.01 * number))
         found.append(values)
     assert [one[SPACE] for one in found[: len(spaces)]] == spaces
+    for number in range(len(spaces), len(found)):  # every second is of the space whose turn it is
+        if number % 2:
+            assert found[number][SPACE] == spaces[number // 2 % len(spaces)]
     assert spaces[0] == "ease"
     for values in found:
         own = [key for key in values if key != SPACE]

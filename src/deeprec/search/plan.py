@@ -49,6 +49,10 @@ class Plan(Protocol):
         """What is tried before anything is drawn, in this order."""
         ...
 
+    def turn(self, number: int) -> Values:
+        """What is not drawn in the trial that comes after so many: whose turn it is."""
+        ...
+
     def family(self, values: Mapping[str, object]) -> str:
         """The name of the space that these values are of; of one space there is but one."""
         ...

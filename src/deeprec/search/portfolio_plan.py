@@ -18,8 +18,8 @@ class PortfolioPlan:
     """A `Plan` of several spaces.
 
     The first trial is what `experiment=auto` would train first, then come the other spaces, as it
-    would train them beside that or by their defaults, then what is drawn: a space, and settings of
-    it.
+    would train them beside that or by their defaults, then what is drawn: a space, which has its
+    turn in every second trial, and settings of it.
 
     Args:
         config: of the sweep.
@@ -80,6 +80,11 @@ class PortfolioPlan:
             {SPACE: name} | {of_space(name, key): one for key, one in plan.defaults().items()}
             for name, plan in self._plans.items()
         ]
+
+    def turn(self, number: int) -> Values:
+        """Every second trial is of the next space, so that what one is best at hides no other."""
+        names = list(self._plans)
+        return {SPACE: names[number // 2 % len(names)]} if number % 2 else {}
 
     def family(self, values: Mapping[str, object]) -> str:
         return str(values[SPACE])

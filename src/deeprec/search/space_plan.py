@@ -62,6 +62,9 @@ class SpacePlan:
     def first_tried(self) -> list[Values]:
         return [self.defaults()]
 
+    def turn(self, number: int) -> Values:
+        return {}
+
     def family(self, values: Mapping[str, object]) -> str:
         return ""
 

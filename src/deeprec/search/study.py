@@ -101,6 +101,11 @@ class Study:
         """
         known = [one.values for one in self.trials if one.state != "lost"]
         known += [one.user_attrs["values"] for one in self._running.values()]
+        waiting = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        if not waiting and (fixed := self._plan.turn(len(known))):
+            ranges = self._plan.ranges
+            told = {key: parameter(value, ranges[key]) for key, value in fixed.items()}
+            self._study.enqueue_trial(told)
         trial, values = self._drawn(self._sampler())
         for _ in range(DRAWN_ANEW):
             if values not in known:
