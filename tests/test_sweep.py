@@ -70,7 +70,8 @@ def scores(output: Path) -> dict[str, float]:
     """The best validation of each trial, from what the run wrote itself."""
     found = {}
     for path in sorted((output / "trials").glob("*/metrics.csv")):
-        found[path.parent.name] = max(float(row["val/ndcg@5"]) for row in read_metrics(path))
+        if rows := read_metrics(path):  # one that was stopped may have come to none
+            found[path.parent.name] = max(float(row["val/ndcg@5"]) for row in rows)
     return found
 
 

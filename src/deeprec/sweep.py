@@ -73,7 +73,7 @@ def _search(
     study = Study(
         output,
         plan,
-        _about(config, prepared),
+        _about(config, prepared, plan),
         seed=config.seed,
         prune=config.prune,
         workers=config.workers,
@@ -194,12 +194,12 @@ def _searched(plan: Plan) -> str:
     return ", ".join(map(setting_of, plan.ranges))
 
 
-def _about(config: SweepConfig, prepared: Prepared) -> dict[str, Any]:
+def _about(config: SweepConfig, prepared: Prepared, plan: Plan) -> dict[str, Any]:
     """What may not change in a sweep that goes on."""
     return {
         "prepared folder": {"content": prepared.identity, "repeats": prepared.repeats},
         "space": config.sweep,
-        "setting of all runs": config.train,
+        "setting of all runs": {"said": config.train, "meant": plan.settings()},
         "seed": config.seed,
     }
 

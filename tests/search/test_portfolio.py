@@ -94,6 +94,20 @@ def test_what_auto_would_train_comes_first_then_each_as_it_comes(
     assert composed.model["l2"] == 300.0  # as it ships
 
 
+def test_a_run_is_compared_with_those_of_its_own_space(composer: Composer, tmp_path: Path) -> None:
+    """That others are further at half of their epochs says nothing of one that learns slowly."""
+    plan = planned(composer, FEW_USERS_AN_ITEM)
+    study = Study(tmp_path, plan, {}, seed=1, prune=True, workers=1)
+    told: dict[object, list[bool]] = {}
+    for _ in range(len(plan.ranges[SPACE].ends) + 24):
+        number, values = study.ask()
+        score = 0.1 if values[SPACE] == "ials" else 0.5 - 0.001 * number
+        told.setdefault(values[SPACE], []).append(study.is_behind(number, 5, 10, score))
+        study.settle(ended(number, values, score))
+    assert not any(told["ials"])
+    assert any(any(behind) for behind in told.values())
+
+
 def test_the_words_of_auto_hold_for_its_space(composer: Composer) -> None:
     plan = planned(composer, MANY_USERS_AN_ITEM)
     first = plan.config_of(plan.first_tried()[0], Path("run"))

@@ -137,6 +137,19 @@ def test_what_was_at_work_when_a_sweep_was_killed_is_tried_again(
     assert [one.number for one in counted(again.trials)] == [0, 1, 2, 4]
 
 
+def test_what_was_cut_short_is_tried_again_once(plan: SpacePlan, tmp_path: Path) -> None:
+    study = opened(tmp_path, plan)
+    tried(study, 2)
+    number, values = study.ask()
+    study.settle(ended(number, values, state="short", score=9.0))
+    again = opened(tmp_path, plan)
+    number, same = again.ask()
+    assert same == values
+    again.settle(ended(number, same, score=1.0))
+    (after,) = tried(opened(tmp_path, plan), 1)
+    assert after != values
+
+
 def test_a_sweep_killed_while_it_was_begun_tries_the_defaults_first_and_once(
     plan: SpacePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -120,8 +120,8 @@ def _protocol(
         "its trainer.validation_users); the holdout was not read",
         "search": f"TPE of Optuna {optuna_version}, seed {config.seed}; defaults first, then drawn "
         f"at random until {study.DRAWN_FIRST} trials have ended",
-        "runs stopped": "where the best validation so far lies below the median of runs that went "
-        f"to their end, at the same share of their epochs, from {first} % on"
+        "runs stopped": "where the best validation so far lies below the median of runs of the "
+        f"same model that went to their end, at the same share of their epochs, from {first} % on"
         if config.prune
         else "none for being behind",
         "budget": {"minutes": config.minutes, "trials": config.trials, "workers": config.workers},

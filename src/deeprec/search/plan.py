@@ -23,6 +23,10 @@ class Plan(Protocol):
         """What every run is told."""
         ...
 
+    def settings(self) -> dict[str, Any]:
+        """What trains runs that are told nothing of what is searched, and what may not change."""
+        ...
+
     @property
     def metric(self) -> str:
         """What trials are compared by, on validation."""

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from deeprec.composition import Composer
 from deeprec.errors import ConfigError
@@ -56,6 +57,9 @@ class PortfolioPlan:
         """What the runs of every space are told."""
         told = [plan.words for plan in self._plans.values()]
         return [word for word in told[0] if all(word in words for words in told)]
+
+    def settings(self) -> dict[str, Any]:
+        return {name: plan.settings() for name, plan in self._plans.items()}
 
     @property
     def metric(self) -> str:

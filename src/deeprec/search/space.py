@@ -79,7 +79,7 @@ class Space:
         ranges: settings as `deeprec train` takes them, dotted, each with a list of values, or
             with `{low, high}` and, if wanted, `log: true` and `step`. `when: {loss: [marginal]}`
             searches a setting only where another, named before it, has one of these values. A
-            command may add or replace a range, `sweep.ranges.optimizer.lr={low:0.01,high:0.1}`,
+            command may add or replace a range, `'sweep.ranges.optimizer.lr={low:0.01,high:0.1}'`,
             or take one away, `sweep.ranges.loss=null`.
         fixed: words that every run is told, such as `experiment=linear`.
 

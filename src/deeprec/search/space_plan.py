@@ -12,10 +12,14 @@ from deeprec.composition import Composer
 from deeprec.errors import ConfigError
 from deeprec.machine import cores
 from deeprec.override import key_of, merged, word_of
+from deeprec.resumed import FREE
 from deeprec.search.plan import Values
 from deeprec.search.space import Space, applies
+from deeprec.trainer.asked_again import settings_of
 from deeprec.trainer.loop import Loop
 from deeprec.verb import SweepConfig, TrainConfig
+
+PACE = ("trainer.threads", *FREE)  # each worker has a share of the threads
 
 
 class SpacePlan:
@@ -39,6 +43,11 @@ class SpacePlan:
         if not self.ranges:
             raise ConfigError("sweep: the command fixes every setting that this space searches")
         self._space_fixed = space.fixed
+
+    def settings(self) -> dict[str, Any]:
+        found = settings_of(self._untold)
+        trainer = found["trainer"].items()
+        return found | {"trainer": {k: v for k, v in trainer if f"trainer.{k}" not in PACE}}
 
     @property
     def metric(self) -> str:

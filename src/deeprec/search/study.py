@@ -7,16 +7,17 @@ trials goes on as if it had not been.
 
 import hashlib
 import json
+import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
-from optuna.pruners import MedianPruner, NopPruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
@@ -34,7 +35,14 @@ DRAWN_ANEW = 20  # times, where what is drawn was tried already
 WHOLE_FIRST = 5  # trials that end before any is stopped for being behind
 MARKS = 10  # points of a run's epochs at which it is compared with others at the same point
 EARLIEST_MARK = 3  # no run is stopped before this one
-STATES = {"behind": TrialState.PRUNED, "failed": TrialState.FAIL, "lost": TrialState.FAIL}
+COMPARED_FIRST = 3  # of these that reached the point at which a run is compared
+STATES = {
+    "behind": TrialState.PRUNED,
+    "short": TrialState.PRUNED,
+    "failed": TrialState.FAIL,
+    "lost": TrialState.FAIL,
+}
+AGAIN = ("short", "lost")  # whose values are tried again once the sweep goes on
 
 
 class Study:
@@ -62,18 +70,16 @@ class Study:
         prune: bool,
         workers: int,
     ) -> None:
-        self._plan, self._seed, self._workers = plan, seed, workers
+        self._plan, self._seed, self._prune, self._workers = plan, seed, prune, workers
         self._running: dict[int, optuna.Trial] = {}
         self._mark: dict[int, int] = {}
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         url = URL.create("sqlite", database=str(folder.absolute() / FILE))
         with _quietly():
-            median = MedianPruner(WHOLE_FIRST, EARLIEST_MARK, n_min_trials=3)
             self._study = optuna.create_study(
                 study_name="sweep",
                 storage=RDBStorage(url.render_as_string()),
                 direction="maximize",
-                pruner=median if prune else NopPruner(),
                 load_if_exists=True,
             )
         self._adopt(folder, about)
@@ -99,7 +105,7 @@ class Study:
         What was tried or is being tried would come out the same, so something else is drawn, as
         long as there seems to be any; what is refused so takes a number of the study.
         """
-        known = [one.values for one in self.trials if one.state != "lost"]
+        known = [one.values for one in self.trials if one.state not in AGAIN]
         known += [one.user_attrs["values"] for one in self._running.values()]
         waiting = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
         if not waiting and (fixed := self._plan.turn(len(known))):
@@ -138,7 +144,19 @@ class Study:
             return False
         self._mark[number] = mark
         trial.report(best, mark)
-        return bool(trial.should_prune())
+        return self._prune and mark >= EARLIEST_MARK and best < self._median(trial, mark)
+
+    def _median(self, trial: optuna.Trial, mark: int) -> float:
+        """Of runs of the same space at this point; minus infinity while they are few."""
+        space = self._plan.family(trial.user_attrs["values"])
+        whole = [
+            one.intermediate_values
+            for one in self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+            if self._plan.family(one.user_attrs["values"]) == space
+        ]
+        there = [found[mark] for found in whole if mark in found]
+        enough = len(whole) >= WHOLE_FIRST and len(there) >= COMPARED_FIRST
+        return median(there) if enough else -math.inf
 
     def settle(self, ended: Trial) -> None:
         """A trial has ended."""
@@ -170,6 +188,10 @@ class Study:
                 "output_dir, or what it was begun with"
             )
         ended = {one.number: one for one in self.trials}
+        for cut in (one for one in ended.values() if one.state == "short"):
+            if not self._study.user_attrs.get(f"again.{cut.number}"):
+                self._try_next(cut.values)
+                self._study.set_user_attr(f"again.{cut.number}", True)
         for one in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if one.number in ended:
                 self._tell(ended[one.number])

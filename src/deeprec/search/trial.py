@@ -7,8 +7,8 @@ from typing import Any, Literal
 from deeprec.search.space import label, setting_of
 
 # whole: to its end. behind: worse than the median of others half-way. short: time was up, or
-# somebody stopped the sweep; it counts as far as it got. lost: likewise, before its first
-# validation; its values are tried again and it is not counted. failed: for a reason that is told.
+# somebody stopped the sweep; it counts as far as it got, and is tried again once the sweep goes on.
+# lost: likewise, before its first validation; it is not counted. failed: for a reason that is told.
 State = Literal["whole", "behind", "short", "lost", "failed"]
 
 
