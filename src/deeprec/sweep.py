@@ -97,9 +97,12 @@ def _search(
                 "more minutes or trials goes on with them",
                 soft_wrap=True,
             )
-        files = leave(config, prepared, output, plan, composer, loop.ended, top, loop.seconds)
         members = [shelf.run(one.number) for one in shelf.best_of_each(loop.ended)]
         together = None if asked else _together(config, prepared, output, members)
+        blended = None if together is None else open_run(together).checkpoint.score
+        files = leave(
+            config, prepared, output, plan, composer, loop.ended, top, loop.seconds, blended
+        )
         _conclude(Commands(output, config.prepared), files, together)
     if asked:
         raise Interrupted(
@@ -146,10 +149,9 @@ def _together(
             console.print(f"{runs[alone].path} alone is as good as any blend of these")
             return None
         return written(place, runs, weights, prepared, config.seed, cutoff=cutoff, says_next=False)
-    except DeeprecError as error:
-        if isinstance(error, Interrupted):
-            raise
-        console.print(f"[yellow]note[/yellow] not blended: {error}", soft_wrap=True)
+    except (DeeprecError, KeyboardInterrupt) as error:  # what was found is told all the same
+        why = str(error) or "interrupted"
+        console.print(f"[yellow]note[/yellow] not blended: {why}", soft_wrap=True)
         return None
 
 

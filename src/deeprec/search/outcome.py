@@ -64,6 +64,7 @@ def leave(
     trials: Sequence[Trial],
     top: Trial,
     seconds: float,
+    blended: float | None,
 ) -> list[Path]:
     """Writes `experiment/best.yaml` and `sweep.html` into the folder of a sweep.
 
@@ -71,6 +72,7 @@ def leave(
         output: the folder; its `best` leads to the run of `top`.
         trials: all that have ended.
         seconds: that the sweep has taken.
+        blended: the score of its blend; None: there is none.
 
     Returns:
         The two files.
@@ -87,7 +89,8 @@ def leave(
         defaults=plan.defaults(),
         protocol=_protocol(config, prepared, plan, seconds),
         experiment=_head(config, plan.metric, top, commands) + content,
-        evaluate=commands.evaluate,
+        blended=blended,
+        evaluate=commands.evaluate if blended is None else commands.compare,
         again=commands.again,
     )
     for path, text in zip(files, (told.experiment, page(told)), strict=True):

@@ -31,7 +31,8 @@ class Told:
         defaults: values of the searched settings in a run that is told nothing.
         protocol: under which rules, for the foot of the page.
         experiment: the best config, as a file.
-        evaluate: the command that judges the best run.
+        blended: what the best run of each model together have; None: they are not blended.
+        evaluate: the command that judges the best run, and the blend.
         again: the command that trains it anew.
     """
 
@@ -42,6 +43,7 @@ class Told:
     defaults: Mapping[str, object]
     protocol: Mapping[str, Any]
     experiment: str
+    blended: float | None
     evaluate: str
     again: str
 
@@ -68,8 +70,10 @@ def _summary(told: Told) -> str:
         f"trials, that of trial {top.number} at {reached(top)}."
     )
     if first is not None and first.score is not None and first != top:
-        defaults = "What experiment=auto takes" if SPACE in told.ranges else "The defaults"
+        defaults = "What experiment=auto trains first" if SPACE in told.ranges else "The defaults"
         lead += f" {defaults} reach{'es' * (SPACE in told.ranges)} {first.score:.4f}."
+    if told.blended is not None:
+        lead += f" The best of the models, blended, reach <strong>{told.blended:.4f}</strong>."
     counts = {state: sum(one.state == state for one in trials) for state in STATES}
     less = [
         f"{counts[state]} {words}" for state, words in STATES.items() if words and counts[state]
