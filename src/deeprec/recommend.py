@@ -299,6 +299,7 @@ def read_events(space: Workspace, source: Source, config: RecommendConfig) -> ir
                 f"{source.files[0]}: no column {name!r}; it has {listed(source.table.columns)}. "
                 f"{way}"
             )
+        source.refuse_other_kinds(name)
     raw = space.keep("raw", source.table.select(**columns))
     shown = {key: f"{source.files[0]}: {name}" for key, name in columns.items()}
     converted = {key: as_id(space, raw, key, shown[key])[0] for key in ("user", "item")}

@@ -4,12 +4,13 @@ import gzip
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from deeprec.data.source import find, open_files
+from deeprec.data.source import Source, find, open_files
 from deeprec.data.workspace import Workspace
 from deeprec.errors import DataError
 
@@ -224,3 +225,32 @@ def test_columns_read_as_one_send_to_the_delimiter(
     assert f"data.delimiter={typed}" in str(refused.value)
     mended = open_files(space, location, delimiter=mark)
     assert mended.table.columns == ("user_id", "item_id")
+
+
+def test_types_of_several_files_are_one_kind_and_the_widest_of_it(
+    space: Workspace, tmp_path: Path
+) -> None:
+    def opened(*columns: Any) -> Source:
+        for number, column in enumerate(columns):
+            pq.write_table(pa.table({"x": column, "y": [0]}), tmp_path / f"{number}.parquet")
+        return open_files(space, str(tmp_path))
+
+    nothing, narrow, wide = pa.nulls(1), pa.array([7], pa.int32()), pa.array([2**40])
+    for columns, kept in (
+        ((nothing, narrow, wide), [None, 7, 2**40]),
+        ((pa.array([0.5], pa.float32()), [0.1], nothing), [0.5, 0.1, None]),
+        ((["7"], pa.array(["007"]).dictionary_encode(), [b"07"]), ["7", "007", "07"]),
+    ):
+        found = space.fetch(opened(*columns).table.x.name("x").as_table())["x"]
+        assert sorted(map(str, found.to_pylist())) == sorted(map(str, kept))
+    naive, aware = pa.array([0], pa.timestamp("us")), pa.array([0], pa.timestamp("us", "UTC"))
+    for other in (["007"], [0.5], naive, [True]):
+        source = opened(narrow, nothing, other)
+        with pytest.raises(DataError, match=r"2\.parquet: column 'x'.*0\.parquet whole numbers"):
+            source.column("x", "item")
+        source.column("y", "user")  # only what is read must agree
+    with pytest.raises(DataError, match="of a time zone"):
+        opened(nothing, naive, aware).column("x", "time")
+    pq.write_table(pa.table({"y": [0]}), tmp_path / "1.parquet")
+    with pytest.raises(DataError, match=r"1\.parquet: no column 'x'"):
+        open_files(space, str(tmp_path)).column("x", "item")

@@ -20,15 +20,8 @@ from deeprec.data.column import Instant, TimeFormat, as_id, as_number, as_text
 from deeprec.data.contract import Check
 from deeprec.data.filter import Filters
 from deeprec.data.log import EventLog
-from deeprec.data.source import (
-    Delimiter,
-    Encoding,
-    Source,
-    find,
-    open_files,
-    open_parquet,
-    open_text,
-)
+from deeprec.data.parquet import open_parquet
+from deeprec.data.source import Delimiter, Encoding, Source, find, open_files, open_text
 from deeprec.data.synthetic import Synthetic
 from deeprec.data.workspace import Workspace
 from deeprec.errors import ConfigError, DataError

@@ -19,6 +19,7 @@ import ibis.expr.types as ir
 import pyarrow as pa
 
 from deeprec.annotation import Rule
+from deeprec.data.parquet import open_parquet, refuse_other_kinds, schemas_of
 from deeprec.data.workspace import Workspace
 from deeprec.errors import DataError
 
@@ -48,14 +49,17 @@ class Source:
     table: ir.Table
     files: tuple[Path, ...]
     columnar: bool = False  # a column of it can be read again at little cost
+    schemas: tuple[pa.Schema, ...] = ()  # of the files, where there are several of Parquet
 
     def column(self, name: str, use: str) -> ir.Column:
         """The column `name`, which the config calls the `use` column.
 
         Raises:
-            DataError: there is none; says which there are and which is nearest.
+            DataError: there is none; says which there are and which is nearest. Or its type differs
+                in kind from file to file.
         """
         if name in self.table.columns:
+            self.refuse_other_kinds(name)
             return self.table[name]
         self.refuse_samples()
         if within := self.delimiter_within():
@@ -69,6 +73,10 @@ class Source:
             f"{self.files[0]}: no column {name!r} (wanted for data.{use}); it has "
             f"{listed(self.table.columns)}" + (f"; did you mean {near[0]!r}?" if near else "")
         )
+
+    def refuse_other_kinds(self, name: str) -> None:
+        """Raises DataError if the files hold a column as types that differ in kind."""
+        refuse_other_kinds(self.files, self.schemas, name)
 
     def refuse_samples(self) -> None:
         """Raises DataError if its files hold text samples, whose first line names no columns."""
@@ -166,17 +174,9 @@ def open_files(
     """
     files = find(location)
     if _format(files[0]) == ".parquet":
-        return Source(open_parquet(workspace, files), files, columnar=True)
+        schemas = schemas_of(files)
+        return Source(open_parquet(workspace, files, schemas), files, True, schemas)
     return Source(open_text(workspace, files, delimiter=delimiter, encoding=encoding), files)
-
-
-def open_parquet(workspace: Workspace, files: Sequence[Path]) -> ir.Table:
-    """Opens Parquet files of one schema."""
-    with workspace.telling_errors():
-        table: ir.Table = workspace.con.read_parquet(
-            [str(file) for file in files], binary_as_string=True
-        )
-    return table
 
 
 def open_text(

@@ -79,13 +79,15 @@ def read_ids(
     Raises:
         DataError: the file cannot be read as such.
     """
-    table = open_files(space, path, delimiter=delimiter).table
+    source = open_files(space, path, delimiter=delimiter)
+    table = source.table
     name = table.columns[0] if len(table.columns) == 1 else column
     if name not in table.columns:
         raise DataError(
             f"{path}: has no column {name!r} and more than one, {listed(table.columns)}; keep the "
             f"column of {kind} ids alone, or give it the name of that of the histories"
         )
+    source.refuse_other_kinds(name)
     ids = as_id(space, table, name, f"{path}: {name}")[0].name("id")
     given = space.fetch(table.select(ids).filter(ids.notnull()).distinct())["id"]
     return Named(path, kind, name, given.combine_chunks())
