@@ -112,7 +112,7 @@ def _divide(
         split = with_more_training(rule(space, log, config.seed), config.train_on)
     with _stage("gave users and items their rows"):
         core, outside = keep_core(space, split.events, log.filters)
-        capped, cut = cap_histories(space, core, log.filters.max_history)
+        capped, cut = cap_histories(space, core, log.filters.max_history, config.seed)
         indexed = index(space, capped, _cold_items(log))
     return split, indexed, [*outside, *cut]
 

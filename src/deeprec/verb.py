@@ -26,7 +26,7 @@ class PrepareConfig:
     data: Part = MISSING
     split: Part = MISSING
     output_dir: str = MISSING  # the prepared folder, new or empty; a finished one is replaced
-    seed: int = 0  # of every draw the split makes
+    seed: int = 0  # of every draw that the split and data.filters.max_history make
     train_on: TrainOn = "train"  # validation: that too, once settings are chosen; everything: all
 
     def mistakes(self) -> Iterator[str]:

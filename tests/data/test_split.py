@@ -56,7 +56,7 @@ def test_the_order_of_rows_and_nothing_else_leaves_the_split_as_it_is(
     assert sorted(row[:3] for row in first) == sorted(given)
     assert {row[3] for row in first} == {0, 1, 2}  # every rule yields validation
     other = labelled(space, rule(space, log(TIMED, given), 8), TIMED)
-    assert (other == first) == (not isinstance(rule, RandomFraction | UserHoldout))
+    assert (other == first) == isinstance(rule, Auto | TimeCut)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: type(rule).__name__)
@@ -109,19 +109,31 @@ def test_leave_last_out_takes_the_last_and_measures_its_leak(
 ) -> None:
     given = drawn(300, seed=3, last=9)  # many equal times
     split = LeaveLastOut(holdout_events=2, validation_events=1)(space, log(TIMED, given), 0)
+    found = labelled(space, split, TIMED)
+    assert sorted(row[:3] for row in found) == sorted(given)
     mine = defaultdict(list)
-    for row in given:
-        mine[row[0]].append(row)
-    expected = []
-    for rows in mine.values():
-        ordered = sorted(rows, key=lambda row: (row[2], row[1]))
+    for user, _, time, part, _ in found:
+        mine[user].append((time, part))
+    for rows in mine.values():  # in order of time, whichever of equal times
         labels = [0] * (len(rows) - 3) + [1, 2, 2] if len(rows) > 3 else [0] * len(rows)
-        expected += [(*row, part, "all") for row, part in zip(ordered, labels, strict=True)]
-    assert labelled(space, split, TIMED) == sorted(expected)
-    train = [row[2] for row in expected if row[3] == 0]
-    later = [sum(t > row[2] for t in train) / len(train) for row in expected if row[3] == 2]
-    assert split.checks[0].facts["share"] == pytest.approx(sum(later) / len(later))
-    assert split.checks[0].level == "warn"
+        assert [part for _, part in sorted(rows)] == labels
+    leak, ties = split.checks
+    train = [row[2] for row in found if row[3] == 0]
+    later = [sum(t > row[2] for t in train) / len(train) for row in found if row[3] == 2]
+    assert leak.facts["share"] == pytest.approx(sum(later) / len(later))
+    assert leak.level == "warn"
+    judged = [sorted(time for time, _ in rows) for rows in mine.values() if len(rows) > 3]
+    tied = sum(times[-3] == times[-2] for times in judged)
+    assert 0 < tied < len(judged)
+    assert ties.facts == {"users": tied, "share": tied / len(judged)}
+    assert ties.level == ("warn" if tied > 0.2 * len(judged) else "ok")
+
+
+def test_of_a_basket_every_item_is_as_often_held_out(space: Workspace, log: MakeLog) -> None:
+    given = [(f"u{user}", f"i{item}", 0) for user in range(400) for item in range(8)]
+    found = labelled(space, LeaveLastOut()(space, log(TIMED, given), 0), TIMED)
+    held_out = Counter(item for _, item, _, part, _ in found if part == 2)
+    assert all(abs(held_out[f"i{item}"] - 50) < 27 for item in range(8))  # 4 standard deviations
 
 
 @pytest.mark.parametrize("names", [TIMED, BARE])

@@ -13,6 +13,7 @@ import ibis.expr.types as ir
 
 from deeprec.data.column import Instant, instant
 from deeprec.data.contract import Check, Level, size
+from deeprec.data.draw import draw
 from deeprec.data.workspace import Workspace
 from deeprec.errors import ConfigError, DataError
 
@@ -43,8 +44,7 @@ class Filters:
             buckets.
         user_weights: user attribute, of numbers from 0 on, that is no input of a model but what the
             loss of each user counts in training; of a user without one, 1.
-        max_history: each user's latest events of training; of equal times, those that come last in
-            the prepared folder's order (item id, kind, value, price).
+        max_history: each user's latest events of training; of equal times, those drawn.
         cold_items: items of the item attributes that nobody had are in the catalog too; false: the
             catalog is what was had before the holdout.
     """
@@ -161,7 +161,7 @@ def _without_idle(
 
 
 def cap_histories(
-    workspace: Workspace, events: ir.Table, max_history: int | None
+    workspace: Workspace, events: ir.Table, max_history: int | None, seed: int
 ) -> tuple[ir.Table, list[Check]]:
     """Each user's latest `max_history` events of the training part.
 
@@ -175,8 +175,9 @@ def cap_histories(
             "data.filters.max_history keeps the latest events, and these have no time; leave it "
             "null, or name the time column"
         )
-    latest_first = [column.desc(nulls_first=True) for column in in_order(events)]
-    age = ibis.row_number().over(group_by=[events.user, events.part], order_by=latest_first)
+    age = ibis.row_number().over(
+        group_by=[events.user, events.part], order_by=latest_first(events, seed)
+    )
     kept = events.mutate(age=age).filter((ibis._.part != 0) | (ibis._.age < max_history))
     capped = workspace.keep("capped", kept.drop("age"))
     name = f"filters.max_history={max_history}"
@@ -189,6 +190,17 @@ def in_order(events: ir.Table) -> list[ir.Column]:
     """What the events of one user are ordered by; events equal in all of it are equal."""
     names = ("time", "item", "kind", "value", "price")
     return [events[name] for name in names if name in events.columns]
+
+
+def latest_first(events: ir.Table, seed: int) -> list[ir.Column]:
+    """What the events of one user are ordered by, to take the latest.
+
+    Of one moment they come as drawn by user and item. By their ids, whoever is judged on the last
+    event of a basket would be judged on the largest id, and ids tell how old or of what kind an
+    item is.
+    """
+    time, *others = [column.desc(nulls_first=True) for column in in_order(events)]
+    return [time, draw(seed, events.user, events.item), *others]
 
 
 def _conditions(events: ir.Table, filters: Filters) -> dict[str, ir.BooleanValue]:

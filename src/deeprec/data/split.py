@@ -17,8 +17,9 @@ import ibis.expr.types as ir
 import numpy as np
 
 from deeprec.data.column import Instant, instant, iso
-from deeprec.data.contract import TRAINED_TOO, Check
-from deeprec.data.filter import in_order, keep_events
+from deeprec.data.contract import TRAINED_TOO, Check, Level
+from deeprec.data.draw import below, draw
+from deeprec.data.filter import keep_events, latest_first
 from deeprec.data.log import EventLog
 from deeprec.data.store import PARTS
 from deeprec.data.workspace import Workspace
@@ -26,6 +27,7 @@ from deeprec.errors import ConfigError, DataError
 from deeprec.verb import TrainOn
 
 TRAIN, VALIDATION, HOLDOUT = 0, 1, 2
+MANY_TIES = 0.2  # share of judged users whose holdout is a draw, above which baskets are the data
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,9 @@ class TimeCut:
 class LeaveLastOut:
     """Each user's last events are the holdout, those before them validation.
 
+    Of events of one moment those held out are drawn, and it is said how often. Those left stand in
+    the prepared folder as in every: of one moment by item id, train before validation.
+
     It leaks: a model learns from what others did after the moment that it is judged at. How much is
     measured and said.
 
@@ -153,9 +158,9 @@ class LeaveLastOut:
     def __call__(self, workspace: Workspace, log: EventLog, seed: int) -> Split:
         _need_times(log, "leave_last_out")
         events, judged = log.events, self.holdout_events + self.validation_events
-        latest_first = [column.desc(nulls_first=True) for column in in_order(events)]
+        order = latest_first(events, seed)
         ranked = events.mutate(
-            age=ibis.row_number().over(group_by=events.user, order_by=latest_first),
+            age=ibis.row_number().over(group_by=events.user, order_by=order),
             length=ibis._.count().over(group_by=events.user),
         )
         enough = ranked.length > judged
@@ -170,7 +175,8 @@ class LeaveLastOut:
             "holdout_events": self.holdout_events,
             "validation_events": self.validation_events,
         }
-        return Split(kept, "leave_last_out", settings, checks=(_leak(workspace, kept),))
+        checks = (_leak(workspace, kept), _ties(workspace, kept))
+        return Split(kept, "leave_last_out", settings, checks=checks)
 
 
 class RandomFraction:
@@ -186,10 +192,10 @@ class RandomFraction:
         self.holdout, self.validation = holdout, validation
 
     def __call__(self, workspace: Workspace, log: EventLog, seed: int) -> Split:
-        drawn = _draw(seed, *_what_is_drawn(log.events))
+        drawn = draw(seed, *_what_is_drawn(log.events))
         part = ibis.cases(
-            (_below(drawn, self.holdout), HOLDOUT),
-            (_below(drawn, self.holdout + self.validation), VALIDATION),
+            (below(drawn, self.holdout), HOLDOUT),
+            (below(drawn, self.holdout + self.validation), VALIDATION),
             else_=TRAIN,
         )
         events = log.events.mutate(part=part.cast("int8"), role=ibis.literal("all"))
@@ -227,13 +233,13 @@ class UserHoldout:
         self.fold_in = fold_in
 
     def __call__(self, workspace: Workspace, log: EventLog, seed: int) -> Split:
-        drawn = _draw(seed, log.events.user)
+        drawn = draw(seed, log.events.user)
         role = ibis.cases(
-            (_below(drawn, self.holdout_users), "holdout"),
-            (_below(drawn, self.holdout_users + self.validation_users), "validation"),
+            (below(drawn, self.holdout_users), "holdout"),
+            (below(drawn, self.holdout_users + self.validation_users), "validation"),
             else_="train",
         )
-        events = log.events.mutate(role=role, drawn=_draw(seed, *_what_is_drawn(log.events)))
+        events = log.events.mutate(role=role, drawn=draw(seed, *_what_is_drawn(log.events)))
         events = self._fold_in(workspace.keep("roles", events))
         settings = {
             "holdout_users": self.holdout_users,
@@ -274,7 +280,7 @@ class Given:
             raise DataError("split=given reads further events as the data does; use data=table")
         further = log.more(self.holdout)
         held_out, checks = keep_events(workspace, further.events, log.filters)
-        drawn = _below(_draw(seed, *_what_is_drawn(log.events)), self.validation)
+        drawn = below(draw(seed, *_what_is_drawn(log.events)), self.validation)
         own = log.events.mutate(part=drawn.cast("int8"))
         both = own.union(held_out.mutate(part=ibis.literal(HOLDOUT, "int8")))
         events = workspace.keep("given", both.mutate(role=ibis.literal("all")))
@@ -288,19 +294,6 @@ def _what_is_drawn(events: ir.Table) -> list[ir.Column]:
     """Where there are times, each event by itself; else all events of a user on an item."""
     names = ("user", "item", "time")
     return [events[name].cast("string") for name in names if name in events.columns]
-
-
-def _draw(seed: int, *columns: ir.Column) -> ir.StringValue:
-    """32 hexadecimal digits, evenly spread; MD5 because every engine has it, and none differs."""
-    text = ibis.literal(str(seed))
-    for column in columns:
-        text = text + ibis.literal("\x1f") + column
-    return text.hexdigest("md5")
-
-
-def _below(drawn: ir.StringValue, share: float) -> ir.BooleanValue:
-    """True for this share of draws: digits in order compare as the numbers they write."""
-    return drawn < f"{int(share * 16**13):013x}"
 
 
 def _newest(workspace: Workspace, events: ir.Table, share: float) -> int:
@@ -339,6 +332,25 @@ def _leak(workspace: Workspace, events: ir.Table) -> Check:
     says = f"on average {share:.1%} of the training events happened after the event judged on"
     advice = "split=time_cut has no such leak; use it for figures you decide on"
     return Check("leak", "warn" if share > 0 else "ok", says, advice, {"share": share})
+
+
+def _ties(workspace: Workspace, events: ir.Table) -> Check:
+    """Users whose holdout begins within a moment, so that a draw says which events are in it."""
+    known, held_out = events.part < HOLDOUT, events.part == HOLDOUT
+    per_user = events.group_by("user").aggregate(
+        last=events.time.max(where=known), first=events.time.min(where=held_out)
+    )
+    found = workspace.one(
+        per_user,
+        judged=per_user["first"].count(),
+        tied=(per_user["first"] == per_user["last"]).sum(),
+    )
+    users = found["tied"] or 0
+    share = users / found["judged"] if found["judged"] else 0.0
+    says = f"of {share:.1%} of the judged users what is held out is drawn from events of one moment"
+    advice = "split=time_cut judges whole baskets" if share > MANY_TIES else ""
+    level: Level = "warn" if advice else "ok"
+    return Check("ties", level, says, advice, {"users": users, "share": share})
 
 
 def _overlap(workspace: Workspace, events: ir.Table, held_out: ir.Table) -> Check:
