@@ -89,12 +89,14 @@ def test_every_value_that_training_would_refuse_is_named_before_any_data_is_read
 
 def test_every_value_that_preparing_would_refuse_is_named_with_its_key() -> None:
     events = ("data=table", "data.events=nope", "output_dir=o")
-    moment = "expected an ISO date, an ISO time or whole seconds since 1970 or null, got"
-    assert refused(
-        "prepare", *events, "split=time_cut", "split.holdout_from=x", "data.filters.first_time=soon"
-    ) == [
+    moment = (
+        "expected an ISO date (2023-03-01, not 20230301 or 2023), an ISO time or whole seconds "
+        "since 1970 or null, got"
+    )
+    soon = ["split=time_cut", "split.holdout_from=20171201", "data.filters.first_time=soon"]
+    assert refused("prepare", *events, *soon) == [
         f"data.filters.first_time: {moment} 'soon'",
-        f"split.holdout_from: {moment} 'x'",
+        f"split.holdout_from: {moment} 20171201",
     ]
     assert refused(
         "prepare", *events, "split=random_fraction", "split.holdout=2", "data.encoding=klingon",

@@ -212,7 +212,7 @@ class RecommendConfig:
     user: str = "user_id"  # column of an event file that holds the user id
     item: str = "item_id"  # column that holds the item id
     time: str | None = None  # column that holds the time; default: `time`, if there is one
-    time_format: str | None = None  # of text times that are not ISO, as in strptime
+    time_format: str | None = None  # of times that are not ISO, as in strptime
     delimiter: str | None = None  # between columns of text; default: comma; tab of .tsv, .txt
     now: str | None = None  # moment of prediction; default: the latest time of the histories
     batch_users: int = 256  # users answered at once

@@ -1,6 +1,7 @@
 """Ids are kept exactly; times become the seconds that Python's own calendar says."""
 
 from datetime import UTC, date, datetime, timedelta, timezone
+from decimal import Decimal
 from typing import Any
 
 import ibis
@@ -44,6 +45,7 @@ def converted(
         (pa.array([2**64 - 1], pa.uint64()), [str(2**64 - 1)]),
         (pa.array([17850.0, float("nan"), None, 2.0**53]), ["17850", None, None, str(2**53)]),
         (pa.array([7], pa.int64()).cast(pa.decimal128(20, 0)), ["7"]),
+        (pa.array([Decimal(10**20), Decimal("-7.00"), None]), [str(10**20), "-7", None]),
     ],
 )
 def test_ids_are_kept_exactly(space: Workspace, values: Any, expected: list[str | None]) -> None:
@@ -54,7 +56,15 @@ def test_ids_are_kept_exactly(space: Workspace, values: Any, expected: list[str 
 
 
 @pytest.mark.parametrize(
-    "values", [pa.array([1.5, 2.0]), pa.array([float("inf")]), pa.array([[1]]), pa.array(NAIVE)]
+    "values",
+    [
+        pa.array([Decimal("1.5")]),
+        pa.array([2.0**63]),
+        pa.array([1.5, 2.0]),
+        pa.array([float("inf")]),
+        pa.array([[1]]),
+        pa.array(NAIVE),
+    ],
 )
 def test_what_cannot_be_an_id_is_refused(space: Workspace, values: pa.Array) -> None:
     with pytest.raises(DataError, match="whole numbers"):
@@ -107,6 +117,19 @@ def test_dates_are_midnight_and_other_text_needs_its_format(space: Workspace) ->
         converted(space, as_seconds, american)
 
 
+def test_dates_written_as_numbers_need_their_format_and_are_no_seconds(space: Workspace) -> None:
+    days = ["20170131", "20240229", "19991231"]
+    expected = [datetime.strptime(day, "%Y%m%d").replace(tzinfo=UTC).timestamp() for day in days]
+    for kind in (pa.string(), pa.int64(), pa.float64(), pa.decimal128(10, 2)):
+        values = pa.array([*days, None]).cast(kind)
+        found, _ = converted(space, as_seconds, values, time_format="%Y%m%d")
+        assert found == [*expected, None]
+        with pytest.raises(DataError, match=r"data\.time_format=%Y%m%d"):
+            converted(space, as_seconds, values)
+    seconds = [20170131, 20170132]  # of which one is no day
+    assert converted(space, as_seconds, pa.array(seconds))[0] == seconds
+
+
 @pytest.mark.parametrize(
     ("values", "says"),
     [
@@ -157,3 +180,11 @@ def test_instants() -> None:
     assert iso(10**18) == f"{10**18} s"
     with pytest.raises(ConfigError, match="'December'"):
         instant("December")
+    for given, meant in (
+        ("20230301", "2023-03-01"),
+        (20230301, "2023-03-01"),
+        (1999, "1999-01-01"),
+    ):
+        with pytest.raises(ConfigError, match=f"is {meant} meant"):
+            instant(given)
+    assert [instant(number) for number in (20230231, -2023, 86_400)] == [20230231, -2023, 86_400]

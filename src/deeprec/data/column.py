@@ -26,6 +26,9 @@ WHOLE = r"^\s*[+-]?\d+\s*$"
 NUMBER = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$"
 CLOCK = r"[ T]\d{2}:\d{2}(:\d{2}([.,]\d+)?)?"
 OFFSET = r"\s?(Z|[+-]\d{2}(:?\d{2})?)"
+WHOLE_DECIMAL = "decimal(38, 0)"  # the longest there is
+DATES = (19_000_101, 21_001_231)  # as numbers write them: yyyymmdd
+YEARS = (1900, 2100)
 ISO = rf"^\s*\d{{4}}-\d{{2}}-\d{{2}}({CLOCK}({OFFSET})?)?\s*$"
 
 
@@ -46,13 +49,18 @@ def as_id(workspace: Workspace, table: ir.Table, name: str, shown: str) -> tuple
     if not (dtype.is_floating() or dtype.is_decimal()):
         raise DataError(f"{shown}: ids must be strings or whole numbers; the column is {dtype}")
     real = _finite(column) if dtype.is_floating() else column
-    whole = (real % 1 == 0) & (real.cast("float64").abs() < 2.0**63)
+    whole = real % 1 == 0
+    if dtype.is_floating():
+        whole &= real.abs() < 2.0**63
     odd = workspace.one(table, count=(~whole).sum())["count"]
     if odd:  # counted, not shown: it may be the id of a person
-        raise DataError(f"{shown}: ids must be strings or whole numbers; {odd:,} rows hold neither")
-    text = real.cast("int64").cast("string")
+        below = " (below 2^63, as float)" if dtype.is_floating() else ""
+        raise DataError(
+            f"{shown}: ids must be strings or whole numbers{below}; {odd:,} rows hold neither"
+        )
     if dtype.is_decimal():
-        return text, ""
+        return real.cast(WHOLE_DECIMAL).cast("string"), ""
+    text = real.cast("int64").cast("string")
     return text, f"{shown} holds whole numbers as {dtype}: 17850.0 is read as the id '17850'"
 
 
@@ -62,15 +70,17 @@ def as_seconds(
     """The column as int64 seconds since 1970-01-01 UTC, fractions cut off; and its unit, in words.
 
     Args:
-        time_format: how a text column writes times, in the letters of strptime; default: found out.
-            Blank text and NaN, which is how float columns are written to text, are no time.
+        time_format: how a column of text or numbers writes times, in the letters of strptime;
+            default: found out. Blank text and NaN, which is how float columns are written to text,
+            are no time.
 
     Raises:
-        DataError: the column mixes units or forms, or holds something else.
+        DataError: the column mixes units or forms, or holds something else, such as numbers that
+            write dates without a `time_format` that says so.
     """
     column, dtype = table[name], table[name].type()
-    if dtype.is_string() and time_format:
-        given = _given_text(column)
+    if time_format and (dtype.is_string() or dtype.is_numeric()):
+        given = _given_text(column if dtype.is_string() else _digits(column))
         return _whole_seconds(given.as_timestamp(time_format)), f"text {time_format!r}, as UTC"
     if dtype.is_string():
         return _text_seconds(workspace, table, name, shown)
@@ -118,13 +128,17 @@ def instant(given: str | int, *, end_of_day: bool = False) -> int:
         end_of_day: take a date without a clock time as its last second, not its first.
 
     Raises:
-        ConfigError: it is none of these.
+        ConfigError: it is none of these, or a number that writes a date or a year.
 
     Example:
         >>> instant("1970-01-02"), instant("1970-01-02", end_of_day=True), instant(12)
         (86400, 172799, 12)
     """
     if isinstance(given, int) or given.lstrip("-").isdigit():
+        if meant := _date_meant(int(given)):
+            raise ConfigError(
+                f"{given} as seconds since 1970 is {iso(int(given))}; is {meant} meant? Write that"
+            )
         return int(given)
     try:
         when = datetime.fromisoformat(given)
@@ -137,6 +151,18 @@ def instant(given: str | int, *, end_of_day: bool = False) -> int:
     return int((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() // 1)
 
 
+def _date_meant(number: int) -> str | None:
+    """The ISO date that a number such as 20230301 or 2023 looks like."""
+    if YEARS[0] <= number <= YEARS[1]:
+        return f"{number}-01-01"
+    if not DATES[0] <= number <= DATES[1]:
+        return None
+    try:
+        return datetime.strptime(str(number), "%Y%m%d").date().isoformat()
+    except ValueError:
+        return None
+
+
 def _is_instant(given: str | int) -> bool:
     try:
         instant(given)
@@ -146,7 +172,11 @@ def _is_instant(given: str | int) -> bool:
 
 
 Instant = Annotated[
-    str | int, Rule(_is_instant, "an ISO date, an ISO time or whole seconds since 1970")
+    str | int,
+    Rule(
+        _is_instant,
+        "an ISO date (2023-03-01, not 20230301 or 2023), an ISO time or whole seconds since 1970",
+    ),
 ]
 TimeFormat = Annotated[str, Rule(lambda text: "%" in text, "letters of strptime, such as %Y%m%d")]
 
@@ -189,6 +219,15 @@ def _text_seconds(
     )
 
 
+def _digits(number: ir.Column) -> ir.Column:
+    """20170131 as "20170131", as a float too: where a day is missing, pandas writes floats."""
+    dtype = number.type()
+    if dtype.is_integer():
+        return number.cast("string")
+    real = _finite(number) if dtype.is_floating() else number
+    return ibis.ifelse(real % 1 == 0, real.cast("int64").cast("string"), real.cast("string"))
+
+
 def _given_text(column: ir.Column) -> ir.Column:
     """The text, null where it says "none"."""
     none = column.strip().lower().isin(["", "nan"])
@@ -218,14 +257,27 @@ def _scaled_seconds(
         number = _finite(number)
     size = number.cast("float64")
     inside = {name: (size > low) & (size <= top) for name, _, low, top in UNITS}
-    counts = workspace.one(table, **{name: band.sum() for name, band in inside.items()})
+    bands = {name: band.sum() for name, band in inside.items()}
+    counts = workspace.one(table, **bands, dates=_writes_a_date(size).sum())
+    dates = counts.pop("dates")
     found = {name: count for name, count in counts.items() if count}
+    if dates and found == {"seconds": dates}:
+        raise DataError(
+            f"{shown}: all times are dates such as 20170131, which as seconds lie in 1970; set "
+            "data.time_format=%Y%m%d, or write them as 2017-01-31"
+        )
     if len(found) > 1:
         parts = ", ".join(f"{count:,} look like {name}" for name, count in found.items())
         raise DataError(f"{shown}: times must be in one unit, but {parts}; mend or split the file")
     unit = next(iter(found), "seconds")
     scale = next(scale for name, scale, _, _ in UNITS if name == unit)
     return _floor_divide(number, scale), unit
+
+
+def _writes_a_date(number: ir.Column) -> ir.BooleanValue:
+    """Whether a number looks like yyyymmdd."""
+    day, month = number % 100, (number / 100).floor() % 100
+    return number.between(*DATES) & month.between(1, 12) & day.isin(range(1, 32))
 
 
 def _floor_divide(number: ir.Column, scale: int) -> ir.Column:

@@ -64,7 +64,7 @@ def table(
     Args:
         events: where they are.
         user: the column of user ids; likewise item, time, kind, value and price.
-        time_format: how a text column writes times (strptime); default: found out.
+        time_format: how a column of text or numbers writes times (strptime); default: found out.
         delimiter: between the columns of text; default: by the file's name.
         encoding: of text.
         user_attributes: {file, key, columns} or several of them; see `read_attributes`.
