@@ -27,8 +27,8 @@ def write(path: Path, users: Any, item_ids: Any, scores: Any = None) -> Path:
     return path / "lists.parquet"
 
 
-def read(path: Path, k: int = 3) -> Lists:
-    return read_lists(path, USERS, ITEMS, k)
+def read(path: Path, k: int = 3, asked: Sequence[int] = range(5)) -> Lists:
+    return read_lists(path, USERS, ITEMS, k, np.array(asked, np.int64))
 
 
 def test_lists_are_laid_out_by_user_row_cut_at_k_and_padded(tmp_path: Path) -> None:
@@ -49,6 +49,12 @@ def test_lists_are_laid_out_by_user_row_cut_at_k_and_padded(tmp_path: Path) -> N
     assert found.lengths.tolist() == [3, -1, 1, 4, 0]
     assert found.num_unknown_users == 1
     assert found.unknown_items.tolist() == [1, 0, 0, 0, 0]
+    some = read(path, asked=[0, 1, 3])  # no room is taken for the others
+    assert some.items.tolist() == found.items[[0, 1, 3]].tolist()
+    assert some.unknown_items.tolist() == [1, 0, 0]
+    assert some.lengths.tolist() == found.lengths.tolist()
+    assert some.places(np.array([3, 0])).tolist() == [2, 0]
+    assert read(path, asked=[]).items.shape == (0, 3)
 
 
 @pytest.mark.parametrize("rows_at_once", [1, 2, 100])

@@ -32,17 +32,23 @@ IntArray = npt.NDArray[np.int64]
 
 @dataclass
 class Lists:
-    """Lists of known users, by user row; the order of the file's rows leaves no trace."""
+    """Lists of A users asked about, of U known ones; the order of the file leaves no trace."""
 
-    items: IntArray  # [U, k], item index; -1 where the list has ended or the item is unknown
+    rows: IntArray  # [A], rows of the users asked about, ascending
+    items: IntArray  # [A, k], item index; -1 where the list has ended or the item is unknown
+    unknown_items: IntArray  # [A], unknown items among the k of each list
     lengths: IntArray  # [U], length of each user's list as it was in the file; -1: no list
-    unknown_items: IntArray  # [U], unknown items among the k of each list
     num_unknown_users: int = 0  # lists of users that the prepared folder does not know; ignored
+    knows_an_item: bool = False  # among the k of any known user's list
     unknown_item: str | None = None  # one of them
 
+    def places(self, user_rows: IntArray) -> IntArray:
+        """Where the lists of these users are, who were asked about."""
+        return np.searchsorted(self.rows, user_rows)
 
-def read_lists(path: Path, users: Catalog, items: Catalog, k: int) -> Lists:
-    """Reads the first k items of every known user's list.
+
+def read_lists(path: Path, users: Catalog, items: Catalog, k: int, asked: IntArray) -> Lists:
+    """Reads the first k items of the lists of users asked about; the others' are checked alone.
 
     An unknown item keeps its place in the list, as -1: it can only miss.
 
@@ -51,6 +57,7 @@ def read_lists(path: Path, users: Catalog, items: Catalog, k: int) -> Lists:
         users: ids of the users by row; lists of others are counted and left out.
         items: the catalog.
         k: items kept of each list; longer lists are cut, after they were checked in full.
+        asked: rows of the users whose lists are kept, ascending.
 
     Raises:
         DataError: the file cannot be read as such; a list or user is there twice, an item twice in
@@ -58,9 +65,10 @@ def read_lists(path: Path, users: Catalog, items: Catalog, k: int) -> Lists:
         NonFiniteError: a score is NaN.
     """
     lists = Lists(
-        items=np.full((len(users), k), -1, np.int64),
+        rows=asked,
+        items=np.full((len(asked), k), -1, np.int64),
+        unknown_items=np.zeros(len(asked), np.int64),
         lengths=np.full(len(users), -1, np.int64),
-        unknown_items=np.zeros(len(users), np.int64),
     )
     first_row = 0
     for rows in _batches(path):
@@ -227,14 +235,18 @@ def _add(lists: Lists, rows: _Rows, users: Catalog, items: Catalog) -> None:
     starts = np.cumsum(rows.lengths) - rows.lengths
     row_of_value = np.repeat(np.arange(len(user_rows)), rows.lengths)
     place = np.arange(len(row_of_value)) - starts[row_of_value]
-    kept = known[row_of_value] & (place < lists.items.shape[1])
+    first_k = known[row_of_value] & (place < lists.items.shape[1])
     indices = items.indices_of(rows.item_ids)
     lists.lengths[user_rows[known]] = rows.lengths[known]
-    lists.items[user_rows[row_of_value[kept]], place[kept]] = indices[kept]
-    unknown = kept & (indices < 0)
-    np.add.at(lists.unknown_items, user_rows[row_of_value[unknown]], 1)
+    unknown = first_k & (indices < 0)
+    lists.knows_an_item |= bool((first_k & (indices >= 0)).any())
     if unknown.any() and lists.unknown_item is None:
         lists.unknown_item = rows.item_ids[int(np.argmax(unknown))].as_py()
+
+    at, asked = lists.places(user_rows)[row_of_value], np.isin(user_rows, lists.rows)[row_of_value]
+    kept = first_k & asked
+    lists.items[at[kept], place[kept]] = indices[kept]
+    np.add.at(lists.unknown_items, at[unknown & asked], 1)
 
 
 def _refuse_repeated_users(lists: Lists, rows: _Rows, user_rows: IntArray) -> None:
@@ -257,7 +269,7 @@ def _check_that_something_is_known(
             f"{path}: none of its {lists.num_unknown_users:,} users is among the {len(users):,} of "
             "the prepared folder; were the lists made from these events?"
         )
-    if lists.unknown_items.any() and not (lists.items >= 0).any():
+    if lists.unknown_item is not None and not lists.knows_an_item:
         known = items.ids_of([0])[0] if len(items) else None
         raise DataError(
             f"{path}: no item id of the lists is in the prepared folder; the lists hold for "

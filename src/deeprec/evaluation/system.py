@@ -209,7 +209,7 @@ def _bundle(path: Path, question: Question, device: torch.device) -> System:
 def _lists(path: Path, question: Question) -> System:
     prepared = question.prepared
     users = Catalog(prepared.users["user_id"])
-    given = read_lists(path, users, prepared.catalog, question.k)
+    given = read_lists(path, users, prepared.catalog, question.k, question.users)
     has_list = given.lengths >= 0
     found = Counter(
         users_without_list=0,  # judged, and score 0
@@ -222,11 +222,12 @@ def _lists(path: Path, question: Question) -> System:
 
     def lists(batch: Batch, k: int) -> Tensor:
         rows = batch.user_rows.numpy()
-        items_BK = torch.from_numpy(given.items[rows])
+        at = given.places(rows)
+        items_BK = torch.from_numpy(given.items[at])
         found["users_without_list"] += int((~has_list[rows]).sum())
         found["lists_shorter_than_k"] += int((has_list[rows] & (given.lengths[rows] < k)).sum())
-        found["unknown_items"] += int(given.unknown_items[rows].sum())
-        found["seen_items"] += len(found_in(given.items[rows], distinct(batch.history))[0])
+        found["unknown_items"] += int(given.unknown_items[at].sum())
+        found["seen_items"] += len(found_in(given.items[at], distinct(batch.history))[0])
         found["lists_not_judged"] -= int(has_list[rows].sum())
         return items_BK
 
