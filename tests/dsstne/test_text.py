@@ -1,10 +1,12 @@
 """Text samples and index files, held against what DSSTNE's reader does with them."""
 
+import math
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
-from deeprec.dsstne.text import labels_of, read_index, read_samples, write_index
+from deeprec.dsstne.text import Samples, labels_of, read_index, read_samples, write_index
 from deeprec.errors import DataError
 
 
@@ -13,17 +15,36 @@ def written(path: Path, text: str) -> Path:
     return path
 
 
+def told(samples: Samples) -> dict[str, tuple[list[str], list[float | None]]]:
+    """The rows, None where a value is absent."""
+    return {
+        sample: (features, [None if math.isnan(value) else value for value in values])
+        for sample, (features, values) in samples.rows.items()
+    }
+
+
 def test_lines_are_read_as_the_grammar_says(tmp_path: Path) -> None:
     text = "\ufeffu1\ta,1:b::c,2.5,9:\n\nno tab here\nu2\tx\ty,3\r\nu1\tz\n"
     samples = read_samples(written(tmp_path / "s", text))
-    assert samples.rows == {"u2": (["x\ty"], [3.0]), "u1": (["z"], [None])}
+    assert told(samples) == {"u2": (["x\ty"], [3.0]), "u1": (["z"], [None])}
     assert (samples.num_without_tab, samples.num_replaced, samples.num_without_value) == (1, 1, 1)
 
 
 def test_a_folder_is_read_in_the_order_of_names(tmp_path: Path) -> None:
     written(tmp_path / "b", "u\tlater\n")
     written(tmp_path / "a", "u\tearlier\n")
-    assert read_samples(tmp_path).rows == {"u": (["later"], [None])}
+    assert told(read_samples(tmp_path)) == {"u": (["later"], [None])}
+
+
+def test_a_feature_takes_no_text_and_no_object_of_its_own(tmp_path: Path) -> None:
+    line = ":".join(f"item{item},{1_500_000_000 + item}" for item in range(1000))
+    path = written(tmp_path / "s", "".join(f"u{user}\t{line}\n" for user in range(20)))
+    tracemalloc.start()
+    samples = read_samples(path)
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # a place in a list, a float64, some room to grow; a text and a float were 119 bytes
+    assert held / samples.num_features < 32
 
 
 @pytest.mark.parametrize("value", ["much", "nan", "1e999"])

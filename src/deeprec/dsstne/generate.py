@@ -1,8 +1,10 @@
 """Text samples to a data set of DSSTNE, with the index files that give features their columns."""
 
-from collections.abc import Mapping
+from array import array
+from collections.abc import Mapping, MutableSequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from math import isnan
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +15,7 @@ from deeprec.dsstne.text import Samples, labels_of, read_index, read_samples, wr
 from deeprec.errors import ConfigError, DataError
 
 Kind = Literal["indicator", "analog"]
+Row = tuple[list[int], MutableSequence[float]]  # columns and values
 
 
 @dataclass
@@ -115,16 +118,16 @@ def indexed(
         DataError: nothing is left.
     """
     columns, numbers = dict(features), dict(samples)
-    rows: dict[int, tuple[list[int], list[float]]] = {i: ([], []) for i in numbers.values()}
+    rows: dict[int, Row] = {i: ([], array("d")) for i in numbers.values()}
     num_unknown = 0
     for sample, (labels, values) in read.rows.items():
-        row, held = rows.setdefault(numbers.setdefault(sample, len(numbers)), ([], []))
+        row, held = rows.setdefault(numbers.setdefault(sample, len(numbers)), ([], array("d")))
         for label, value in zip(labels, values, strict=True):
             if grows:
                 columns.setdefault(label, len(columns))
             if label in columns:
                 row.append(columns[label])
-                held.append(0.0 if value is None else value)
+                held.append(0.0 if isnan(value) else value)
             else:
                 num_unknown += 1
     if not any(row for row, _ in rows.values()):

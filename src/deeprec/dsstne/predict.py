@@ -2,6 +2,7 @@
 
 import math
 import re
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -171,7 +172,7 @@ class Question:
             features, values = self.filtered.rows.get(name, ([], []))
             # the last of a repeated feature counts, as in DSSTNE's map
             named = {
-                known[feature]: 0.0 if value is None else value
+                known[feature]: 0.0 if math.isnan(value) else value
                 for feature, value in zip(features, values, strict=True)
                 if feature in known and known[feature] < len(answers.labels)
             }
@@ -317,7 +318,8 @@ def _lines(answers: Answers, some: Some, k: int, mode: FilterMode, score_format:
 
 
 def _of_filter(told: Samples, mode: FilterMode) -> Iterator[str]:
-    values = [value for _, row in told.rows.values() for value in row if value is not None]
+    every = chain.from_iterable(row for _, row in told.rows.values())
+    values = array("d", (value for value in every if not math.isnan(value)))
     highest = max(values, default=-math.inf)
     if mode == "multiply" and highest > LOOKS_LIKE_TIME:
         yield (

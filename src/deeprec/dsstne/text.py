@@ -7,8 +7,9 @@ A sample is a user here and a feature an item; the file formats keep their own w
 """
 
 import math
+from array import array
 from collections import Counter
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -19,16 +20,21 @@ from deeprec.errors import DataError
 
 @dataclass
 class Samples:
-    """What text samples say, and what of them was passed over."""
+    """What text samples say, and what of them was passed over.
 
-    rows: dict[str, tuple[list[str], list[float | None]]] = field(default_factory=dict)
+    Args:
+        rows: sample -> its features and their values, float64; NaN of a feature without one.
+    """
+
+    rows: dict[str, tuple[list[str], Sequence[float]]] = field(default_factory=dict)
     num_without_tab: int = 0  # lines
     num_replaced: int = 0  # lines of a sample that a later line replaced
 
     @property
     def num_without_value(self) -> int:
         """Features that stand without a value."""
-        return sum(values.count(None) for _, values in self.rows.values())
+        every = chain.from_iterable(values for _, values in self.rows.values())
+        return sum(map(math.isnan, every))
 
     @property
     def num_features(self) -> int:
@@ -59,9 +65,10 @@ def read_samples(path: Path) -> Samples:
         DataError: there is no such file, it is not text, or a value is not a number.
 
     Reference:
-        DSSTNE, `utils/NetCDFhelper.cpp`. Differs: an absent value is None, and not 0.
+        DSSTNE, `utils/NetCDFhelper.cpp`. Differs: an absent value is NaN, and not 0.
     """
     samples = Samples()
+    labels: dict[str, str] = {}
     for file in _files(path):
         for number, line in enumerate(_lines(file), 1):
             if not line:
@@ -71,7 +78,7 @@ def read_samples(path: Path) -> Samples:
                 samples.num_without_tab += 1
                 continue
             samples.num_replaced += sample in samples.rows
-            samples.rows[sample] = _features(data, f"{file}: line {number}")
+            samples.rows[sample] = _features(data, f"{file}: line {number}", labels)
     return samples
 
 
@@ -111,7 +118,7 @@ def looks_like_index(samples: Samples) -> bool:
     """Whether these lines are those of an index file: beside each label one of 0, 1, ..., once."""
     numbers = []
     for features, values in samples.rows.values():
-        if len(features) != 1 or values != [None] or not features[0].isdecimal():
+        if len(features) != 1 or not math.isnan(values[0]) or not features[0].isdecimal():
             return False
         numbers.append(int(features[0]))
     return sorted(numbers) == list(range(len(numbers))) and len(numbers) > 1
@@ -155,14 +162,19 @@ def _lines(path: Path) -> Iterator[str]:
         raise DataError(f"{path}: cannot be read as UTF-8 text ({error})") from error
 
 
-def _features(data: str, where: str) -> tuple[list[str], list[float | None]]:
+def _features(data: str, where: str, labels: dict[str, str]) -> tuple[list[str], Sequence[float]]:
+    """One line's features and values.
+
+    Args:
+        labels: every label met so far; a feature is one of these, and no text of its own each time.
+    """
     features: list[str] = []
-    values: list[float | None] = []
+    values = array("d")
     for one in data.split(":"):
         if one:
             feature, *rest = one.split(",")
-            features.append(feature)
-            values.append(_value(rest[0], where) if rest and rest[0] else None)
+            features.append(labels.setdefault(feature, feature))
+            values.append(_value(rest[0], where) if rest and rest[0] else math.nan)
     return features, values
 
 
