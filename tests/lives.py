@@ -134,6 +134,11 @@ def terminated() -> None:
     _at_step(6, lambda: signal.raise_signal(signal.SIGTERM))
 
 
+def terminated_at_an_end() -> None:
+    """SIGTERM comes in the eighth step, the last of the second epoch of four each."""
+    _at_step(7, lambda: signal.raise_signal(signal.SIGTERM))
+
+
 def terminated_group() -> None:
     """SIGTERM comes in the sixth step, to this process and to all that it began."""
     os.setpgrp()

@@ -256,7 +256,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
 def test_stopped_and_bereft_of_one_a_run_ends_as_if_it_never_was(
     live: Live, tmp_path: Path
 ) -> None:
-    """By SIGTERM, and by the death of the process beside the one that leads.
+    """By SIGTERM where an epoch ends, and by the death of the process beside the one that leads.
 
     They share the catalog and the input tables, so each checkpoint is of rows that both trained.
     """
@@ -269,7 +269,7 @@ def test_stopped_and_bereft_of_one_a_run_ends_as_if_it_never_was(
         return ["prepared=PREPARED", f"output_dir={tmp_path / run}", *small, *together]
 
     assert live(command("whole")).code == 0
-    stopped = live(command("run"), fault="terminated")
+    stopped = live(command("run"), fault="terminated_at_an_end")
     assert stopped.code == 143, stopped.said
     bereft = live(command("run"), fault="follower_killed")
     assert bereft.code == 5

@@ -122,6 +122,7 @@ class Shards:
         """Gives each process its own, once they have met."""
         for part in self._parts:
             part.hand_out()
+        self._whole = self.inputs is None  # of the catalog every process has all rows
 
     def wait(self) -> None:
         """After the last step: does what the one that leads wants, until that ends this process."""
