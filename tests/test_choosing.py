@@ -12,7 +12,7 @@ from deeprec.choosing import chosen, shape_of
 from deeprec.config import compose
 from deeprec.data.store import Prepared
 from deeprec.errors import ConfigError, Interrupted
-from deeprec.model.auto import Auto, Shape
+from deeprec.model.auto import Auto, Choice, Shape
 from deeprec.prepare import prepare
 from deeprec.train import train
 from deeprec.trainer.run import open_run
@@ -215,6 +215,25 @@ def test_several_processes_train_only_what_is_trained(tmp_path: Path) -> None:
     assert processes == solved | trained
     shares = {one.model["_target_"].split(".")[2]: one.trainer["shard_catalog"] for one in given}
     assert [name for name, shared in shares.items() if shared] == ["variational"]
+
+
+def test_a_model_that_refuses_what_the_others_take_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["data=seeds", "data.repeats=false", f"output_dir={tmp_path / 'prepared'}"]
+    prepared = prepare(cast(PrepareConfig, compose("prepare", words)))
+    beside = [["model=popularity"], ["model=item_to_item"], ["model=svd", "model.width=4"]]
+    choice = Choice(["model=ease"], "", beside)
+    monkeypatch.setattr(Auto, "choose", lambda *_: choice)
+    run = train(config(prepared, tmp_path / "run", "item_attributes=[taste]"))
+    said = " ".join(capsys.readouterr().out.split())
+    assert "popularity is left out: item_attributes: Popularity learns nothing from what" in said
+    assert "item_to_item is left out" in said
+    assert open_run(run).finished
+    assert not (tmp_path / "run.members").exists()
+    choice = Choice(["model=popularity"], "", [["model=ease"]])
+    with pytest.raises(ConfigError, match="Popularity learns nothing"):  # it is the one chosen
+        train(config(prepared, tmp_path / "other", "item_attributes=[taste]"))
 
 
 def test_the_run_holds_what_was_chosen(

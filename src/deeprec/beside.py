@@ -7,7 +7,7 @@ from typing import Protocol
 
 from deeprec import folder
 from deeprec.console import console
-from deeprec.errors import ConfigError, Interrupted
+from deeprec.errors import ConfigError, Interrupted, NonFiniteError
 from deeprec.part import called
 from deeprec.trainer.run import Run, RunFolder, open_run
 from deeprec.verb import TrainConfig
@@ -32,6 +32,9 @@ class Members:
     def trained(self, configs: Sequence[tuple[str, TrainConfig]], train: Train) -> list[Run]:
         """Trains each, or goes on with it where it was interrupted.
 
+        One beside the first that refuses what the command says of all, or that comes to no finite
+        loss, is left out, and it is said.
+
         Args:
             configs: by the names of their folders, which end in what the model is called.
 
@@ -48,6 +51,10 @@ class Members:
             config = replace(config, output_dir=str(self.place / name), resume="auto")
             try:
                 runs.append(open_run(train(config, says_next=False)))
+            except (ConfigError, NonFiniteError) as error:
+                if number == 1 or (isinstance(error, ConfigError) and self._has(name)):
+                    raise
+                console.print(f"[yellow]note[/yellow] {name} is left out: {error}", soft_wrap=True)
             except Interrupted as error:
                 error.args = (
                     f"{error}; that is {name} alone, and the command that was interrupted goes on "
@@ -56,6 +63,9 @@ class Members:
                 raise
         console.print(f"\nthe {len(runs)} together")
         return runs
+
+    def _has(self, name: str) -> bool:
+        return (self.place / name).exists()
 
     def take_away(self) -> None:
         """Once the run holds what it needs of them."""
