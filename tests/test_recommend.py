@@ -234,6 +234,12 @@ def test_the_file_says_which_bundle_answered_and_how(made: Path, tmp_path: Path)
     assert (about["k"], about["exclude_seen"], len(about["bundle"])) == (3, False, 64)
 
 
+def test_nothing_is_written_into_the_bundle_that_answers(made: Path) -> None:
+    bundle = made / "bundle"
+    with pytest.raises(ConfigError, match="would lie inside .*bundle, a finished bundle folder"):
+        lists_of(made, made / "prepared", bundle / "lists.parquet")
+
+
 def test_lists_hold_allowed_items_alone_as_those_of_the_client_do(
     made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

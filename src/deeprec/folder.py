@@ -178,7 +178,7 @@ def refuse_inside(path: Path) -> None:
         if (around / MANIFEST).is_file() and (kind := _kind_of(around)) not in (None, "run"):
             raise ConfigError(
                 f"{path} would lie inside {around}, a finished {kind} folder, which it would "
-                "damage; give another output_dir, beside it"
+                "damage; give another place, beside it"
             )
 
 

@@ -43,6 +43,8 @@ def neighbours(config: NeighboursConfig) -> Path:
             asked; or a path is wrong.
         IntegrityError: the run or the prepared folder is damaged, or another one.
     """
+    for place in filter(None, (config.output, config.vectors)):
+        folder.refuse_inside(Path(place))
     run = open_run(config.run)
     table = _table(run, config)
     prepared = Prepared(run.prepared)

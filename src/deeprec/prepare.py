@@ -6,6 +6,7 @@ Nothing is written before the data contract is kept, and then the folder is whol
 """
 
 import platform
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -82,10 +83,10 @@ def prepare(config: PrepareConfig) -> Path:
         manifest = _manifest(config, log, split, indexed, counts)
         _write(space, output, indexed, known, checks, manifest)
     console.print(_summary(output, split, counts))
-    words = f"prepared={output} output_dir=runs/{output.name}"
+    words = [f"prepared={output}", f"output_dir=runs/{output.name}"]
     chosen = config.train_on != "train"
-    after = f"refit run=RUN {words}" if chosen else f"train {words} experiment=auto"
-    console.print(f"next: deeprec {after}", soft_wrap=True)
+    after = ["refit", "run=RUN", *words] if chosen else ["train", *words, "experiment=auto"]
+    console.print(f"next: {shlex.join(['deeprec', *after])}", soft_wrap=True)
     return output
 
 

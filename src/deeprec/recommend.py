@@ -64,6 +64,7 @@ def recommend(config: RecommendConfig) -> Path:
         raise ConfigError(f"output={output} is a folder; name a Parquet file")
     if output.suffix not in (".parquet", ".pq"):
         raise ConfigError(f"output={output}: lists are written as Parquet; name it .parquet")
+    folder.refuse_inside(output)
     path = versions.current(Path(config.bundle))
     device = choose_device(config.device)
     identity = folder.identity(bundle.verify(path))

@@ -1,5 +1,6 @@
 """A run at work: its parts are trained to the end, and its folder is kept true."""
 
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -236,16 +237,15 @@ class Work(Assembly):
 
 
 def _way_on(run: RunFolder) -> str:
-    return f"what is saved is whole; then go on with `deeprec train resume={run.path}`"
+    command = shlex.join(["deeprec", "train", f"resume={run.path}"])
+    return f"what is saved is whole; then go on with `{command}`"
 
 
 def next_of(run: Path, prepared: Prepared) -> str:
     """What can be done with a run, in words and a command."""
     if prepared.has_holdout:
-        return f"deeprec evaluate run={run}"
+        return shlex.join(["deeprec", "evaluate", f"run={run}"])
     if prepared.manifest.get("columns"):
-        network = run.with_suffix(".nc")
-        return (
-            f"deeprec dsstne export-network -r {run} -n {network} -f {run.with_suffix('.columns')}"
-        )
-    return f"no holdout to judge on; deeprec export run={run}"
+        files = ["-n", str(run.with_suffix(".nc")), "-f", str(run.with_suffix(".columns"))]
+        return shlex.join(["deeprec", "dsstne", "export-network", "-r", str(run), *files])
+    return f"no holdout to judge on; {shlex.join(['deeprec', 'export', f'run={run}'])}"

@@ -22,6 +22,7 @@ from deeprec.trainer.saving import OnDiskFull
 
 MOST_MAKERS = 8  # more make batches no faster than one process takes them over
 SHARED_MEMORY = 2**30  # bytes that must be free for them unasked; docker gives 64 MB in all
+LONGEST = 10_000  # items of a list that anybody asks for
 ALONE = {
     "processes": 1,
     "shard_catalog": False,
@@ -112,6 +113,10 @@ class Loop:
         ):
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be 1 or more, got {value}")
+        if validation_cutoff > LONGEST:
+            raise ValueError(
+                f"validation_cutoff must be at most {LONGEST:,}, got {validation_cutoff}"
+            )
         _check_makers(prefetch_batches, prefetch_processes)
         _check_saving(save_every_minutes, save_timeout_minutes)
         _check_shared(processes, {"shard_catalog": shard_catalog, "shard_inputs": shard_inputs})

@@ -154,20 +154,18 @@ def training(runs: Sequence[tuple[int, str, Sequence[Mapping[str, float]]]]) -> 
     Args:
         runs: place in the report, name, and one row an epoch.
     """
-    with canvas(2.6, columns=2) as (figure, axes):
-        for axis, what in zip(axes, ("loss", "val/"), strict=True):
-            columns: set[str] = set()
+    told = {column for *_, epochs in runs for row in epochs for column in row}
+    whats = ["loss", *sorted(one for one in told if one.startswith("val/"))]  # each by its length
+    rows = (len(whats) + 1) // 2
+    with canvas(2.6 * rows, columns=2, rows=rows) as (figure, axes):
+        for axis in axes[len(whats) :]:
+            axis.remove()
+        for axis, what in zip(axes, whats, strict=False):
             for at, _, epochs in runs:
-                known = [
-                    (row["epoch"], row[column], column)
-                    for row in epochs
-                    for column in row
-                    if column.startswith(what)
-                ]
-                columns |= {column for *_, column in known}
-                numbers = [epoch for epoch, *_ in known], [value for _, value, _ in known]
+                known = [(row["epoch"], row[what]) for row in epochs if what in row]
+                numbers = [epoch for epoch, _ in known], [value for _, value in known]
                 axis.plot(*numbers, markersize=3, linewidth=1.2, **look(at))
-            axis.set_title(", ".join(sorted(columns)), loc="left")
+            axis.set_title(what, loc="left")
             axis.set_xlabel("epoch")
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
             axis.grid(axis="y", linewidth=0.3)
