@@ -1,10 +1,10 @@
 """What the runs of one config say together, where they differ in nothing but their seed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from deeprec.evaluation.report import Report
+from deeprec.evaluation.report import Report, Values
 from deeprec.metric.seeds import apart, spread
 
 
@@ -20,7 +20,7 @@ def over_seeds(report: Report, k: int) -> dict[str, Any]:
         if "trained" in system:
             gathered.setdefault(str(sorted(system["trained"].items())), []).append(at)
     members = [found for found in gathered.values() if len(found) > 1]
-    metrics = [name for name in report.values[0] if name.endswith(f"@{k}")]
+    metrics = _shared([report.values[at] for found in members for at in found], k)
     means = [
         {name: [float(report.values[at][name].mean()) for at in found] for name in metrics}
         for found in members
@@ -35,16 +35,16 @@ def over_seeds(report: Report, k: int) -> dict[str, Any]:
     ]
     comparisons = [
         {"first": groups[0]["name"], "second": group["name"], "metric": f"ndcg@{k}"}
-        | dict(zip(("mean", "low", "high", "p"), _apart(means[0], other, k), strict=True))
+        | asdict(apart(means[0][f"ndcg@{k}"], other[f"ndcg@{k}"]))
         for group, other in zip(groups[1:], means[1:], strict=True)
     ]
     return {"groups": groups, "comparisons": comparisons}
 
 
-def _apart(
-    first: Mapping[str, list[float]], second: Mapping[str, list[float]], k: int
-) -> tuple[float, float, float, float]:
-    return apart(first[f"ndcg@{k}"], second[f"ndcg@{k}"])
+def _shared(values: Sequence[Values], k: int) -> list[str]:
+    """The metrics at k that every run has: reports may tell diversity by other attributes."""
+    names = [name for name in next(iter(values), {}) if name.endswith(f"@{k}")]
+    return [name for name in names if all(name in of_run for of_run in values)]
 
 
 def _group_name(names: Sequence[str]) -> str:

@@ -166,10 +166,16 @@ def seeds(report: Content) -> str:
         "Mean ± standard deviation between seeds; below, 95 % of the mean by Student's t. "
         "Intervals over users say nothing of this spread"
     )
-    told = "".join(
-        f"<p>{escape(one['first'])} minus {escape(one['second'])} over seeds, {one['metric']}: "
-        f"{one['mean']:+.4f} (95 % {one['low']:+.4f} to {one['high']:+.4f}, Welch's p "
-        f"{p_value(one['p'])})</p>"
-        for one in seeds["comparisons"]
-    )
+    told = "".join(f"<p>{_apart(one)}</p>" for one in seeds["comparisons"])
     return table(caption, ["config", *names], rows) + told
+
+
+def _apart(one: Content) -> str:
+    """What two configs differ by over their seeds."""
+    said = (
+        f"{escape(one['first'])} minus {escape(one['second'])} over seeds, {one['metric']}: "
+        f"{one['mean']:+.4f}"
+    )
+    if one["p"] is None:
+        return f"{said}; no seed changes either, so nothing can be told of a spread between seeds"
+    return f"{said} (95 % {one['low']:+.4f} to {one['high']:+.4f}, Welch's p {p_value(one['p'])})"
