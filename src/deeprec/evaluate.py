@@ -114,6 +114,8 @@ def _together(config: EvaluateConfig) -> Report:
     for where, other in stored:  # before any ranking; who was judged is compared after it
         card = {key: value for key, value in other.card.items() if key in rules}
         report.agreed(rules, card, NOW, where, config.force)
+    cutoffs = [(where, other.card["cutoffs"]) for where, other in stored]
+    report.shared_cutoffs([(NOW, asked.question.cutoffs), *cutoffs])
     fresh = NOW, _judged(config, asked)
     stored_first = next(iter(kinds.values()), "") == "report"
     reports = [*stored, fresh] if stored_first else [fresh, *stored]

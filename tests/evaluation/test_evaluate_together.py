@@ -97,6 +97,8 @@ def test_other_rules_are_refused_before_anything_is_ranked(shop: Path) -> None:
     settings: dict[str, Any] = {"run": str(shop / "runs" / "2"), "compare": [str(shop / "seen")]}
     with pytest.raises(ConfigError, match=r"- exclude_seen: false \(what is judged now\), true"):
         judge(shop, "refused", **settings)
+    with pytest.raises(ConfigError, match=r"\[1\] \(what is judged now\), \[2, 5\]"):
+        judge(shop, "refused", cutoffs=[1], force=True, **settings)  # no cutoff is in both
     assert not (shop / "refused").exists()
     forced = judge(shop, "forced", force=True, **settings)
     assert any(line.startswith("exclude_seen: ") for line in forced["forced"])

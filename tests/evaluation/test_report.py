@@ -8,11 +8,13 @@ import pyarrow as pa
 import pytest
 
 from deeprec.errors import ConfigError, IntegrityError
+from deeprec.evaluation.over_seeds import over_seeds
 from deeprec.evaluation.report import FORMAT, Report, differences, read, together, write
 
 CARD = {
     "split": {"name": "time_cut", "holdout_from": "2017-12-01"},
     "exclude_seen": True,
+    "cutoffs": [1],
     "versions": {"deeprec": "0.1"},
     "interval": "95 %",
 }
@@ -23,6 +25,7 @@ def report(*names: str, users: str = "abc", card: dict[str, object] | None = Non
     return Report(
         {
             "format": FORMAT,
+            "headline": 1,
             "systems": [
                 {"name": name, "kind": "baseline" if name == "popularity" else "run"}
                 for name in names
@@ -88,6 +91,29 @@ def test_other_rules_are_refused_line_by_line_or_forced_and_said() -> None:
     both = together([("A", report("mine")), ("B", other)], force=True)
     assert both.content["forced"][0] == line
     assert both.user_ids.to_pylist() == ["b", "c"]  # the users of both
+
+
+def test_forced_reports_of_other_cutoffs_are_compared_at_one_that_all_have() -> None:
+    few, many = report("few"), report("many", card={"cutoffs": [1, 20]})
+    many.content["headline"] = 20
+    for one in (few, many):
+        one.systems[0] |= {"slices": {"history": []}, "recommended": {"popularity": [1]}}
+    both = together([("A", many), ("B", few)], force=True)
+    assert (both.content["headline"], both.card["cutoffs"]) == (1, [1])
+    # slices were judged at the headline alone
+    assert [system["slices"] for system in both.systems] == [{}, {"history": []}]
+    assert both.content["forced"][1] == "compared at 1, which all have; without the slices of many"
+    with pytest.raises(ConfigError, match=r"share none: \[1\] \(A\), \[20\] \(B\)"):
+        together([("A", few), ("B", report("other", card={"cutoffs": [20]}))], force=True)
+
+
+def test_seeds_are_gathered_of_reports_that_tell_diversity_otherwise() -> None:
+    ours = report("a, seed=1", "a, seed=2")
+    for system in ours.systems:
+        system["trained"] = {"model": "a"}
+    ours.values = [{**ours.values[0], "diversity.kind@1": np.ones(3)}, ours.values[1]]
+    (group,) = over_seeds(ours, 1)["groups"]
+    assert (group["name"], list(group["metrics"])) == ("a", ["ndcg@1"])
 
 
 def test_a_line_that_one_card_lacks_differs() -> None:

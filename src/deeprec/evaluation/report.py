@@ -152,7 +152,8 @@ def together(
     """One report of the systems of several, in this order; a baseline that is there already, once.
 
     Where reports are forced together that judged different users, metrics are those of the users of
-    all of them.
+    all of them; where they have other cutoffs, systems are compared at one that all have, and what
+    a report says at another headline alone is left out.
 
     Args:
         reports: each with where it came from, for messages.
@@ -160,12 +161,14 @@ def together(
         samples, seed: of the intervals where these are made anew.
 
     Raises:
-        ConfigError: the cards differ; each line that does is named. Or no user is in all reports.
+        ConfigError: the cards differ; each line that does is named. Or no user or no cutoff is in
+            all reports.
     """
     (where, first), *others = reports
     forced: list[str] = []
     for other_where, other in others:
         forced += agreed(first.card, other.card, where, other_where, force)
+    cutoffs = shared_cutoffs([(where, report.card["cutoffs"]) for where, report in reports])
     user_ids = _common([report.user_ids for _, report in reports])
     if not len(user_ids):
         raise ConfigError(
@@ -181,7 +184,8 @@ def together(
     names = named_apart([one["name"] for _, one, _ in kept], [one["kind"] for _, one, _ in kept])
     systems = [{**system, "name": name} for (_, system, _), name in zip(kept, names, strict=True)]
     found = [_of_users(user_ids, report.user_ids, values) for report, _, values in kept]
-    card = dict(first.card)
+    card = {**first.card, "cutoffs": cutoffs}
+    forced += _without_other_headlines([report for report, _, _ in kept], systems, cutoffs)
     if any(len(report.user_ids) != len(user_ids) for _, report in reports):
         forced.append(
             f"metrics are those of the {len(user_ids):,} users that every report judged; curves, "
@@ -192,6 +196,7 @@ def together(
             system["metrics"] = intervals(values, samples, seed)
     content = {
         **first.content,
+        "headline": headline(cutoffs),
         "systems": systems,
         "examples": _examples(kept, names),
         "forced": forced,
@@ -212,6 +217,40 @@ def agreed(
             f"compare:{lines}\nJudge both anew under the same rules, or give force=true"
         )
     return differing
+
+
+def shared_cutoffs(reports: Sequence[tuple[str, Sequence[int]]]) -> list[int]:
+    """The cutoffs of all reports; raises ConfigError where there is none.
+
+    Args:
+        reports: each by where it came from, with its cutoffs.
+    """
+    shared = sorted(set.intersection(*(set(cutoffs) for _, cutoffs in reports)))
+    if not shared:
+        told = ", ".join(f"{list(cutoffs)} ({where})" for where, cutoffs in reports)
+        raise ConfigError(
+            f"cutoffs: reports are compared at a cutoff that all have, and these share none: {told}"
+            f"; judge one anew with cutoffs of another, such as {reports[0][1][0]}"
+        )
+    return shared
+
+
+def _without_other_headlines(
+    reports: Sequence[Report], systems: Sequence[dict[str, Any]], cutoffs: Sequence[int]
+) -> list[str]:
+    """Takes out what was judged at another cutoff than these are compared at, and says so.
+
+    Args:
+        reports: the one that each system is of.
+    """
+    k, left = headline(cutoffs), []
+    for report, system in zip(reports, systems, strict=True):
+        if report.content["headline"] != k:
+            left.append(system["name"])
+            system |= {"slices": {}, "recommended": {}}
+    if not left:
+        return []
+    return [f"compared at {k}, which all have; without the slices of {', '.join(left)}"]
 
 
 def differences(

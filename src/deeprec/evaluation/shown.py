@@ -31,8 +31,10 @@ def show(report: Mapping[str, Any], console: Console) -> None:
                 console.print(f"{one['level']}: {kind} {one['name']}: {one['says']}")
     if sampled := [name for name in report["systems"][0]["metrics"] if name.startswith("sampled_")]:
         for system in report["systems"]:
-            told = [f"{name} {system['metrics'][name]['mean']:.3f}" for name in sampled[:3]]
-            console.print(f"{system['name']}: {', '.join(told)}")
+            found = {name: system["metrics"].get(name) for name in sampled[:3]}
+            told = [f"{name} {one['mean']:.3f}" for name, one in found.items() if one]
+            if told:
+                console.print(f"{system['name']}: {', '.join(told)}")
     for line in (*report["warnings"], *_forced(report)):
         console.print(f"warn: {line}")
 
