@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
+from deeprec.override import key_of
 from deeprec.resumed import FREE
 
 # of a config: not what was trained
@@ -48,8 +49,28 @@ def named(
 
 
 def trained_alike(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's config without where it lies and what changes nothing of what is learned."""
+    """A run's config without where it lies and what changes nothing of what is learned.
+
+    Nor is there what a blend found out when it was made, which is another with each seed: weights
+    that validation chose, what is known of the first batch, and of a blend that `experiment=auto`
+    made its members, of which those that weigh nothing were left out.
+    """
+    config = {**config, "model": _as_told(config.get("model", {}))}
     return {key: value for key, value in _flat(config).items() if not key.startswith(OWN_PACE)}
+
+
+def _as_told(model: Any) -> Any:
+    if not isinstance(model, Mapping) or "members" not in model:
+        return model
+    if model.get("told") is not None:
+        told = [word for word in model["told"] if key_of(word) != "seed"]
+        return {**model, "members": None, "weights": None, "told": told}
+    members = [
+        {key: value for key, value in _as_told(member).items() if key != "target_share"}
+        for member in model["members"]
+    ]
+    weights = model["weights"] if model["cutoff"] is None else None
+    return {**model, "members": members, "weights": weights}
 
 
 def apart(folders: Sequence[PurePath]) -> list[str]:
@@ -67,9 +88,24 @@ def apart(folders: Sequence[PurePath]) -> list[str]:
     return names if folders else []
 
 
-def trained(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's config without where it lies, and without its seed."""
-    return {key: value for key, value in _flat(config).items() if key != "seed"}
+def trained(
+    config: Mapping[str, Any], members: Sequence[Mapping[str, Any] | None] | None = None
+) -> dict[str, Any]:
+    """What the runs of one config share over their seeds.
+
+    Args:
+        members: of a blend, what trains each again, as its run folder keeps it.
+    """
+    told = trained_alike(config)
+    if told.get("model.members") is not None and members is not None:
+        known = zip(members, told["model.members"], strict=True)
+        told["model.members"] = [model if one is None else _of_member(one) for one, model in known]
+    return {key: value for key, value in told.items() if key != "seed"}
+
+
+def _of_member(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the epoch that was best of it."""
+    return {key: one for key, one in trained(settings).items() if key != "trainer.last_epoch"}
 
 
 def named_apart(names: Sequence[str], kinds: Sequence[str]) -> list[str]:

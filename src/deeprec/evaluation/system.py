@@ -136,7 +136,7 @@ def trained_on(path: Path) -> Path:
 
 
 def _run(path: Path, question: Question, device: torch.device) -> System:
-    from deeprec.trainer.run import open_run  # likewise
+    from deeprec.trainer.run import RunFolder, open_run  # likewise
 
     run, prepared = open_run(path), question.prepared
     if run.prepared_identity != prepared.identity:
@@ -154,7 +154,8 @@ def _run(path: Path, question: Question, device: torch.device) -> System:
         )
     name = called(run.config.model)
     config = to_dict(run.config)
-    source = {"run": str(run.path), "seed": run.config.seed, "trained": trained(config)}
+    alike = trained(config, RunFolder(run.path).members)
+    source = {"run": str(run.path), "seed": run.config.seed, "trained": alike}
     embedding_VD = _embedding(run.model)
     return System(
         name,

@@ -1,0 +1,42 @@
+"""Which runs count as seeds of one config, and what blends are called."""
+
+from typing import Any
+
+import pytest
+
+from deeprec.evaluation.naming import named, trained
+
+
+def blend(seed: int, weights: list[float], **model: Any) -> dict[str, Any]:
+    """A config as `deeprec blend` writes it."""
+    members = [{"_target_": "a.Near"}, {"_target_": "a.Neural", "target_share": 0.1 * seed}]
+    parts = {"_target_": "a.Blend", "members": members, "weights": weights, "cutoff": 100}
+    trainer = {"threads": seed, "prefetch_batches": seed, "max_epochs": 3}
+    return {"seed": seed, "model": {**parts, "told": None, **model}, "trainer": trainer}
+
+
+def of_run(seed: int, lr: float = 0.1) -> list[dict[str, Any] | None]:
+    """What the folder of a blend keeps of its members: one was trained elsewhere."""
+    trainer = {"last_epoch": seed, "threads": seed, "max_epochs": 9}
+    return [None, {"seed": seed, "optimizer": {"lr": lr}, "trainer": trainer}]
+
+
+def auto(seed: int, members: int, word: str) -> dict[str, Any]:
+    """As `experiment=auto` writes it: one seed may leave out what another takes."""
+    told = [f"seed={seed}", f"optimizer.lr={word}"]
+    return blend(seed, [1 / members] * members, told=told, members=[{}] * members)
+
+
+def test_blends_whose_weights_were_chosen_are_seeds_of_one_config() -> None:
+    one, other = blend(1, [0.4, 0.6]), blend(2, [0.5, 0.5])
+    assert trained(one, of_run(1)) == trained(other, of_run(2))
+    assert trained(one, of_run(1)) != trained(other, of_run(2, lr=0.2))
+    assert named(["blend"] * 2, [one, other], ["x", "y"]) == ["blend, seed=1", "blend, seed=2"]
+    assert trained(auto(1, 3, "0.1")) == trained(auto(2, 2, "0.1"))
+    assert trained(auto(1, 3, "0.1")) != trained(auto(2, 3, "0.2"))
+
+
+@pytest.mark.parametrize(("weights", "same"), [([0.4, 0.6], True), ([0.5, 0.5], False)])
+def test_weights_that_were_given_are_of_the_config(weights: list[float], same: bool) -> None:
+    one, other = blend(1, [0.4, 0.6], cutoff=None), blend(2, weights, cutoff=None)
+    assert (trained(one, of_run(1)) == trained(other, of_run(2))) is same
