@@ -43,7 +43,8 @@ def test_a_difference_that_only_ties_can_reach_is_counted_with_its_ties() -> Non
 def test_systems_that_are_alike_are_told_apart_as_often_as_stated() -> None:
     draw = np.random.default_rng(3)
     differences = draw.exponential(1, (60, 400)) - draw.exponential(1, (60, 400))
-    assert (sign_flip_p(differences) < 0.05).mean() == pytest.approx(0.05, abs=0.03)
+    found = [sign_flip_p(few) for few in np.split(differences, 8, axis=1)]
+    assert (np.concatenate(found) < 0.05).mean() == pytest.approx(0.05, abs=0.03)
 
 
 def test_holm_by_hand() -> None:
@@ -54,12 +55,30 @@ def test_holm_by_hand() -> None:
     assert holm(np.array([0.4, 0.3, 0.6])).tolist() == pytest.approx([0.9, 0.9, 0.9])
 
 
-def test_a_difference_as_large_as_detectable_is_found_in_four_of_five_holdouts() -> None:
+@pytest.mark.parametrize("family", [1, 15])
+def test_a_difference_as_large_as_detectable_is_found_in_four_of_five_holdouts(family: int) -> None:
     draw = np.random.default_rng(9)
     spread = draw.normal(0, 0.3, 2000)
-    size = detectable(spread[:200])
-    found = [stats.ttest_1samp(draw.normal(size, 0.3, 200), 0).pvalue < 0.05 for _ in range(1000)]
+    size = detectable(spread[:200], family)
+    assert size is not None
+    held = draw.normal(size, 0.3, (1000, 200))
+    found = stats.ttest_1samp(held, 0, axis=1).pvalue * family < 0.05  # Bonferroni's level
     assert np.mean(found) == pytest.approx(0.8, abs=0.06)
+
+
+def test_a_large_family_can_be_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparison, "SIGNS", 100)  # of which p is 1 / 101 at least, times ten here
+    ones, others = {"ndcg@20": np.ones(40)}, [{"ndcg@20": np.zeros(40)}] * 10
+    compared = compare(ones, others, samples=2)
+    assert all(one.told_apart for (one,) in compared)
+
+
+def test_where_nothing_could_be_told_apart_nothing_is_called_detectable() -> None:
+    ours = {"ndcg@20": np.arange(5.0)}
+    ((one,),) = compare(ours, [{"ndcg@20": np.zeros(5)}], samples=20)  # p is 1 / 16 at least
+    assert one.detectable is None
+    assert "so few users or so many comparisons could show none" in one.words("a", "b", 1)
+    assert detectable(np.arange(20.0), family=20_000) is None
 
 
 def test_the_family_is_all_systems_and_metrics() -> None:
@@ -88,7 +107,8 @@ def test_what_cannot_be_told_apart_says_what_would_have_been_seen() -> None:
     ((one,),) = compare(ours, [theirs], samples=100)
     said = one.words("mine", "theirs", 1)
     assert said.startswith("mine and theirs cannot be told apart on ndcg@20")
-    assert f"a true difference below {one.detectable:.4f} would mostly go unseen" in said
+    power = f"a true difference of {one.detectable:.4f} would be told apart in four of five"
+    assert power in said
     assert effect(np.zeros(3)) == 0
     assert compare(ours, []) == []
 

@@ -18,7 +18,7 @@ from deeprec.metric.interval import bootstrap_intervals
 FloatArray = npt.NDArray[np.float64]
 
 FEW_USERS = 12  # up to which all 2^U signs are tried
-SIGNS = 10_000  # else so many are drawn
+SIGNS, SIGNS_EACH, MOST_SIGNS = 10_000, 200, 200_000  # else drawn: by the number of comparisons
 LEVEL, POWER = 0.05, 0.8
 BLOCK_CELLS = 4_000_000  # signs held at once
 
@@ -33,7 +33,8 @@ class Comparison:
         holm: the same, corrected for how many comparisons the report makes.
         effect: mean difference in standard deviations of the differences (Cohen's d of pairs).
         better, worse: share of users for whom the first scores higher, lower.
-        detectable: the smallest true difference that this many users show in four of five holdouts.
+        detectable: the true difference that would be told apart, after correction, in at least four
+            of five holdouts of so many users; None where none would.
     """
 
     metric: str
@@ -45,7 +46,7 @@ class Comparison:
     effect: float
     better: float
     worse: float
-    detectable: float
+    detectable: float | None
 
     @property
     def told_apart(self) -> bool:
@@ -71,10 +72,14 @@ class Comparison:
         said = f"{first} and {second} cannot be told apart on {self.metric}"
         if self.low > 0 or self.high < 0:  # one test of several, which together find something
             said += f", one of {family} comparisons"
-        return (
-            f"{said} ({interval}; {p}{corrected}; a true difference below {self.detectable:.4f} "
-            "would mostly go unseen)"
-        )
+        if self.detectable is None:
+            power = "so few users or so many comparisons could show none"
+        else:
+            power = (
+                f"a true difference of {self.detectable:.4f} would be told apart in four of five "
+                "such holdouts"
+            )
+        return f"{said} ({interval}; {p}{corrected}; {power})"
 
 
 def compare(
@@ -122,7 +127,7 @@ def compare(
                 effect=effect(difference_U),
                 better=float((difference_U > 0).mean()),
                 worse=float((difference_U < 0).mean()),
-                detectable=detectable(difference_U),
+                detectable=detectable(difference_U, len(pairs)),
             )
         )
     return compared
@@ -132,8 +137,8 @@ def sign_flip_p(differences_UM: FloatArray, seed: int = 0) -> FloatArray:
     """Two-sided p of each metric's mean difference, by flipping the signs of users.
 
     Where two systems are alike, each user's difference is as likely as its negative. All 2^U signs
-    are tried for few users, else 10,000 are drawn, the same for all metrics, and the observed one
-    counts as one of them, so that p is never 0.
+    are tried for few users, else 10,000 are drawn, or 200 for each comparison up to 200,000, the
+    same for all metrics, and the observed one counts as one of them, so that p is never 0.
 
     Returns:
         float64 [M].
@@ -148,7 +153,7 @@ def sign_flip_p(differences_UM: FloatArray, seed: int = 0) -> FloatArray:
         Fisher's randomisation test, as Smucker, Allan and Carterette, A Comparison of Statistical
         Significance Tests for Information Retrieval Evaluation, CIKM 2007, recommend it.
     """
-    num_users = len(differences_UM)
+    num_users, family = differences_UM.shape
     observed_M = np.abs(differences_UM.sum(0))
     reach_M = observed_M - 1e-6 * np.abs(differences_UM).sum(0)  # a tie may round below
     if num_users <= FEW_USERS:
@@ -157,16 +162,32 @@ def sign_flip_p(differences_UM: FloatArray, seed: int = 0) -> FloatArray:
         all_p_M: FloatArray = (np.abs(signs @ differences_UM) >= reach_M).mean(0)
         return all_p_M
     draw = np.random.default_rng(seed)
-    reached_M = np.zeros(differences_UM.shape[1])
+    reached_M, num_signs = np.zeros(family), signs_drawn(family)
     block = max(1, BLOCK_CELLS // num_users)
-    for start in range(0, SIGNS, block):
-        shape = min(block, SIGNS - start), num_users
+    for start in range(0, num_signs, block):
+        shape = min(block, num_signs - start), num_users
         # the sum under flipped signs is the sum less twice what was flipped
         flipped = draw.integers(2, size=shape, dtype=np.int8).astype(np.float32)
         sums = differences_UM.sum(0) - 2 * (flipped @ differences_UM.astype(np.float32))
         reached_M += (np.abs(sums) >= reach_M).sum(0)
-    p_M: FloatArray = (reached_M + 1) / (SIGNS + 1)
+    p_M: FloatArray = (reached_M + 1) / (num_signs + 1)
     return p_M
+
+
+def signs_drawn(family: int) -> int:
+    """For so many comparisons, whose correction by Holm the smallest p must come through."""
+    return max(SIGNS, min(MOST_SIGNS, SIGNS_EACH * family))
+
+
+def smallest_p(num_users: int, family: int) -> float:
+    """What `sign_flip_p` gives where all users agree: two of all signs, and one of those drawn.
+
+    Example:
+        >>> smallest_p(3, family=1), smallest_p(1000, family=1) < 0.0001
+        (0.25, True)
+    """
+    of_users = 0.5 ** (num_users - 1)
+    return of_users if num_users <= FEW_USERS else max(of_users, 1 / (signs_drawn(family) + 1))
 
 
 def holm(p_M: FloatArray) -> FloatArray:
@@ -196,17 +217,25 @@ def effect(difference_U: FloatArray) -> float:
     return float(difference_U.mean() / spread) if spread > 0 else 0.0
 
 
-def detectable(difference_U: FloatArray) -> float:
-    """The smallest true mean difference that a two-sided test at 5 % finds with 80 % power.
+def detectable(difference_U: FloatArray, family: int = 1) -> float | None:
+    """The true mean difference that is told apart from none with at least 80 % power.
 
-    (z of 97.5 % + z of 80 %) standard errors, about 2.8; with one user, nothing can be told: the
-    largest difference a metric in [0, 1] has.
+    (z of 1 - 2.5 % / family + z of 80 %) standard errors, about 2.8 for one comparison: Holm's
+    correction rejects whatever Bonferroni's does, and of several more.
+
+    Args:
+        family: comparisons that are corrected for.
+
+    Returns:
+        None where no difference would be: the smallest p of so few users, or of so many
+        comparisons, comes through no correction.
 
     Example:
-        >>> round(detectable(np.tile([-1.0, 1.0], 200)), 3)
-        0.14
+        >>> differences = np.tile([-1.0, 1.0], 200)
+        >>> round(detectable(differences), 3), round(detectable(differences, family=15), 3)
+        (0.14, 0.189)
     """
-    if len(difference_U) < 2:
-        return 1.0
+    if smallest_p(len(difference_U), family) * family >= LEVEL:
+        return None
     error = difference_U.std(ddof=1) / np.sqrt(len(difference_U))
-    return float((stats.norm.ppf(1 - LEVEL / 2) + stats.norm.ppf(POWER)) * error)
+    return float((stats.norm.ppf(1 - LEVEL / 2 / family) + stats.norm.ppf(POWER)) * error)

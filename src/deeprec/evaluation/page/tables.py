@@ -93,7 +93,7 @@ def comparisons(report: Content) -> str:
                 f"<td>{one['effect']:+.2f}</td>",
                 f"<td>{100 * one['better']:.0f} %</td>",
                 f"<td>{100 * one['worse']:.0f} %</td>",
-                f"<td>{one['detectable']:.4f}</td>",
+                "<td>–</td>" if one["detectable"] is None else f"<td>{one['detectable']:.4f}</td>",
             ],
         )
         for one in told
@@ -102,8 +102,8 @@ def comparisons(report: Content) -> str:
     heads = ["against", "metric", "difference", "p", f"p, Holm over {family}", "effect d"]
     caption = (
         f"{escape(first)} minus the other, user by user. p: sign-flip test; d: mean difference in "
-        "its standard deviations; detectable: the true difference so many users would show in "
-        "four of five holdouts"
+        "its standard deviations; detectable: the true difference that would be told apart, after "
+        "correction, in at least four of five holdouts of so many users"
     )
     numbers = table(caption, [*heads, "better for", "worse for", "detectable"], rows)
     caption = "Filled: told apart after correction. Open: not told apart. Lines: 95 % intervals."
