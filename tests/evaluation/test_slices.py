@@ -112,6 +112,16 @@ def test_rare_values_are_one_band(prepared: Prepared, monkeypatch: pytest.Monkey
     assert one.bands == [*kept, "other", "unknown"]
 
 
+def test_numbers_of_many_values_are_ranges_of_as_many_rows(prepared: Prepared) -> None:
+    years = [None, *range(2039, 1991, -1)]
+    prepared.users = pa.table({"year": years})
+    (one,) = slices(["user.year"], prepared, "holdout")
+    starts = range(1992, 2040, 4)  # twelve of four years, none of them `other`
+    assert one.bands == [*(f"{year} to {year + 3}" for year in starts), "unknown"]
+    batch = judged_batch(prepared, np.arange(3), "holdout")
+    assert [one.bands[code] for code in one.codes(batch)] == ["unknown", *["2036 to 2039"] * 2]
+
+
 def test_time_is_left_out_where_nothing_was_cut(prepared: Prepared) -> None:
     assert slices(["time"], prepared, "train") == []
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from deeprec.catalog import Catalog
+from deeprec.data.bucket import buckets_of, numbers_of
 from deeprec.data.column import as_id
 from deeprec.data.contract import Check, Level
 from deeprec.data.source import Delimiter, Encoding, open_files
@@ -29,7 +30,6 @@ ALONE = (
     "(columns of data.user_attributes)"
 )
 KEYS = ("file", "key", "columns")
-LEADING_ZERO = r"^0[0-9]"  # a code, not a number
 
 AttributeFiles = Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
 
@@ -136,9 +136,9 @@ def vocabulary(
     lengths, flat = flattened(column)
     if trained is not None:
         trained = np.repeat(trained, lengths)
-    numbers = None if listed else _numbers(column)
+    numbers = None if listed else numbers_of(column)
     if numbers is not None and len(np.unique(numbers[~np.isnan(numbers)])) > MAX_PLAIN_NUMBERS:
-        text = _buckets(numbers)
+        text = buckets_of(numbers, NUM_BUCKETS)
     else:
         text = pc.cast(flat, pa.string())
     rare = 0
@@ -222,33 +222,6 @@ def _in_lists(lists: pa.Array, values: Sequence[str]) -> pa.Array:
     texts = pa.array(values, pa.string()).take(pa.array(known.values.numpy()))
     offsets = pa.array(known.offsets.numpy(), pa.int32())
     return pa.ListArray.from_arrays(offsets, texts, mask=pc.is_null(lists))
-
-
-def _numbers(column: pa.Array) -> npt.NDArray[np.float64] | None:
-    """The column as float64 with NaN for unknown; None if it does not hold numbers."""
-    if pa.types.is_boolean(column.type):
-        return None
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-        given = column.drop_null()
-        if pc.any(pc.match_substring_regex(given, LEADING_ZERO)).as_py():
-            return None
-    try:
-        return np.asarray(pc.cast(column, pa.float64()).fill_null(np.nan))
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        return None
-
-
-def _buckets(numbers: npt.NDArray[np.float64]) -> pa.Array:
-    """Each number's bucket, named by the smallest and largest number in it."""
-    values, counts = np.unique(numbers[~np.isnan(numbers)], return_counts=True)
-    smaller = np.cumsum(counts) - counts  # so that a value of many users is a bucket of its own
-    bucket = smaller * NUM_BUCKETS // counts.sum()
-    firsts = np.flatnonzero(np.diff(bucket, prepend=-1))
-    lasts = np.append(firsts[1:], len(values)) - 1
-    ranges = zip(values[firsts], values[lasts], strict=True)
-    names = pa.array([f"{first:.12g} to {last:.12g}" for first, last in ranges])
-    place = np.searchsorted(values[firsts], numbers, side="right") - 1
-    return names.take(pa.array(place, mask=np.isnan(numbers)))
 
 
 def _coverage(

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from deeprec.batch import Batch
+from deeprec.data.bucket import buckets_of, numbers_of
 from deeprec.data.store import SECONDS_PER_DAY, Kind, PartName, Prepared, attribute_names
 from deeprec.data.vocabulary import holds_lists
 from deeprec.errors import ConfigError, did_you_mean
@@ -171,7 +172,10 @@ def _of_items(name: str, says: str, bands: Sequence[str], band_V: IntArray) -> S
 
 
 def _bands(table: pa.Table, name: str, of: Kind) -> tuple[IntArray, list[str]]:
-    """The band of each row, by its value: the most frequent ones, `other`, and `unknown`."""
+    """The band of each row, by its value: the most frequent ones, `other`, and `unknown`.
+
+    Numbers of more values than there are bands are ranges of about as many rows each, ascending.
+    """
     attributes = attribute_names(table, of)
     if name not in attributes:
         raise ConfigError(
@@ -182,10 +186,7 @@ def _bands(table: pa.Table, name: str, of: Kind) -> tuple[IntArray, list[str]]:
             f"slices: {of}.{name}: a user or item has several values of it, and a slice has each "
             "once; leave it out"
         )
-    values = table[name].combine_chunks().cast(pa.string())
-    counts = pc.value_counts(values.drop_null())
-    ranked = sorted(counts.to_pylist(), key=lambda one: (-one["counts"], one["values"]))
-    kept = [one["values"] for one in ranked]
+    values, kept = _ranked(table[name].combine_chunks())
     bands = kept if len(kept) <= MOST_BANDS else [*kept[: MOST_BANDS - 1], OTHER]
     codes = pc.fill_null(pc.index_in(values, pa.array(kept, pa.string())), len(kept))
     codes = codes.to_numpy().astype(np.int64)
@@ -195,3 +196,16 @@ def _bands(table: pa.Table, name: str, of: Kind) -> tuple[IntArray, list[str]]:
         codes[unknown] = len(bands)
         bands = [*bands, UNKNOWN]
     return codes, bands
+
+
+def _ranked(column: pa.Array) -> tuple[pa.Array, list[str]]:
+    """Each row's value as text; and the distinct ones, most frequent first, or ranges ascending."""
+    numbers = numbers_of(column)
+    if numbers is not None and len(np.unique(numbers[~np.isnan(numbers)])) > MOST_BANDS:
+        ranges = buckets_of(numbers, MOST_BANDS)
+        ascending = ranges.take(pa.array(np.argsort(numbers, kind="stable")))
+        return ranges, pc.unique(ascending.drop_null()).to_pylist()
+    values = column.cast(pa.string())
+    counts = pc.value_counts(values.drop_null()).to_pylist()
+    ranked = sorted(counts, key=lambda one: (-one["counts"], one["values"]))
+    return values, [one["values"] for one in ranked]
