@@ -110,7 +110,8 @@ def exposure(
         return 1 - dot / math.hypot(*vectors[a]) / math.hypot(*vectors[b])
 
     def head(share: float) -> float:
-        return sum(counts[i] for i in ranked[: math.ceil(share * len(popularity))]) / total
+        warm = [i for i in ranked if popularity[i]]
+        return sum(counts[i] for i in warm[: math.ceil(share * len(warm))]) / total
 
     size = len(popularity)
     gaps = sum(abs(a - b) for a in counts for b in counts)

@@ -109,3 +109,9 @@ def test_every_metric_is_defined() -> None:
     tally.add(torch.tensor([[0]]), jagged([{0}]), jagged([set()]), np.array([ITEMS]))
     names = {f"{name.partition('@')[0]}@k" for name in (*tally.values(), *tally.shares())}
     assert names - {"diversity.kind@k"} <= set(DEFINITIONS)
+
+
+def test_the_most_popular_are_a_share_of_the_items_that_anybody_had() -> None:
+    tally = Tally([2], ItemFacts(np.array([0] * 20 + [3, 4] + [1] * 8), num_users=9))
+    tally.add(torch.tensor([[21, 20]]), jagged([{0}]), jagged([set()]), np.array([30]))
+    assert tally.shares()["head_10@2"] == 1 / 2  # one of ten, where the catalog holds thirty

@@ -23,8 +23,9 @@ DEFINITIONS = {
     "coverage@k": "share of the catalog that is in at least one judged user's list",
     "gini@k": "inequality of how often the items of the catalog are in a list: 0 all as often, "
     "near 1 few have all places",
-    "head_1@k": "share of all places that the most popular 1 % of the catalog has",
-    "head_10@k": "share of all places that the most popular 10 % of the catalog has",
+    "head_1@k": "share of all places that go to the most popular 1 % of the items that anybody had "
+    "in training",
+    "head_10@k": "the same for the most popular 10 % of them",
     "overlap@k": "mean over pairs of users of the items both lists hold, divided by k",
 }
 
@@ -146,18 +147,18 @@ def gini(counts_V: IntArray) -> float:
     return float(2 * (np.arange(1, size + 1) @ rising) / (size * total) - (size + 1) / size)
 
 
-def head(counts_V: IntArray, order_V: IntArray, share: float) -> float:
-    """Share of all places that the most popular items of the catalog have.
+def head(counts_V: IntArray, order_W: IntArray, share: float) -> float:
+    """Share of all places that the most popular items have.
 
     Args:
-        order_V: int64 [V], item indices, the most popular first.
-        share: of the catalog that is its head, rounded up to whole items.
+        order_W: int64 [W], indices of the items that anybody had, the most popular first.
+        share: of these that is their head, rounded up to whole items.
 
     Example:
-        >>> head(np.array([1, 0, 3]), order_V=np.array([1, 2, 0]), share=0.5)
+        >>> head(np.array([1, 0, 3, 0]), order_W=np.array([1, 2, 0]), share=0.5)
         0.75
     """
-    most = order_V[: int(np.ceil(share * len(counts_V)))]
+    most = order_W[: int(np.ceil(share * len(order_W)))]
     return float(counts_V[most].sum() / max(1, counts_V.sum()))
 
 

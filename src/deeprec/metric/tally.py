@@ -37,9 +37,10 @@ class ItemFacts:
     embedding_VD: npt.NDArray[np.float32] | None = None
 
     @cached_property
-    def order_V(self) -> IntArray:  # noqa: N802  # its shape
-        """int64 [V]: item indices, the most popular first, ties by lower index."""
-        return np.argsort(-self.popularity_V, kind="stable")
+    def order_W(self) -> IntArray:  # noqa: N802  # its shape
+        """int64 [W]: items that anybody had, the most popular first, ties by lower index."""
+        num_warm = int((self.popularity_V > 0).sum())
+        return np.argsort(-self.popularity_V, kind="stable")[:num_warm]
 
     def share(self, items: IntArray) -> FloatArray:
         """The share of training users who had each of these items."""
@@ -120,16 +121,16 @@ class Tally:
 
     def shares(self) -> dict[str, float]:
         """Per metric@k, what is a property of all lists together."""
-        order_V = self._facts.order_V
-        counts_V = np.zeros(len(order_V), np.int64)
+        order_W = self._facts.order_W
+        counts_V = np.zeros(len(self._facts.popularity_V), np.int64)
         shares: dict[str, dict[int, float]] = {}
         for k, more_V in zip(self.cutoffs, self._counts, strict=True):
             counts_V = counts_V + more_V
             told = {
                 "coverage": exposure.coverage(counts_V),
                 "gini": exposure.gini(counts_V),
-                "head_1": exposure.head(counts_V, order_V, 0.01),
-                "head_10": exposure.head(counts_V, order_V, 0.1),
+                "head_1": exposure.head(counts_V, order_W, 0.01),
+                "head_10": exposure.head(counts_V, order_W, 0.1),
                 "overlap": exposure.overlap(counts_V, self._num_users, k),
             }
             for name, share in told.items():
