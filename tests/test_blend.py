@@ -96,6 +96,7 @@ def test_weights_are_best_by_lists_of_the_length_that_is_asked(
     report = evaluate(cast(EvaluateConfig, compose("evaluate", [*both, *judged])))
     together, own = (system["metrics"]["ndcg@5"]["mean"] for system in report["systems"])
     assert together > own
+    assert "diversity.embedding@5" not in report["systems"][0]["metrics"]  # of tables side by side
     assert "ndcg@5" in printed
     assert f"{together:.4f}" in printed  # as evaluation counts it
     score = validation_of(five)  # of any run, so that metrics.csv and sweeps compare the same

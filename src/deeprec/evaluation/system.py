@@ -25,6 +25,7 @@ from deeprec.evaluation.question import Question
 from deeprec.halving import Lists
 from deeprec.metric.hits import found as found_in
 from deeprec.model.base import Recommender, Solvable
+from deeprec.model.blend import Blend
 from deeprec.model.item_to_item import ItemToItem
 from deeprec.model.own_frequency import OwnFrequency
 from deeprec.model.popularity import Popularity
@@ -169,9 +170,13 @@ def _run(path: Path, question: Question, device: torch.device) -> System:
 
 
 def _embedding(model: Recommender) -> Tensor | None:
-    """The catalog table, where its rows stand for the items: a model of item pairs has none."""
+    """The catalog table, where its rows stand for the items.
+
+    A model of item pairs has none. That of a blend holds tables of several side by side, each with
+    its own scale, so that the largest numbers would say what is near to what.
+    """
     table_VD = model.item_weight.detach()
-    return table_VD if table_VD.shape[1] > 1 else None
+    return table_VD if table_VD.shape[1] > 1 and not isinstance(model, Blend) else None
 
 
 def _training(path: Path) -> list[dict[str, float]]:

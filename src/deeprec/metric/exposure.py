@@ -19,7 +19,7 @@ DEFINITIONS = {
     "diversity.ATTRIBUTE@k": "share of the pairs of the list whose values of the attribute differ; "
     "an unknown value differs from every other; 0 for a list of one",
     "diversity.embedding@k": "mean over the pairs of the list of 1 - cosine of their rows in the "
-    "catalog table of the first run; 0 for a list of one",
+    "catalog table of the first run that is no blend; 0 for a list of one",
     "coverage@k": "share of the catalog that is in at least one judged user's list",
     "gini@k": "inequality of how often the items of the catalog are in a list: 0 all as often, "
     "near 1 few have all places",
