@@ -17,7 +17,7 @@ from deeprec.metric.hits import Hits
 from deeprec.metric.ranking import FloatArray, ndcg
 from deeprec.model.blend import Blend, scores_at
 from deeprec.model.rank import seen_if
-from deeprec.model.topk import top_k
+from deeprec.model.topk import keys_of, no_key, top_k
 
 BATCH_USERS = 256
 SPARE = 100  # items that each member puts forward beside as many as a list has
@@ -37,8 +37,9 @@ class Candidates:
     def ndcg(self, weights: Weights, cutoff: int) -> FloatArray:
         """Of each user by the weighted sum; NaN where nothing was taken."""
         scores_BC = torch.tensordot(torch.tensor(weights), self.scores_NBC, 1)
-        scores_BC.masked_fill_(self.items_BC < 0, float("-inf"))
-        best_BK = scores_BC.topk(min(cutoff, scores_BC.shape[1]), dim=1).indices
+        keys_BC = keys_of(scores_BC, self.items_BC)  # of equal scores the lower item, as in lists
+        keys_BC.masked_fill_(self.items_BC < 0, no_key())
+        best_BK = keys_BC.topk(min(cutoff, keys_BC.shape[1]), dim=1).indices
         assert self.batch.target is not None
         return ndcg(Hits.of(self.items_BC.gather(1, best_BK), self.batch.target), cutoff)
 

@@ -1,0 +1,32 @@
+"""Weights are judged by lists as the ranker makes them."""
+
+import numpy as np
+import pytest
+import torch
+
+import reference
+from deeprec.batch import Batch, Jagged
+from deeprec.trainer.weighing import Candidates
+
+
+def test_of_equal_scores_the_lower_item_comes_first() -> None:
+    draw = np.random.default_rng(0)
+    items = np.sort(np.stack([draw.permutation(900)[:300] for _ in range(4)]))
+    items[:, 7::20] = -1  # put forward by another member already
+    scores = draw.integers(-2, 2, (2, 4, 300))
+    taken = [set(draw.permutation(row[row >= 0])[:9].tolist()) for row in items]
+    target = Jagged(
+        torch.tensor([item for row in taken for item in sorted(row)]), torch.arange(5) * 9
+    )
+    nothing = Jagged(torch.zeros(0, dtype=torch.int64), torch.zeros(5, dtype=torch.int64))
+    asked = Candidates(
+        Batch(torch.arange(4), nothing, target=target),
+        torch.from_numpy(items),
+        torch.from_numpy(scores).float() * (torch.from_numpy(items) >= 0),
+    )
+    found = asked.ndcg((0.5, 0.25), cutoff=40)
+    for user, row in enumerate(items):
+        worth = {i: 2 * a + b for i, a, b in zip(row.tolist(), *scores[:, user].tolist())}
+        ranked = sorted(set(worth) - {-1}, key=lambda item: (-worth[item], item))
+        truth = reference.metrics(ranked, taken[user], 40, len(ranked))
+        assert found[user] == pytest.approx(truth["ndcg"])
