@@ -36,7 +36,7 @@ from deeprec.evaluation.over_seeds import over_seeds
 from deeprec.evaluation.page.whole import page
 from deeprec.evaluation.question import Question
 from deeprec.evaluation.report import Report, headline
-from deeprec.evaluation.sampled import SAMPLED, WARNING, refuse_more_than_there_are, sampled_metrics
+from deeprec.evaluation.sampled import SAMPLED, refuse_more_than_there_are, sampled_metrics
 from deeprec.evaluation.slices import slices
 from deeprec.evaluation.system import kind_of, open_systems, runs_in, trained_on
 from deeprec.evaluation.without_targets import without_targets
@@ -175,7 +175,7 @@ def _judged(config: EvaluateConfig, asked: Asked) -> Report:
 def _report(config: EvaluateConfig, asked: Asked, found: Judgement) -> Report:
     question, systems = asked.question, asked.systems
     names = named_apart([one.name for one in systems], [one.kind for one in systems])
-    values = _values(config, asked, found)
+    values, sampled_warnings = _values(config, asked, found)
     entries = [
         entry.entry(
             system,
@@ -204,7 +204,7 @@ def _report(config: EvaluateConfig, asked: Asked, found: Judgement) -> Report:
         "controls": known,
         "leakage": _leakage(question),
         "examples": examples(question, systems, names, config.examples, config.seed),
-        "warnings": [*_warnings(config), *without_targets(entries, known, asked.headline)],
+        "warnings": [*sampled_warnings, *without_targets(entries, known, asked.headline)],
         "forced": [],
         "protocol": _card(question, rows, config),
         "command": _command(config),
@@ -214,28 +214,25 @@ def _report(config: EvaluateConfig, asked: Asked, found: Judgement) -> Report:
 
 def _values(
     config: EvaluateConfig, asked: Asked, found: Judgement
-) -> list[dict[str, npt.NDArray[np.float64]]]:
-    """Per system, every metric of each user, in the order of their rows."""
+) -> tuple[list[dict[str, npt.NDArray[np.float64]]], list[str]]:
+    """Per system, every metric of each user, in the order of their rows; what to be warned of."""
     order = found.order
     values = [
         {name: values_U[order] for name, values_U in answers.tally.values().items()}
         for answers in found.answers
     ]
-    if config.sampled_negatives:
-        more = sampled_metrics(asked.question, asked.systems, config.sampled_negatives, config.seed)
-        values = [{**ours, **sampled} for ours, sampled in zip(values, more, strict=True)]
-    return values
+    negatives = config.sampled_negatives
+    if not negatives:
+        return values, []
+    more = sampled_metrics(asked.question, asked.systems, negatives, config.seed)
+    both = [{**ours, **sampled} for ours, sampled in zip(values, more.values, strict=True)]
+    return both, more.warnings(negatives)
 
 
 def _leakage(question: Question) -> list[dict[str, Any]]:
     """What could have been known of what is judged."""
     found = leakage(question.prepared, question.part, exclude_seen=question.exclude_seen)
     return [asdict(one) for one in found]
-
-
-def _warnings(config: EvaluateConfig) -> list[str]:
-    negatives = config.sampled_negatives
-    return [WARNING.format(negatives=negatives)] if negatives else []
 
 
 # --- the report ---

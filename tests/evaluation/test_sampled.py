@@ -16,7 +16,7 @@ from deeprec.data.store import Prepared
 from deeprec.errors import ConfigError
 from deeprec.evaluate import evaluate
 from deeprec.evaluation.question import Question
-from deeprec.evaluation.sampled import _negatives, sampled_metrics
+from deeprec.evaluation.sampled import Sampled, _negatives, sampled_metrics
 from deeprec.evaluation.system import System, open_systems
 from deeprec.model.rank import rank
 from deeprec.verb import EvaluateConfig
@@ -41,7 +41,7 @@ def ranking(num_items: int) -> Callable[[Batch, int], Tensor]:
 def test_a_target_stands_where_it_would_among_the_drawn(question: Question) -> None:
     num_items = question.prepared.num_items
     lists = ranking(num_items)
-    (values,) = sampled_metrics(question, [System("any", "run", lists)], 5, seed=2)
+    (values,) = sampled_metrics(question, [System("any", "run", lists)], 5, seed=2).values
     batch = judged_batch(question.prepared, question.users, "holdout")
     assert batch.target is not None
     for user in range(batch.num_users):
@@ -61,6 +61,26 @@ def test_a_target_stands_where_it_would_among_the_drawn(question: Question) -> N
                 assert values[f"sampled_{name}@{k}"][user] == pytest.approx(truth[name])
 
 
+def test_users_with_fewer_items_to_draw_from_are_counted(question: Question) -> None:
+    num_items = question.prepared.num_items
+    batch = judged_batch(question.prepared, question.users, "holdout")
+    assert batch.target is not None
+    known = [
+        set(batch.history.rows(user, user + 1).values.tolist())
+        | set(batch.target.rows(user, user + 1).values.tolist())
+        for user in range(batch.num_users)
+    ]
+    asked = num_items - 5
+    found = sampled_metrics(question, [System("any", "run", ranking(num_items))], asked, seed=2)
+    assert found.num_drawn.tolist() == [min(asked, num_items - len(items)) for items in known]
+    few = sum(len(items) > 5 for items in known)
+    assert 0 < few < len(known)
+    warned = f"{few} of {len(known)} users have fewer than {asked} items that they neither had"
+    assert warned in found.warnings(asked)[1]
+    assert len(found.warnings(1)) == 1  # so many everybody has
+    assert "; 2 of them have none" in Sampled([], np.array([0, 3, 4, 0])).warnings(4)[1]
+
+
 def test_what_a_file_does_not_name_stands_behind_wanted_items_last(question: Question) -> None:
     empty = System(
         "file",
@@ -68,7 +88,7 @@ def test_what_a_file_does_not_name_stands_behind_wanted_items_last(question: Que
         lambda batch, k: torch.full((batch.num_users, 3), -1),
         longest=3,
     )
-    (values,) = sampled_metrics(question, [empty], 5, seed=2)
+    (values,) = sampled_metrics(question, [empty], 5, seed=2).values
     assert all((of_users == 0).all() for of_users in values.values())
 
 
@@ -80,7 +100,7 @@ def test_a_bundle_of_more_items_than_its_lists_hold_is_as_its_model(tmp_path: Pa
     model = standin.trained(prepared).model
     whole = System("model", "run", lambda batch, k: rank(model, batch, k, True)[0])
     bundle = open_systems([path], [], question, torch.device("cpu"))
-    of_model, of_bundle = sampled_metrics(question, [whole, *bundle], 5, seed=2)
+    of_model, of_bundle = sampled_metrics(question, [whole, *bundle], 5, seed=2).values
     for name, values in of_model.items():
         np.testing.assert_array_equal(of_bundle[name], values)
     assert 0.1 < of_model["sampled_hit@3"].mean() < 0.9

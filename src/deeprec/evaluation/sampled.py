@@ -8,7 +8,7 @@ Reference:
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from deeprec.console import progress
 from deeprec.errors import ConfigError
 from deeprec.evaluation.judging import FloatArray
 from deeprec.evaluation.question import Question
+from deeprec.evaluation.slices import IntArray
 from deeprec.evaluation.system import System
 from deeprec.metric import ranking
 from deeprec.metric.hits import Hits
@@ -28,6 +29,11 @@ WARNING = (
     "figures over the whole catalog and may put systems in another order; use them to compare "
     "with papers that give nothing else, never to choose"
 )
+FEWER = (
+    "sampled_*: {few:,} of {judged:,} users have fewer than {negatives} items that they neither "
+    "had nor took, and are judged against these"
+)
+NONE = "; {none:,} of them have none, and every system scores as well as can be for them"
 SAMPLED = {
     "sampled_NAME@k": "NAME@k where only what the user took and the drawn items are ranked; equal "
     "places count against what was taken"
@@ -43,26 +49,50 @@ def refuse_more_than_there_are(negatives: int, num_items: int) -> None:
         )
 
 
+@dataclass(frozen=True)
+class Sampled:
+    """What was found against drawn items.
+
+    Args:
+        values: per system, `sampled_ndcg@k`, `sampled_recall@k` and `sampled_hit@k`, each [U].
+        num_drawn: int64 [U], negatives of each user.
+    """
+
+    values: list[dict[str, FloatArray]]
+    num_drawn: IntArray
+
+    def warnings(self, negatives: int) -> list[str]:
+        """What must be said beside them, where so many negatives were asked for."""
+        few, none = int((self.num_drawn < negatives).sum()), int((self.num_drawn == 0).sum())
+        said = FEWER.format(few=few, judged=len(self.num_drawn), negatives=negatives)
+        fewer = [said + NONE.format(none=none) if none else said] if few else []
+        return [WARNING.format(negatives=negatives), *fewer]
+
+
 def sampled_metrics(
     question: Question, systems: Sequence[System], negatives: int, seed: int
-) -> list[dict[str, FloatArray]]:
-    """Per system, `sampled_ndcg@k`, `sampled_recall@k` and `sampled_hit@k` of each user, [U].
+) -> Sampled:
+    """Judges each system on what users took among items drawn for them.
 
     A user's negatives are drawn uniformly from the items that the user neither had nor took, the
-    same for every system. What a list does not name stands behind what it names, wanted items
-    last. A bundle, which gives no list of a large catalog, is asked for these items alone.
+    same for every system; where there are not so many, a user has fewer. What a list does not name
+    stands behind what it names, wanted items last. A bundle, which gives no list of a large
+    catalog, is asked for these items alone.
     """
     batch_users = max(1, min(question.batch_users, CELLS // question.prepared.num_items))
     asked = replace(question, batch_users=batch_users)
     found: list[dict[str, list[FloatArray]]] = [{} for _ in systems]
+    num_drawn: list[int] = []
     with progress("ranking against drawn items", len(question.users), "users") as advance:
         for looked_at, batch in asked.batches():
             if batch.num_users:
                 drawn = [_negatives(asked, batch, user, negatives, seed) for user in _users(batch)]
+                num_drawn += map(len, drawn)
                 for system, values in zip(systems, found, strict=True):
                     _judge(asked, system, batch, drawn, values)
             advance(looked_at)
-    return [{name: np.concatenate(parts) for name, parts in values.items()} for values in found]
+    joined = [{name: np.concatenate(parts) for name, parts in of.items()} for of in found]
+    return Sampled(joined, np.array(num_drawn, np.int64))
 
 
 def _users(batch: Batch) -> range:
