@@ -92,13 +92,19 @@ def test_reports_are_compared_with_what_is_judged_now(shop: Path) -> None:
         assert all(set(user["lists"]) == set(names) for user in report["examples"])
 
 
-def test_other_rules_are_refused_before_anything_is_ranked(shop: Path) -> None:
+def test_other_rules_are_refused_before_anything_is_ranked(
+    shop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     judge(shop, "seen", run=str(shop / "runs" / "1"), exclude_seen=True, max_users=8)
     settings: dict[str, Any] = {"run": str(shop / "runs" / "2"), "compare": [str(shop / "seen")]}
-    with pytest.raises(ConfigError, match=r"- exclude_seen: false \(what is judged now\), true"):
-        judge(shop, "refused", **settings)
-    with pytest.raises(ConfigError, match=r"\[1\] \(what is judged now\), \[2, 5\]"):
-        judge(shop, "refused", cutoffs=[1], force=True, **settings)  # no cutoff is in both
+    with monkeypatch.context() as until:
+        until.setattr("deeprec.evaluate.judge", lambda asked: pytest.fail("it ranks"))
+        with pytest.raises(
+            ConfigError, match=r"- exclude_seen: false \(what is judged now\), true"
+        ):
+            judge(shop, "refused", **settings)
+        with pytest.raises(ConfigError, match=r"\[1\] \(what is judged now\), \[2, 5\]"):
+            judge(shop, "refused", cutoffs=[1], force=True, **settings)  # no cutoff is in both
     assert not (shop / "refused").exists()
     forced = judge(shop, "forced", force=True, **settings)
     assert any(line.startswith("exclude_seen: ") for line in forced["forced"])
