@@ -236,7 +236,7 @@ def test_the_file_says_which_bundle_answered_and_how(made: Path, tmp_path: Path)
 
 def test_nothing_is_written_into_the_bundle_that_answers(made: Path) -> None:
     bundle = made / "bundle"
-    with pytest.raises(ConfigError, match="would lie inside .*bundle, a finished bundle folder"):
+    with pytest.raises(ConfigError, match=r"would lie inside .*bundle, a finished bundle folder"):
         lists_of(made, made / "prepared", bundle / "lists.parquet")
 
 
