@@ -167,6 +167,8 @@ def test_what_was_taken_lately_asks_louder_where_histories_fade() -> None:
     faded = lists(solved(model, learned), asked, 2, exclude_seen=True)[0]
     assert plain.tolist() == [[1, 3]]  # a tie
     assert faded.tolist() == [[3, 1]]
+    idle = lists(solved(model, learned), batch([[2]], [[9_000.0]]), 1, exclude_seen=True)[0]
+    assert idle.tolist() == [[3]]  # though e^-300 is 0
 
 
 def test_an_item_is_its_own_neighbour_at_similarity_one() -> None:
