@@ -161,7 +161,6 @@ def written(
     watch: Watch | None = None,
     cutoff: int | None = None,
     told: Sequence[str] | None = None,
-    says_next: bool = True,
 ) -> Path:
     """Writes the run folder of a blend; those of the runs that weigh anything are in it whole.
 
@@ -169,7 +168,6 @@ def written(
         watch: is told of its validation.
         cutoff: k of the ndcg@k that weights are best by; None: they were given.
         told: what `experiment=auto` was told, of which the runs came.
-        says_next: whether it says what can be done next.
     """
     kept = [(run, weight) for run, weight in zip(runs, weights, strict=True) if weight > 0.0]
     first = kept[0][0].config
@@ -202,7 +200,7 @@ def written(
     with RunFolder.begun(
         output, work.config, prepared, work.facts, from_data=False, members=trained
     ) as run:
-        work.finish(run, watch, says_next=says_next)
+        work.finish(run, watch)
     return output
 
 

@@ -9,7 +9,7 @@ import torch
 
 from deeprec import config as configs
 from deeprec import folder
-from deeprec.blend import cutoff_of, the_only, weighed, written
+from deeprec.blend import blend
 from deeprec.choosing import shape_of
 from deeprec.composition import Composer, choices
 from deeprec.console import console
@@ -98,7 +98,7 @@ def _search(
                 soft_wrap=True,
             )
         members = [shelf.run(one.number) for one in shelf.best_of_each(loop.ended)]
-        together = None if asked else _together(config, prepared, output, members)
+        together = None if asked else _together(config, output, members)
         blended = None if together is None else open_run(together).checkpoint.score
         files = leave(
             config, prepared, output, plan, composer, loop.ended, top, loop.seconds, blended
@@ -131,9 +131,7 @@ def _refuse_unknown(left_out: Sequence[str], config: SweepConfig) -> None:
             raise ConfigError(f"sweep: there is no space {name!r}; {did_you_mean(name, known)}")
 
 
-def _together(
-    config: SweepConfig, prepared: Prepared, output: Path, members: Sequence[Path]
-) -> Path | None:
+def _together(config: SweepConfig, output: Path, members: Sequence[Path]) -> Path | None:
     """The best run of each model blended into one; None: there is one model, or it is as good."""
     place = output / BLEND
     if place.exists():  # of the trials before
@@ -142,13 +140,8 @@ def _together(
         return None
     try:
         console.print("\nthe best run of each model together")
-        runs = [open_run(path) for path in members]
-        cutoff = cutoff_of(runs[0].config)
-        weights = weighed(runs, prepared, BlendConfig.validation_users, cutoff)
-        if (alone := the_only(weights)) is not None:
-            console.print(f"{runs[alone].path} alone is as good as any blend of these")
-            return None
-        return written(place, runs, weights, prepared, config.seed, cutoff=cutoff, says_next=False)
+        runs = [str(path) for path in members]
+        return blend(BlendConfig(runs=runs, output_dir=str(place), seed=config.seed))
     except (DeeprecError, KeyboardInterrupt) as error:  # what was found is told all the same
         why = str(error) or "interrupted"
         console.print(f"[yellow]note[/yellow] not blended: {why}", soft_wrap=True)
