@@ -223,12 +223,14 @@ def test_a_model_that_refuses_what_the_others_take_is_left_out(
     words = ["data=seeds", "data.repeats=false", f"output_dir={tmp_path / 'prepared'}"]
     prepared = prepare(cast(PrepareConfig, compose("prepare", words)))
     beside = [["model=popularity"], ["model=item_to_item"], ["model=svd", "model.width=4"]]
+    beside += [["model=variational", "loss=softmax", "optimizer.lr=1e30"]]
     choice = Choice(["model=ease"], "", beside)
     monkeypatch.setattr(Auto, "choose", lambda *_: choice)
     run = train(config(prepared, tmp_path / "run", "item_attributes=[taste]"))
     said = " ".join(capsys.readouterr().out.split())
     assert "popularity is left out: item_attributes: Popularity learns nothing from what" in said
     assert "item_to_item is left out" in said
+    assert "variational is left out: the norm of item_weight became inf" in said
     assert open_run(run).finished
     assert not (tmp_path / "run.members").exists()
     choice = Choice(["model=popularity"], "", [["model=ease"]])

@@ -9,6 +9,7 @@ from deeprec import folder
 from deeprec.console import console
 from deeprec.errors import ConfigError, Interrupted, NonFiniteError
 from deeprec.part import called
+from deeprec.trainer import replay
 from deeprec.trainer.run import Run, RunFolder, open_run
 from deeprec.verb import TrainConfig
 
@@ -52,9 +53,12 @@ class Members:
             try:
                 runs.append(open_run(train(config, says_next=False)))
             except (ConfigError, NonFiniteError) as error:
-                if number == 1 or (isinstance(error, ConfigError) and self._has(name)):
+                run = self.place / name
+                if number == 1 or (isinstance(error, ConfigError) and run.exists()):
                     raise
                 console.print(f"[yellow]note[/yellow] {name} is left out: {error}", soft_wrap=True)
+                for left in filter(Path.exists, (run, replay.place_of(run))):
+                    folder.remove(left)
             except Interrupted as error:
                 error.args = (
                     f"{error}; that is {name} alone, and the command that was interrupted goes on "
@@ -63,9 +67,6 @@ class Members:
                 raise
         console.print(f"\nthe {len(runs)} together")
         return runs
-
-    def _has(self, name: str) -> bool:
-        return (self.place / name).exists()
 
     def take_away(self) -> None:
         """Once the run holds what it needs of them."""
