@@ -24,6 +24,7 @@ from gpu_dsstne import measure_dsstne
 from gpu_lists import measure_lists
 from gpu_losses import measure_losses
 from gpu_steps import measure_steps, tell_kernels
+from gpu_variational import measure_variational
 from on_device import DEVICE, ROUNDS, STEPS, WARM, Report, Runner
 from page import Measured, Plot, show
 from sized import QUICK
@@ -43,6 +44,8 @@ def measure() -> Measured:
         folder = Path(made)
         with report.section("steps"):
             there = measure_steps(report, folder / "steps")
+        with report.section("variational"):
+            measure_variational(report, folder / "steps")
         with report.section("dsstne"):
             measure_dsstne(report, folder / "dsstne")
         backends = ("torch", "torchrec") if find_spec("fbgemm_gpu") else ("torch",)

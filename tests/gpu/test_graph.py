@@ -34,20 +34,29 @@ CASES: list[tuple[str, str, Optimizer]] = [
     ("plain", "softmax", RmsProp()),
     ("plain", "softmax", OPTIMIZERS[0]),  # with limits
     ("layered", "marginal", RowwiseAdagrad()),
+    ("variational", "softmax", Adam()),
+    ("variational", "marginal", RowwiseAdagrad()),
 ]
 
 
-def after_steps(case: tuple[str, str, Optimizer], *, as_graph: bool) -> dict[str, Tensor]:
+def training_on_cuda(case: tuple[str, str, Optimizer]) -> Training:
     model, loss, optimizer = case
     torch.manual_seed(0)
     build: Callable[[], nn.Module] = MODELS[model]
-    module = build().to(CUDA)
+    module = build()
+    if model == "variational":
+        module.anneal_steps = module.alike_from = 3  # type: ignore[assignment]
+    module = module.to(CUDA)
     about = Softmax() if loss == "softmax" else LOSSES[loss](module)
     about.block_items = None  # type: ignore[assignment]
     if loss == "sampled_softmax":
         about.softmax.block_items = None  # type: ignore[union-attr]
     training: Training = training_of(module, about, optimizer).to(CUDA)
     assert obstacle_to_graph(training) is None
+    return training
+
+
+def after_steps(training: Training, *, as_graph: bool) -> dict[str, Tensor]:
     batches = [
         training.arrange(uneven_batch(step), torch.Generator().manual_seed(step))
         for step in range(STEPS)
@@ -67,12 +76,47 @@ def after_steps(case: tuple[str, str, Optimizer], *, as_graph: bool) -> dict[str
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case[0]} {case[1]}")
 def test_a_graph_ends_where_its_kernels_one_by_one_do(case: tuple[str, str, Optimizer]) -> None:
     """With the same draws of dropout, learning rates that change, and batches of other sizes."""
-    expected, found = after_steps(case, as_graph=False), after_steps(case, as_graph=True)
+    expected = after_steps(training_on_cuda(case), as_graph=False)
+    training = training_on_cuda(case)
+    found = after_steps(training, as_graph=True)
+    assert isinstance(training.graph, Graph)
+    assert training.graph.is_recorded
     assert expected.keys() == found.keys()
     for name, value in expected.items():
         if case[0] == "layered" and name.endswith(("layers.0.bias", "running_mean")):
             continue  # a batch norm takes it away again
         torch.testing.assert_close(found[name], value, atol=1e-5, rtol=1e-4, msg=name)
+
+
+class Waiting(nn.Module):
+    """A loss that is looked at in the step."""
+
+    def __init__(self, loss: nn.Module) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, *asked: object) -> Tensor:
+        value: Tensor = self.loss(*asked)
+        value.item()
+        return value
+
+
+def test_steps_that_cannot_be_recorded_go_on_kernel_by_kernel(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """With the same draws, and with a step of others recorded afterwards."""
+    expected = after_steps(training_on_cuda(CASES[0]), as_graph=False)
+    training = training_on_cuda(CASES[0])
+    training.loss = Waiting(training.loss)  # type: ignore[arg-type]
+    found = after_steps(training, as_graph=True)
+    assert training.graph is None
+    assert "steps go on kernel by kernel: no graph (" in capsys.readouterr().out
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, atol=1e-5, rtol=1e-4, msg=name)
+    again = training_on_cuda(CASES[0])
+    after_steps(again, as_graph=True)
+    assert isinstance(again.graph, Graph)
+    assert again.graph.is_recorded
 
 
 WORDS = "trainer.batch_users=12 optimizer.lr=0.02 trainer.max_epochs=6"
@@ -87,6 +131,7 @@ WORDS = "trainer.batch_users=12 optimizer.lr=0.02 trainer.max_epochs=6"
         ("float32", True, "target=after_cut target.window_days=20"),
         ("float32", False, "loss=sampled_softmax loss.negatives=8 optimizer=rowwise_adagrad"),
         ("float32", False, "loss=marginal model=layered"),
+        ("float32", False, "model=variational model.anneal_steps=10"),
     ],
 )
 def test_a_run_in_graphs_is_the_run_without(

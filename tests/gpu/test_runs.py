@@ -14,7 +14,7 @@ import deeprec
 import small_shop
 from deeprec.batch import Batch, Jagged
 from deeprec.config import compose
-from deeprec.errors import Interrupted, ResourceError
+from deeprec.errors import Interrupted, NonFiniteError, ResourceError
 from deeprec.evaluate import evaluate
 from deeprec.export import export
 from deeprec.halving import Halving, Lists
@@ -251,6 +251,16 @@ def test_an_interrupted_run_goes_on_with_all_of_its_state(
     mine, theirs = weights(broken), weights(whole)
     for name, value in theirs.items():
         torch.testing.assert_close(mine[name], value, atol=2e-4, rtol=1e-3)
+
+
+def test_a_step_that_is_not_finite_ends_a_run_in_graphs_and_is_taken_again(
+    prepared: Path, tmp_path: Path
+) -> None:
+    words = ("optimizer.lr=1e30", "model.activation=identity", "trainer.max_epochs=40")
+    with pytest.raises(NonFiniteError, match="nothing of it is saved"):
+        trained(prepared, tmp_path / "run", STEPWISE[0], "cuda", *words)
+    with pytest.raises(NonFiniteError, match="is not finite again, first: "):
+        train(TrainConfig(replay=str(tmp_path / "run.replay")))
 
 
 def test_deterministic_runs_on_cuda_end_alike_to_the_bit(prepared: Path, tmp_path: Path) -> None:

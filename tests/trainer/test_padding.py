@@ -110,6 +110,7 @@ def shapes(batch: Arranged) -> tuple[torch.Size, ...]:
 # rounding alone decides where Adam moves a bias that batch norm takes away again
 ENDS = [("plain", one) for one in LIMITLESS]
 ENDS += [("layered", one) for one in LIMITLESS if not isinstance(one, Adam)]
+ENDS += [("variational", one) for one in (LIMITLESS[0], RowwiseAdagrad())]
 
 
 @pytest.mark.parametrize(("model", "optimizer"), ENDS)
@@ -215,7 +216,8 @@ def test_most_batches_decide() -> None:
         ("repeats", Softmax(), LIMITLESS[0], None),
         ("tied", Softmax(), LIMITLESS[0], "several fields share a table"),
         ("sequence", Softmax(), LIMITLESS[0], "reads more of a batch"),
-        ("variational", Softmax(), LIMITLESS[0], "reads more of a batch"),
+        ("variational", Softmax(), LIMITLESS[0], None),
+        ("recvae", Softmax(), LIMITLESS[0], "reads more of a batch"),
         ("plain", Softmax(normalise_targets=True), LIMITLESS[0], "sizes that differ"),
         ("plain", SampledSoftmax(ITEMS, pool=80, **DRAWN), LIMITLESS[0], "sizes that differ"),
         (

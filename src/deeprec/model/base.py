@@ -99,8 +99,9 @@ class Trainable(Recommender, Protocol):
     whose `tasks` reads nothing of a batch but the sums of embeddings that a `SparseInput` makes of
     its fields, and does the same in every step, may say `reads_bags_alone = True`: its batches are
     filled up to the same shapes (data/padding.py), of which it sees nothing; what else it reads its
-    batches must fill up themselves (`filled`, as those of `Autoencoder`). If what it says of a
-    user has nothing to do with who else is in the batch it may say `users_apart = True` too.
+    batches must fill up themselves (`filled`, as those of `Autoencoder`). If it does the same from
+    some step on, it says which (`alike_from`). If what it says of a user has nothing to do with who
+    else is in the batch it may say `users_apart = True` too.
     """
 
     def arrange(self, batch: Batch, draw: torch.Generator) -> Arranged:

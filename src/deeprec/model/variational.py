@@ -67,6 +67,8 @@ class Variational(nn.Module):
         batch touched.
     """
 
+    reads_bags_alone = True
+
     def __init__(
         self,
         num_items: int,
@@ -95,6 +97,7 @@ class Variational(nn.Module):
         decoder_dims = [*reversed(hidden_dims)] if decoder_dims is None else decoder_dims
         _check(code_dim, decoder_dims, beta, anneal_steps)
         self.beta, self.anneal_steps = beta, anneal_steps
+        self.alike_from = anneal_steps if beta else 0
         self.user_input = UserInput(
             num_items,
             hidden_dims[0],

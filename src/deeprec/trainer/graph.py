@@ -10,6 +10,7 @@ Reference: https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -41,13 +42,20 @@ class Graph:
 
     def __init__(self, training: Training, device: torch.device) -> None:
         self.training, self._seen = training, 0
+        self._alike_from: int = getattr(training.model, "alike_from", 0)
         self._graph: torch.cuda.CUDAGraph | None = None
         self._memory: Tensor | None = None
         self._loss: Tensor | None = None
         rates_as_tensors(training.built, device)
 
+    @property
+    def is_recorded(self) -> bool:
+        return self._graph is not None
+
     def __call__(self, batch: Packed) -> Tensor | None:
         """The loss of a step, which is taken; None: it is yet to be taken, kernel by kernel."""
+        if self.training.progress.step < self._alike_from:
+            return None
         self._seen += 1
         if self._seen <= WARM:
             return None
@@ -63,9 +71,7 @@ class Graph:
         """Records the step; where that fails, no further step is asked for as a graph."""
         try:
             self._memory, graph = batch.memory.to(self.training.device), torch.cuda.CUDAGraph()
-            # another thread makes page-locked memory for batches, which this must not forbid it
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-                self._loss = self.training.take(batch.over(self._memory))  # unpacked there, too
+            self._loss = self._taken_in(graph, batch, self._memory)
         except RuntimeError as error:  # memory that is gone is one
             said = str(error).splitlines()[0]
             console.print(f"[yellow]note[/yellow] steps go on kernel by kernel: no graph ({said})")
@@ -73,6 +79,34 @@ class Graph:
             return False
         self._graph = graph
         return True
+
+    def _taken_in(self, graph: torch.cuda.CUDAGraph, batch: Packed, memory: Tensor) -> Tensor:
+        asking, pool = torch.cuda.current_stream(), torch.cuda.graph_pool_handle()
+        try:
+            # another thread makes page-locked memory for batches, which this must not forbid it
+            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+                return self.training.take(batch.over(memory))  # unpacked there, too
+        except RuntimeError:
+            abandon(self.training.device, asking, pool)
+            raise
+
+
+def abandon(device: torch.device, asking: torch.cuda.Stream, pool: Any) -> None:
+    """Has torch go on as if a recording that failed had not begun.
+
+    By itself it would stay on the stream of the recording, with memory set aside for it, and refuse
+    to draw a random number ever again.
+
+    Args:
+        device: of the recording.
+        asking: the stream before it.
+        pool: its memory.
+    """
+    index = torch.cuda.current_device() if device.index is None else device.index
+    torch.cuda.set_stream(asking)
+    torch.cuda.default_generators[index].graphsafe_set_state(torch.Generator(device))
+    with suppress(RuntimeError):  # it was given back by itself
+        torch._C._cuda_endAllocateToPool(index, pool)
 
 
 def rates_as_tensors(built: Sequence[torch.optim.Optimizer], device: torch.device) -> None:
