@@ -261,7 +261,7 @@ def test_its_conventions_are_one_flag(tmp_path: Path) -> None:
 
 def test_flags_default_to_those_of_dsstne() -> None:
     sgd = Sgd(**Steps().part())
-    assert (sgd.lr, sgd.table_lr, sgd.limits.weight_decay) == (0.025, 0.025, 0.0001)
+    assert (sgd.lr, sgd.of_table().lr, sgd.limits.weight_decay) == (0.025, 0.025, 0.0001)
     assert (Steps().epochs, Steps().batch, Steps().seed) == (40, 1024, 12134)
     assert sgd.rate(17, 20) == 1.0  # a rate that stays
     nesterov = Momentum(nesterov=True, **Steps(optimizer="nesterov", mu=0.9).part())

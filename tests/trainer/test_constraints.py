@@ -20,7 +20,7 @@ from deeprec.model.linear_autoencoder import LinearAutoencoder
 from deeprec.model.sparse_input import HISTORY
 from deeprec.table import Updates
 from deeprec.train import train
-from deeprec.trainer.constraints import Constraints
+from deeprec.trainer.constraints import NO_CONSTRAINTS, Constraints
 from deeprec.trainer.optimizer import Adam, RmsProp, Sgd
 from deeprec.trainer.run import open_run
 
@@ -70,7 +70,10 @@ def test_weights_into_a_unit_and_into_an_item_stay_short(optimizer: Any, tied: b
 
 def test_a_unit_that_is_short_enough_is_left_alone() -> None:
     ways = []
-    for held in (None, Constraints(unit_norm=100.0, item_norm=100.0, unit_slope_norm=100.0)):
+    for held in (
+        NO_CONSTRAINTS,
+        Constraints(unit_norm=100.0, item_norm=100.0, unit_slope_norm=100.0),
+    ):
         model = new_model()
         built = Sgd(lr=0.5, constraints=held).build(model)
         step(model, built)
