@@ -82,6 +82,20 @@ def test_a_cut_between_events_takes_the_next_ones(timed: bool) -> None:
     assert timed or examples.moments is None
 
 
+def test_events_of_one_instant_are_next_in_any_order() -> None:
+    """Which of them come first is drawn: each is asked for as often, and shown as often."""
+    some = events(*[[2, 5, 5, 5]] * 3000)
+    examples = AfterCut(window_events=1)(some, draws(3000), PERIOD)
+    asked = np.bincount(examples.taken.items % 4, minlength=4)
+    shown = np.bincount(examples.history.items % 4, minlength=4)
+    assert shown[0] == 3000
+    assert asked[0] == 0
+    np.testing.assert_allclose(asked[1:], 1000, atol=110)
+    np.testing.assert_allclose(shown[1:], 1000, atol=110)
+    assert examples.moments is not None
+    assert {*examples.moments.tolist()} == {5 * DAY}
+
+
 def test_without_times_all_later_events_are_the_target() -> None:
     some = events(list(range(8)))
     some = Events(some.offsets, some.items)

@@ -76,8 +76,8 @@ class AfterCut:
         cut_days: cuts are drawn from this many days, the last ones that leave room for a whole
             window; None: from the whole training period.
         window_events: cut between two events of the user instead, drawn evenly, with this many
-            events after it as the target. Where times are unknown that is the only way, and None
-            means all later events.
+            events after it as the target; which of one instant come first is drawn too. Where times
+            are unknown that is the only way, and None means all later events.
         min_history_events: events before the cut that an example needs.
     """
 
@@ -135,9 +135,12 @@ class AfterCut:
         return max(start, last - self.cut_days * SECONDS_PER_DAY), last
 
     def _between_events(self, events: Events, uniform: npt.NDArray[np.float64]) -> Examples:
+        numbers = places(events)
+        if events.times is not None and not np.diff(events.times).all():  # an instant has no order
+            numbers = _drawn_order(events, uniform, events.times)
         return _cut(
             events,
-            places(events),
+            numbers,
             events.lengths,
             uniform,
             shown=self.min_history_events,
@@ -318,11 +321,21 @@ def _times_at(at: npt.NDArray[np.int64], times: npt.NDArray[np.int64]) -> npt.ND
     return found
 
 
-def _drawn_order(events: Events, uniform: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-    """int64 [N]: the place of each event in an order of its user's that the draw decides."""
+def _drawn_order(
+    events: Events,
+    uniform: npt.NDArray[np.float64],
+    times: npt.NDArray[np.int64] | None = None,
+) -> npt.NDArray[np.int64]:
+    """int64 [N]: the place of each event in an order of its user's that the draw decides.
+
+    Args:
+        events: of U users.
+        uniform: float64 [U] in [0, 1).
+        times: int64 [N], first ones first; the draw decides among equal ones. None: among all.
+    """
     users = np.repeat(np.arange(events.num_users), events.lengths)
     keys = _mixed(uniform.view(np.uint64)[users] + places(events).astype(np.uint64))
-    order = np.lexsort([keys, users])
+    order = np.lexsort([keys, users] if times is None else [keys, times, users])
     found = np.empty_like(order)
     found[order] = places(events)
     return found
