@@ -251,6 +251,12 @@ def test_a_verb_may_choose_its_exit_code(monkeypatch: pytest.MonkeyPatch) -> Non
             main(words)
 
 
+def test_a_name_that_no_file_may_have_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    name = 300 * "a"
+    assert main(["evaluate", f"run={name}", "output_dir=report"]) == 2
+    assert f"too long; shorten it: {name}" in capsys.readouterr().err
+
+
 def test_what_only_we_can_mend_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(verb: str, config: VerbConfig) -> None:
         raise ZeroDivisionError

@@ -1,6 +1,7 @@
 """`deeprec <verb> [key=value ...]`: compose, check, call the verb of the same name."""
 
 import argparse
+import errno
 import importlib
 import os
 import sys
@@ -39,6 +40,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has gone: | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        print(f"the name of a file is too long; shorten it: {error.filename}", file=sys.stderr)
+        return ConfigError.exit_code
 
 
 def _open_what_is_closed() -> None:
