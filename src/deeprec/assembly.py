@@ -23,7 +23,7 @@ from deeprec.data.target import ByKind, Reconstruct, Target
 from deeprec.device import choose_device
 from deeprec.errors import ConfigError, DataError
 from deeprec.loss.auto import Auto
-from deeprec.loss.fit import Trained, unfit_engine, unfit_weights
+from deeprec.loss.fit import Trained, advice, unfit_engine, unfit_weights
 from deeprec.loss.inverse_propensity import InversePropensity
 from deeprec.loss.negatives import Negatives
 from deeprec.machine import cores
@@ -288,6 +288,8 @@ class Assembly:
                 as_dsstne = self.config.compatibility == "dsstne"
                 found += unfit_inputs(model, optimizer, as_dsstne=as_dsstne)
         refuse("train", found)
+        if (better := advice(loss, trained)) is not None:
+            console.print(f"[yellow]note[/yellow] {better}", soft_wrap=True)
 
     def _plan(self, model: nn.Module, part: Mapping[str, Any]) -> list[memory.Line]:
         """What training with this loss takes."""
@@ -374,6 +376,7 @@ class Assembly:
             row_length=getattr(model, "row_length_V", None),
             hidden_bias=getattr(model, "hidden_bias", None),
             linear=getattr(model, "linear", False),
+            unit_rows=getattr(model, "unit_vectors", False),
             hidden_per_user=1.0 if (per_user := self._per_user(model)) is None else per_user.hidden,
         )
 

@@ -1,9 +1,15 @@
 """loss=auto takes the exact loss where it can be afforded and fits, and says why."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from deeprec.loss.auto import Auto
+from deeprec.loss.cosine import Cosine
+from deeprec.loss.cosine_contrastive import CosineContrastive
+from deeprec.loss.fit import Trained, advice
+from deeprec.loss.softmax import Softmax
 
 PLENTY = 10**12
 
@@ -67,3 +73,30 @@ def test_distinct_targets_are_those_of_users_drawn_at_random() -> None:
     """Items that half of the users have, and 2 users: 1 - 1/4 of them."""
     auto = Auto(8, popularity=torch.full((8,), 50), num_users=100, batch_users=2)
     assert auto.targets == pytest.approx(6.0)
+
+
+def test_cosines_are_told_apart_by_a_temperature_however_they_are_scored() -> None:
+    for budget, name in ((10**9, "softmax.Softmax"), (0, "sampled_softmax.SampledSoftmax")):
+        found = Auto(30_000, unit_rows=True).choose(
+            lambda loss: 0 if "Sampled" in loss["_target_"] else 1, budget
+        )
+        assert found.loss["_target_"] == f"deeprec.loss.{name}"
+        assert found.loss["temperature"] == 0.1
+    assert Auto(30_000).choose(lambda loss: 0, 1).loss["temperature"] == 1.0
+
+
+def test_who_learns_more_from_another_loss_is_told() -> None:
+    usual = Trained(
+        num_items=9,
+        linear=False,
+        unit_rows=False,
+        changed_by_input=False,
+        num_tasks=1,
+        weighted=False,
+    )
+    assert advice(Softmax(), usual) is None
+    linear, cosines = replace(usual, linear=True), replace(usual, unit_rows=True)
+    assert "loss=cosine" in str(advice(Softmax(), linear))
+    assert advice(Cosine(9), linear) is None
+    assert "loss.temperature=0.1" in str(advice(Softmax(), cosines))
+    assert advice(Softmax(temperature=0.1), cosines) is advice(CosineContrastive(9), cosines) is None

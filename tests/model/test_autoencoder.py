@@ -141,7 +141,8 @@ def test_where_a_score_is_no_log_odds_the_output_bias_starts_at_0() -> None:
     assert model.item_bias.tolist() == model.reconstruction_bias.tolist() == [0.0] * 3
 
 
-def test_input_dropout_drops_whole_items_and_keeps_the_expected_sum() -> None:
+@pytest.mark.parametrize("length", [1.0, 2.0])  # of four items that weigh alike
+def test_input_dropout_drops_whole_items_and_keeps_the_expected_sum(length: float) -> None:
     torch.manual_seed(0)
     model = Autoencoder(
         4,
@@ -149,9 +150,9 @@ def test_input_dropout_drops_whole_items_and_keeps_the_expected_sum() -> None:
         activation="identity",
         input_dropout=0.25,
         history_weighting="binary",
-        normalize=False,
+        normalize=length == 1.0,
     )
-    model.sparse_input.tables["history"].data = torch.eye(4)
+    model.sparse_input.tables["history"].data = torch.eye(4) * 2.0 / length
     history = Jagged(torch.arange(4).repeat(4000), torch.arange(0, 16001, 4))
     batch = Batch(torch.arange(4000), history, target=history)
     [task] = model.tasks(model.arrange(batch, torch.Generator().manual_seed(0)))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from deeprec.batch import Batch, Jagged
 from deeprec.data.judge import distinct
-from deeprec.model.history import aggregate, aggregated
+from deeprec.model.history import aggregate, aggregated, history_weights, normalized
 
 NUM_ITEMS = 4
 event = st.tuples(st.integers(0, NUM_ITEMS - 1), st.floats(0, 400, width=32))
@@ -63,3 +63,15 @@ def test_a_target_that_is_another_is_not_taken_for_the_history() -> None:
     batch.target, batch.own_target = distinct(history), True
     ages = torch.tensor([2.0, 4.0])
     assert aggregated(batch, ages, 9, 30.0).latest_M.tolist() == [4.0, 2.0]
+
+
+def test_a_history_has_length_1_however_long_its_user_was_idle() -> None:
+    """Fading by a day, after 20, 60 and 900 days: float32 holds no square of such weights."""
+    ages = torch.tensor([20.0, 22.0, 60.0, 62.0, 900.0, 902.0])
+    offsets = torch.tensor([0, 2, 4, 6])
+    history = aggregate(torch.tensor([0, 1] * 3), offsets, ages, NUM_ITEMS, fade_days=1.0)
+    weights = normalized(history_weights(history, "decayed"), history.users_M, 3)
+    newer, older = 1 / math.hypot(1, math.exp(-2)), math.exp(-2) / math.hypot(1, math.exp(-2))
+    even = math.sqrt(0.5)  # nothing is left that tells them apart
+    expected = torch.tensor([newer, older, newer, older, even, even])
+    torch.testing.assert_close(weights, expected, atol=1e-4, rtol=0)

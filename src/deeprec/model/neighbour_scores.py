@@ -171,8 +171,7 @@ class NeighbourModel(SolvedModel):
     ) -> Encoded:
         """What lies near a history; see `Recommender.serving_encoder`."""
         history = aggregate(items_N, offsets_B1, ages_N, self.num_items, self.fade_days)
-        # never 0: all that somebody had who was idle for long fades alike
-        weights_M = history_weights(history, self.history_weighting).clamp(min=1e-30)
+        weights_M = history_weights(history, self.history_weighting)
         encoded: Encoded = self.between_items(history, weights_M)
         return encoded
 

@@ -88,7 +88,7 @@ def weighted_histories(
     rows = users.history
     history = aggregate(rows.values, rows.offsets, users.known_ages, num_items, fade_days)
     weights_M = history_weights(history, weighting)
-    if len(weights_M) and not weights_M.any():
+    if len(weights_M) and not (weights_M > 1e-30).any():
         raise ConfigError(
             f"fade_days={fade_days:g}: every event of every history is so old that it counts 0; "
             "set model.fade_days higher, or model.history_weighting=binary"

@@ -86,6 +86,7 @@ def build_loss(
     row_length: Tensor | None = None,
     hidden_bias: Tensor | None = None,
     linear: bool = False,
+    unit_rows: bool = False,
     hidden_per_user: float = 1.0,
 ) -> Loss | Auto:
     """The loss of a config, told what it asks for of data, model, trainer and machine."""
@@ -100,6 +101,7 @@ def build_loss(
         row_length=row_length,
         hidden_bias=hidden_bias,
         linear=linear,
+        unit_rows=unit_rows,
         hidden_per_user=hidden_per_user,
     )
     return loss
