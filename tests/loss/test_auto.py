@@ -99,4 +99,6 @@ def test_who_learns_more_from_another_loss_is_told() -> None:
     assert "loss=cosine" in str(advice(Softmax(), linear))
     assert advice(Cosine(9), linear) is None
     assert "loss.temperature=0.1" in str(advice(Softmax(), cosines))
-    assert advice(Softmax(temperature=0.1), cosines) is advice(CosineContrastive(9), cosines) is None
+    assert (
+        advice(Softmax(temperature=0.1), cosines) is advice(CosineContrastive(9), cosines) is None
+    )
