@@ -6,7 +6,7 @@ import torch
 
 import reference
 from deeprec.batch import Batch, Jagged
-from deeprec.trainer.weighing import Candidates
+from deeprec.trainer.weighing import Candidates, Weights, climbed
 
 
 def test_of_equal_scores_the_lower_item_comes_first() -> None:
@@ -30,3 +30,17 @@ def test_of_equal_scores_the_lower_item_comes_first() -> None:
         ranked = sorted(set(worth) - {-1}, key=lambda item: (-worth[item], item))
         truth = reference.metrics(ranked, taken[user], 40, len(ranked))
         assert found[user] == pytest.approx(truth["ndcg"])
+
+
+@pytest.mark.parametrize("at", [(0.0, 0.0, 0.9, 0.1), (0.35, 0.3, 0.35, 0.0)])
+def test_weights_are_looked_for_from_equal_ones_and_from_the_best_member(at: Weights) -> None:
+    """Between both lies a valley, as there was among models of kinships."""
+
+    def score(weights: Weights) -> float:
+        return max(-_apart(weights, at), -0.01 - _apart(weights, (0.3, 0.3, 0.4, 0.0)))
+
+    assert climbed(score, 4) == pytest.approx(at)
+
+
+def _apart(one: Weights, other: Weights) -> float:
+    return sum(abs(a - b) for a, b in zip(one, other, strict=True))

@@ -6,6 +6,7 @@ from itertools import permutations
 
 import numpy as np
 import torch
+from rich.status import Status
 from torch import Tensor
 
 from deeprec.batch import Batch
@@ -87,23 +88,35 @@ def _candidates(model: Blend, batch: Batch, exclude_seen: bool, ranked: int) -> 
 def climbed(score: Callable[[Weights], float], num_members: int) -> Weights:
     """The best weights that are found by moving some from one member to another, ever less.
 
+    From equal ones, and from all on the best member if that is better than these.
+
     Example:
         >>> weights = climbed(lambda w: -((w[0] - 0.7) ** 2), 2)
         >>> [round(weight, 2) for weight in weights]
         [0.7, 0.3]
     """
-    best: Weights = (1.0 / num_members,) * num_members
+    equal: Weights = (1.0 / num_members,) * num_members
+    alone = max(
+        (tuple(float(each == one) for each in range(num_members)) for one in range(num_members)),
+        key=score,
+    )
+    begins = [equal, alone] if score(alone) > score(equal) else [equal]
     with console.status("choosing weights") as shown:
-        top = score(best)
-        for step in STEPS:
-            gained = True
-            while gained:
-                gained = False
-                for giver, taker in permutations(range(num_members), 2):
-                    moved = _moved(best, giver, taker, step)
-                    if score(moved) > top:
-                        best, top, gained = moved, score(moved), True
-                        shown.update(f"choosing weights: {top:.4f} so far")
+        found = [_climbed_from(begin, score, shown) for begin in begins]
+    return max(found, key=score)
+
+
+def _climbed_from(best: Weights, score: Callable[[Weights], float], shown: Status) -> Weights:
+    top = score(best)
+    for step in STEPS:
+        gained = True
+        while gained:
+            gained = False
+            for giver, taker in permutations(range(len(best)), 2):
+                moved = _moved(best, giver, taker, step)
+                if (reached := score(moved)) > top:
+                    best, top, gained = moved, reached, True
+                    shown.update(f"choosing weights: {top:.4f} so far")
     return best
 
 
