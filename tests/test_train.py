@@ -541,6 +541,15 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_never_saved(
         train(TrainConfig(replay=str(tmp_path / "run.replay")))
 
 
+def test_a_run_that_nobody_teaches_says_so_and_leaves_nothing(
+    prepared: Path, tmp_path: Path
+) -> None:
+    words = ("target=after_cut", "target.min_history_events=10_000")
+    with pytest.raises(DataError, match=r"none of 60 users had both a history and a target"):
+        train(small_shop.settings(prepared, tmp_path / "run", *words))
+    assert not (tmp_path / "run").exists()
+
+
 def test_after_a_loss_that_is_not_finite_what_was_saved_is_whole(
     prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,7 +2,8 @@
 
 import pytest
 
-from deeprec.trainer.sound import warning
+from deeprec.errors import DataError
+from deeprec.trainer.sound import few_taught, warning
 
 SOUND = {"first_loss": 20.0, "last_loss": 15.0, "best_score": 0.4, "last_score": 0.39}
 
@@ -32,3 +33,10 @@ def test_a_solved_model_is_not_told_of_learning_rates() -> None:
     found = warning(first_loss=None, last_loss=None, best_score=0.4, last_score=0.1, judged=500)
     assert found is not None
     assert "learning rates" not in found
+
+
+def test_an_epoch_that_teaches_nobody_ends_a_run_and_few_are_told() -> None:
+    assert few_taught(5, 100) is None
+    assert "4 of 100 users had something to learn" in str(few_taught(4, 100))
+    with pytest.raises(DataError, match="none of 100 users had both"):
+        few_taught(0, 100)

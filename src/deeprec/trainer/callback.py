@@ -27,7 +27,7 @@ from deeprec.trainer.logger import Sink
 from deeprec.trainer.module import Training
 from deeprec.trainer.run import RunFolder
 from deeprec.trainer.saving import OnDiskFull, Saver
-from deeprec.trainer.sound import weight_norm
+from deeprec.trainer.sound import few_taught, weight_norm
 from deeprec.trainer.stopping import Stopping
 from deeprec.trainer.validation import validate
 
@@ -147,8 +147,11 @@ class Keeper(Callback):
         Raises:
             Interrupted: a signal asked for it; what was learned is saved.
             NonFiniteError: the loss or the norm of the weights is not finite.
+            DataError: nobody had anything to learn.
         """
         learner.check_finite()
+        if isinstance(learner, Training):
+            self._tell_few(learner)
         learner.make_whole()
         progress, schedule = learner.progress, self.schedule
         weights = weight_norm(learner.model, progress.step)
@@ -166,6 +169,11 @@ class Keeper(Callback):
         if last or stop or score is not None or progress.epoch % schedule.save_every_epochs == 0:
             self._save(learner, score, last=last or stop)
         return self._told_to_stop(progress.epoch, score) or last or stop  # told of the last one too
+
+    def _tell_few(self, training: Training) -> None:
+        few = few_taught(training.progress.loss_users, len(self.data.training.users))
+        if few is not None and training.progress.epoch == 0:
+            console.print(f"[yellow]note[/yellow] {few}", soft_wrap=True)
 
     def _told_to_stop(self, epoch: int, score: float | None) -> bool:
         if score is None or self.watch is None:

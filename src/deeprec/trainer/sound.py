@@ -6,13 +6,18 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from deeprec.errors import NonFiniteError
+from deeprec.errors import DataError, NonFiniteError
 
 LOWER = "Lower the learning rates (optimizer.lr, optimizer.table_lr) or give optimizer.warmup_steps"
 OTHER = "Nothing is learned in steps here: change the settings of model, or the weights of users"
 # above these a run is called wrecked: sound ones stay far below, whatever loss they have
 TIMES = 100.0  # the first loss; that of a sum over targets varies tenfold between batches
 SMALLEST = 1.0  # nats or the like; some losses begin near 0
+FEW = 0.05  # of the users, with something to learn in an epoch
+TO_MANY = (
+    "where it is target=after_cut, a cut at a time may leave most users on one side of it: cut "
+    "between events (target.window_events=1), or at more days (target.cut_days=null)"
+)
 JUDGED = 100  # users; the mean score of fewer falls to its half by chance
 
 
@@ -41,6 +46,22 @@ def weight_norm(model: nn.Module, step: int) -> float:
             f"saved. {way_out(model)}"
         )
     return found
+
+
+def few_taught(taught: int, num_users: int) -> str | None:
+    """What to say of an epoch in which few users had something to learn; None: nothing.
+
+    Raises:
+        DataError: nobody had.
+    """
+    if taught == 0:
+        raise DataError(
+            f"none of {num_users:,} users had both a history and a target in an epoch, so nothing "
+            f"is learned; {TO_MANY}, or use target=reconstruct"
+        )
+    if taught >= FEW * num_users:
+        return None
+    return f"in this epoch {taught:,} of {num_users:,} users had something to learn; {TO_MANY}"
 
 
 def warning(
