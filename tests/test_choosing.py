@@ -2,9 +2,11 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import pytest
 
 import small_shop
@@ -40,14 +42,47 @@ def test_what_is_taken_again_gets_windows_as_long_as_it_is_judged_on() -> None:
     ]
     short = Auto().choose(Shape(2_000, 16_000, 300_000, True, 40.0, 30.0)).words
     assert "target.window_days=10" in short  # a window and a history must fit
-    assert len(Auto().choose(Shape(2_000, 16_000, 300_000, True, None, None)).words) == 1
+
+
+def test_what_is_taken_again_is_learned_as_it_is_judged() -> None:
+    """Windows of days found nobody to train on where users end at different times."""
+    last = Shape(2_000, 16_000, 400_000, True, 3_000.0, None, judges_next=True)
+    next_event = ["target.window_events=1", "target.cut_days=null"]
+    assert [*Auto().choose(last).words] == ["experiment=complete_journey", *next_event]
+    for days in (None, 300.0):  # drawn at random, with times or without
+        drawn = Auto().choose(Shape(2_000, 16_000, 400_000, True, days, None))
+        assert [*drawn.words] == ["experiment=taken_again"]
+
+
+def test_beside_what_is_taken_again_stands_what_is_soon_trained() -> None:
+    def models(shape: Shape) -> list[str]:
+        return [words[0] for words in Auto().choose(shape).beside]
+
+    own = ["model=own_frequency", "model=item_to_item"]
+    assert models(Shape(2_000, 16_000, 400_000, True, 300.0, 30.0)) == own
+    assert models(Shape(2_000, 4_000, 400_000, True, 300.0, 30.0)) == [*own, "model=ease"]
+    few_events = Shape(2_000, 16_000, 200_000, True, 300.0, 30.0)
+    assert models(few_events) == [*own, "experiment=sequence"]
+    seldom = replace(few_events, had_before=0.1)
+    new = Auto().choose(replace(seldom, repeats=False))
+    assert models(seldom) == [*own, *(words[0] for words in (new.words, *new.beside))]
+
+
+def test_what_was_had_before_is_counted_in_validation(tmp_path: Path) -> None:
+    prepared = Prepared(small_shop.make(tmp_path / "again", repeats=True))
+    everybody = np.arange(prepared.num_users)
+    parts = (prepared.parts[name].take(everybody) for name in ("train", "validation"))
+    known, validated = (np.split(one.items, one.offsets[1:-1]) for one in parts)
+    had = [item in known[user] for user in everybody for item in validated[user].tolist()]
+    assert shape_of(prepared).had_before == pytest.approx(np.mean(had))
+    assert 0.0 < np.mean(had) < 1.0
 
 
 def test_few_users_who_take_things_again_get_many_steps() -> None:
-    few = Auto().choose(Shape(190, 4_000, 50_000, True, 300.0, 30.0))
+    few = Auto().choose(Shape(190, 16_000, 400_000, True, 300.0, 30.0))
     assert few.words[-1] == "trainer.batch_users=19"
     assert [*few.beside] == [["model=own_frequency"], ["model=item_to_item"]]
-    many = Auto().choose(Shape(2_000, 4_000, 50_000, True, 300.0, 30.0))
+    many = Auto().choose(Shape(2_000, 16_000, 400_000, True, 300.0, 30.0))
     assert "trainer.batch_users" not in " ".join(many.words)
     assert many.beside == few.beside
     assert not Auto().choose(Shape(10**6, 4_000, 10**8, True, 300.0, 30.0)).beside

@@ -6,6 +6,7 @@ from typing import Any
 
 from deeprec.config import check, compose, to_dict
 from deeprec.console import console
+from deeprec.data.judge import share_had_before
 from deeprec.data.store import SECONDS_PER_DAY, Prepared
 from deeprec.model.auto import Auto, Shape
 from deeprec.override import key_of
@@ -14,6 +15,7 @@ from deeprec.trainer.kinds import input_reads_catalog
 from deeprec.trainer.loop import ALONE
 from deeprec.verb import TrainConfig, VerbConfig, is_solved
 
+LOOKED_AT = 20_000  # users, for what they had before
 PARTS = ("loss", "optimizer", "target", "trainer")
 NOT_OF_MODELS = ("experiment", "model", "prepared", "output_dir", "resume")
 
@@ -85,4 +87,13 @@ def shape_of(prepared: Prepared) -> Shape:
         training_days=None if period is None else (period[1] - period[0]) / SECONDS_PER_DAY,
         judged_days=None if starts is None or ends is None else (ends - starts) / SECONDS_PER_DAY,
         judges_next=prepared.manifest.get("split", {}).get("name") == "leave_last_out",
+        had_before=_had_before(prepared),
     )
+
+
+def _had_before(prepared: Prepared) -> float:
+    """Of what is validated; where nothing is, all, for nothing is known of it."""
+    if not prepared.repeats:
+        return 0.0
+    found = share_had_before(prepared, "validation", LOOKED_AT)
+    return 1.0 if found is None else found

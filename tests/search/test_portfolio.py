@@ -57,9 +57,13 @@ def ended(number: int, values: dict[str, Any], score: float) -> Trial:
 
 
 def test_the_spaces_suit_the_data() -> None:
-    again = ["complete_journey", "item_to_item"]
-    assert names(Shape(10, 10, 50, True, None, None)) == again
-    assert sorted(names(Shape(10, 10, 50, True, 30.0, 10.0))) == [*again, "sequence"]
+    assert names(Shape(10, 10, 50, True, None, None)) == ["taken_again", "item_to_item", "ease"]
+    by_time = ["complete_journey", "item_to_item", "ease", "sequence"]
+    assert names(Shape(10, 10, 50, True, 30.0, 10.0)) == by_time
+    assert names(Shape(10, 10, 50, True, 30.0, None, judges_next=True)) == [
+        "sequence",
+        *by_time[:3],
+    ]
     assert names(Shape(10, 10, 50, False, 30.0, None))[-1] == "sequence"
     assert names(Shape(10, 10, 50, False, 30.0, None, judges_next=True))[0] == "sequence"
     assert {"ease", "linear", "ials", "variational"} <= set(names(MANY_USERS_AN_ITEM))

@@ -66,6 +66,24 @@ def known_users(prepared: Prepared, part: PartName) -> Batch:
     return judged_batch(prepared, users, part, with_target=False)
 
 
+def share_had_before(prepared: Prepared, part: PartName, max_users: int) -> float | None:
+    """Of the events of a part those whose item the user had before; None: the part is empty.
+
+    Args:
+        prepared: the folder.
+        part: `validation` or `holdout`.
+        max_users: so many are looked at.
+    """
+    users = spread(prepared.judged_users(part), max_users)
+    history, judged = prepared.history(users, part), prepared.parts[part].take(users)
+    asked, known = (
+        np.repeat(np.arange(len(users)), one.lengths) * prepared.num_items + one.items
+        for one in (judged, history)
+    )
+    again = np.isin(asked, known)
+    return float(again.mean()) if len(again) else None
+
+
 def attributes_of(prepared: Prepared, user_rows: npt.NDArray[np.int64]) -> dict[str, Jagged]:
     """Per user attribute with a vocabulary, indices of its values; a user with none owns none."""
     return {name: prepared.attribute(name, user_rows) for name in prepared.vocabularies}

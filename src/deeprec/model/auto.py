@@ -10,6 +10,9 @@ SQUARE = 10_000  # items whose [V, V] is no matter: 400 MB
 NEAREST = 200_000  # items each of which may still be predicted by its nearest
 COUNTED = 10**7  # of a user and an item, from which likeness of items is counted in a minute
 EVENTS = 10**6  # of which a sequence encoder learns in minutes
+FEW_EVENTS = 3 * 10**5  # of which it learns beside others in a minute
+SOON = 5_000  # items between which EASE is solved in seconds
+RARELY = 0.2  # of what is judged, had before: below, models of what is new are as good
 SHOWN = 8 * 10**6  # to it, all epochs together; a history is worth three more
 PAIRS = 10**8  # of a user and an item, all of which a variational autoencoder scores in minutes
 BESIDE = "; models that err differently are trained beside it, for several are better than any"
@@ -27,6 +30,12 @@ class Shape:
     training_days: float | None  # None: no times
     judged_days: float | None  # of the validation part; None: not cut off by time
     judges_next: bool = False  # every user's newest events are judged, those before its history
+    had_before: float = 1.0  # share of what is judged whose item the user had before, if it repeats
+
+    @property
+    def in_order(self) -> bool:
+        """Whether what is judged comes after what is known."""
+        return self.judges_next or self.judged_days is not None
 
 
 class Choice(NamedTuple):
@@ -41,8 +50,11 @@ class Auto:
     """Chooses model, width, loss and schedule from the data; `experiment=auto`.
 
     Where items are taken again, the model must know how often and how long ago: the autoencoder
-    with repeat scores, trained on what comes after a cut as long as the part it is validated on, of
-    few users in small batches; it is blended with what was had most and with item-to-item.
+    with repeat scores, of few users in small batches. It is trained as it is judged: on what comes
+    after a cut as long as the part it is validated on, on the next event, or on a part of a
+    history. It is blended with what was had most, with item-to-item, with EASE in small catalogs,
+    with a sequence encoder of few events where order is judged, and where little of what is judged
+    was had before with the models of what is new.
     Elsewhere likeness to the history counts. Where items have few users each, regressions between
     items (EASE, up to some ten thousand items, then its sparse form) say more of it than a table
     that is trained; with many, the linear autoencoder does, its width and number of epochs by
@@ -74,38 +86,39 @@ class Auto:
         return self._again(shape) if shape.repeats else self._new(shape)
 
     def _again(self, shape: Shape) -> Choice:
-        words = ["experiment=complete_journey"]
-        why = "items are taken again here, and what a user had is most of what it takes next"
-        if shape.training_days is None:
-            return self._beside_own(shape, words, f"{why}; without times, cuts lie between events")
-        days = min(shape.judged_days or 30.0, shape.training_days / 4.0)
-        words += [f"target.window_days={days:.6g}", f"target.cut_days={1.15 * days:.6g}"]
-        return self._beside_own(
-            shape, words, f"{why}; windows of {days:.3g} days, as long as it is validated on"
-        )
-
-    def _beside_own(self, shape: Shape, words: list[str], why: str) -> Choice:
-        """The same with models beside it that need no steps, and in small ones of few users."""
+        words, how = _as_judged(shape)
+        why = f"items may be taken again, {shape.had_before:.0%} of what is validated was; {how}"
         if shape.num_items > NEAREST or shape.num_pairs > COUNTED:
             return Choice(words, why)
         if shape.num_users < FEW_USERS:
             batch = max(16, shape.num_users // 10)
             words = [*words, f"trainer.batch_users={batch}"]
             why += f"; batches of {batch}, for {shape.num_users:,} users are few"
-        return Choice(words, why + BESIDE, [["model=own_frequency"], ["model=item_to_item"]])
+        return Choice(words, why + BESIDE, self._beside_again(shape))
+
+    def _beside_again(self, shape: Shape) -> list[Sequence[str]]:
+        found: list[Sequence[str]] = [["model=own_frequency"], ["model=item_to_item"]]
+        if shape.had_before < RARELY:
+            new = self._new(shape)
+            return [*found, new.words, *new.beside]
+        if shape.num_items <= SOON:
+            found.append(_regression(shape))
+        if shape.in_order and shape.num_pairs <= FEW_EVENTS:
+            found.append(self._sequence(shape))
+        return found
 
     def _new(self, shape: Shape) -> Choice:
         linear = self._linear(shape)
         if shape.num_items > NEAREST:
             return linear
-        regression = ["model=ease" if shape.num_items <= SQUARE else "model=sparse_ease"]
+        regression = _regression(shape)
         others = [["experiment=ials"]]
         if shape.judged_days is not None:
             recent = f"{max(1.0, shape.judged_days / 2.0):.3g}"
             fading = ["model.history_weighting=decayed", f"model.fade_days={recent}"]
             others.append(["model=popularity", f"model.recent_days={recent}"])
             others.append(["model=item_to_item", *fading])
-        if shape.num_pairs <= EVENTS and (shape.judges_next or shape.judged_days is not None):
+        if shape.num_pairs <= EVENTS and shape.in_order:
             others.append(self._sequence(shape))
         if shape.num_users * shape.num_items <= PAIRS:
             others.append(["model=variational", "loss=softmax"])
@@ -154,3 +167,21 @@ class Auto:
             f"{shape.num_items:,} items take {width} floats each, {shape.num_users:,} users "
             f"{epochs} epochs of batches of {batch}",
         )
+
+
+def _as_judged(shape: Shape) -> tuple[list[str], str]:
+    """How the autoencoder learns what is taken again, and that in words."""
+    if shape.judged_days is not None and shape.training_days is not None:
+        days = min(shape.judged_days, shape.training_days / 4.0)
+        cuts = [f"target.window_days={days:.6g}", f"target.cut_days={1.15 * days:.6g}"]
+        return ["experiment=complete_journey", *cuts], (
+            f"windows of {days:.3g} days, as long as it is validated on"
+        )
+    if shape.judges_next:
+        cuts = ["target.window_events=1", "target.cut_days=null"]
+        return ["experiment=complete_journey", *cuts], "the next event, as it is validated on"
+    return ["experiment=taken_again"], "a part of each history, as it is validated on"
+
+
+def _regression(shape: Shape) -> list[str]:
+    return ["model=ease" if shape.num_items <= SQUARE else "model=sparse_ease"]

@@ -15,6 +15,8 @@ class Portfolio:
         new: spaces for data whose items are not.
         max_items: the largest catalog that a space is for, by its name.
         need_times: names of spaces for events with times alone.
+        need_order: names of spaces for data where what is judged comes after what is known.
+        need_disorder: names of spaces for data where it does not.
         read_order: names of spaces that are tried first where each user's newest events are judged.
 
     Example:
@@ -33,6 +35,8 @@ class Portfolio:
         new: Mapping[str, Any],
         max_items: Mapping[str, int] | None = None,
         need_times: Sequence[str] = (),
+        need_order: Sequence[str] = (),
+        need_disorder: Sequence[str] = (),
         read_order: Sequence[str] = (),
     ) -> None:
         self.again = {name: space for name, space in again.items() if space is not None}
@@ -40,6 +44,10 @@ class Portfolio:
         self.left_out = [name for name, space in {**again, **new}.items() if space is None]
         self.max_items, self.need_times = dict(max_items or {}), list(need_times)
         self.read_order = list(read_order)
+        self.wrong = {
+            True: list(need_disorder),
+            False: list(need_order),
+        }  # by whether it comes after
         for name, space in {**self.again, **self.new}.items():
             if not isinstance(space, Space):
                 raise ValueError(f"{name} must be a space, as of sweep={name}, got {space!r}")
@@ -52,6 +60,7 @@ class Portfolio:
             for name, space in spaces.items()
             if shape.num_items <= self.max_items.get(name, shape.num_items)
             and (shape.training_days is not None or name not in self.need_times)
+            and name not in self.wrong[shape.in_order]
         }
         first = [name for name in found if name in self.read_order and shape.judges_next]
         return {name: found[name] for name in [*first, *found]}
