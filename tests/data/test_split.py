@@ -132,7 +132,9 @@ def test_leave_last_out_takes_the_last_and_measures_its_leak(
 
 def test_of_a_basket_every_item_is_as_often_held_out(space: Workspace, log: MakeLog) -> None:
     given = [(f"u{user}", f"i{item}", 0) for user in range(400) for item in range(8)]
-    found = labelled(space, LeaveLastOut()(space, log(TIMED, given), 0), TIMED)
+    split = LeaveLastOut()(space, log(TIMED, given), 0)
+    found = labelled(space, split, TIMED)
+    assert "split=user_holdout" in split.checks[-1].advice  # a cut in time leaves nothing before it
     held_out = Counter(item for _, item, _, part, _ in found if part == 2)
     assert all(abs(held_out[f"i{item}"] - 50) < 27 for item in range(8))  # 4 standard deviations
 

@@ -18,7 +18,7 @@ import ibis.expr.types as ir
 import numpy as np
 
 from deeprec.data.column import Instant, instant, iso
-from deeprec.data.contract import TRAINED_TOO, Check, Level
+from deeprec.data.contract import ONE_BASKET, TRAINED_TOO, Check, Level
 from deeprec.data.draw import below, draw
 from deeprec.data.filter import in_order, keep_events, latest_first
 from deeprec.data.log import EventLog
@@ -349,17 +349,26 @@ def _ties(workspace: Workspace, events: ir.Table) -> Check:
     """Users whose holdout begins within a moment, so that a draw says which events are in it."""
     known, held_out = events.part < HOLDOUT, events.part == HOLDOUT
     per_user = events.group_by("user").aggregate(
-        last=events.time.max(where=known), first=events.time.min(where=held_out)
+        last=events.time.max(where=known),
+        first=events.time.min(where=held_out),
+        once=events.time.min() == events.time.max(),
     )
     found = workspace.one(
         per_user,
         judged=per_user["first"].count(),
         tied=(per_user["first"] == per_user["last"]).sum(),
+        baskets=per_user.once.mean() > ONE_BASKET,
     )
     users = found["tied"] or 0
     share = users / found["judged"] if found["judged"] else 0.0
     says = f"of {share:.1%} of the judged users what is held out is drawn from events of one moment"
-    advice = "split=time_cut judges whole baskets" if share > MANY_TIES else ""
+    advice = ""
+    if share > MANY_TIES:
+        advice = "split=time_cut judges whole baskets"
+        if found["baskets"]:  # before one there is nothing
+            advice = (
+                "split=random_fraction, or split=user_holdout, judges part of a basket by the rest"
+            )
     level: Level = "warn" if advice else "ok"
     return Check("ties", level, says, advice, {"users": users, "share": share})
 
