@@ -30,10 +30,11 @@ from deeprec.data.attribute import hashed_column, join_attributes, refuse_unknow
 from deeprec.data.contract import Check
 from deeprec.data.filter import cap_histories, keep_core, keep_events
 from deeprec.data.log import EventLog
-from deeprec.data.part import Indexed, index, pieces, seen_again
+from deeprec.data.part import Indexed, index, of_one_moment, pieces, seen_again
 from deeprec.data.source import short_names
 from deeprec.data.split import Split, with_more_training
 from deeprec.data.store import PARTS, Events
+from deeprec.data.times import look_at_span, look_at_times
 from deeprec.data.user_weight import taken_weights
 from deeprec.data.vocabulary import Stored
 from deeprec.data.workspace import Workspace, workspace
@@ -98,11 +99,12 @@ def _read(space: Workspace, data: Part) -> tuple[EventLog, list[Check]]:
         checks = [*log.checks, *contract.look_at_events(space, log.events, repeats=log.repeats)]
         for column in ("user", "item"):
             checks.extend(contract.look_at_ids(space, log.events, column))
-        checks.extend(contract.look_at_times(space, log.events))
+        checks.extend(look_at_times(space, log.events, told=log.time_format is not None))
         checks.extend(contract.look_at_values(space, log.events, log.filters.minimum_value))
     with _stage("filtered the events"):
         events, dropped = keep_events(space, log.events, log.filters)
-    return replace(log, events=events), [*checks, *dropped]
+        far = look_at_span(space, events)
+    return replace(log, events=events), [*checks, *dropped, *far]
 
 
 def _divide(
@@ -187,6 +189,7 @@ def _counts(space: Workspace, indexed: Indexed) -> dict[str, int]:
     counts["judged_users"] = int(judged.sum())
     counts["empty_users"] = int((judged & (history == 0)).sum())
     counts["holdout_seen"] = seen_again(space, indexed.events)
+    counts["one_moment_users"] = of_one_moment(space, indexed.events)
     return counts
 
 

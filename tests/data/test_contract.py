@@ -78,29 +78,10 @@ def test_traces_of_a_wrong_encoding_are_found(space: Workspace, events: Make) ->
     assert (check.facts["replacement"], check.facts["control"]) == (1, 2)
 
 
-def test_odd_times_are_counted(space: Workspace, events: Make) -> None:
-    now = 1_700_000_000
-    times = [0, 0, -5, 20_170_131, now - 1, now, now + 1, now + 10**6]
-    checks = by_name(
-        contract.look_at_times(space, events("user item time", [("u", "i", t) for t in times]), now)
-    )
-    assert checks["times"].facts["first"] == -5
-    assert checks["times"].facts["last"] == now + 10**6
-    found = {name: check.facts["events"] for name, check in checks.items() if name != "times"}
-    assert found == {
-        "times of zero": 2,
-        "times before 1970": 1,
-        "times from 1970 to 1989": 1,
-        "times in the future": 2,
-    }
-    one = contract.look_at_times(space, events("user item time", [("u", "i", 10**9)] * 2), now)
-    assert [check.level for check in one] == ["ok", "warn"]
-
-
 COUNTS = {
     "users": 10, "items": 5, "train": 9, "train_users": 9, "validation": 3, "validation_users": 3,
     "holdout": 3, "holdout_users": 3, "holdout_unknown": 0, "holdout_seen": 0,
-    "judged_users": 3, "empty_users": 0,
+    "judged_users": 3, "empty_users": 0, "one_moment_users": 1,
 }  # fmt: skip
 
 
@@ -117,9 +98,13 @@ def test_what_cannot_be_hit_is_said() -> None:
     counts = {**COUNTS, "holdout_unknown": 3, "empty_users": 2, "holdout_seen": 2}
     levels = {c.name: c.level for c in contract.look_at_split(counts, "train", repeats=False)}
     assert levels["cold items"] == levels["empty users"] == levels["holdout in history"] == "warn"
-    assert "holdout in history" not in by_name(
-        contract.look_at_split(counts, "train", repeats=True)
-    )
+    repeated = by_name(contract.look_at_split(counts, "train", repeats=True))
+    assert "holdout in history" not in repeated
+    assert "leave_last_out" in repeated["empty users"].advice
+    baskets = {**counts, "one_moment_users": 10}
+    advice = by_name(contract.look_at_split(baskets, "train", repeats=True))["empty users"].advice
+    assert "random_fraction" in advice
+    assert "leave_last_out" not in advice
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -131,26 +132,61 @@ def test_leave_last_out_takes_the_last_and_measures_its_leak(
 
 def test_of_a_basket_every_item_is_as_often_held_out(space: Workspace, log: MakeLog) -> None:
     given = [(f"u{user}", f"i{item}", 0) for user in range(400) for item in range(8)]
-    found = labelled(space, LeaveLastOut()(space, log(TIMED, given), 0), TIMED)
+    split = LeaveLastOut()(space, log(TIMED, given), 0)
+    found = labelled(space, split, TIMED)
+    assert "split=user_holdout" in split.checks[-1].advice  # a cut in time leaves nothing before it
     held_out = Counter(item for _, item, _, part, _ in found if part == 2)
     assert all(abs(held_out[f"i{item}"] - 50) < 27 for item in range(8))  # 4 standard deviations
 
 
-@pytest.mark.parametrize("names", [TIMED, BARE])
-def test_a_random_fraction_is_one_and_repeats_without_times_stay_together(
-    space: Workspace, log: MakeLog, names: str
+@pytest.mark.parametrize(
+    ("names", "repeats"), [(TIMED, True), (TIMED, False), (BARE, True), (BARE, False)]
+)
+def test_a_random_fraction_is_one_and_copies_of_a_pair_stay_together_where_one_tells_the_other(
+    space: Workspace, log: MakeLog, names: str, repeats: bool
 ) -> None:
     given = [tuple(row[: len(names.split())]) for row in drawn(6000)]
-    split = RandomFraction(holdout=0.3, validation=0.1)(space, log(names, given), 0)
-    found = labelled(space, split, names)
+    events = replace(log(names, given), repeats=repeats)
+    found = labelled(space, RandomFraction(holdout=0.3, validation=0.1)(space, events, 0), names)
     shares = Counter(row[-2] for row in found)
-    assert abs(shares[2] / 6000 - 0.3) < 0.05  # 40 * 31 pairs: 4 standard deviations
-    assert abs(shares[1] / 6000 - 0.1) < 0.035
-    parts = defaultdict(set)
+    parts = defaultdict(list)
     for row in found:
-        parts[row[:2]].add(row[-2])
-    together = all(len(part) == 1 for part in parts.values())
-    assert together == (names == BARE)
+        parts[row[:2]].append(row[-2])
+    together = all(len({*part}) == 1 for part in parts.values())
+    assert together == (names == BARE and not repeats)
+    of_pairs = 2 if together else 1  # 40 * 31 pairs in place of 6,000 events: 4 standard deviations
+    assert abs(shares[2] / 6000 - 0.3) < 0.024 * of_pairs
+    assert abs(shares[1] / 6000 - 0.1) < 0.0155 * of_pairs
+
+
+@pytest.mark.parametrize("name", ["RandomFraction", "UserHoldout", "Given"])
+def test_copies_of_a_pair_are_drawn_one_by_one_and_the_first_as_one_alone(
+    space: Workspace, log: MakeLog, name: str
+) -> None:
+    names, pairs = "user item value", [(f"u{n % 40}", f"i{n // 40}") for n in range(800)]
+    given = [(*pair, float(copy)) for n, pair in enumerate(pairs) for copy in range(n % 3 + 1)]
+    further = log(names, [("u1", "i1", 9.0)])
+    rule = {
+        "RandomFraction": RandomFraction(),
+        "UserHoldout": UserHoldout(holdout_users=0.4, validation_users=0.4, fold_in=0.5),
+        "Given": Given(holdout="further"),
+    }[name]
+
+    def split(rows: list[Row]) -> list[Row]:
+        return labelled(
+            space, rule(space, replace(log(names, rows), more=lambda _: further), 7), names
+        )
+
+    found = split(given)
+    assert split(random.Random(1).sample(given, len(given))) == found
+    parts = defaultdict(set)
+    for user, item, value, part, _ in found:
+        if value < 9:
+            parts[user, item].add(part)
+    assert {len(one) for one in parts.values()} >= {1, 2}
+    if name != "UserHoldout":  # which judges the same share of more
+        firsts = [row for row in given if row[2] == 0]
+        assert [row for row in found if row[2] in (0, 9)] == split(firsts)
 
 
 @pytest.mark.parametrize("names", [TIMED, BARE])
@@ -195,8 +231,11 @@ def test_a_given_holdout_is_read_and_filtered_as_the_data_are(
     assert abs(sum(part == 1 for _, _, _, part, _ in found) / 2000 - 0.1) < 0.03
     assert [file.name for file in split.files] == ["test.csv"]
     assert {c.name: c.level for c in split.checks} == {"overlap": "ok"}
-    again = Given(holdout=str(tmp_path / "train.csv"))(space, given, 3)
-    assert again.checks[-1].facts == {"events": 2000}
+    for repeats, level in [(False, "warn"), (True, "ok")]:  # which no time tells from an overlap
+        again = Given(holdout=str(tmp_path / "train.csv"))(
+            space, replace(given, repeats=repeats), 3
+        )
+        assert (again.checks[-1].level, again.checks[-1].facts) == (level, {"events": 2000})
 
 
 def test_a_given_holdout_needs_a_form_to_read(space: Workspace, log: MakeLog) -> None:

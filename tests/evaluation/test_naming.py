@@ -1,5 +1,6 @@
 """Which runs count as seeds of one config, and what blends are called."""
 
+from pathlib import PurePath
 from typing import Any
 
 import pytest
@@ -31,7 +32,10 @@ def test_blends_whose_weights_were_chosen_are_seeds_of_one_config() -> None:
     one, other = blend(1, [0.4, 0.6]), blend(2, [0.5, 0.5])
     assert trained(one, of_run(1)) == trained(other, of_run(2))
     assert trained(one, of_run(1)) != trained(other, of_run(2, lr=0.2))
-    assert named(["blend"] * 2, [one, other], ["x", "y"]) == ["blend, seed=1", "blend, seed=2"]
+    assert named(["blend"] * 2, [one, other], [PurePath("x"), PurePath("y")]) == [
+        "blend, seed=1",
+        "blend, seed=2",
+    ]
     assert trained(auto(1, 3, "0.1")) == trained(auto(2, 2, "0.1"))
     assert trained(auto(1, 3, "0.1")) != trained(auto(2, 3, "0.2"))
 
@@ -40,3 +44,22 @@ def test_blends_whose_weights_were_chosen_are_seeds_of_one_config() -> None:
 def test_weights_that_were_given_are_of_the_config(weights: list[float], same: bool) -> None:
     one, other = blend(1, [0.4, 0.6], cutoff=None), blend(2, weights, cutoff=None)
     assert (trained(one, of_run(1)) == trained(other, of_run(2))) is same
+
+
+@pytest.mark.parametrize(
+    ("folders", "called"),
+    [
+        (["/d/sweeps/shop/best", "/d/runs/shop"], ["shop/best", "runs/shop"]),
+        (["/d/a/blend", "/d/runs/shop"], ["a/blend", "runs/shop"]),  # "blend in blend" says nothing
+        (["/d/runs/shop", "/d/runs/shop/again"], ["shop", "again"]),  # nothing sets these apart
+        (["/d/runs/shop", "/d/runs/shop", "/d/runs/new"], ["shop", "shop", "new"]),
+    ],
+)
+def test_a_folder_is_called_by_as_many_names_as_tell_it(
+    folders: list[str], called: list[str]
+) -> None:
+    configs = [{"parts": n * "part "} for n in range(20, 20 + len(folders))]
+    names = ["blend"] * len(folders)
+    # a run of another model is called by no folder, and makes nobody's longer
+    found = named([*names, "ease"], [*configs, {}], [*map(PurePath, folders), PurePath("/d/shop")])
+    assert found == [*(f"blend in {one}" for one in called), "ease"]

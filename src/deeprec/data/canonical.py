@@ -41,7 +41,8 @@ def canonical_log(
     canonical = workspace.keep("canonical", raw.select(**converted))
     events, dropped = without(workspace, canonical, _missing(canonical), str(source.files[0]))
     filled, unknown = _filled(workspace, events)
-    return EventLog(filled, repeats, filters, source.files, (*notes, *dropped, *unknown))
+    checks = (*notes, *dropped, *unknown)
+    return EventLog(filled, repeats, filters, source.files, checks, time_format=time_format)
 
 
 def without(

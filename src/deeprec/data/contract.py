@@ -1,7 +1,6 @@
 """What is wrong with these events, said before any training: ok, warn or fail, and what to do."""
 
 import os
-import time
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,7 +12,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from rich.table import Table
 
-from deeprec.data.column import iso
 from deeprec.data.workspace import Workspace
 from deeprec.errors import DataError
 from deeprec.verb import TrainOn
@@ -25,6 +23,7 @@ COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 LONG_HISTORY = 100_000  # events of one user, above which a batch of few users fills the memory
 MANY_REPEATS = 0.2  # share of events, above which forbidding repeats hides what people do
 MANY_COLD = 0.3  # share of holdout events on items outside the catalog
+ONE_BASKET = 0.9  # share of users of one moment, above which a user is a basket
 MOST_RATINGS = 11  # steps of a scale of ratings, and the highest of it
 MANY_FILES = 5  # more are not all named
 EXAMPLE_WIDTH = 128  # units of the catalog table in the memory estimate
@@ -33,7 +32,6 @@ TRAINED_TOO: dict[TrainOn, tuple[str, ...]] = {
     "validation": ("validation",),
     "everything": ("validation", "holdout"),
 }
-EARLY = 20 * 365 * 86_400  # seconds; times before 1990 are rarely meant
 
 
 @dataclass(frozen=True)
@@ -166,30 +164,6 @@ def look_at_ids(workspace: Workspace, events: ir.Table, column: str) -> list[Che
     """
     ids = workspace.keep("ids", events.select(id=events[column]).distinct())
     return [_look_alikes(workspace, ids, column), _damaged(workspace, ids, column)]
-
-
-def look_at_times(workspace: Workspace, events: ir.Table, now: float | None = None) -> list[Check]:
-    """Range of the times, and times that cannot be.
-
-    Args:
-        now: seconds since 1970; default: the clock.
-    """
-    if "time" not in events.columns:
-        return [Check("times", "ok", "none: no time cut, no recency, no order of history")]
-    now = time.time() if now is None else now
-    when = events.time
-    facts = workspace.one(
-        events,
-        first=when.min(),
-        last=when.max(),
-        future=(when > int(now)).sum(),
-        zero=(when == 0).sum(),
-        negative=(when < 0).sum(),
-        early=((when > 0) & (when < EARLY)).sum(),
-        distinct=when.nunique(),
-    )
-    said = f"{iso(facts['first'])} to {iso(facts['last'])} UTC"
-    return [Check("times", "ok", said, facts=facts), *_odd_times(facts)]
 
 
 def look_at_catalog(popularity: pa.ChunkedArray) -> Check:
@@ -339,24 +313,6 @@ def _damaged(workspace: Workspace, ids: ir.Table, column: str) -> Check:
     return Check(name, "warn", says, "was the file converted from another encoding?", facts)
 
 
-def _odd_times(facts: Mapping[str, int]) -> list[Check]:
-    odd = {
-        "future": ("times in the future", "a clock, a unit or a time zone is wrong"),
-        "zero": ("times of zero", "is 0 how the source writes an unknown time?"),
-        "negative": ("times before 1970", "is that how the source writes an unknown time?"),
-        "early": ("times from 1970 to 1989", "are these seconds, or dates such as 20170131?"),
-    }
-    found = [
-        Check(name, "warn", f"{facts[key]:,} events", advice, {"events": facts[key]})
-        for key, (name, advice) in odd.items()
-        if facts[key]
-    ]
-    if facts["first"] == facts["last"]:
-        advice = "use split=random_fraction, or leave out data.time"
-        found.append(Check("one time", "warn", "every event has the same time", advice))
-    return found
-
-
 def _enough(name: str, events: int, users: int, advice: str) -> Check:
     says = f"{events:,} events of {users:,} users"
     facts = {"events": events, "users": users}
@@ -387,10 +343,16 @@ def _cold_users(counts: Mapping[str, Any]) -> Check:
     if few_known := empty > 0.5 * judged:
         advice = (
             "all of them get the same list, and no model can be told from another by it; judge "
-            "what follows in the same history (split=leave_last_out, or split=user_holdout)"
+            f"{_of_known_users(counts)}"
         )
     level: Level = "warn" if few_known else "ok"
     return Check("empty users", level, says, advice, {"users": empty})
+
+
+def _of_known_users(counts: Mapping[str, Any]) -> str:
+    if counts["one_moment_users"] > ONE_BASKET * counts["users"]:
+        return "part of a basket by the rest (split=random_fraction, or split=user_holdout)"
+    return "what follows in the same history (split=leave_last_out, or split=user_holdout)"
 
 
 def _seen_again(counts: Mapping[str, Any], *, repeats: bool) -> list[Check]:

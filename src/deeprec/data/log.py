@@ -23,6 +23,7 @@ class EventLog:
         checks: what reading found.
         user_attributes: tables of `user` and attributes; a user may be missing from them.
         item_attributes: tables of `item` and attributes.
+        time_format: how times are written, where that was told.
         more: reads further events of the same form from another place; None if there is no form.
         holdout_from: the instant that `split=auto` judges from, if the data set has a usual one.
         validation_from: the instant that `split=auto` validates from.
@@ -35,6 +36,7 @@ class EventLog:
     checks: tuple[Check, ...] = ()
     user_attributes: tuple[ir.Table, ...] = ()
     item_attributes: tuple[ir.Table, ...] = ()
+    time_format: str | None = None
     more: Callable[[str], "EventLog"] | None = None
     holdout_from: str | int | None = None
     validation_from: str | int | None = None

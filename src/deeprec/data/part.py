@@ -107,6 +107,14 @@ def seen_again(workspace: Workspace, events: ir.Table) -> int:
     return workspace.count(again)
 
 
+def of_one_moment(workspace: Workspace, events: ir.Table) -> int:
+    """Users all of whose events happened at once, where times are known."""
+    if "times" not in events.columns:
+        return 0
+    spans = events.group_by("row").aggregate(span=events.times.max() - events.times.min())
+    return workspace.count(spans.filter(spans.span == 0))
+
+
 def _users(workspace: Workspace, events: ir.Table) -> ir.Table:
     users = events.select("user", "role").distinct()
     row = ibis.row_number().over(order_by=users.user)

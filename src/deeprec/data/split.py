@@ -2,8 +2,9 @@
 
 Every rule also draws a validation part, so that nothing is ever chosen on the holdout. A draw is a
 hash of the seed and of what is drawn (the user, the item and, where known, the time), never of its
-place in a file: the same events and seed give the same split in any order of rows, and events of
-one user on one item stay together where there are no times.
+place in a file: the same events and seed give the same split in any order of rows. Where there are
+no times, events of one user on one item are counted where repeats are recommended, so that each is
+drawn on its own, and stay together where they are not, as one that is known cannot be hit.
 """
 
 import math
@@ -17,9 +18,9 @@ import ibis.expr.types as ir
 import numpy as np
 
 from deeprec.data.column import Instant, instant, iso
-from deeprec.data.contract import TRAINED_TOO, Check, Level
+from deeprec.data.contract import ONE_BASKET, TRAINED_TOO, Check, Level
 from deeprec.data.draw import below, draw
-from deeprec.data.filter import keep_events, latest_first
+from deeprec.data.filter import in_order, keep_events, latest_first
 from deeprec.data.log import EventLog
 from deeprec.data.store import PARTS
 from deeprec.data.workspace import Workspace
@@ -180,7 +181,7 @@ class LeaveLastOut:
 
 
 class RandomFraction:
-    """Each event is drawn on its own.
+    """Each event is drawn on its own; without times and repeats, each pair of user and item is.
 
     Args:
         holdout: share of all events.
@@ -192,7 +193,7 @@ class RandomFraction:
         self.holdout, self.validation = holdout, validation
 
     def __call__(self, workspace: Workspace, log: EventLog, seed: int) -> Split:
-        drawn = draw(seed, *_what_is_drawn(log.events))
+        drawn = draw(seed, *_what_is_drawn(log))
         part = ibis.cases(
             (below(drawn, self.holdout), HOLDOUT),
             (below(drawn, self.holdout + self.validation), VALIDATION),
@@ -239,7 +240,7 @@ class UserHoldout:
             (below(drawn, self.holdout_users + self.validation_users), "validation"),
             else_="train",
         )
-        events = log.events.mutate(role=role, drawn=draw(seed, *_what_is_drawn(log.events)))
+        events = log.events.mutate(role=role, drawn=draw(seed, *_what_is_drawn(log)))
         events = self._fold_in(workspace.keep("roles", events))
         settings = {
             "holdout_users": self.holdout_users,
@@ -280,20 +281,30 @@ class Given:
             raise DataError("split=given reads further events as the data does; use data=table")
         further = log.more(self.holdout)
         held_out, checks = keep_events(workspace, further.events, log.filters)
-        drawn = below(draw(seed, *_what_is_drawn(log.events)), self.validation)
+        drawn = below(draw(seed, *_what_is_drawn(log)), self.validation)
         own = log.events.mutate(part=drawn.cast("int8"))
         both = own.union(held_out.mutate(part=ibis.literal(HOLDOUT, "int8")))
         events = workspace.keep("given", both.mutate(role=ibis.literal("all")))
         settings = {"holdout": self.holdout, "validation": self.validation}
         all_checks = [_of_the_holdout(check) for check in (*further.checks, *checks)]
-        all_checks.append(_overlap(workspace, log.events, held_out))
+        all_checks.append(_overlap(workspace, log, held_out))
         return Split(events, "given", settings, checks=tuple(all_checks), files=further.files)
 
 
-def _what_is_drawn(events: ir.Table) -> list[ir.Column]:
-    """Where there are times, each event by itself; else all events of a user on an item."""
-    names = ("user", "item", "time")
-    return [events[name].cast("string") for name in names if name in events.columns]
+def _what_is_drawn(log: EventLog) -> list[ir.Column]:
+    """Where there are times, each event by itself; else all events of a user on an item.
+
+    Unless those are repeats, which are then numbered: the first of them is drawn as one alone is,
+    and which is which makes no difference, as those equal in every column are the same.
+    """
+    user, item = log.events.user, log.events.item
+    if log.has_times:
+        return [user, item, log.events.time.cast("string")]
+    if not log.repeats:
+        return [user, item]
+    number = ibis.row_number().over(group_by=[user, item], order_by=in_order(log.events))
+    again = ibis.literal("\x1f") + number.cast("string")
+    return [user, item + ibis.ifelse(number == 0, "", again)]
 
 
 def _newest(workspace: Workspace, events: ir.Table, share: float) -> int:
@@ -338,29 +349,39 @@ def _ties(workspace: Workspace, events: ir.Table) -> Check:
     """Users whose holdout begins within a moment, so that a draw says which events are in it."""
     known, held_out = events.part < HOLDOUT, events.part == HOLDOUT
     per_user = events.group_by("user").aggregate(
-        last=events.time.max(where=known), first=events.time.min(where=held_out)
+        last=events.time.max(where=known),
+        first=events.time.min(where=held_out),
+        once=events.time.min() == events.time.max(),
     )
     found = workspace.one(
         per_user,
         judged=per_user["first"].count(),
         tied=(per_user["first"] == per_user["last"]).sum(),
+        baskets=per_user.once.mean() > ONE_BASKET,
     )
     users = found["tied"] or 0
     share = users / found["judged"] if found["judged"] else 0.0
     says = f"of {share:.1%} of the judged users what is held out is drawn from events of one moment"
-    advice = "split=time_cut judges whole baskets" if share > MANY_TIES else ""
+    advice = ""
+    if share > MANY_TIES:
+        advice = "split=time_cut judges whole baskets"
+        if found["baskets"]:  # before one there is nothing
+            advice = (
+                "split=random_fraction, or split=user_holdout, judges part of a basket by the rest"
+            )
     level: Level = "warn" if advice else "ok"
     return Check("ties", level, says, advice, {"users": users, "share": share})
 
 
-def _overlap(workspace: Workspace, events: ir.Table, held_out: ir.Table) -> Check:
+def _overlap(workspace: Workspace, log: EventLog, held_out: ir.Table) -> Check:
     """Holdout events that a model has already learned from."""
-    names = [name for name in ("user", "item", "time") if name in events.columns]
-    both = held_out.semi_join(events, names)
-    count = workspace.count(both)
+    names = [name for name in ("user", "item", "time") if name in log.events.columns]
+    count = workspace.count(held_out.semi_join(log.events, names))
     says = f"{count:,} holdout events also stand in the data ({', '.join(names)} equal)"
     if not count:
         return Check("overlap", "ok", says, facts={"events": 0})
+    if log.repeats and not log.has_times:
+        return Check("overlap", "ok", f"{says}: without times, repeats", facts={"events": count})
     return Check("overlap", "warn", says, "take them out of one of the two", {"events": count})
 
 

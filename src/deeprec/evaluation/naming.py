@@ -15,7 +15,7 @@ MOST_KEYS, MOST_LETTERS = 3, 60
 
 
 def named(
-    names: Sequence[str], configs: Sequence[Mapping[str, Any]], folders: Sequence[str]
+    names: Sequence[str], configs: Sequence[Mapping[str, Any]], folders: Sequence[PurePath]
 ) -> list[str]:
     """Names of runs: the model, and the settings in which runs of that model differ.
 
@@ -24,18 +24,20 @@ def named(
     Args:
         names: of the models.
         configs: what each run was told.
-        folders: what the folder of each is called.
+        folders: where each lies.
 
     Example:
-        >>> named(["a", "a", "b"], [{"seed": 1}, {"seed": 2}, {"seed": 1}], ["x", "y", "z"])
+        >>> folders = [PurePath("/runs/x"), PurePath("/runs/y"), PurePath("/runs/z")]
+        >>> named(["a", "a", "b"], [{"seed": 1}, {"seed": 2}, {"seed": 1}], folders)
         ['a, seed=1', 'a, seed=2', 'b']
-        >>> named(["a", "a"], [{"parts": "p" * 80}, {"parts": "q" * 80}], ["x", "y"])
+        >>> named(["a", "a"], [{"parts": "p" * 80}, {"parts": "q" * 80}], folders[:2])
         ['a in x', 'a in y']
     """
     flat = [trained_alike(config) for config in configs]
     told = []
     for name, one, folder in zip(names, flat, folders, strict=True):
-        alike = [other for other, its in zip(flat, names, strict=True) if its == name]
+        same = [place for place, its in enumerate(names) if its == name]
+        alike = [flat[place] for place in same]
         every = sorted({key for other in alike for key in other})
         keys = [key for key in every if len({str(other.get(key)) for other in alike}) > 1]
         settings = ", ".join(f"{_short(key, keys)}={one.get(key)}" for key in keys)
@@ -44,7 +46,7 @@ def named(
         elif len(keys) <= MOST_KEYS and len(settings) <= MOST_LETTERS:
             told.append(f"{name}, {settings}")
         else:
-            told.append(f"{name} in {folder}")
+            told.append(f"{name} in {apart([folders[place] for place in same], name)[folder]}")
     return told
 
 
@@ -73,19 +75,34 @@ def _as_told(model: Any) -> Any:
     return {**model, "members": members, "weights": weights}
 
 
-def apart(folders: Sequence[PurePath]) -> list[str]:
-    """What folders are called: so many of their last names that no two are alike.
+def apart(folders: Sequence[PurePath], model: str) -> dict[PurePath, str]:
+    """What folders of runs of a model are called: so many of their last names as tell them apart.
+
+    Where that can be had, none is also found in the path of another, or is the name of the model.
 
     Example:
-        >>> apart([PurePath("/a/x/run"), PurePath("/a/y/run")])
+        >>> list(apart([PurePath("/a/x/run"), PurePath("/a/y/run")], "blend").values())
         ['x/run', 'y/run']
+        >>> list(apart([PurePath("/sweeps/shop/blend"), PurePath("/runs/shop")], "blend").values())
+        ['shop/blend', 'runs/shop']
     """
-    most = max((len(folder.parts) for folder in folders), default=1)
-    for count in range(1, most + 1):
-        names = ["/".join(folder.parts[-count:]) for folder in folders]
-        if len({*names}) == len({*folders}):
-            break
-    return names if folders else []
+    most = max(len(folder.parts) for folder in folders)
+    ends = [
+        {one: "/".join(one.parts[-count:]).lstrip("/") for one in folders}
+        for count in range(1, most + 1)
+    ]
+    different = [names for names in ends if len({*names.values()}) == len(names)]
+    return next((names for names in different if _telling(names, model)), different[0])
+
+
+def _telling(names: Mapping[PurePath, str], model: str) -> bool:
+    within = [
+        other
+        for folder, name in names.items()
+        for other in names
+        if other != folder and f"/{name}/" in f"/{other.as_posix()}/"
+    ]
+    return not within and model not in names.values()
 
 
 def trained(

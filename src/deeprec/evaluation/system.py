@@ -20,7 +20,7 @@ from deeprec.data.judge import distinct, known_users
 from deeprec.data.lists import read_lists
 from deeprec.data.translation import Translation, ask
 from deeprec.errors import ConfigError
-from deeprec.evaluation.naming import apart, named, trained
+from deeprec.evaluation.naming import named, trained
 from deeprec.evaluation.question import Question
 from deeprec.halving import Lists
 from deeprec.metric.hits import found as found_in
@@ -86,7 +86,7 @@ def open_systems(
     """
     systems = [open_system(path, question, device) for path in paths]
     runs = [system for system in systems if system.kind == "run"]
-    folders = apart([Path(run.source["run"]).resolve() for run in runs])
+    folders = [Path(run.source["run"]).resolve() for run in runs]
     names = named([run.name for run in runs], [run.config for run in runs], folders)
     for run, name in zip(runs, names, strict=True):
         run.name = name
