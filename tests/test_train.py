@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import small_shop
+import standin
 from deeprec import folder
 from deeprec.batch import Task
 from deeprec.config import compose
@@ -304,6 +305,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(
 import os, signal, sys
 from pathlib import Path
 import small_shop
+import standin
 from deeprec.model.autoencoder import Autoencoder
 from deeprec.train import train
 from deeprec.work import Work
@@ -548,6 +550,15 @@ def test_a_run_that_nobody_teaches_says_so_and_leaves_nothing(
     with pytest.raises(DataError, match=r"none of 60 users had both a history and a target"):
         train(small_shop.settings(prepared, tmp_path / "run", *words))
     assert not (tmp_path / "run").exists()
+
+
+def test_where_nothing_can_fade_it_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    timeless = standin.prepared_folder(tmp_path / "prepared", times=False).path
+    words = ["model=ease", "model.history_weighting=decayed", "logger.wandb=off"]
+    train(small_shop.composed(timeless, tmp_path / "run", *words))
+    assert "without times nothing fades" in capsys.readouterr().out
 
 
 def test_after_a_loss_that_is_not_finite_what_was_saved_is_whole(

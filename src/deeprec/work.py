@@ -205,6 +205,12 @@ class Work(Assembly):
             f"{users:,} users to train on, {judged:,} to validate on, {self.facts.num_items:,} "
             f"items, {weights:,} weights"
         )
+        if self.config.model.get("history_weighting") == "decayed" and not self.prepared.has_times:
+            console.print(
+                "[yellow]note[/yellow] without times nothing fades: model.history_weighting=decayed "
+                "counts events, as log_count does",
+                soft_wrap=True,
+            )
         if self.more is not None:
             console.print(
                 self.more.told(1 if self.solved else len(self.data.training)), soft_wrap=True
