@@ -207,8 +207,8 @@ class Work(Assembly):
         )
         if self.config.model.get("history_weighting") == "decayed" and not self.prepared.has_times:
             console.print(
-                "[yellow]note[/yellow] without times nothing fades: model.history_weighting=decayed "
-                "counts events, as log_count does",
+                "[yellow]note[/yellow] without times nothing fades: "
+                "model.history_weighting=decayed counts events, as log_count does",
                 soft_wrap=True,
             )
         if self.more is not None:
