@@ -105,7 +105,8 @@ def test_training_learns_what_the_data_holds(whole: Path, prepared: Path, tmp_pa
 def test_the_bias_begins_at_log_odds_only_where_the_loss_reads_scores_so(
     prepared: Path, tmp_path: Path, loss: str, begins_at_0: bool
 ) -> None:
-    config = small_shop.settings(prepared, tmp_path / "run", f"loss={loss}")
+    words = f"loss={loss}", "model.reconstruction=0"
+    config = small_shop.settings(prepared, tmp_path / "run", *words)
     bias_V = Work(config, Prepared(prepared)).learner.recommender.item_bias
     assert bool((bias_V == 0.0).all()) is begins_at_0
 
@@ -117,12 +118,17 @@ def test_the_bias_begins_at_log_odds_only_where_the_loss_reads_scores_so(
         (
             ["loss=cosine", "loss.exclude_self=true", "loss.gram_items=25"],
             [
+                "model.reconstruction: must be 0 with Cosine",
                 "loss.exclude_self: must be false or null",
                 "loss.gram_items: must be at most the 24",
                 "loss.gram_items: needs a model with one task",
             ],
         ),
-        (["loss=squared", "loss.gram_items=5"], ["loss.gram_items: needs a model with one task"]),
+        (
+            ["loss=squared", "loss.gram_items=5"],
+            ["loss.gram_items: needs a model with one task", "must be 0 with Squared, to which"],
+        ),
+        (["loss=regression", "loss.output=identity"], ["model.reconstruction: must be 0 with"]),
         (
             [
                 "loss=squared",

@@ -32,7 +32,7 @@ class Activated:
     """
 
     def __init__(
-        self, output: Output, *, slope: float = 1.0, alpha: float = 1.0, scale: float = 1.0507
+        self, output: Output, *, slope: float = 0.01, alpha: float = 1.0, scale: float = 1.0507
     ) -> None:
         if output not in OUTPUTS:
             raise ValueError(f"output must be one of {', '.join(OUTPUTS)}; got {output!r}")

@@ -23,7 +23,7 @@ from deeprec.data.target import ByKind, Reconstruct, Target
 from deeprec.device import choose_device
 from deeprec.errors import ConfigError, DataError
 from deeprec.loss.auto import Auto
-from deeprec.loss.fit import Trained, advice, unfit_engine, unfit_weights
+from deeprec.loss.fit import Trained, advice, unfit_engine, unfit_left_out, unfit_weights
 from deeprec.loss.inverse_propensity import InversePropensity
 from deeprec.loss.negatives import Negatives
 from deeprec.machine import cores
@@ -208,17 +208,17 @@ class Assembly:
             rate=self._rate(),
             brake=None if config.brake is None else instantiate(config.brake),
             group=self.group,
-            shards=self._new_shards(),
+            shards=self._new_shards(model),
         )
 
-    def _new_shards(self) -> Shards | None:
+    def _new_shards(self, model: nn.Module) -> Shards | None:
         """What several processes share out, if anything."""
         group, loop = self.group, self.loop
         if group is None or not (loop.shard_catalog or loop.shard_inputs):
             return None
         catalog = CatalogShards(group, self.facts.num_items) if loop.shard_catalog else None
         inputs = InputShards(group, self.device.torch) if loop.shard_inputs else None
-        return Shards(group, catalog, inputs)
+        return Shards(group, catalog, inputs, num_tasks=_num_tasks(model))
 
     def _rate(self) -> Callable[[int], float] | None:
         """What the learning rates of a step are multiplied with, beside the optimizer's own."""
@@ -263,14 +263,16 @@ class Assembly:
             changed_by_input=kinds_of(model).tied
             and not shows_target
             and getattr(model, "repeat", None) is None,
-            num_tasks=2 if getattr(model, "reconstruction", 0.0) > 0.0 else 1,
+            num_tasks=_num_tasks(model),
             weighted=self.config.weighting is not None,
             valued=getattr(self.data.training.target, "weigh", False),
             weighted_users=self.weighs_users,
             learns_next=self.learns_next,
             clipped_slopes=optimizer.constraints.score_slope_norm is not None,
+            leaves_out=_num_tasks(model) > 1,
         )
         found = loss.unfit(trained) if hasattr(loss, "unfit") else []
+        found += unfit_left_out(loss, trained)
         found += [*unfit_weights(loss, trained), *unfit_engine(loss, trained)]
         if self.more is not None and not shows_target:
             found.append(
@@ -385,6 +387,11 @@ class Assembly:
         per_user: Callable[[npt.NDArray[np.int64]], PerUser] | None
         per_user = getattr(model, "per_user", None)
         return None if per_user is None else per_user(self.data.training.lengths)
+
+
+def _num_tasks(model: nn.Module) -> int:
+    """Of a step: beside the target, to reconstruct the history, where the model does."""
+    return 2 if getattr(model, "reconstruction", 0.0) > 0.0 else 1
 
 
 def _set_threads(loop: Loop) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from deeprec import config
 from deeprec.dsstne import command
@@ -13,6 +14,7 @@ from deeprec.dsstne.import_network import import_network
 from deeprec.dsstne.mapping import mapped
 from deeprec.dsstne.network import Activation, Error, LayerKind
 from deeprec.errors import ConfigError, DataError
+from deeprec.loss.regression import Regression
 from deeprec.train import train
 from deeprec.verb import TrainConfig
 from small_shop import make
@@ -110,6 +112,16 @@ def test_sources_skips_and_parameters_of_activations(tmp_path: Path) -> None:
     assert config.loss["normalise_targets"] is True
     [layer] = brought(sample("marginal"), tmp_path, *WORDS).model["layers"]
     assert (layer["slope"], layer["batch_norm"]) == (0.5, True)
+
+
+def test_a_leaky_output_has_the_slope_of_dsstne_and_ours_leaks() -> None:
+    network, _ = read_definition(sample("direct"))
+    network.layers[-1].slope = 1.0  # what DSSTNE takes where none is told
+    found = mapped(network)
+    assert found.loss["slope"] == 1.0
+    assert any(one.where == "Output.Activation" and "slope 1" in one.says for one in found.remarks)
+    leaky = Regression(output="leaky_relu").activated
+    assert float(leaky(torch.tensor(-2.0))) == pytest.approx(-0.02)
 
 
 def test_one_table_and_boosted_errors(tmp_path: Path) -> None:

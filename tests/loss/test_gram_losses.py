@@ -141,6 +141,27 @@ def test_without_its_own_contribution_an_item_must_be_told_by_the_others() -> No
         torch.testing.assert_close(our, their, rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.parametrize("exclude_self", [True, False])
+def test_a_faded_history_teaches_as_it_did(exclude_self: bool) -> None:
+    """A direction has no length, and so neither value nor gradient knows of it."""
+    draw = torch.Generator().manual_seed(6)
+    unit = nn.functional.normalize(torch.randn(ITEMS, WIDTH, generator=draw))
+    _, _, target = problem(5)
+    none = torch.zeros(0, dtype=torch.int64), torch.zeros(USERS + 1, dtype=torch.int64)
+    runs = []
+    for faded in (1.0, 1e-15):
+        rows = Jagged(target.values, target.offsets, target.weights.float() * faded)
+        table = unit.clone().requires_grad_()
+        # of users of a linear model; of any other, fading is that of the target alone
+        hidden = dense(target).float() @ table * (faded if exclude_self else 1.0)
+        encoded = Encoded(hidden, *none, torch.zeros(0))
+        value = Cosine(ITEMS, exclude_self=exclude_self)(encoded, table, torch.zeros(ITEMS), rows)
+        value.backward()
+        runs.append((value.detach(), table.grad))
+    for ours, faded_ones in zip(*runs, strict=True):
+        torch.testing.assert_close(faded_ones, ours)
+
+
 @pytest.mark.parametrize("loss", [Squared(2000, block_items=50), Cosine(2000, block_items=50)])
 def test_users_by_catalog_never_exists(loss: nn.Module) -> None:
     users, items, width = 64, 2000, 4

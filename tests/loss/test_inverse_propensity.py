@@ -35,7 +35,8 @@ def softmax(scores: Tensor, ones: Tensor, weights: Tensor) -> Tensor:
 
 
 def normalised(scores: Tensor, ones: Tensor, weights: Tensor) -> Tensor:
-    return softmax(scores, ones / ones.sum(1, keepdim=True), weights)
+    weighed = ones * weights
+    return softmax(scores, ones, weighed / weighed.sum(1, keepdim=True))
 
 
 def binary(scores: Tensor, ones: Tensor, weights: Tensor) -> Tensor:
@@ -54,7 +55,8 @@ def squared(scores: Tensor, ones: Tensor, weights: Tensor) -> Tensor:
 
 
 def contrastive(scores: Tensor, ones: Tensor, weights: Tensor) -> Tensor:
-    near = ones / ones.sum(1, keepdim=True) * weights * (1 - scores)
+    weighed = ones * weights
+    near = weighed / weighed.sum(1, keepdim=True) * (1 - scores)
     return (near + (1 - ones) * (scores - 0.4).relu() * 10.0 / ITEMS).sum() / USERS
 
 
@@ -63,6 +65,11 @@ LOSSES = [
     (Softmax(normalise_targets=True, block_items=4), normalised),
     (SampledSoftmax(ITEMS, negatives=ITEMS), softmax),
     (SampledSoftmax(ITEMS, negatives=ITEMS, shared_targets=False), softmax),
+    (SampledSoftmax(ITEMS, negatives=ITEMS, normalise_targets=True), normalised),
+    (
+        SampledSoftmax(ITEMS, negatives=ITEMS, normalise_targets=True, shared_targets=False),
+        normalised,
+    ),
     (Marginal(block_items=4), binary),
     (Asymmetric(zero_focus=0.0, block_items=4), binary),
     (SampledBinary(ITEMS, negatives=ITEMS), binary),

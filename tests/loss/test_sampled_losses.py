@@ -1,5 +1,6 @@
 """Sampled losses: exact where everything is drawn, unbiased where they say so, blind to V."""
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -279,10 +280,37 @@ def test_gbce_raises_the_probability_of_targets_to_a_power(t: float) -> None:
     value = loss(flat, torch.zeros(8, 2, dtype=torch.float64), bias, target)
     value.backward()
     (drawn,) = [i for i in bias.grad.nonzero().flatten().tolist() if i != 2]
-    rate = 2 / 8
+    rate = 1 / 8  # of one draw
     power = rate * (t * (1 - 1 / rate) + 1 / rate)
     p = torch.sigmoid(bias.detach())
     torch.testing.assert_close(value.detach(), -power * p[2].log() - (1 - p[drawn]).log())
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5])
+@pytest.mark.parametrize("shared", [False, True])
+def test_fully_calibrated_scores_rest_at_the_log_odds_of_the_truth(
+    power: float, shared: bool
+) -> None:
+    """Of three items: over all that a user may take, and all draws, no slope of its scores."""
+    chances = torch.tensor([0.6, 0.3, 0.05], dtype=torch.float64)
+    popular = torch.tensor([99, 24, 0])  # their roots, of one more, are as 10, 5 and 1
+    of_popular = [10 / 16, 5 / 16, 1 / 16] if power else [1 / 3] * 3
+    settings = {"negatives": 2, "uniform_share": 0.5, "shared_targets": shared}
+    loss = SampledBinary(3, popularity=popular, popularity_power=power, calibration=1.0, **settings)
+    rows = torch.stack([chances.logit(), torch.zeros(3, dtype=torch.float64)], 1).requires_grad_()
+    none = torch.zeros(0, dtype=torch.int64), torch.zeros(3, dtype=torch.int64)
+    encoded = Encoded(torch.eye(2, dtype=torch.float64), *none, torch.zeros(0))
+    slope = torch.zeros(3, dtype=torch.float64)
+    for taken in itertools.product([True, False], repeat=3):
+        chosen = torch.tensor([taken, (True, False, True)])  # of another user beside it, any
+        chance = torch.where(chosen[0], chances, 1 - chances).prod()
+        ends = torch.cat([torch.zeros(1, dtype=torch.int64), chosen.sum(1).cumsum(0)])
+        target = Jagged(chosen.nonzero()[:, 1], ends)
+        for drawn in itertools.product(range(3), repeat=2):
+            loss.negatives.draw = lambda _, drawn=drawn: torch.tensor(drawn)
+            value = loss(encoded, rows, torch.zeros(3, dtype=torch.float64), target)
+            slope += chance * of_popular[drawn[1]] / 3 * torch.autograd.grad(value, [rows])[0][:, 0]
+    torch.testing.assert_close(slope, torch.zeros_like(slope), rtol=0, atol=1e-7)
 
 
 @pytest.mark.parametrize("repeats", [False, True])
@@ -330,5 +358,10 @@ def test_mistakes_are_told(make: Callable) -> None:
         make(ITEMS, negatives=8, pool=8)
     assert "the loss is exact" in make(ITEMS, negatives=ITEMS).note
     assert "biased by design" in make(ITEMS, negatives=4, pool=8).note
+    with pytest.raises(ValueError, match=r"calibration must be null with a pool .* got 0\.5"):
+        SampledBinary(ITEMS, negatives=4, pool=8, calibration=0.5)
+    assert "from the batch's targets" in SampledSoftmax(ITEMS, negatives=4).note
+    alone = make(ITEMS, negatives=4, shared_targets=False, block_items=9)
+    assert "a user's own targets and 4 drawn items, all at once (loss.block_items" in alone.note
     with pytest.raises(ValueError, match="a pool of hard negatives needs shared_targets=true"):
         make(ITEMS, negatives=4, pool=8, shared_targets=False)

@@ -1,6 +1,8 @@
 """Losses of weighted users, on targets with values, and with margins, against plain formulas."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
@@ -9,17 +11,22 @@ from torch import Tensor, nn
 import reference
 from deeprec.activated import OUTPUTS
 from deeprec.batch import Asked, Encoded, Jagged, with_transposition
+from deeprec.errors import DataError
 from deeprec.loss import shelf
 from deeprec.loss.asymmetric import Asymmetric
+from deeprec.loss.cosine import Cosine
+from deeprec.loss.fit import Trained, unfit_left_out
 from deeprec.loss.hinge import Hinge
 from deeprec.loss.marginal import Marginal
-from deeprec.loss.regression import Regression
+from deeprec.loss.regression import Error, Regression
 from deeprec.loss.softmax import Softmax
+from deeprec.loss.squared import Squared
 
 USERS, ITEMS, WIDTH = 5, 13, 3
 VALUES = torch.tensor([0.5, 1.0, 0.25, 0.9, 0.1, 0.75, 1.0, 0.3, 0.6], dtype=torch.float64)
 TARGET = Jagged(torch.tensor([0, 3, 12, 3, 4, 5, 1, 2, 11]), torch.tensor([0, 3, 3, 6, 7, 9]))
 WEIGHTS = torch.tensor([2.0, 0.5, 0.0, 1.0, 3.0], dtype=torch.float64)
+LOGISTIC = "cross_entropy"
 PARAMETERS = {"slope": 0.2, "alpha": 1.5, "scale": 1.2}
 
 
@@ -132,6 +139,40 @@ def test_a_target_may_be_any_value(error: str, name: str, output: str) -> None:
     loss = Regression(error=error, output=output, values=True, block_items=4)  # type: ignore[arg-type]
     values = VALUES if error == "cross_entropy" else VALUES * 4 - 1.5  # below 0 too
     agree(loss, formula(name, output=output), weights=WEIGHTS, values=values)
+
+
+EVERY = [
+    *(Regression(error=e, output=o) for e in get_args(Error) for o in OUTPUTS if e != LOGISTIC),
+    *(Regression(error=LOGISTIC), Softmax(), Marginal(), Asymmetric(), Hinge()),
+    *(Squared(2), Cosine(2)),
+]
+
+
+@pytest.mark.parametrize("loss", EVERY)
+def test_a_loss_to_which_no_score_leaves_an_item_out_is_not_asked_to(loss: nn.Module) -> None:
+    """An item that is no target costs nothing at the score of never, or the task is refused."""
+    none, target = (
+        torch.zeros(0, dtype=torch.int64),
+        Jagged(torch.tensor([0]), torch.tensor([0, 1])),
+    )
+    said = Encoded(torch.ones(1, 2), none, torch.tensor([0, 0]), torch.zeros(0))
+
+    def cost(*scores: float) -> float:
+        return float(loss(said, torch.zeros(len(scores), 2), torch.tensor(scores), target))
+
+    of_never = cost(1.5, -1e4) - cost(1.5)
+    trained = Trained(2, False, False, False, 2, False, leaves_out=True)
+    assert (unfit_left_out(loss, trained) == []) is (of_never == 0.0)
+
+
+def test_probabilities_alone_are_compared_by_a_cross_entropy() -> None:
+    loss = Regression(error="cross_entropy", values=True)
+    loss.check_values(replace(TARGET, weights=VALUES))
+    for wrong in (3.0, -0.5, float("nan")):
+        values = torch.cat([VALUES[:-1], torch.tensor([wrong])])
+        with pytest.raises(DataError, match=rf"must lie in \[0, 1\], got {wrong:g}; scale the"):
+            loss.check_values(replace(TARGET, weights=values))
+        Regression(values=True).check_values(replace(TARGET, weights=values))
 
 
 def test_zeros_are_ignored_where_they_count_nothing() -> None:

@@ -212,8 +212,7 @@ def _map_activation(to: Mapped, layer: Layer, part: dict[str, Any]) -> None:
     where = f"{layer.name}.Activation"
     if layer.activation == Activation.LEAKY_RELU:
         part["slope"] = layer.slope
-        if layer.slope == 1.0:
-            to.say(where, "mapped", "a leaky rectifier of slope 1, DSSTNE's default, does nothing")
+        _say_of_slope(to, layer)
     elif layer.activation in (Activation.ELU, Activation.SELU):
         part["alpha"] = layer.alpha
         if layer.activation == Activation.SELU:
@@ -352,12 +351,19 @@ def _map_regression(to: Mapped, network: Network, output: Layer) -> None:
     to.choices["loss"] = "regression"
     to.loss = {"error": ERRORS[network.error], **output_of(output)}
     to.loss |= {"one_scale": one, "zero_scale": zero}
+    _say_of_slope(to, output)
     if network.error == Error.HINGE:
         says = "its slope is that of max(0, 1 - t a); DSSTNE has -t where a is below 0"
         to.say("ErrorFunction", "differs", says)
     if output.activation in (Activation.SOFT_PLUS, Activation.SOFT_SIGN):
         says = "DSSTNE reads it and computes the identity; here it is computed"
         to.say(f"{output.name}.Activation", "differs", says)
+
+
+def _say_of_slope(to: Mapped, layer: Layer) -> None:
+    if layer.activation == Activation.LEAKY_RELU and layer.slope == 1.0:
+        says = "a leaky rectifier of slope 1, DSSTNE's default, does nothing"
+        to.say(f"{layer.name}.Activation", "mapped", says)
 
 
 def _margins(network: Network) -> dict[str, float]:

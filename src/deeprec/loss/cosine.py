@@ -12,7 +12,8 @@ from deeprec.loss.kept_gram import new_gram
 from deeprec.loss.softmax import users_with_targets
 from deeprec.table import NO_UPDATES, Updates
 
-SMALLEST = 1e-12  # squared length below which a user has no direction
+SMALLEST = 1e-36  # squared length of a target below which it has no direction; float32 ends there
+ROUNDING = 1e-12  # the same of scores, over that of their target, or 1 if that is more
 
 
 class Cosine(nn.Module):
@@ -42,7 +43,7 @@ class Cosine(nn.Module):
     """
 
     log_odds = False  # scores are the targets themselves
-    weighs_users = True
+    weighs_users = passes_over_users = True
     weighs_targets = False  # their weights are what scores should be, not what missing them costs
     scale_V: Tensor | None
 
@@ -132,7 +133,9 @@ class Cosine(nn.Module):
                 products_M = cell_scores(*scored, replaced.rows)
                 more_M = replaced.scores_M.to(products_M.dtype).square() - products_M.square()
                 squares_B = squares_B + summed(more_M, replaced.users_M, num_users)
-        lengths_B = (squares_B.clamp(min=SMALLEST) * length_B.clamp(min=SMALLEST)).sqrt()
+        # a history that has faded is short, and so is what a linear model says of it
+        smallest_B = (ROUNDING * length_B).clamp_(SMALLEST, ROUNDING)
+        lengths_B = squares_B.clamp(smallest_B).sqrt() * length_B.clamp(SMALLEST).sqrt()
         has_target = rows.offsets.diff() > 0
         loss_B = (2.0 - 2.0 * inner_B / lengths_B) * has_target
         if asked.user_weights is not None:

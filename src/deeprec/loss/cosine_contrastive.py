@@ -75,7 +75,7 @@ class CosineContrastive(nn.Module):
             item_weight_VD: float [V, D], rows of unit length.
             item_bias_V: float [V], 0.
             target: distinct item indices of each user in [0, V), each weighing its weight over
-                their number; a user may have none.
+                their sum; a user may have none.
             updates: change rows of the catalog table as soon as their gradient is known.
 
         Returns:

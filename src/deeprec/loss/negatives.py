@@ -153,10 +153,24 @@ class Negatives:
         """float32, shape of items: how often each is drawn on average."""
         expected = torch.full(items.shape, self.num_uniform / self.num_items)
         if self._cumulative_V is not None:
-            below = torch.where(items > 0, self._cumulative_V[(items - 1).clamp(min=0)], 0.0)
-            chance = (self._cumulative_V[items] - below) / self._cumulative_V[-1]
-            expected += (self.num_popular * chance).float()
+            expected += (self.num_popular * self._chance(items)).float()
         return expected
+
+    def rate(self, items: Tensor) -> Tensor:
+        """float32, shape of items: the chance of each to be among the draws, once or more."""
+        if self.count >= self.num_items:
+            return torch.ones(items.shape)
+        missed = torch.full(items.shape, -1.0 / self.num_items, dtype=torch.float64).log1p_()
+        missed *= self.num_uniform
+        if self._cumulative_V is not None:
+            missed += self.num_popular * (-self._chance(items)).log1p()
+        return missed.expm1_().neg_().float()
+
+    def _chance(self, items: Tensor) -> Tensor:
+        """float64: of each to be what a popular draw takes."""
+        assert self._cumulative_V is not None
+        below = torch.where(items > 0, self._cumulative_V[(items - 1).clamp(min=0)], 0.0)
+        return (self._cumulative_V[items] - below) / self._cumulative_V[-1]
 
     def _chosen(
         self, asked: Asked, draw: torch.Generator | None

@@ -70,6 +70,13 @@ def own_scores(
     )
 
 
+def of_draws(negatives: Negatives, block_items: int | None) -> str:
+    """Told of draws that are all scored at once, to whoever asks for blocks."""
+    if negatives.shared_targets or block_items is None:
+        return ""
+    return ", all at once (loss.block_items is of shared targets alone)"
+
+
 def _places(rows: Jagged) -> tuple[Tensor, Tensor]:
     """User and value of each."""
     return users_of(rows), rows.values

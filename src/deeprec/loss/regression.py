@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deeprec.activated import Activated, Output
-from deeprec.batch import Encoded
+from deeprec.batch import Encoded, Jagged
+from deeprec.errors import DataError
 from deeprec.loss.asked import Target
 from deeprec.loss.block_gradient import Gradient, Lengths
 from deeprec.loss.block_size import check_block_items
@@ -18,6 +19,7 @@ from deeprec.loss.fit import Trained
 from deeprec.table import NO_UPDATES, Updates
 
 Error = Literal["absolute", "squared", "squared_hinge", "hinge", "cross_entropy"]
+ENDING_AT_0: tuple[Output, ...] = ("sigmoid", "relu", "softplus")  # for scores ever lower
 
 
 class Regression(nn.Module):
@@ -34,11 +36,11 @@ class Regression(nn.Module):
     Args:
         error: which of these.
         output: what becomes of a score first; of cross_entropy it must be sigmoid.
-        slope: of a leaky_relu output below 0.
+        slope: of a leaky_relu output below 0; 1 is the identity, and DSSTNE's default.
         alpha: of an elu or selu output: minus this is where it ends.
         scale: of a selu output.
         values: a target should be its weight, as `target.weigh=true` gives it, in place of 1; with
-            cross_entropy these must lie in [0, 1].
+            cross_entropy these must lie in [0, 1] (`check_values`).
         one_scale: weight of the targets.
         zero_scale: weight of all other items; 0: only targets are learned from.
         block_items: items scored at once; None: as many as suit the device.
@@ -61,7 +63,7 @@ class Regression(nn.Module):
         *,
         error: Error = "squared",
         output: Output = "sigmoid",
-        slope: float = 1.0,
+        slope: float = 0.01,
         alpha: float = 1.0,
         scale: float = 1.0507,
         values: bool = False,
@@ -79,6 +81,8 @@ class Regression(nn.Module):
             raise ValueError(f"output must be sigmoid with error=cross_entropy, got {output!r}")
         self.error, self.values, self.block_items = error, values, block_items
         self.weighs_targets = not values
+        # whether an item of the lowest score costs nothing, if it is no target
+        self.leaves_out = error not in ("absolute", "squared") or output in ENDING_AT_0
         self.one_scale, self.zero_scale = one_scale, zero_scale
 
     def unfit(self, trained: Trained) -> list[str]:
@@ -87,6 +91,25 @@ class Regression(nn.Module):
             return []
         return ["loss.values: must be false where targets have no values, got true; or set "
                 "target.weigh=true (target=reconstruct, target=by_kind)"]  # fmt: skip
+
+    def check_values(self, target: Jagged) -> None:
+        """Of targets that are given as values.
+
+        Args:
+            target: with weights, on the host.
+
+        Raises:
+            DataError: they are no probabilities, and the loss is unbounded below for any other.
+        """
+        if target.weights is None or not (self.values and self.error == "cross_entropy"):
+            return
+        wrong = target.weights[~((target.weights >= 0.0) & (target.weights <= 1.0))]
+        if len(wrong):
+            raise DataError(
+                "loss.error=cross_entropy with loss.values=true: a target, which is the sum of the "
+                f"values of a user's events of an item, must lie in [0, 1], got {wrong[0]:g}; "
+                "scale the values (data.value), use loss.error=squared, or loss.values=false"
+            )
 
     def forward(
         self,

@@ -9,7 +9,7 @@ from deeprec.loss.asked import Target, asked_of
 from deeprec.loss.candidate_catalog import candidate_catalog
 from deeprec.loss.catalog_blocks import Cost, catalog_loss, separable
 from deeprec.loss.negatives import Negatives
-from deeprec.loss.own_targets import own_scores
+from deeprec.loss.own_targets import of_draws, own_scores
 from deeprec.table import NO_UPDATES, Updates
 
 
@@ -20,6 +20,11 @@ class SampledBinary(nn.Module):
     so that the loss is that of the whole catalog without bias. With it, drawn items count as they
     are and the probability of a target is raised to a power instead (gBCE), which undoes the
     overconfidence of too few negatives and costs less variance.
+
+    An item of probability p is a target with chance p, and costs as one its power beta; it is no
+    target with chance 1 - p, and costs as such alpha on average, its chance to be among the draws.
+    So its score settles at the log odds of `beta p` against `alpha (1 - p)`, which are those of p
+    if beta is alpha: of each item, because popular ones are drawn more often.
 
     Args:
         num_items: V, known from the data.
@@ -33,9 +38,10 @@ class SampledBinary(nn.Module):
         shared_targets: score the targets of the batch for all of its users. False: for their own
             users only, which costs far less where a batch has more distinct targets than draws.
         calibration: None, or gBCE's t in [0, 1]: 0 leaves probabilities as they come out, 1
-            calibrates them fully.
+            calibrates them fully. Not with a pool: how likely it keeps an item is not known.
         one_scale: weight of the targets.
-        block_items: items scored at once; None: as many as suit the device.
+        block_items: items scored at once; None: as many as suit the device. Where targets are not
+            shared, all draws are, whatever it says.
 
     Raises:
         ValueError: an argument lies outside its range.
@@ -43,8 +49,13 @@ class SampledBinary(nn.Module):
     Reference:
         Petrov and Macdonald, gSASRec: Reducing Overconfidence in Sequential Recommendation Trained
         with Negative Sampling, RecSys 2023, equations 8-10. Differs: negatives are shared by the
-        batch, and the sampling rate is that of all scored items.
+        batch and drawn with replacement, each counting once; the sampling rate is an item's own,
+        where theirs, of uniform draws, is one (`popularity_power=0`); and where targets are shared,
+        one of the batch counts its rate for the users whose target it is not, as a draw would on
+        average.
     """
+
+    rate_V: Tensor | None
 
     def __init__(
         self,
@@ -63,6 +74,11 @@ class SampledBinary(nn.Module):
         super().__init__()
         if calibration is not None and not 0.0 <= calibration <= 1.0:
             raise ValueError(f"calibration must be in [0, 1] or null, got {calibration}")
+        if calibration is not None and pool is not None:
+            raise ValueError(
+                f"calibration must be null with a pool of hard negatives, got {calibration}; set it"
+                " to null, or pool"
+            )
         self.negatives = Negatives(
             num_items,
             negatives,
@@ -73,7 +89,9 @@ class SampledBinary(nn.Module):
             shared_targets=shared_targets,
         )
         self.calibration, self.one_scale, self.block_items = calibration, one_scale, block_items
-        # calibrated, a target weighs by how many items are scored, which a padded batch hides
+        rate_V = None if calibration is None else self.negatives.rate(torch.arange(num_items))
+        self.register_buffer("rate_V", rate_V, persistent=False)
+        # calibrated, an item that stands again in a padded batch would count again
         self.fills_targets = shared_targets and pool is None and calibration is None
 
     @property
@@ -87,10 +105,15 @@ class SampledBinary(nn.Module):
                 f"the {drawn:,} hardest of {self.negatives.pool:,} drawn items stand against the "
                 "targets: biased by design, items that are easy for a batch never count"
             )
-        told = f"binary cross entropy scores the batch's targets and {drawn:,} drawn items"
+        whose = "the batch's" if self.negatives.shared_targets else "a user's own"
+        told = f"binary cross entropy scores {whose} targets and {drawn:,} drawn items"
+        told += of_draws(self.negatives, self.block_items)
         if self.calibration is None:
             return f"{told}; its sum over all {num_items:,} is estimated without bias"
-        return f"{told}; with calibration={self.calibration:g} it is biased by design (gBCE)"
+        return (
+            f"{told}; with calibration={self.calibration:g} it is no estimate of its sum over all, "
+            "for items count by how often they are drawn (gBCE)"
+        )
 
     def forward(
         self,
@@ -127,7 +150,12 @@ class SampledBinary(nn.Module):
         catalog = candidate_catalog(
             self.negatives, encoded, item_weight_VD, item_bias_V, target, updates
         )
-        power = self._power(len(catalog.share_R))
+        asked, share_R, power = catalog.asked, catalog.share_R, self.one_scale
+        if self.rate_V is not None:
+            places_P = asked.target.values
+            rate_P = self.rate_V[catalog.items_R[places_P]].to(share_R.dtype)
+            share_R = torch.ones_like(share_R).index_put((places_P,), rate_P)
+            asked = asked.weighted(asked.target.all_weights().to(rate_P) * self._power(rate_P))
         return catalog_loss(
             separable(
                 Cost(
@@ -135,12 +163,12 @@ class SampledBinary(nn.Module):
                     lambda scores: -power * torch.sigmoid(-scores),
                 ),
                 Cost(F.softplus, torch.sigmoid),
-                catalog.share_R if self.calibration is None else None,
+                share_R,
             ),
             catalog.encoded,
             catalog.item_weight_RD,
             catalog.item_bias_R,
-            catalog.asked,
+            asked,
             num_users=encoded.hidden_BD.shape[0],
             block_items=self.block_items,
             updates=catalog.updates,
@@ -160,14 +188,15 @@ class SampledBinary(nn.Module):
         costs_S = F.softplus(scored.drawn_BS).sum(0)
         if self.calibration is None:
             costs_S = costs_S * scored.shares_S
-        costs_P = self._power(len(scored.shares_S)) * F.softplus(-scored.target_P)
+        costs_P = self.one_scale * F.softplus(-scored.target_P)
+        if self.rate_V is not None:
+            costs_P = costs_P * self._power(self.rate_V[asked.target.values].to(costs_P.dtype))
         if asked.target.weights is not None:
             costs_P = costs_P * asked.target.weights
         return (costs_S.sum() + costs_P.sum()) / encoded.hidden_BD.shape[0]
 
-    def _power(self, num_scored: int) -> float:
-        """The weight of a target: gBCE's power of its probability, and `one_scale`."""
-        if self.calibration is None:
-            return self.one_scale
-        rate = num_scored / self.negatives.num_items
-        return self.one_scale * rate * (self.calibration * (1.0 - 1.0 / rate) + 1.0 / rate)
+    def _power(self, rate_P: Tensor) -> Tensor:
+        """Float [P]: gBCE's power of the probability of each target, by its sampling rate."""
+        assert self.calibration is not None
+        # theirs is rate * (t * (1 - 1 / rate) + 1 / rate), which is the same
+        return 1.0 - self.calibration * (1.0 - rate_P)

@@ -7,7 +7,7 @@ from deeprec.loss.adjustment import Adjustment
 from deeprec.loss.asked import Target, asked_of
 from deeprec.loss.candidate_catalog import candidate_catalog
 from deeprec.loss.negatives import Negatives
-from deeprec.loss.own_targets import own_scores
+from deeprec.loss.own_targets import of_draws, own_scores
 from deeprec.loss.softmax import Softmax, target_weights, users_with_targets
 from deeprec.table import NO_UPDATES, Updates
 
@@ -33,7 +33,8 @@ class SampledSoftmax(nn.Module):
         normalise_targets: as of `Softmax`.
         temperature: as of `Softmax`.
         popularity_adjustment: as of `Softmax`.
-        block_items: items scored at once; None: as many as suit the device.
+        block_items: items scored at once; None: as many as suit the device. Where targets are not
+            shared, all draws are, whatever it says.
 
     Raises:
         ValueError: an argument lies outside its range.
@@ -90,10 +91,13 @@ class SampledSoftmax(nn.Module):
                 f"the {drawn:,} hardest of {self.negatives.pool:,} drawn items stand against the "
                 "targets: biased by design, items that are easy for a batch never count"
             )
+        whose = "the batch's" if self.negatives.shared_targets else "a user's own"
+        how = of_draws(self.negatives, self.block_items)
         return (
-            f"the softmax over {num_items:,} items is estimated from the batch's targets and "
-            f"{drawn:,} drawn items: its normaliser is unbiased, its logarithm too low on average, "
-            "by about half the relative variance of the estimate, which falls as 1 / negatives"
+            f"the softmax over {num_items:,} items is estimated from {whose} targets and "
+            f"{drawn:,} drawn items{how}: its normaliser is unbiased, its logarithm too low on "
+            "average, by about half the relative variance of the estimate, which falls as "
+            "1 / negatives"
         )
 
     def forward(

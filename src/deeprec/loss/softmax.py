@@ -25,8 +25,8 @@ class Softmax(nn.Module):
     """Cross entropy between a user's targets and the softmax over the catalog.
 
     Args:
-        normalise_targets: give each user the same weight by dividing by the number of its targets;
-            False sums over targets, so that long histories count more.
+        normalise_targets: give each user the same weight by dividing those of its targets by their
+            sum; False sums over targets, so that long histories count more.
         temperature: scores are divided by it in training, above 0.
         popularity_adjustment: times the logarithm of an item's share of all interactions, this is
             added to its score in training; see `Adjustment`.
@@ -133,15 +133,19 @@ class Softmax(nn.Module):
 
 
 def target_weights(target: Jagged, like: Tensor, normalise: bool) -> Tensor:
-    """Float [P]: the weight of each target; over the number of its user's if normalised."""
+    """Float [P]: the weight of each target; over the sum of its user's if normalised.
+
+    Of weights below 0 the sum is that of how far they are from it.
+    """
     weights_P = target.weights
     if weights_P is None:
         weights_P = like.new_ones(target.values.shape)
     if not normalise:
         return weights_P
-    lengths_B = target.offsets.diff()
-    shares_B = 1.0 / lengths_B.clamp(min=1).to(weights_P.dtype)
-    return weights_P * shares_B.repeat_interleave(lengths_B, output_size=weights_P.shape[0])
+    users_P = users_of(target)
+    sums_B = weights_P.new_zeros(len(target.offsets) - 1).index_add(0, users_P, weights_P.abs())
+    smallest = torch.finfo(weights_P.dtype).tiny  # all may be 0
+    return weights_P / sums_B.clamp(min=smallest)[users_P]
 
 
 def users_with_targets(target: Jagged) -> float | Tensor:

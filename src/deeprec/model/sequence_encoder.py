@@ -93,9 +93,9 @@ class SequenceEncoder(nn.Module):
 
     Reference:
         Kang and McAuley, Self-Attentive Sequential Recommendation (SASRec), ICDM 2018. Differs:
-        the loss is chosen apart (`loss=sampled_binary loss.calibration=0.75` is that of gSASRec);
-        positions are biases of the attention and not rows that are added; norms come first; time
-        gaps; an output bias.
+        the loss is chosen apart (that of gSASRec is `loss=sampled_binary loss.calibration=0.75
+        loss.popularity_power=0`); positions are biases of the attention and not rows that are
+        added; norms come first; time gaps; an output bias.
     """
 
     learns_next = True  # what comes after each event, whatever the target asks for

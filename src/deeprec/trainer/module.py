@@ -2,14 +2,23 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from deeprec.batch import Arranged, Batch, Encoded, Jagged, Penalty, Task
+from deeprec.batch import (
+    Arranged,
+    Asked,
+    Batch,
+    Encoded,
+    Jagged,
+    Penalty,
+    Task,
+    transposed,
+)
 from deeprec.data.packed import Packed
 from deeprec.data.padding import Padding
 from deeprec.device import seed_all
@@ -48,8 +57,10 @@ class Loss(Protocol):
     one for which a target's weight does not multiply its cost `weighs_targets = False`. One that
     goes over the whole catalog by the engine says `on_engine = True`; processes that share the
     catalog have the engine go over their own items, and add up what it finds. One that may be asked
-    targets that only fill up a batch (`Blocks.counted`) says `fills_targets = True`, and one that
-    passes over users without targets `passes_over_users = True`.
+    targets that only fill up a batch (`Blocks.counted`) says `fills_targets = True`. One that
+    takes some values of targets alone has `check_values`, which targets go through where a batch is
+    arranged. One that passes over users without targets, so that it is a mean over the others, says
+    `passes_over_users = True`.
     """
 
     def __call__(
@@ -65,6 +76,13 @@ class Loss(Protocol):
         Rows of the catalog table and bias may be changed by `updates` instead of through backward.
         """
         ...
+
+
+class Share(NamedTuple):
+    """Of what the losses of a step are means over, in all processes, the part of this one."""
+
+    rows: float  # of users, or positions of them: of a penalty
+    tasks: list[float]  # of these, or of those alone that have targets: of each task
 
 
 class Training(LightningModule):
@@ -149,13 +167,17 @@ class Training(LightningModule):
 
         Raises:
             ValueError: a target or an own item is not in the catalog, or stands twice at a user.
+            DataError: a target has a value that the loss cannot take.
         """
         arranged = self.recommender.arrange(batch, draw)
         negatives: Negatives | None = getattr(self.loss, "negatives", None)
+        check_values: Callable[[Jagged], None] | None = getattr(self.loss, "check_values", None)
         for asked in arranged.asked:
             check(asked, len(self.recommender.item_bias))
             if self.weighting is not None:
                 asked.target = self.weighting(asked.target)
+            if check_values is not None:
+                check_values(asked.target)
             if self.weighs_users:
                 asked.user_weights = batch.user_weights
             if negatives is not None:
@@ -228,17 +250,26 @@ class Training(LightningModule):
         progress.batch += 1
         return True
 
-    def _meet(self, batch: Arranged) -> tuple[int, float]:
-        """Users of all processes in the step, and which share is asked of those of this one."""
+    def _meet(self, batch: Arranged) -> tuple[int, Share | None]:
+        """Users of all processes in the step, and the share of this one; None: it has all."""
         if self.group is None:
-            return batch.num_users, 1.0
-        mine = _rows_of(batch)
+            return batch.num_users, None
+        mine = [_rows_of(batch), *(self._mean_over(one) for one in batch.asked)]
         if self.shards is None:
-            users, rows = self.group.totals(batch.num_users, mine)
+            users, *whole = self.group.totals(batch.num_users, *mine)
         else:
             asked = np.zeros(0, np.int64) if batch.told is None else batch.told
-            users, rows = self.shards.meet(batch.num_users, mine, torch.from_numpy(asked))
-        return users, mine / max(rows, 1)
+            users, whole = self.shards.meet(batch.num_users, mine, torch.from_numpy(asked))
+        rows, *tasks = (one / max(all_of, 1) for one, all_of in zip(mine, whole, strict=True))
+        return users, Share(rows, tasks)
+
+    def _mean_over(self, asked: Asked) -> int:
+        """Over how many the loss of a task is a mean."""
+        if not getattr(self.loss, "passes_over_users", False):
+            return len(asked.target.offsets) - 1
+        with_targets = transposed(asked.target).num_users
+        assert isinstance(with_targets, int), "batches of several processes are not filled up"
+        return with_targets
 
     def make_whole(self) -> None:
         """See `Learner`."""
@@ -284,23 +315,24 @@ class Training(LightningModule):
         own = self.optimizer.rate(step, self.total_steps)
         return own if self.rate is None else own * self.rate(step)
 
-    def loss_of(self, batch: Arranged, share: float = 1.0) -> Tensor:
+    def loss_of(self, batch: Arranged, share: Share | None = None) -> Tensor:
         """What the step at hand makes smaller; the same whenever it is asked for.
 
         Args:
             batch: of this process.
-            share: of the rows that all processes together are asked about, those of this one.
+            share: of the step, that of this process; None: it has all.
         """
         begin_step: Callable[[int], None] | None = getattr(self.model, "begin_step", None)
         if begin_step is not None:  # in every process, whoever has users
             begin_step(self.progress.step)
-        if not (share if self.shards is None else self.shards.is_asked):
+        has_users = share is None or share.rows > 0
+        if not (has_users if self.shards is None else self.shards.is_asked):
             return torch.zeros((), device=self.device)
         rank = 0 if self.group is None else self.group.rank
         seed_all(_step_seed(self.seed, self.progress.step, rank), self.device)
         batch.step = self.progress.step
         asked = self.recommender.tasks(batch)
-        shares = [one._replace(weight=one.weight * share) for one in asked] if share else []
+        shares = asked if share is None else _shared(asked, share) if has_users else []
         if self.shards is None:
             return self._loss_of(shares)
         return self._loss_among(self.shards, asked, shares)
@@ -429,6 +461,13 @@ class Training(LightningModule):
                 f"{self.progress.epoch + 1}); nothing of it is saved. {LOWER}"
             )
         return found
+
+
+def _shared(asked: Sequence[Task | Penalty], share: Share) -> list[Task | Penalty]:
+    """The same, weighed by what of their means this process has."""
+    of_tasks = iter(share.tasks)
+    shares = [next(of_tasks) if isinstance(one, Task) else share.rows for one in asked]
+    return [one._replace(weight=one.weight * of) for one, of in zip(asked, shares, strict=True)]
 
 
 def _values_once(sparse: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ saves, it has the parts of all put together: it says so where a step begins, whe
 anyway, so nobody waits for a message that may not come.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import torch
@@ -54,12 +54,19 @@ class Shards:
         group: the processes.
         catalog: the catalog tables; None: every process trains all rows.
         inputs: the input tables; None: likewise.
+        num_tasks: of a step.
     """
 
     def __init__(
-        self, group: Group, catalog: CatalogShards | None = None, inputs: InputShards | None = None
+        self,
+        group: Group,
+        catalog: CatalogShards | None = None,
+        inputs: InputShards | None = None,
+        *,
+        num_tasks: int = 1,
     ) -> None:
         self.group, self.catalog, self.inputs = group, catalog, inputs
+        self._nothing = [0] * (3 + num_tasks)  # what is told where no step begins
         self.is_asked = False  # whether there is a loss in this step, of whosever users
         self._whole = True  # whether the one that leads has all as it is now
 
@@ -72,20 +79,21 @@ class Shards:
         """What optimizers remember of all that is shared out."""
         return sum(part.state_bytes for part in self._parts)
 
-    def meet(self, users: int, rows: int, told: Tensor) -> tuple[int, int]:
+    def meet(self, users: int, counts: Sequence[int], told: Tensor) -> tuple[int, list[int]]:
         """Where all begin a step; the one that leads may want to put things together first.
 
         Args:
             users: of this process in the step.
-            rows: over which its loss is a mean: users, or positions of them.
+            counts: its rows (users, or positions of them), and over how many of them the loss of
+                each task is a mean.
             told: what it is asked about them, where the catalog is shared out; see
                 `asked_of_all.told`.
 
         Returns:
-            Users and rows of all.
+            Users and counts of all.
         """
         while True:
-            numbers = self.group.numbers(STEP, users, rows, len(told))
+            numbers = self.group.numbers(STEP, users, len(told), *counts)
             wanted = max(mind for mind, *_ in numbers)
             if wanted == STEP:
                 break
@@ -94,24 +102,25 @@ class Shards:
             else:
                 self._gathered()
         self._whole = False
-        _, all_users, all_rows, lengths = zip(*numbers, strict=True)
-        self.is_asked = sum(all_rows) > 0
+        _, all_users, lengths, *all_counts = zip(*numbers, strict=True)
+        totals = [sum(each) for each in all_counts]
+        self.is_asked = totals[0] > 0
         for part in self._parts:
             part.begin_step()
         if self.catalog is not None and self.is_asked:
             self.catalog.ask(self.group.messages(told, lengths))
-        return sum(all_users), sum(all_rows)
+        return sum(all_users), totals
 
     def make_whole(self) -> None:
         """Puts tables together, where the others are at the beginning of a step or here."""
         if self._whole:
             return
-        self.group.numbers(ROWS, 0, 0, 0)
+        self.group.numbers(ROWS, *self._nothing)
         self._put_together()
 
     def whole_state(self) -> dict[str, Tensor]:
         """All that optimizers remember of them, likewise; only of the process that leads."""
-        self.group.numbers(STATE, 0, 0, 0)
+        self.group.numbers(STATE, *self._nothing)
         return self._gathered()
 
     def to_read(self) -> dict[str, Tensor]:
@@ -127,7 +136,7 @@ class Shards:
     def wait(self) -> None:
         """After the last step: does what the one that leads wants, until that ends this process."""
         while True:
-            self.meet(0, 0, torch.zeros(0, dtype=torch.int64))
+            self.meet(0, self._nothing[2:], torch.zeros(0, dtype=torch.int64))
 
     def _put_together(self) -> None:
         for part in self._parts:
