@@ -67,10 +67,13 @@ def assemble(
 
 def _refuse_limits(kinds: Kinds, limits: Limits) -> None:
     """Raises ConfigError for a limit that would be without effect on this model."""
-    for name in ("clip_norm", "weight_decay"):
-        if not kinds.layers and getattr(limits, name):
+    for name, there, what in (
+        ("clip_norm", bool(kinds.layers), "layers"),
+        ("weight_decay", any(one.dim() > 1 for one in kinds.layers), "weights of layers"),
+    ):
+        if getattr(limits, name) and not there:
             raise ConfigError(
-                f"optimizer.{name} is of layers, and this model has none, got "
+                f"optimizer.{name} is of {what}, and this model has none, got "
                 f"{getattr(limits, name)}; leave it at its default"
             )
     if kinds.row_length_V is not None and limits.table_weight_decay:

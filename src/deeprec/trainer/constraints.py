@@ -17,7 +17,7 @@ from deeprec.model.layers import ACTIVATIONS, Layers
 from deeprec.model.sparse_input import SparseInput
 from deeprec.table import Rows, RuleAround, State, TableRule
 from deeprec.trainer.kinds import Kinds
-from deeprec.trainer.limits import check_positive
+from deeprec.trainer.limits import check_positive, shrinking
 
 
 class Units(NamedTuple):
@@ -153,9 +153,8 @@ class Constraints:
     @torch.no_grad()
     def _shrink(self, layers: torch.optim.Optimizer) -> None:
         for group in layers.param_groups:
-            for weight in group["params"]:
-                if weight.dim() > 1:
-                    weight.copy_(_nearer_0(weight, group["lr"] * self.l1_decay))
+            for weight in shrinking(group["params"]):
+                weight.copy_(_nearer_0(weight, group["lr"] * self.l1_decay))
 
 
 NO_CONSTRAINTS = Constraints()

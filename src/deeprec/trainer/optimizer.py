@@ -48,8 +48,8 @@ class BaseOptimizer(ABC):
 
     Args:
         weight_decay: share of its value, times the learning rate, that a weight of the layers loses
-            at each step.
-        table_weight_decay: the same of a table's row whenever it changes.
+            at each step that trains it; biases and gains of norms do not.
+        table_weight_decay: the same of a table's row whenever it changes; per-item numbers do not.
         clip_norm: longest gradient of all layers together; None: any.
         table_clip_norm: longest gradient of a table's row; None: any.
         constraints: what weights and slopes are held to.
@@ -81,12 +81,12 @@ class BaseOptimizer(ABC):
 
     def build(self, model: nn.Module) -> list[torch.optim.Optimizer]:
         """See `Optimizer`."""
-        of_tables = self.limits.of_tables()
+        limits = self.limits
         return assemble(
             model,
             self.of_layers,
-            lambda: self.of_table(**of_tables),
-            lambda: self.of_numbers(**of_tables),
+            lambda: self.of_table(**limits.of_tables()),
+            lambda: self.of_numbers(clip_norm=limits.table_clip_norm),
             self.limits,
             self.constraints,
         )
