@@ -310,7 +310,7 @@ class Assembly:
             drawn_items=0 if negatives is None else negatives.count,
             draws_at_once=negatives is not None and not negatives.shared_targets,
             dense_gradient=getattr(loss, "dense_gradient", False)
-            or self.config.brake is not None
+            or (self.config.brake is not None and negatives is None)
             or (self.group is not None and not self.loop.shard_catalog and negatives is None)
             or (kinds_of(model).tied and negatives is None),
             per_user=self._per_user(model),

@@ -83,13 +83,22 @@ def _refuse_limits(kinds: Kinds, limits: Limits) -> None:
         )
 
 
-def row_updates(optimizers: Iterable[torch.optim.Optimizer]) -> dict[Tensor, RowUpdate]:
-    """By table, what changes rows of it where a loss finds their gradient."""
+def row_updates(
+    optimizers: Iterable[torch.optim.Optimizer], *, at_step: bool = False
+) -> dict[Tensor, RowUpdate]:
+    """By table, what changes rows of it where a loss finds their gradient, or only at the step."""
     found: dict[Tensor, RowUpdate] = {}
     for optimizer in optimizers:
         if isinstance(optimizer, InLoss):
-            found |= optimizer.updates()
+            found |= optimizer.updates(at_step=at_step)
     return found
+
+
+def leave_out(optimizers: Iterable[torch.optim.Optimizer]) -> None:
+    """Forgets what a loss has told the optimizers of a step that is not taken."""
+    for optimizer in optimizers:
+        if isinstance(optimizer, InLoss):
+            optimizer.leave_out()
 
 
 def set_rates(optimizers: Iterable[torch.optim.Optimizer], factor: float) -> None:
