@@ -203,7 +203,8 @@ def test_rates_without_sense_are_refused(arguments: dict[str, Any], told: str) -
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"clip_norm": 1.0}, {"weight_decay": 0.1}, {"table_weight_decay": 0.1}]
+    "arguments",
+    [{"clip_norm": 1.0}, {"weight_decay": 0.1}, {"table_weight_decay": 0.1}, {"item_lr": 0.1}],
 )
 def test_limits_that_would_be_without_effect_are_refused(arguments: dict[str, float]) -> None:
     [name] = arguments

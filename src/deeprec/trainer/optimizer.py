@@ -12,10 +12,12 @@ import torch
 from torch import nn
 
 from deeprec import table as rules_of
+from deeprec.errors import ConfigError
 from deeprec.model.dropping import check_share
 from deeprec.table import TableRule
 from deeprec.trainer.built import assemble
 from deeprec.trainer.constraints import NO_CONSTRAINTS, Constraints
+from deeprec.trainer.kinds import kinds_of
 from deeprec.trainer.limits import Limits, check_positive
 
 BETAS = (0.9, 0.999)
@@ -134,6 +136,15 @@ class Adam(BaseOptimizer):
         if not all(0.0 <= beta < 1.0 for beta in self.betas):
             raise ValueError(f"betas must be two numbers in [0, 1), got {list(self.betas)}")
         self.betas = (self.betas[0], self.betas[1])
+
+    def build(self, model: nn.Module) -> list[torch.optim.Optimizer]:
+        """See `Optimizer`; raises ConfigError if `item_lr` would be without effect."""
+        if self.item_lr is not None and not kinds_of(model).per_item:
+            raise ConfigError(
+                "optimizer.item_lr is of numbers that an item has one of, and this model trains "
+                f"none, got {self.item_lr}; leave it at null"
+            )
+        return super().build(model)
 
     def of_layers(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         return torch.optim.Adam(parameters, self.lr, self.betas, self.eps, fused=True)
