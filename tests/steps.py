@@ -28,6 +28,7 @@ from deeprec.model.recvae import RecVae
 from deeprec.model.sequence_encoder import SequenceEncoder
 from deeprec.model.two_tower import TwoTower
 from deeprec.model.variational import Variational
+from deeprec.trainer.brake import Brake
 from deeprec.trainer.constraints import Constraints
 from deeprec.trainer.learner import Progress
 from deeprec.trainer.module import Training
@@ -167,7 +168,9 @@ def contrast(model: nn.Module, steps: int = 2) -> nn.Module:
     return ContrastiveDivergence(hidden_bias=hidden_bias, steps=steps, block_items=64)
 
 
-def training_of(model: nn.Module, loss: nn.Module, optimizer: Optimizer) -> Training:
+def training_of(
+    model: nn.Module, loss: nn.Module, optimizer: Optimizer, brake: Brake | None = None
+) -> Training:
     """Steps that need no Trainer around them."""
     training = Training(
         model,  # type: ignore[arg-type]
@@ -176,6 +179,7 @@ def training_of(model: nn.Module, loss: nn.Module, optimizer: Optimizer) -> Trai
         seed=0,
         total_steps=10,
         progress=Progress(),
+        brake=brake,
     )
     training.manual_backward = lambda loss: loss.backward()  # type: ignore[method-assign]
     return training

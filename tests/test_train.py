@@ -792,6 +792,19 @@ def test_other_parts_train_too(prepared: Path, tmp_path: Path, model: str, loss:
     assert run.checkpoint.score is not None
 
 
+def test_a_model_that_learns_what_it_is_shown_alone_says_what_it_passes_over(
+    prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("experiment=rbm", "trainer.max_epochs=1", "logger.wandb=off")
+    train(small_shop.composed(prepared, tmp_path / "one", *words, "target=next_item"))
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Rbm reads no user attributes; these data have age.band" in said
+    assert "Rbm learns to rebuild the histories that target= shows it" in said
+    assert "model=autoencoder target=after_cut teaches it" in said
+    train(small_shop.composed(prepared, tmp_path / "two", *words))
+    assert "learns to rebuild" not in capsys.readouterr().out
+
+
 class Holding(Autoencoder):
     """Holds numbers that are no weights, so that no checkpoint has them."""
 

@@ -271,7 +271,8 @@ class Assembly:
             clipped_slopes=optimizer.constraints.score_slope_norm is not None,
             leaves_out=_num_tasks(model) > 1,
         )
-        found = loss.unfit(trained) if hasattr(loss, "unfit") else []
+        found = _unfit_target(model, self.data.training.target)
+        found += loss.unfit(trained) if hasattr(loss, "unfit") else []
         found += unfit_left_out(loss, trained)
         found += [*unfit_weights(loss, trained), *unfit_engine(loss, trained)]
         if self.more is not None and not shows_target:
@@ -309,7 +310,7 @@ class Assembly:
             drawn_items=0 if negatives is None else negatives.count,
             draws_at_once=negatives is not None and not negatives.shared_targets,
             dense_gradient=getattr(loss, "dense_gradient", False)
-            or self.config.brake is not None
+            or (self.config.brake is not None and negatives is None)
             or (self.group is not None and not self.loop.shard_catalog and negatives is None)
             or (kinds_of(model).tied and negatives is None),
             per_user=self._per_user(model),
@@ -399,6 +400,29 @@ def _set_threads(loop: Loop) -> None:
         torch.set_num_threads(loop.threads)
     elif loop.processes > 1:
         torch.set_num_threads(max(1, cores() // loop.processes))
+
+
+def _unfit_target(model: nn.Module, target: Target) -> list[str]:
+    """What a target asks for that is not in the histories it shows, of a model that reads these."""
+    if getattr(model, "learns_next", False):
+        learns = "what comes next in"
+    elif getattr(model, "learns_shown", False):
+        learns = "to rebuild"
+    else:
+        return []
+    name, found = type(model).__name__, []
+    if isinstance(target, ByKind):
+        found.append(
+            f"target: by_kind asks for events of one kind from those of another, and {name} learns "
+            f"{learns} the events that it is shown; use another model (model=autoencoder), or "
+            "target=reconstruct on one kind (data.filters.kinds=[...] of prepare)"
+        )
+    if getattr(target, "weigh", False):
+        found.append(
+            f"target.weigh: must be false with {name}, which learns {learns} the histories that it "
+            "is shown; or use another model"
+        )
+    return found
 
 
 def _attribute_histories(config: TrainConfig, prepared: Prepared) -> AttributeHistories | None:

@@ -14,6 +14,7 @@ from deeprec.batch import Batch
 from deeprec.config import to_dict
 from deeprec.console import console
 from deeprec.data.store import Prepared
+from deeprec.data.target import Reconstruct
 from deeprec.device import precision_note
 from deeprec.errors import DeeprecError, NonFiniteError, ResourceError
 from deeprec.model.blend import Blend
@@ -22,6 +23,7 @@ from deeprec.part import instantiate
 from deeprec.trainer import replay, sound
 from deeprec.trainer.callback import Following, Keeper, Watch
 from deeprec.trainer.data_parallel import Group
+from deeprec.trainer.facts import reads_attributes
 from deeprec.trainer.learner import Progress
 from deeprec.trainer.logger import MetricsFile
 from deeprec.trainer.module import Training
@@ -225,12 +227,27 @@ class Work(Assembly):
         for part in (self.learner.model, self.learner.loss):
             if note := getattr(part, "note", None):
                 console.print(f"[yellow]note[/yellow] {note}")
-        shows_target = self.data.training.target.shows_target and not self.learns_next
-        if self.prepared.repeats and shows_target:
+        self._tell_of_target()
+        if self.facts.fields and not reads_attributes(self.config.model):
+            console.print(
+                f"[yellow]note[/yellow] {type(self.learner.model).__name__} reads no user "
+                f"attributes; these data have {', '.join(self.facts.fields)}"
+            )
+
+    def _tell_of_target(self) -> None:
+        target = self.data.training.target
+        rebuilds = getattr(self.learner.model, "learns_shown", False)
+        if rebuilds and not isinstance(target, Reconstruct):
+            console.print(
+                f"[yellow]note[/yellow] {type(self.learner.model).__name__} learns to rebuild the "
+                "histories that target= shows it, and nothing of what the target asks for"
+            )
+        if self.prepared.repeats and (rebuilds or target.shows_target) and not self.learns_next:
+            model = "model=autoencoder " if rebuilds else ""
             console.print(
                 "[yellow]note[/yellow] in this data items may be recommended again. When that is, "
-                "is not learned from a history that is its own target; target=after_cut teaches it "
-                "(configs/experiment/complete_journey.yaml)"
+                f"is not learned from a history that is its own target; {model}target=after_cut "
+                "teaches it (configs/experiment/complete_journey.yaml)"
             )
 
     def _is_over(self, progress: Progress) -> bool:

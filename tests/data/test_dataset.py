@@ -12,7 +12,7 @@ from deeprec.batch import Batch
 from deeprec.data import store
 from deeprec.data.dataset import Batches, JudgedBatches
 from deeprec.data.grouping import Grouping
-from deeprec.data.judge import distinct
+from deeprec.data.judge import distinct, judged_batch
 from deeprec.data.store import SECONDS_PER_DAY, Events, Prepared
 from deeprec.data.target import AfterCut, Reconstruct
 
@@ -29,9 +29,23 @@ def random_part(lengths: list[int], first_day: int, days: int, seed: int) -> Eve
     )
 
 
-def make(path: Path, *, repeats: bool) -> Prepared:
-    lengths = [0, 1, *range(8, 8 + NUM_USERS - 2)]
-    train = random_part(lengths, 0, DAYS, 0)
+def at_days(days_of: list[list[int]]) -> Events:
+    times = np.array([day for days in days_of for day in days], np.int64) * SECONDS_PER_DAY
+    return Events(np.cumsum([0, *map(len, days_of)]), np.zeros(len(times), np.int32), times=times)
+
+
+def make(
+    path: Path,
+    *,
+    repeats: bool,
+    train: Events | None = None,
+    validation: Events | None = None,
+    at_once: bool = True,
+) -> Prepared:
+    if train is None:
+        train = random_part([0, 1, *range(8, 8 + NUM_USERS - 2)], 0, DAYS, 0)
+    if validation is None:
+        validation = random_part([2] * NUM_USERS, DAYS, 10, 1)
     store.write(
         path,
         items=pa.table(
@@ -50,7 +64,7 @@ def make(path: Path, *, repeats: bool) -> Prepared:
         vocabularies={"age": ["old"]},
         parts={
             "train": [train],
-            "validation": [random_part([2] * NUM_USERS, DAYS, 10, 1)],
+            "validation": [validation],
             "holdout": [random_part([2] * NUM_USERS, DAYS + 10, 10, 2)],
         },
         contract={},
@@ -58,8 +72,8 @@ def make(path: Path, *, repeats: bool) -> Prepared:
             "repeats": repeats,
             "instants": {
                 "train": None,
-                "validation": DAYS * SECONDS_PER_DAY,
-                "holdout": (DAYS + 10) * SECONDS_PER_DAY,
+                "validation": DAYS * SECONDS_PER_DAY if at_once else None,
+                "holdout": (DAYS + 10) * SECONDS_PER_DAY if at_once else None,
             },
         },
     )
@@ -98,6 +112,29 @@ def test_an_epoch_shows_every_training_user_once_and_the_next_another_order(
     for epoch in (first, second):
         assert sorted(torch.cat([b.user_rows for b in epoch]).tolist()) == list(range(1, 22))
     assert not torch.equal(first[0].user_rows, second[0].user_rows)
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_what_rebuilds_a_history_is_shown_the_ages_it_is_judged_with(
+    tmp_path: Path, at_once: bool
+) -> None:
+    """Where each user is judged at its next event and has one every so many days: exactly these."""
+    every = [1 + user % 7 for user in range(NUM_USERS)]
+    train = at_days([[2, 2 + days, 2 + 2 * days] for days in every])
+    after = at_days([[2 + 3 * days] for days in every])
+    made = make(
+        tmp_path / "p",
+        repeats=True,
+        train=train,
+        validation=None if at_once else after,
+        at_once=at_once,
+    )
+    grouping = Grouping(NUM_USERS)
+    batch = Batches(made, Reconstruct(), grouping=grouping, seed=3).batch(0, 0)
+    judged = judged_batch(made, batch.user_rows.numpy(), "validation")
+    assert batch.ages is not None
+    assert judged.ages is not None
+    assert torch.equal(batch.ages, judged.ages)
 
 
 def test_batches_equal_plain_loops_over_users(prepared: Prepared) -> None:

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+import small_shop
+from deeprec.assembly import Assembly
 from deeprec.batch import Task
 from deeprec.data.dataset import Batches
 from deeprec.data.grouping import Grouping
@@ -154,6 +156,11 @@ def test_prepared_data_hold_every_example_once(tmp_path: Path) -> None:
     assert events.kinds.tolist() == [0, 0, 1, 1, 1, 0, 1]
     assert prepared.num_items == 256
     assert prepared.popularity[[5, 200, 7]].tolist() == [0, 1, 1]
+    for model, learns in (("linear", "to rebuild"), ("sequence", "what comes next in")):
+        words = (f"experiment={model}", "target=by_kind")
+        told = small_shop.composed(tmp_path / "p", tmp_path / "run", *words)
+        with pytest.raises(ConfigError, match=f"learns {learns} the events that it is shown"):
+            Assembly(told, prepared)
     again = sparse("again", 128, [[1, 5], [], [7]])
     assert prepare_data(tmp_path / "q", Examples(inputs, again), weigh=False) == "reconstruct"
     assert prepared.vocabularies == {"towns": ["0", "1", "2"]}
@@ -309,6 +316,9 @@ def test_values_of_an_analog_output_weigh_its_targets(tmp_path: Path) -> None:
     assert target.weights is not None
     assert target.values.tolist() == [2, 9, 3]
     assert target.weights.tolist() == [1, 8, 0.5]
+    words = ("experiment=linear", "target.weigh=true")
+    with pytest.raises(ConfigError, match="must be false with LinearAutoencoder"):
+        Assembly(small_shop.composed(tmp_path / "p", tmp_path / "run", *words), prepared)
 
 
 def test_the_data_scaled_error_follows_the_values(tmp_path: Path) -> None:

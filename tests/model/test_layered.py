@@ -21,6 +21,22 @@ LAYERS = (
 )
 
 
+@pytest.mark.parametrize(("alpha", "scale"), [(1.0, 1.0), (2.5, 0.4), (None, 1.0507009873554805)])
+def test_dropout_of_a_selu_keeps_mean_and_variance(alpha: float | None, scale: float) -> None:
+    hidden = Hidden(name="a", units=1, activation="selu", alpha=alpha, scale=scale, dropout=0.3)
+    draw = torch.Generator().manual_seed(0)
+    a = hidden.new_activation()(torch.randn(300_000, generator=draw))
+    torch.manual_seed(1)
+    dropout = hidden.new_dropout()
+    found = dropout(a)
+    assert (found.mean() - a.mean()).abs() < 0.01 * a.std()
+    assert (found.std() / a.std() - 1.0).abs() < 0.01
+    assert torch.equal(dropout.eval()(a), a)
+    if alpha is None:  # SELU's own
+        torch.manual_seed(1)
+        torch.testing.assert_close(found, torch.nn.AlphaDropout(0.3)(a), atol=1e-4, rtol=0)
+
+
 class TestLayered(RecommenderContract):
     def new_model(self) -> Layered:
         return Layered(NUM_ITEMS, fields=FIELDS, layers=LAYERS, output_sources=["two", "side"])

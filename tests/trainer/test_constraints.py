@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import small_shop
 from deeprec.batch import Batch, Encoded, Jagged
@@ -18,6 +18,7 @@ from deeprec.model.hidden import Hidden
 from deeprec.model.layered import Layered
 from deeprec.model.linear_autoencoder import LinearAutoencoder
 from deeprec.model.sparse_input import HISTORY
+from deeprec.model.variational import Variational
 from deeprec.table import Updates
 from deeprec.train import train
 from deeprec.trainer.constraints import NO_CONSTRAINTS, Constraints
@@ -158,6 +159,23 @@ def test_the_slope_of_hidden_units_is_clipped_for_each_user() -> None:
     step(model, [])
     [slopes] = seen
     torch.testing.assert_close(slopes.norm(dim=1) * USERS, torch.full([USERS], 1e-3))
+
+
+def test_layers_on_both_sides_of_a_code_are_hidden_layers() -> None:
+    sides = {"hidden_dims": [7, 5], "code_dim": 3, "decoder_dims": [4, 6], "activation": "relu"}
+    model = Variational(ITEMS, **sides)  # type: ignore[arg-type]
+    model.mean.weight.data.fill_(1.0)
+    Sgd(constraints=Constraints(unit_slope_norm=1e-3)).build(model)
+    slopes: list[Tensor] = []
+    for linear in [*model.layers.layers, *model.decoder]:
+        if isinstance(linear, nn.Linear):  # what it says is what an activation reads
+            linear.weight.data = torch.full_like(linear.weight, 10.0)  # steep, and never off
+            linear.register_full_backward_hook(lambda _, __, given: slopes.append(given[0]))
+    hidden = model.decoder(model.mean(model.layers(torch.ones(USERS, 7))))
+    (100.0 * hidden).sum().backward()
+    assert [slope.shape[1] for slope in slopes] == [6, 4, 5]
+    for slope in slopes:
+        torch.testing.assert_close(slope.norm(dim=1) * USERS, torch.full([USERS], 1e-3))
 
 
 def test_a_layer_may_have_lengths_of_its_own() -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.optim import AdamW
 
 from deeprec.batch import Batch, Jagged
 from deeprec.errors import ConfigError
@@ -13,6 +14,7 @@ from deeprec.model.autoencoder import Autoencoder
 from deeprec.model.hidden import Hidden
 from deeprec.model.layered import Layered
 from deeprec.model.linear_autoencoder import LinearAutoencoder
+from deeprec.model.recvae import RecVae
 from deeprec.trainer.built import begin_state, set_rates, state_tensors
 from deeprec.trainer.kinds import kinds_of
 from deeprec.trainer.momentum import AdaDelta, Momentum
@@ -40,7 +42,9 @@ def test_a_layer_of_as_many_units_as_there_are_items_is_a_layer() -> None:
     kinds = kinds_of(model)
     assert [id(one) for one in kinds.per_item] == [id(model.item_bias)]
     assert [tuple(one.shape) for one in kinds.layers] == [(20,)]
-    assert len(Sgd(weight_decay=1e-4).build(model)) == 3
+    assert len(Sgd(clip_norm=1.0).build(model)) == 3
+    with pytest.raises(ConfigError, match="weight_decay is of weights of layers"):
+        Sgd(weight_decay=1e-4).build(model)  # its only layer is a bias behind the input table
 
 
 def test_rowwise_adagrad_on_the_catalog_table_equals_its_definition() -> None:
@@ -132,17 +136,48 @@ def test_the_state_is_there_before_the_first_step(optimizer: Optimizer) -> None:
     assert {name: tensor.shape for name, tensor in state_tensors(built).items()} == before
 
 
-def test_layers_are_clipped_together_and_decay_apart_from_their_gradient() -> None:
+def test_layers_are_clipped_together() -> None:
     model = new_model()
-    built = Sgd(lr=0.1, clip_norm=1.0, weight_decay=0.5).build(model)
+    built = Sgd(lr=0.1, clip_norm=1.0).build(model)
     layers = kinds_of(model).layers
     before = [layer.detach().clone() for layer in layers]
     for layer in layers:
         layer.grad = torch.full_like(layer, 100.0)
     built[0].step()
-    steps = [old * 0.95 - new.detach() for old, new in zip(before, layers, strict=True)]
+    steps = [old - new.detach() for old, new in zip(before, layers, strict=True)]
     length = torch.cat([step.flatten() for step in steps]).norm()
     torch.testing.assert_close(length, torch.tensor(0.1), rtol=1e-3, atol=0)
+
+
+def test_layers_decay_as_by_adamw_but_for_biases_and_what_a_step_does_not_train() -> None:
+    ways = []
+    for ours in (True, False):
+        model = RecVae(20, width=4, num_layers=3, code_dim=2)
+        layers = kinds_of(model).layers
+        draw = torch.Generator().manual_seed(0)
+        for layer in layers:
+            layer.data = torch.rand(layer.shape, generator=draw)
+            layer.grad = torch.rand(layer.shape, generator=draw)
+        model.posterior.mean.weight.grad = model.posterior.mean.bias.grad = None
+        decaying = [{"params": [one], "weight_decay": 0.5 * (one.dim() > 1)} for one in layers]
+        step = Adam(lr=0.1, weight_decay=0.5).build(model)[0] if ours else AdamW(decaying, 0.1)
+        step.step()
+        ways.append(layers)
+    assert sum(one.dim() == 1 for one in ways[0]) > 3
+    for one, other in zip(*ways, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_of_what_an_item_has_its_row_alone_decays() -> None:
+    model = new_model()
+    model.item_bias.data.fill_(1.0)
+    built = Sgd(lr=0.1, table_weight_decay=0.5).build(model)
+    for parameter in (model.item_weight, model.item_bias):
+        parameter.grad = torch.zeros_like(parameter)
+    before = model.item_weight.detach().clone()
+    built[1].step()
+    torch.testing.assert_close(model.item_weight.detach(), before * 0.95)
+    assert (model.item_bias == 1.0).all()
 
 
 @pytest.mark.parametrize("name", ["clip_norm", "table_clip_norm"])
@@ -168,7 +203,8 @@ def test_rates_without_sense_are_refused(arguments: dict[str, Any], told: str) -
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"clip_norm": 1.0}, {"weight_decay": 0.1}, {"table_weight_decay": 0.1}]
+    "arguments",
+    [{"clip_norm": 1.0}, {"weight_decay": 0.1}, {"table_weight_decay": 0.1}, {"item_lr": 0.1}],
 )
 def test_limits_that_would_be_without_effect_are_refused(arguments: dict[str, float]) -> None:
     [name] = arguments

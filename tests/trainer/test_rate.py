@@ -10,8 +10,10 @@ import small_shop
 from deeprec.errors import ConfigError
 from deeprec.train import train
 from deeprec.trainer.brake import Brake, Braking
+from deeprec.trainer.optimizer import Adam
 from deeprec.trainer.rate import ByEpochs, Inverse
 from deeprec.trainer.run import open_run
+from steps import LOSSES, MODELS, new_batch, training_of
 
 
 def test_rates_fall_as_the_formulas_say() -> None:
@@ -76,6 +78,30 @@ def test_a_step_that_is_left_out_changes_nothing(tmp_path: Path) -> None:
     train(settings(prepared, tmp_path / "held", *rising))  # type: ignore[arg-type]
     train(settings(prepared, tmp_path / "loose", *rising[:2], *rising[5:]))  # type: ignore[arg-type]
     assert not np.allclose(weights(tmp_path / "held").numpy(), weights(tmp_path / "loose").numpy())
+
+
+@pytest.mark.parametrize("loss", ["softmax", "sampled_softmax", "own targets"])
+def test_a_step_under_a_brake_is_that_without_and_one_left_out_is_none(loss: str) -> None:
+    ways = []
+    for brake in (Brake(after_steps=1, hold_steps=0), None):
+        torch.manual_seed(0)
+        model = MODELS["plain"]()
+        before = [one.detach().clone() for one in model.parameters()]
+        catalog = model.get_parameter("item_weight")
+        untouched = catalog.detach().clone()
+        training = training_of(model, LOSSES[loss](model), Adam(table_weight_decay=0.1), brake)
+        if brake is not None:
+            training.progress.braking = Braking(mean=1e-9, steps=1)  # any loss is a leap
+            training.progress.batch = 1
+            training.training_step(training.arrange(new_batch(0), torch.Generator()), 0)
+            assert all(map(torch.equal, before, model.parameters()))
+            training.progress.braking = Braking()
+        training.progress.step = 1
+        training.training_step(training.arrange(new_batch(1), torch.Generator()), 1)
+        assert (catalog != untouched).any(1).all() == (loss == "softmax")
+        ways.append([one.detach() for one in model.parameters()])
+    for one, other in zip(*ways, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_a_solved_model_has_neither(tmp_path: Path) -> None:

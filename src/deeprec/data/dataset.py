@@ -16,7 +16,7 @@ from deeprec.data.makers import Makers, Place
 from deeprec.data.packed import Packed
 from deeprec.data.prefetch import ahead
 from deeprec.data.store import SECONDS_PER_DAY, Events, PartName, Prepared
-from deeprec.data.target import Examples, Target
+from deeprec.data.target import Examples, Target, after
 
 
 class Batches:
@@ -64,6 +64,7 @@ class Batches:
         self.users = prepared.training_users()
         self._lengths = prepared.parts["train"].lengths
         self.period = prepared.training_period
+        self.end = None if self.period is None or prepared.judged_apart else self.period[1]
         self.epoch, self.position = 0, 0
         self._plan = lru_cache(maxsize=1)(self._plan_epoch)
         self._makers: Makers | None = None
@@ -107,6 +108,8 @@ class Batches:
         rows = np.sort(groups[position * self.world + (self.rank if rank is None else rank)])
         events = self.prepared.parts["train"].take(rows)
         examples = self.target(events, uniform[rows], self.period)
+        if examples.moments is None:
+            examples.moments = after(events, uniform[rows], self.end)
         shows_target = self.target.shows_target
         return training_batch(self.prepared, rows, examples, shows_target=shows_target)
 

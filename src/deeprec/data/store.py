@@ -293,6 +293,14 @@ class Prepared:
         instant: int | None = self.manifest["instants"][part]
         return instant
 
+    @property
+    def judged_apart(self) -> bool:
+        """Whether each user is judged at an own moment, as where the last events are held out.
+
+        After a time cut all are judged at once, and without a holdout all are served at once.
+        """
+        return self.has_holdout and self.instant("holdout") is None
+
     def vocabulary(self, name: str) -> Vocabulary:
         """The values of a user attribute, as rows of a table."""
         return vocabulary_of(self.vocabularies[name])

@@ -21,7 +21,8 @@ class Examples:
 
     history: Events
     taken: Events  # events whose items are the target
-    moments: npt.NDArray[np.int64] | None  # [U] seconds, moments of prediction; None: no times
+    # int64 [U] seconds, moments of prediction; None: those of `after`
+    moments: npt.NDArray[np.int64] | None = None
     weighs: bool = False  # whether a target weighs as the values of its events, added up
 
 
@@ -48,7 +49,7 @@ class Target(Protocol):
 class Reconstruct:
     """The history is its own target: a (denoising) autoencoder.
 
-    Ages count from the end of the training period, as they do when the model is judged.
+    Ages count as they do when the model is judged, see `after`.
 
     Args:
         weigh: whether a target counts as the values of its events, such as quantities, added up.
@@ -64,8 +65,7 @@ class Reconstruct:
     ) -> Examples:
         if self.weigh:
             check_values(events)
-        moments = None if period is None else np.full(events.num_users, period[1])
-        return Examples(events, events, moments, self.weigh)
+        return Examples(events, events, weighs=self.weigh)
 
 
 class AfterCut:
@@ -197,8 +197,8 @@ class NextBasket:
 class LeaveSomeOut:
     """Some events of a history, drawn anew for each user and epoch, from the others.
 
-    Of a user with two events or more at least one is shown and one is left out. Ages count from the
-    end of the training period, as they do when the model is judged.
+    Of a user with two events or more at least one is shown and one is left out. Ages count as they
+    do when the model is judged, see `after`.
 
     Args:
         share: of the events that are left out.
@@ -217,14 +217,13 @@ class LeaveSomeOut:
         lengths = events.lengths
         wanted = np.clip(np.round(self.share * lengths), 1, (lengths - 1).clip(0)).astype(np.int64)
         left_out = _drawn_order(events, uniform) < np.repeat(wanted, lengths)
-        moments = None if period is None else np.full(events.num_users, period[1])
-        return Examples(where(events, ~left_out), where(events, left_out), moments)
+        return Examples(where(events, ~left_out), where(events, left_out))
 
 
 class ByKind:
     """Events of one kind from those of another, such as what was bought from what was seen.
 
-    Ages count from the end of the training period, as they do when the model is judged.
+    Ages count as they do when the model is judged, see `after`.
 
     Args:
         shown: kind of the history, by its place among `kinds` in the manifest of the prepared
@@ -255,9 +254,40 @@ class ByKind:
             )
         if self.weigh:
             check_values(events)
-        moments = None if period is None else np.full(events.num_users, period[1])
         shown, asked = (where(events, events.kinds == kind) for kind in (self.shown, self.asked))
-        return Examples(shown, asked, moments, self.weigh)
+        return Examples(shown, asked, weighs=self.weigh)
+
+
+def after(
+    events: Events, uniform: npt.NDArray[np.float64], end: int | None
+) -> npt.NDArray[np.int64] | None:
+    """int64 [U] seconds: moments at which users may be judged after these events.
+
+    Where each is judged at its next event, that is not known, and stands as long after its newest
+    one as another event of its own, drawn, came after the one before.
+
+    Args:
+        events: training events of U users, oldest first.
+        uniform: float64 [U] in [0, 1).
+        end: the second at which all are judged; None: each at its next event.
+
+    Returns:
+        None where times are unknown; any moment for a user without events.
+
+    Example:
+        >>> some = Events(np.array([0, 3, 4]), np.zeros(4, np.int32), times=np.array([1, 5, 6, 8]))
+        >>> [after(some, np.full(2, draw), None).tolist() for draw in (0.0, 0.9)]
+        [[7, 8], [10, 8]]
+    """
+    times, lengths = events.times, events.lengths
+    if times is None:
+        return None
+    if end is not None:
+        return np.full(events.num_users, end)
+    newest = events.offsets[1:] - 1
+    drawn = newest - (uniform * (lengths - 1).clip(0)).astype(np.int64)
+    gaps = np.where(lengths > 1, _times_at(drawn, times) - _times_at(drawn - 1, times), 0)
+    return _times_at(newest, times) + gaps
 
 
 def check_values(events: Events) -> None:
@@ -314,10 +344,10 @@ def _cut(
 
 
 def _times_at(at: npt.NDArray[np.int64], times: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """The times of these events; any where there is none, of users without a target."""
+    """The times of these events; any where there is none."""
     if len(times) == 0:
         return np.zeros(len(at), np.int64)
-    found: npt.NDArray[np.int64] = times[at.clip(max=len(times) - 1)]
+    found: npt.NDArray[np.int64] = times[at.clip(0, len(times) - 1)]
     return found
 
 

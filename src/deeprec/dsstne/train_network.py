@@ -66,7 +66,10 @@ class Steps:
             "adadelta": {"smoothing": self.mu},
             "adam": {**rate, "betas": [self.mu, self.mu1]},
         }
-        shrunk = {"weight_decay": self.decay, "table_weight_decay": self.decay}
+        shrunk = {
+            "weight_decay": self.decay if between else 0.0,
+            "table_weight_decay": self.decay,
+        }
         found: dict[str, Any] = {**own[self.optimizer], **shrunk, "warmup_steps": 0, "decay": 0.0}
         if constraints := self._constraints(of_network, between=between):
             found["constraints"] = constraints
@@ -195,10 +198,17 @@ def _config(to: Mapped, steps: Steps, target: list[str], prepared: Path, run: Pa
         loss={**told.loss, **to.loss},
         optimizer={
             **told.optimizer,
-            **steps.part(to.constraints, between=len(to.model["layers"]) > 1),
+            **steps.part(to.constraints, between=_between(to.model["layers"])),
         },
         rate=steps.rates(to.rate.get("decay", 0.0)),
     )
+
+
+def _between(layers: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether there are weights from one hidden layer to another."""
+    names = {layer["name"] for layer in layers}
+    weighing = [layer for layer in layers if layer.get("pooling", "none") == "none"]
+    return any(names & {*layer["sources"]} for layer in weighing)
 
 
 def _write(network: Network, run: Path, network_file: Path) -> None:

@@ -41,7 +41,7 @@ class Recommender(Protocol):
     A model that makes more than one hidden vector of a user in a step has a method
     `per_user(lengths)`, which says what that takes of users with so many events. One that learns
     what comes next in the histories it is shown, whatever the target asks for, says
-    `learns_next = True`.
+    `learns_next = True`, and one that learns to rebuild them `learns_shown = True`.
     """
 
     item_weight: nn.Parameter  # float32 [V, D]

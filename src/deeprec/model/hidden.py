@@ -6,6 +6,7 @@
 Shapes as in deeprec/batch.py, and H, the units of a layer.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -35,7 +36,8 @@ class Hidden:
         slope: of a leaky_relu below 0.
         alpha: of an elu or selu: minus this is where it ends; None: 1 of elu, 1.6733 of selu.
         scale: of a selu.
-        dropout: chance of dropping each unit in training; a selu keeps its mean and variance.
+        dropout: chance of dropping each unit in training; of a selu a dropped one becomes what it
+            is at its end, and mean and variance stay what they are where z is standard normal.
         batch_norm: normalise what a unit reads over the users of a batch.
         sparseness: above 0, the share of users that should switch a unit on; for sigmoid layers.
         sparseness_weight: of the divergence from it in the loss, summed over units.
@@ -85,9 +87,13 @@ class Hidden:
         check_init("init", init)
         if sparseness_weight and not (sparseness and activation == "sigmoid"):
             raise ValueError("sparseness_weight needs sparseness above 0 and activation=sigmoid")
-        for what, norm in (("unit_norm", unit_norm), ("slope_norm", slope_norm)):
-            if norm is not None and not norm > 0.0:
-                raise ValueError(f"{what} must be above 0, got {norm}")
+        for what, value in (
+            ("unit_norm", unit_norm),
+            ("slope_norm", slope_norm),
+            ("scale", scale),
+        ):
+            if value is not None and not value > 0.0:
+                raise ValueError(f"{what} must be above 0, got {value}")
         self.name, self.units = name, units
         self.unit_norm, self.slope_norm = unit_norm, slope_norm
         check_pooling(pooling, sources)
@@ -106,8 +112,17 @@ class Hidden:
         if self.activation == "elu":
             return nn.ELU(1.0 if self.alpha is None else self.alpha)
         if self.activation == "selu":
-            return ScaledElu(1.6732632 if self.alpha is None else self.alpha, self.scale)
+            return ScaledElu(self._selu_alpha, self.scale)
         return ACTIVATIONS[self.activation]()
+
+    def new_dropout(self) -> nn.Module:
+        if self.activation == "selu" and self.dropout:
+            return AlphaDropout(self.dropout, self._selu_alpha, self.scale)
+        return nn.Dropout(self.dropout)
+
+    @property
+    def _selu_alpha(self) -> float:
+        return 1.6732632 if self.alpha is None else self.alpha
 
 
 class ScaledElu(nn.Module):
@@ -119,6 +134,36 @@ class ScaledElu(nn.Module):
 
     def forward(self, z_BH: Tensor) -> Tensor:
         return F.elu(z_BH, self.alpha) * self.scale
+
+
+class AlphaDropout(nn.Module):
+    """Dropout after a SELU of any alpha and scale: a dropped unit is where the SELU ends.
+
+    What is left is scaled and shifted so that the activations of a standard normal z keep mean and
+    variance.
+
+    Reference:
+        Klambauer et al., Self-Normalizing Neural Networks, NeurIPS 2017. Differs: `nn.AlphaDropout`
+        is the case of its own alpha and scale, where mean is 0 and variance 1.
+    """
+
+    def __init__(self, dropout: float, alpha: float, scale: float) -> None:
+        super().__init__()
+        self.keep, self.end = 1.0 - dropout, -scale * alpha
+        # of exp(z) and exp(2 z) where z < 0: exp(k * k / 2) * P(z < -k)
+        once, twice = (math.exp(k * k / 2) * math.erfc(k / math.sqrt(2.0)) / 2 for k in (1, 2))
+        mean = scale * (1.0 / math.sqrt(2.0 * math.pi) + alpha * (once - 0.5))
+        square = scale * scale * (0.5 + alpha * alpha * (twice - 2.0 * once + 0.5))
+        variance = square - mean * mean
+        dropped = self.keep * (variance + dropout * (mean - self.end) ** 2)
+        self.gain = math.sqrt(variance / dropped)
+        self.shift = mean - self.gain * (self.keep * mean + dropout * self.end)
+
+    def forward(self, a_BH: Tensor) -> Tensor:
+        if not self.training:
+            return a_BH
+        kept_BH = torch.empty_like(a_BH).bernoulli_(self.keep)
+        return (self.end + kept_BH * (a_BH - self.end)) * self.gain + self.shift
 
 
 class OverUsers(nn.BatchNorm1d):
@@ -171,10 +216,7 @@ class HiddenLayer(nn.Module):
             self.from_layers = linear
         self.norm: nn.Module = OverUsers(hidden.units) if hidden.batch_norm else nn.Identity()
         self.activation = hidden.new_activation()
-        keeps_variance = hidden.activation == "selu"
-        self.dropout: nn.Module = (nn.AlphaDropout if keeps_variance else nn.Dropout)(
-            hidden.dropout
-        )
+        self.dropout = hidden.new_dropout()
 
     def forward(self, sums: list[Tensor], outputs: list[Tensor]) -> Tensor:
         """float32 [B, H].

@@ -1,4 +1,4 @@
-"""Hidden layers: from summed embeddings to what a model says of a user."""
+"""Hidden layers: from summed embeddings, or a code, to what a model says of a user."""
 
 import itertools
 from collections.abc import Sequence
@@ -56,6 +56,16 @@ class Layers(nn.Module):
     def forward(self, sum_BH: Tensor) -> Tensor:
         hidden_BD: Tensor = self.layers(sum_BH + self.bias)
         return F.normalize(hidden_BD, dim=1) if self.unit_length else hidden_BD
+
+
+class Decoder(nn.Sequential):
+    """From a code to hidden; of one width alone nothing is changed."""
+
+    def __init__(self, dims: Sequence[int], activation: str) -> None:
+        layers: list[nn.Module] = []
+        for width, next_width in itertools.pairwise(dims):
+            layers += [nn.Linear(width, next_width), ACTIVATIONS[activation]()]
+        super().__init__(*layers)
 
 
 def check_layers(hidden_dims: Sequence[int], activations: Sequence[str]) -> None:

@@ -88,6 +88,7 @@ class LinearAutoencoder(nn.Module):
     """
 
     linear = True  # a history is the sum of its rows of the catalog table
+    learns_shown = True  # to rebuild it, whatever the target asks for
     input_scale_V: Tensor
     row_length_V: Tensor
 

@@ -49,6 +49,8 @@ class Rbm(nn.Module):
         movies that a user did not rate are left out.
     """
 
+    learns_shown = True  # to rebuild it, whatever the target asks for
+
     def __init__(
         self,
         num_items: int,

@@ -42,6 +42,11 @@ class RecVae(nn.Module):
     it is estimated with the code that was drawn, and weighs `gamma` times the number of items of
     the user's history.
 
+    What the encoder said before is kept as a copy of it, input tables included, which is made anew
+    at the end of each of its turns. That takes as much memory as the tables, and time in the size
+    of the catalog: of 256 floats an item, 0.9 ms at 10,000 items and 17 at 200,000 (one CPU core),
+    in every fourth step as it ships. More `encoder_steps` and `decoder_steps` make it rarer.
+
     Args:
         num_items: V, known from the data.
         fields: user attribute -> size of its vocabulary, known from the data.
@@ -250,7 +255,11 @@ class Before(nn.Module):
 
     @torch.no_grad()
     def renew(self, tables: nn.ParameterDict, posterior: Posterior) -> None:
-        """Takes over what the encoder is now."""
+        """Takes over what the encoder is now.
+
+        Of the tables that is every row: constraints and other processes change more of them than a
+        batch of this one touches, and a run that goes on within a turn does not know which.
+        """
         for name, table in tables.items():
             self.tables[name].copy_(table)
         for copied, parameter in zip(self.posterior.parameters(), posterior.parameters()):

@@ -3,7 +3,6 @@
 Shapes as in deeprec/batch.py, and H, the width of the input tables; Z, floats of a code.
 """
 
-import itertools
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from deeprec.batch import Arranged, Batch, Encoded, Jagged, Penalty, Task
 from deeprec.model.autoencoder import output_bias
 from deeprec.model.history import HistoryWeighting
-from deeprec.model.layers import ACTIVATIONS, Activation, Layers, check_layers
+from deeprec.model.layers import Activation, Decoder, Layers, check_layers
 from deeprec.model.repeat import without_repeat
 from deeprec.model.sparse_input import Backend
 from deeprec.model.user_input import UserInput, asked_without_repeats
@@ -112,7 +111,7 @@ class Variational(nn.Module):
         self.layers = Layers(hidden_dims, activation, activation, 0.0, False)
         self.mean = nn.Linear(hidden_dims[-1], code_dim)
         self.log_variance = nn.Linear(hidden_dims[-1], code_dim)
-        self.decoder = decoder([code_dim, *decoder_dims], activation)
+        self.decoder = Decoder([code_dim, *decoder_dims], activation)
         width = [code_dim, *decoder_dims][-1]
         self.item_weight = nn.Parameter(torch.randn(num_items, width).mul_(output_init_std))
         self.item_bias = nn.Parameter(
@@ -188,14 +187,6 @@ class ServingEncoder(nn.Module):
         """As `encode` of the model; attributes in the order of the model's fields."""
         sum_BH = self.user_input(items_N, offsets_B1, ages_N, attribute_values, attribute_offsets)
         return without_repeat(self.decoder(self.mean(self.layers(sum_BH))))
-
-
-def decoder(dims: Sequence[int], activation: str) -> nn.Sequential:
-    """From a code to hidden; of one width alone nothing is changed."""
-    layers: list[nn.Module] = []
-    for width, next_width in itertools.pairwise(dims):
-        layers += [nn.Linear(width, next_width), ACTIVATIONS[activation]()]
-    return nn.Sequential(*layers)
 
 
 def drawn(mean_BZ: Tensor, log_variance_BZ: Tensor) -> Tensor:

@@ -20,8 +20,8 @@ RELEASED = Braking()
 class Brake:
     """Pulled by a loss far above its running mean; then a step is left out and others are small.
 
-    The loss must be known before anything changes by it, so that the catalog table gets a gradient
-    of its own in place of updates block by block; on CUDA every step waits for its loss.
+    The loss must be known before anything changes by it, so that the gradient of catalog rows is
+    kept until then, of the whole table unless a loss draws; on CUDA every step waits for its loss.
 
     Args:
         times: of the running mean, above which a loss pulls it.

@@ -67,10 +67,13 @@ def assemble(
 
 def _refuse_limits(kinds: Kinds, limits: Limits) -> None:
     """Raises ConfigError for a limit that would be without effect on this model."""
-    for name in ("clip_norm", "weight_decay"):
-        if not kinds.layers and getattr(limits, name):
+    for name, there, what in (
+        ("clip_norm", bool(kinds.layers), "layers"),
+        ("weight_decay", any(one.dim() > 1 for one in kinds.layers), "weights of layers"),
+    ):
+        if getattr(limits, name) and not there:
             raise ConfigError(
-                f"optimizer.{name} is of layers, and this model has none, got "
+                f"optimizer.{name} is of {what}, and this model has none, got "
                 f"{getattr(limits, name)}; leave it at its default"
             )
     if kinds.row_length_V is not None and limits.table_weight_decay:
@@ -80,13 +83,22 @@ def _refuse_limits(kinds: Kinds, limits: Limits) -> None:
         )
 
 
-def row_updates(optimizers: Iterable[torch.optim.Optimizer]) -> dict[Tensor, RowUpdate]:
-    """By table, what changes rows of it where a loss finds their gradient."""
+def row_updates(
+    optimizers: Iterable[torch.optim.Optimizer], *, at_step: bool = False
+) -> dict[Tensor, RowUpdate]:
+    """By table, what changes rows of it where a loss finds their gradient, or only at the step."""
     found: dict[Tensor, RowUpdate] = {}
     for optimizer in optimizers:
         if isinstance(optimizer, InLoss):
-            found |= optimizer.updates()
+            found |= optimizer.updates(at_step=at_step)
     return found
+
+
+def leave_out(optimizers: Iterable[torch.optim.Optimizer]) -> None:
+    """Forgets what a loss has told the optimizers of a step that is not taken."""
+    for optimizer in optimizers:
+        if isinstance(optimizer, InLoss):
+            optimizer.leave_out()
 
 
 def set_rates(optimizers: Iterable[torch.optim.Optimizer], factor: float) -> None:

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from deeprec.errors import ConfigError
 from deeprec.model.hidden import HiddenLayer
 from deeprec.model.layered import Layered
-from deeprec.model.layers import ACTIVATIONS, Layers
+from deeprec.model.layers import ACTIVATIONS, Decoder, Layers
 from deeprec.model.sparse_input import SparseInput
 from deeprec.table import Rows, RuleAround, State, TableRule
 from deeprec.trainer.kinds import Kinds
-from deeprec.trainer.limits import check_positive
+from deeprec.trainer.limits import check_positive, shrinking
 
 
 class Units(NamedTuple):
@@ -153,9 +153,8 @@ class Constraints:
     @torch.no_grad()
     def _shrink(self, layers: torch.optim.Optimizer) -> None:
         for group in layers.param_groups:
-            for weight in group["params"]:
-                if weight.dim() > 1:
-                    weight.copy_(_nearer_0(weight, group["lr"] * self.l1_decay))
+            for weight in shrinking(group["params"]):
+                weight.copy_(_nearer_0(weight, group["lr"] * self.l1_decay))
 
 
 NO_CONSTRAINTS = Constraints()
@@ -190,8 +189,9 @@ def activations_of(model: nn.Module) -> Iterator[nn.Module]:
     for module in model.modules():
         if isinstance(module, HiddenLayer):
             yield module.activation
-        elif isinstance(module, Layers):
-            yield from (one for one in module.layers if isinstance(one, kinds))
+        elif isinstance(module, Layers | Decoder):
+            layers = module.layers if isinstance(module, Layers) else module
+            yield from (one for one in layers if isinstance(one, kinds))
 
 
 def _linears(model: nn.Module) -> Iterator[nn.Linear]:

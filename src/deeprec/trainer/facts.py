@@ -1,5 +1,6 @@
 """What a model and a loss are built with besides their config, and how they are built with it."""
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -115,6 +116,11 @@ def reads_log_odds(loss: Mapping[str, Any]) -> bool:
 def learns_next(model: Mapping[str, Any]) -> bool:
     """Whether the model of a config learns what comes next in the histories that it is shown."""
     return bool(getattr(find(model["_target_"]), "learns_next", False))
+
+
+def reads_attributes(model: Mapping[str, Any]) -> bool:
+    """Whether the model of a config asks which user attributes there are."""
+    return "fields" in inspect.signature(find(model["_target_"])).parameters
 
 
 def trained_model(part: Mapping[str, Any], facts: Facts, found: Checkpoint) -> torch.nn.Module:

@@ -1,6 +1,7 @@
 """What keeps weights and gradients small."""
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +25,7 @@ class Limits:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
 
     def of_tables(self) -> dict[str, Any]:
-        """Arguments of a rule."""
+        """Arguments of a rule of rows; one of numbers has no weight_decay."""
         return {"weight_decay": self.table_weight_decay, "clip_norm": self.table_clip_norm}
 
     def hold(self, layers: torch.optim.Optimizer) -> torch.optim.Optimizer:
@@ -38,8 +39,13 @@ class Limits:
             if self.clip_norm is not None:
                 nn.utils.clip_grad_norm_(group["params"], self.clip_norm)
             if self.weight_decay:
-                for parameter in group["params"]:
-                    parameter.mul_(1.0 - group["lr"] * self.weight_decay)
+                for weight in shrinking(group["params"]):
+                    weight.mul_(1.0 - group["lr"] * self.weight_decay)
+
+
+def shrinking(parameters: Iterable[nn.Parameter]) -> Iterator[nn.Parameter]:
+    """Of layers, what decays in a step: weights that it trains, no biases or gains of norms."""
+    return (one for one in parameters if one.dim() > 1 and one.grad is not None)
 
 
 def check_positive(**values: float | None) -> None:

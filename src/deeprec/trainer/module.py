@@ -32,6 +32,7 @@ from deeprec.trainer.brake import Brake, Braking
 from deeprec.trainer.built import (
     begin_again,
     begin_state,
+    leave_out,
     row_updates,
     set_rates,
     state_names,
@@ -145,7 +146,8 @@ class Training(LightningModule):
         kinds = kinds_of(model)
         self._layers = kinds.layers
         begin_state(self.built)
-        self._row_updates = row_updates(self.built)
+        # nothing may change before the brake knows the loss
+        self._row_updates = row_updates(self.built, at_step=brake is not None)
         if shards is not None and shards.catalog is not None:
             shards.catalog.tables = kinds.scored
             shards.catalog.state.of_rows = state_of_rows(self.built, kinds.scored)
@@ -217,6 +219,8 @@ class Training(LightningModule):
                 set_rates(self.built, rate * held)
             if held:
                 self._step(loss, whole)
+            else:
+                leave_out(self.built)
         progress.step += 1
         progress.batch += 1
 
@@ -409,8 +413,6 @@ class Training(LightningModule):
         """Who changes the rows that this task trains, where no other task reads them afterwards."""
 
         def update(table: Tensor, tables: list[Tensor]) -> RowUpdate | None:
-            if self.brake is not None:  # nothing may change before the loss is known
-                return None
             readers = [other for other in tables if other.data_ptr() == table.data_ptr()]
             alone = sum(other.requires_grad for other in readers) == 1
             return self._row_updates.get(table) if alone and readers[-1] is table else None

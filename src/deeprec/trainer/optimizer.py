@@ -12,10 +12,12 @@ import torch
 from torch import nn
 
 from deeprec import table as rules_of
+from deeprec.errors import ConfigError
 from deeprec.model.dropping import check_share
 from deeprec.table import TableRule
 from deeprec.trainer.built import assemble
 from deeprec.trainer.constraints import NO_CONSTRAINTS, Constraints
+from deeprec.trainer.kinds import kinds_of
 from deeprec.trainer.limits import Limits, check_positive
 
 BETAS = (0.9, 0.999)
@@ -48,8 +50,8 @@ class BaseOptimizer(ABC):
 
     Args:
         weight_decay: share of its value, times the learning rate, that a weight of the layers loses
-            at each step.
-        table_weight_decay: the same of a table's row whenever it changes.
+            at each step that trains it; biases and gains of norms do not.
+        table_weight_decay: the same of a table's row whenever it changes; per-item numbers do not.
         clip_norm: longest gradient of all layers together; None: any.
         table_clip_norm: longest gradient of a table's row; None: any.
         constraints: what weights and slopes are held to.
@@ -81,12 +83,12 @@ class BaseOptimizer(ABC):
 
     def build(self, model: nn.Module) -> list[torch.optim.Optimizer]:
         """See `Optimizer`."""
-        of_tables = self.limits.of_tables()
+        limits = self.limits
         return assemble(
             model,
             self.of_layers,
-            lambda: self.of_table(**of_tables),
-            lambda: self.of_numbers(**of_tables),
+            lambda: self.of_table(**limits.of_tables()),
+            lambda: self.of_numbers(clip_norm=limits.table_clip_norm),
             self.limits,
             self.constraints,
         )
@@ -134,6 +136,15 @@ class Adam(BaseOptimizer):
         if not all(0.0 <= beta < 1.0 for beta in self.betas):
             raise ValueError(f"betas must be two numbers in [0, 1), got {list(self.betas)}")
         self.betas = (self.betas[0], self.betas[1])
+
+    def build(self, model: nn.Module) -> list[torch.optim.Optimizer]:
+        """See `Optimizer`; raises ConfigError if `item_lr` would be without effect."""
+        if self.item_lr is not None and not kinds_of(model).per_item:
+            raise ConfigError(
+                "optimizer.item_lr is of numbers that an item has one of, and this model trains "
+                f"none, got {self.item_lr}; leave it at null"
+            )
+        return super().build(model)
 
     def of_layers(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         return torch.optim.Adam(parameters, self.lr, self.betas, self.eps, fused=True)

@@ -47,11 +47,15 @@ class InLoss(torch.optim.Optimizer):
         for table, rule in self._rules.items():
             self.state[table] = rule.new_state(table.data)
 
-    def updates(self) -> dict[Tensor, RowUpdate]:
-        """By table, what takes the gradient of some rows: changes them at once, or keeps it."""
+    def updates(self, *, at_step: bool = False) -> dict[Tensor, RowUpdate]:
+        """By table, what takes the gradient of some rows: changes them at once, or keeps it.
+
+        Args:
+            at_step: keep those of all tables, for a step that may be left out.
+        """
         return {
             table: partial(self._hold, table)
-            if table in self._at_step
+            if at_step or table in self._at_step
             else partial(self._update, group)
             for group in self.param_groups
             for table in group["params"]
@@ -68,6 +72,10 @@ class InLoss(torch.optim.Optimizer):
             rule = self._rules[table]
             rule.lr = group["lr"]  # some change rows only now
             rule.finish_step(self.state[table])
+
+    def leave_out(self) -> None:
+        """Forgets the gradients that were kept for a step."""
+        self._held.clear()
 
     def _hold(self, table: Tensor, rows: Rows, gradient: Tensor) -> None:
         """Keeps a gradient for the step: of drawn rows as it is, of blocks as one of all rows."""
