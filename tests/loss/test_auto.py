@@ -81,7 +81,7 @@ def test_cosines_are_told_apart_by_a_temperature_however_they_are_scored() -> No
             lambda loss: 0 if "Sampled" in loss["_target_"] else 1, budget
         )
         assert found.loss["_target_"] == f"deeprec.loss.{name}"
-        assert found.loss["temperature"] == 0.1
+        assert found.loss["temperature"] == 0.15
     assert Auto(30_000).choose(lambda loss: 0, 1).loss["temperature"] == 1.0
 
 
@@ -98,7 +98,7 @@ def test_who_learns_more_from_another_loss_is_told() -> None:
     linear, cosines = replace(usual, linear=True), replace(usual, unit_rows=True)
     assert "loss=cosine" in str(advice(Softmax(), linear))
     assert advice(Cosine(9), linear) is None
-    assert "loss.temperature=0.1" in str(advice(Softmax(), cosines))
+    assert "loss.temperature=0.15" in str(advice(Softmax(), cosines))
     assert (
         advice(Softmax(temperature=0.1), cosines) is advice(CosineContrastive(9), cosines) is None
     )
