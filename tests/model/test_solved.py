@@ -2,6 +2,7 @@
 
 import itertools
 import shutil
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -18,6 +19,7 @@ from deeprec.config import check, compose, to_dict
 from deeprec.errors import ConfigError, NonFiniteError
 from deeprec.evaluate import evaluate
 from deeprec.export import export
+from deeprec.model import ease, svd
 from deeprec.model.base import Recommender, Solvable
 from deeprec.model.ease import Ease
 from deeprec.model.graph_filter import GraphFilter
@@ -28,11 +30,12 @@ from deeprec.model.neighbour_scores import NeighbourScores, with_own_items
 from deeprec.model.own_frequency import OwnFrequency
 from deeprec.model.popularity import Popularity
 from deeprec.model.sparse_ease import SparseEase
-from deeprec.model.svd import Svd
+from deeprec.model.svd import Svd, orthonormal
 from deeprec.train import train
 from deeprec.trainer.logger import read_metrics
 from deeprec.trainer.run import open_run
 from deeprec.verb import EvaluateConfig, ExportConfig
+from largest_tensor import LargestTensor
 from recommender_contract import FIELDS, NUM_ITEMS, USERS, RecommenderContract, batch, scores
 
 U, V = 40, 12
@@ -166,6 +169,41 @@ def test_svd_of_more_directions_than_there_are_rebuilds_histories(taken: np.ndar
     model = Svd(V, width=V + 5, user_power=0.0, input_power=0.0, output_power=0.0)
     solved(model, users_of(taken))
     np.testing.assert_allclose(scores_of(model, taken), taken, atol=1e-5)
+
+
+def test_a_basis_is_orthonormal_however_near_its_columns_are() -> None:
+    draw = np.random.default_rng(0)
+    apart = draw.standard_normal((3000, 12)).astype(np.float32)
+    near = apart * np.logspace(0, -5, 12, dtype=np.float32) + apart[:, :1]
+    for columns in (apart, near, np.hstack([near, near[:, :2], np.zeros_like(near[:, :1])])):
+        basis = orthonormal(columns.copy())
+        lengths = np.linalg.eigvalsh((basis.T @ basis).astype(np.float64))
+        assert np.minimum(abs(lengths), abs(lengths - 1)).max() < 1e-5  # each is there, or is not
+        assert (lengths > 0.5).sum() >= 12
+        rest = columns - basis @ (basis.T @ columns)
+        assert np.linalg.norm(rest, axis=0).max() < 1e-4 * np.linalg.norm(columns[:, 0])
+
+
+@pytest.mark.parametrize("kind", ["svd", "ease"])
+def test_solving_takes_what_the_memory_plan_says(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(svd, "BLOCK_NUMBERS", 2**14)  # so that tables are what takes most
+    monkeypatch.setattr(ease, "GRAM_BLOCK", 64)
+    items, users = (1000, 200) if kind == "ease" else (10_000, 1000)
+    rows = torch.randint(items, (10 * users,), generator=torch.Generator().manual_seed(0))
+    histories = Jagged(rows, torch.arange(users + 1) * 10)
+    model = Ease(items, l2=5.0) if kind == "ease" else Svd(items, width=32)
+    largest = LargestTensor()
+    tracemalloc.start()  # which numpy tells what it takes, and torch does not
+    try:
+        with largest:
+            solved(model, Batch(torch.arange(users), histories))
+        taken = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert taken < model.solving_bytes(users, 10 * users)
+    assert largest.elements <= (items * 64 if kind == "svd" else max(10 * users, items))
 
 
 @pytest.mark.parametrize("neighbours", [2, V])

@@ -17,6 +17,7 @@ from deeprec.model.solved import (
     OF_POPULARITY,
     SolvedModel,
     check_ridge,
+    largest_of,
     powers,
     ridge,
     scaled_histories,
@@ -39,8 +40,8 @@ class Ease(SolvedModel):
 
         P = (G + L^2)^-1        B_ij = -P_ij / P_jj
 
-    The matrix takes 4 V^2 bytes and its inversion V^3 operations, so it is for catalogs up to some
-    20,000 items.
+    The matrix takes 4 V^2 bytes, in which it is solved, and its inversion V^3 operations, so it is
+    for catalogs up to some 20,000 items.
 
     Args:
         num_items: V, known from the data.
@@ -124,7 +125,8 @@ class Ease(SolvedModel):
         )
         in_V = powers(popularity_V, -self.input_power, OF_POPULARITY)
         out_V = powers(popularity_V, self.output_power, OF_POPULARITY)
-        gram_VV = gram(scaled)
+        # on a CPU all of it is done where the weights lie: there is one [V, V]
+        gram_VV = gram(scaled, into=self.between_items.detach().cpu().numpy().T)
         ridge_V = ridge(gram_VV.diagonal(), num_events, self.l2, self.dropout)
         gram_VV[np.diag_indices(self.num_items)] += ridge_V
         with console.status("inverting the matrix of item pairs"):
@@ -134,24 +136,27 @@ class Ease(SolvedModel):
         weights_VV *= torch.from_numpy(in_V).float()[:, None]
         weights_VV *= torch.from_numpy(out_V).float()
         self.between_items.copy_(weights_VV)
-        self.settle_ties(popularity_V, float(weights_VV.abs().max()))
+        self.settle_ties(popularity_V, largest_of(weights_VV))
         yield float("nan")
 
     def solving_bytes(self, num_users: int, num_events: int) -> int:
-        """The Gram matrix, which becomes its own inverse, and the histories as a matrix."""
-        return 4 * self.num_items**2 + 24 * num_events
+        """Blocks of pairs, sparse and dense, and the histories as a matrix."""
+        return 16 * GRAM_BLOCK * self.num_items + 24 * num_events
 
 
-def gram(matrix: sparse.csr_array) -> Float32Array:
-    """float32 [V, V], column-major: the products of all pairs of columns, a block at a time."""
+def gram(matrix: sparse.csr_array, *, into: Float32Array) -> Float32Array:
+    """float32 [V, V], column-major: the products of all pairs of columns, a block at a time.
+
+    Args:
+        into: where they are put, float32 [V, V], column-major.
+    """
     num_items = matrix.shape[1]
     by_item = matrix.T.tocsr()
-    products = np.empty((num_items, num_items), np.float32, order="F")
     with console.status("counting pairs of items"):
         for start in range(0, num_items, GRAM_BLOCK):
             block = by_item[start : start + GRAM_BLOCK] @ matrix
-            products[:, start : start + GRAM_BLOCK] = block.toarray().T
-    return products
+            into[:, start : start + GRAM_BLOCK] = block.toarray().T
+    return into
 
 
 def inverse(positive: Float32Array) -> Float32Array:

@@ -12,7 +12,7 @@ from deeprec.console import console
 from deeprec.model.history import HistoryWeighting, aggregate, check_weighting, history_weights
 from deeprec.model.item_to_item import FIT_BLOCK_PAIRS, strongest, taken_together
 from deeprec.model.neighbour_scores import NeighbourScores, on_the_product, with_own_items
-from deeprec.model.solved import OF_POPULARITY, SolvedModel, powers, scaled_histories
+from deeprec.model.solved import OF_POPULARITY, SolvedModel, largest_of, powers, scaled_histories
 from deeprec.model.sparse_input import weighted_sum
 from deeprec.model.svd import leading_vectors, looking_bytes
 
@@ -118,9 +118,9 @@ class GraphFilter(SolvedModel):
             self.between_items.fill(with_own_items(_largest_products(scaled, self.neighbours)))
         with console.status(f"looking for {self.item_weight.shape[1]} directions"):
             vectors_VD = leading_vectors(scaled, self.item_weight.shape[1], draw)
-        self.item_weight.copy_(torch.from_numpy(vectors_VD) * out_V[:, None])
+        self.item_weight.copy_(torch.from_numpy(vectors_VD).mul_(out_V[:, None]))
         self.input_scale_V.copy_(torch.from_numpy(scale_V))
-        self.settle_ties(popularity_V, float(self.item_weight.abs().max()))
+        self.settle_ties(popularity_V, largest_of(self.item_weight))
         yield float("nan")
 
     def solving_bytes(self, num_users: int, num_events: int) -> int:

@@ -12,7 +12,6 @@ popular it is, and is scored the higher.
 from collections.abc import Mapping
 from dataclasses import replace
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -36,6 +35,7 @@ WARM_ITERATIONS = 3  # training finds the rest
 WARM_POWER = 0.5  # by which events of long histories and popular items weigh less
 SCATTERED = 40  # users an item, below which what is popular says little of what comes next
 SMALLEST = 1e-6  # length below which singular vectors say nothing of an item
+ROWS_AT_ONCE = 2**14  # of a table that others take the place of
 
 
 class LinearAutoencoder(nn.Module):
@@ -158,12 +158,18 @@ class LinearAutoencoder(nn.Module):
             item_power=WARM_POWER,
         )
         vectors_VD = leading_vectors(scaled, self.item_weight.shape[1], draw, WARM_ITERATIONS)
-        vectors_VD *= np.sqrt(np.linalg.norm(scaled @ vectors_VD, axis=0))
-        rows_VD = torch.from_numpy(vectors_VD).to(self.item_weight.device)
-        lengths_V1 = torch.linalg.vector_norm(rows_VD, dim=1, keepdim=True)
-        known_V1 = lengths_V1 > SMALLEST
-        rows_VD *= self.row_length_V[:, None] / lengths_V1.clamp(min=SMALLEST)
-        self.item_weight.copy_(torch.where(known_V1, rows_VD, self.item_weight))
+        rows_VD = torch.from_numpy(vectors_VD)
+        said_BD = torch.from_numpy(scaled @ vectors_VD)
+        rows_VD *= torch.linalg.vector_norm(said_BD, dim=0).sqrt()
+        # in blocks: a large catalog has no room for its table once more
+        tables = self.item_weight, rows_VD, self.row_length_V
+        for table_CD, rows_CD, length_C in zip(
+            *(torch.split(whole, ROWS_AT_ONCE) for whole in tables), strict=True
+        ):
+            found_CD = rows_CD.to(table_CD.device)
+            found_C1 = torch.linalg.vector_norm(found_CD, dim=1, keepdim=True)
+            found_CD = found_CD * (length_C[:, None] / found_C1.clamp(min=SMALLEST))
+            table_CD.copy_(torch.where(found_C1 > SMALLEST, found_CD, table_CD))
 
     def begin_bytes(self, num_users: int, num_events: int) -> int:
         """What `begin` takes; see `Trainable`."""

@@ -77,6 +77,17 @@ def tie_breaks(popularity_V: Tensor, largest: float) -> Tensor:
     return (TIE * largest * shares_V).float()
 
 
+def largest_of(table: Tensor) -> float:
+    """Of its numbers, whatever their sign; a table of their sizes is not made.
+
+    Example:
+        >>> largest_of(torch.tensor([[1.0, -3.0], [2.0, 0.0]]))
+        3.0
+    """
+    least, most = torch.aminmax(table)
+    return float(torch.maximum(-least, most))
+
+
 def weighted_histories(
     users: Batch, num_items: int, weighting: HistoryWeighting = "binary", fade_days: float = 90.0
 ) -> Jagged:
