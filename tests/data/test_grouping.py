@@ -28,6 +28,10 @@ def test_every_user_is_in_exactly_one_batch_and_processes_have_as_many(
         groups = plan(grouping, of_users, seed, world)
         assert sorted(np.concatenate(groups).tolist()) == list(range(len(lengths)))
         assert len(groups) == world * grouping.num_batches(of_users, world)
+        empty = sum(len(group) == 0 for group in groups)
+        if grouping.batch_users is None:
+            assert empty == max(0, len(groups) - len(lengths)) < world
+        assert world > 1 or not empty
 
 
 def test_batches_hold_as_many_interactions_as_asked_up_to_one_user() -> None:
@@ -36,6 +40,13 @@ def test_batches_hold_as_many_interactions_as_asked_up_to_one_user() -> None:
     sizes = np.array([lengths[group].sum() for group in groups])
     assert np.abs(sizes - sizes.mean()).max() <= lengths.max()
     assert 500 * 0.97 <= sizes.mean() <= 500
+
+
+def test_a_history_longer_than_a_batch_has_one_to_itself() -> None:
+    lengths = np.array([1000, 3, 2, 1000, 3, 2, 5])
+    groups = plan(Grouping(batch_interactions=5), lengths, 2, 1)
+    assert len(groups) == 5  # of 5 interactions each, of 1000 or fewer
+    assert sorted(len(group) for group in groups) in ([1, 1, 1, 2, 2], [1, 1, 1, 1, 3])
 
 
 def test_by_users_batches_are_slices_of_the_shuffled_users() -> None:

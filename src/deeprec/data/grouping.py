@@ -47,7 +47,7 @@ class Grouping:
         if self.batch_users is not None:
             return min(self.batch_users, len(lengths))
         assert self.batch_interactions is not None
-        fitting = round(self.batch_interactions / float(lengths.mean()))
+        fitting = round(self.batch_interactions / float(self._counted(lengths).mean()))
         return max(1, min(len(lengths), fitting))
 
     def num_batches(self, lengths: npt.NDArray[np.int64], world: int) -> int:
@@ -55,20 +55,31 @@ class Grouping:
         if self.batch_users is not None:
             return -(-len(lengths) // (self.batch_users * world))
         assert self.batch_interactions is not None
-        return -(-int(lengths.sum()) // (self.batch_interactions * world))
+        return -(-int(self._counted(lengths).sum()) // (self.batch_interactions * world))
 
     def bounds(self, lengths: npt.NDArray[np.int64], world: int) -> npt.NDArray[np.int64]:
         """int64 [batches * world + 1]: batch i holds users [bounds[i], bounds[i + 1]).
 
-        By interactions a batch may be empty beside a user who has more of them than a batch.
+        By interactions none is empty, unless there are fewer users than batches. One who has more
+        of them than a batch fills it, however many these are.
         """
         groups = self.num_batches(lengths, world) * world
+        places = np.arange(groups + 1)
         if self.batch_users is not None:
-            return (np.arange(groups + 1) * self.batch_users).clip(max=len(lengths))
-        middles = np.cumsum(lengths) - lengths / 2
-        edges = np.arange(groups + 1) * (lengths.sum() / groups)
-        bounds: npt.NDArray[np.int64] = np.searchsorted(middles, edges)
+            return (places * self.batch_users).clip(max=len(lengths))
+        counted = self._counted(lengths)
+        middles = np.cumsum(counted) - counted / 2
+        bounds: npt.NDArray[np.int64]
+        bounds = np.searchsorted(middles, places * (counted.sum() / groups))
+        bounds = np.maximum.accumulate(bounds - places) + places  # a user each, at least
+        latest = places + max(0, len(lengths) - groups)
+        bounds = np.minimum(bounds, latest).clip(max=len(lengths))
         return bounds
+
+    def _counted(self, lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Interactions of each user, as many as a batch has of one who has more."""
+        assert self.batch_interactions is not None
+        return lengths.clip(max=self.batch_interactions)
 
     def plan(
         self,
