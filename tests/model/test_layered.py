@@ -160,6 +160,7 @@ def test_a_layer_reads_the_inputs_that_it_names_and_no_other() -> None:
         (["input", "history"], {}, "reads 'history' twice; name it once"),
         (["user:age"], {"tied": True}, "one layer must read the history and have 5 units.*got"),
         (["history"], {"dropped_inputs": ["age"]}, "dropped_inputs: 'age' is no input of this"),
+        (["history"], {"dropped_inputs": ["user:age"]}, "no layer reads 'user:age'"),
         (["user:age", "history"], {"compatibility": "dsstne", "input_dropout": 0.2},
          "'a' reads several inputs, of which DSSTNE's denoising"),
     ],
@@ -183,6 +184,10 @@ def test_a_config_that_names_an_attribute_is_checked_before_there_are_data() -> 
     part = {"_target_": "deeprec.model.layered.Layered", "_partial_": True}
     layers = [{**hidden, "sources": ["history", "user:town"]}]
     assert mistakes("model", {**part, "layers": layers}) == []
+    of_all = [{**hidden, "sources": ["input"]}]  # attributes that are not named among them
+    assert mistakes("model", {**part, "layers": of_all, "dropped_inputs": ["user:zip"]}) == []
+    [said] = mistakes("model", {**part, "layers": layers, "dropped_inputs": ["user:zip"]})
+    assert "no layer reads 'user:zip'" in said
     [said] = mistakes("model", {**part, "layers": [{**hidden, "sources": ["histroy"]}]})
     assert "reads 'histroy', which is no layer before it" in said
 

@@ -122,12 +122,13 @@ class Layered(nn.Module):
         if as_dsstne:
             layers = [_as_dsstne(layer) for layer in layers]
         self.num_items = num_items
-        self.fields = _stand_ins(layers) if fields is None else dict(fields)
+        self.fields = _stand_ins(layers, dropped_inputs) if fields is None else dict(fields)
         self.fields_of_inputs = known = _fields_of_inputs(self.fields)
         plan = _Plan(layers, output_sources, known)
         self.history_weighting, self.fade_days = history_weighting, fade_days
         self.normalize, self.input_dropout, self.tied = normalize, input_dropout, tied
         self.dropped = _named(known, "dropped_inputs", dropped_inputs)
+        _check_read(dropped_inputs, known, plan)
         self.parts, self.output = tuple(layers), plan.output
         width = sum(layers[i].units for i in self.output)
         _check_tied(tied, plan, width)
@@ -375,10 +376,23 @@ def _fields_of_inputs(attributes: Mapping[str, int]) -> dict[str, list[str]]:
     return {INPUT: every, HISTORY: [HISTORY], **own}
 
 
-def _stand_ins(layers: Sequence[Hidden]) -> dict[str, int]:
-    """The attributes that layers read, of one value each: a config is checked without data."""
-    named = [name for layer in layers for name in layer.sources or ()]
+def _stand_ins(layers: Sequence[Hidden], dropped_inputs: Sequence[str]) -> dict[str, int]:
+    """The attributes that are named, of one value each: a config is checked without data."""
+    named = [*(name for layer in layers for name in layer.sources or ()), *dropped_inputs]
     return {name.removeprefix(OF_USER): 1 for name in named if name.startswith(OF_USER)}
+
+
+def _check_read(
+    dropped_inputs: Sequence[str], inputs: Mapping[str, Sequence[str]], plan: _Plan
+) -> None:
+    """Of what no layer reads nothing can be dropped; the history is what the default says."""
+    read = {field for fields in plan.shown for field in fields}
+    for name in dropped_inputs:
+        if name != HISTORY and not read & {*inputs[name]}:
+            raise ValueError(
+                f"dropped_inputs: no layer reads {name!r}; name it in the sources of one, or leave "
+                "it out here"
+            )
 
 
 def _named(inputs: Mapping[str, Sequence[str]], what: str, names: Sequence[str]) -> list[str]:
