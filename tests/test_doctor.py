@@ -1,6 +1,8 @@
 """What deeprec doctor says of installations, given as plain mappings of versions."""
 
 import os
+import re
+import resource
 import sys
 import tomllib
 from pathlib import Path
@@ -188,3 +190,14 @@ def test_cores_and_memory_are_told_where_linux_does_not_tell_them(monkeypatch, t
     monkeypatch.delattr(os, "sched_getaffinity")
     assert machine.free_memory_bytes() >= there / 2 > 2**20
     assert machine.cores() == os.cpu_count()
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="says what is mapped")
+def test_memory_is_no_more_than_the_limit_of_a_process_leaves():
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    mapped = int(re.search(r"VmSize:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
+    resource.setrlimit(resource.RLIMIT_AS, (mapped + 2**28, hard))
+    try:
+        assert 2**27 < machine.free_memory_bytes() <= 2**28 + 2**24
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))

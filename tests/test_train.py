@@ -130,10 +130,6 @@ def test_the_bias_begins_at_log_odds_only_where_the_loss_reads_scores_so(
         ),
         (["loss=regression", "loss.output=identity"], ["model.reconstruction: must be 0 with"]),
         (
-            ["model=sequence_encoder", "target=reconstruct", "target.weigh=true"],
-            ["target.weigh: a model that learns what comes next reads no values"],
-        ),
-        (
             [
                 "loss=squared",
                 "loss.gram_items=5",
@@ -153,6 +149,15 @@ def test_a_loss_that_cannot_train_the_model_is_refused_before_a_step(
     assert len(str(refusal.value).splitlines()) == 1 + len(said)
     for one in said:
         assert one in str(refusal.value)
+
+
+def test_targets_of_a_model_that_learns_what_comes_next_are_not_weighed(
+    prepared: Path, tmp_path: Path
+) -> None:
+    words = ["model=sequence_encoder", "target=reconstruct", "target.weigh=true", "loss=softmax"]
+    config = small_shop.composed(prepared, tmp_path / "run", *words)
+    with pytest.raises(ConfigError, match=r"target.weigh: a model that learns .* set it to false"):
+        Work(config, Prepared(prepared))
 
 
 @pytest.mark.parametrize(("model", "chosen"), [("autoencoder", "Softmax"), ("linear", "Cosine")])
