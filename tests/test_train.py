@@ -151,15 +151,6 @@ def test_a_loss_that_cannot_train_the_model_is_refused_before_a_step(
         assert one in str(refusal.value)
 
 
-def test_targets_of_a_model_that_learns_what_comes_next_are_not_weighed(
-    prepared: Path, tmp_path: Path
-) -> None:
-    words = ["model=sequence_encoder", "target=reconstruct", "target.weigh=true", "loss=softmax"]
-    config = small_shop.composed(prepared, tmp_path / "run", *words)
-    with pytest.raises(ConfigError, match=r"target.weigh: a model that learns .* set it to false"):
-        Work(config, Prepared(prepared))
-
-
 @pytest.mark.parametrize(("model", "chosen"), [("autoencoder", "Softmax"), ("linear", "Cosine")])
 def test_a_run_keeps_the_loss_that_auto_chose(
     prepared: Path, tmp_path: Path, model: str, chosen: str
