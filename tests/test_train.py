@@ -20,7 +20,7 @@ from torch import nn
 
 import small_shop
 import standin
-from deeprec import folder
+from deeprec import disk, folder
 from deeprec.batch import Task
 from deeprec.config import compose
 from deeprec.data.store import Prepared
@@ -41,6 +41,7 @@ from deeprec.trainer.logger import read_metrics
 from deeprec.trainer.module import Training
 from deeprec.trainer.optimizer import Adam, RowwiseAdagrad
 from deeprec.trainer.run import RunFolder, open_run
+from deeprec.trainer.saving import Saver
 from deeprec.verb import TrainConfig
 from deeprec.work import Work
 
@@ -149,6 +150,36 @@ def test_a_loss_that_cannot_train_the_model_is_refused_before_a_step(
     assert len(str(refusal.value).splitlines()) == 1 + len(said)
     for one in said:
         assert one in str(refusal.value)
+
+
+def test_too_little_room_for_all_checkpoints_is_told_before_training(
+    prepared: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    work = Work(small_shop.settings(prepared, tmp_path / "run"), Prepared(prepared))
+    saver = Saver(tmp_path / "run" / "checkpoints", {}, lambda progress: None)
+    (tmp_path / "one").mkdir()
+    saved = checkpoint.save(tmp_path / "one", work.learner, None, {})
+    files = saved.glob("*.safetensors")
+    tensors = sum(one.nbytes for file in files for one in load_file(file).values())
+
+    def said(free: float, saves: int | None) -> str:
+        monkeypatch.setattr(disk, "free_bytes", lambda path: int(free * tensors))
+        capsys.readouterr()
+        saver.refuse_without_room(work.learner, saves)
+        return " ".join(capsys.readouterr().out.split())
+
+    assert "no room for all" not in said(4.1, None)
+    assert "no room for all" not in said(1.1, 1)
+    for free, saves in ((3.5, None), (1.5, 2)):
+        told = said(free, saves)
+        assert "no room for all of these, and the run may end there" in told
+        assert "optimizer=rowwise_adagrad" in told
+        assert "trainer.on_disk_full=continue" in told
+    with pytest.raises(ResourceError, match="no room on this disk"):
+        said(0.5, None)
 
 
 @pytest.mark.parametrize(("model", "chosen"), [("autoencoder", "Softmax"), ("linear", "Cosine")])

@@ -72,7 +72,9 @@ class Work(Assembly):
             sink.close()
 
     def _fit(self, keeper: Keeper) -> None:
-        keeper.saver.refuse_without_room(self.learner)
+        between_epochs = self.solved or self.schedule.save_every_minutes is None
+        saves = self.schedule.max_epochs if between_epochs else None
+        keeper.saver.refuse_without_room(self.learner, saves)
         with keeper.listening():
             if isinstance(self.learner, Training):
                 self._begin(self.learner)

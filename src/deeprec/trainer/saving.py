@@ -58,20 +58,41 @@ class Saver:
         if not self.in_background or last:
             self.wait()
 
-    def refuse_without_room(self, learner: Learner) -> None:
+    def refuse_without_room(self, learner: Learner, saves: int | None = None) -> None:
         """Says what checkpoints will take, before the first step: one, at least, must find room.
+
+        Args:
+            learner: whose state they hold.
+            saves: how many the run writes; None: as many as its time makes.
 
         Raises:
             ResourceError: it would not.
         """
         size, most = checkpoint.size_of(learner), checkpoint.KEPT + 2  # the best, and a new one
+        most = min(most, saves or most)
         with disk.written(self.checkpoints, size):
             free = disk.free_bytes(self.checkpoints)
-        if not checkpoint.grows(learner):
-            console.print(
-                f"disk: up to {most} checkpoints of {size / 1e6:,.1f} MB each, and "
-                f"{free / 1e6:,.1f} MB are free"
-            )
+        if checkpoint.grows(learner):
+            return
+        what = "one checkpoint" if most == 1 else f"up to {most} checkpoints"
+        each = "" if most == 1 else " each"
+        console.print(
+            f"disk: {what} of {size / 1e6:,.1f} MB{each}, and {free / 1e6:,.1f} MB are free"
+        )
+        there = sum(1 for _ in self.checkpoints.glob("step-*"))
+        if (most - there) * size > free:
+            console.print(f"[yellow]note[/yellow] {self._on_little_room(learner)}", soft_wrap=True)
+
+    def _on_little_room(self, learner: Learner) -> str:
+        """What becomes of a run whose checkpoints do not all find room, and the ways out."""
+        ways = ["make room", "give an output_dir on another disk"]
+        if 3 * learner.state_bytes() > checkpoint.size_of(learner):
+            ways.append("use optimizer=rowwise_adagrad, which remembers one number a row")
+        becomes = "some may be left out"
+        if self.on_disk_full == "stop":
+            becomes = "the run may end there"
+            ways.append("use trainer.on_disk_full=continue, which goes on without some of them")
+        return f"there is no room for all of these, and {becomes}; {', or '.join(ways)}"
 
     def wait(self) -> None:
         """Until nothing is on its way to the disk.
