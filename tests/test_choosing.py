@@ -252,6 +252,28 @@ def test_several_processes_train_only_what_is_trained(tmp_path: Path) -> None:
     assert [name for name, shared in shares.items() if shared] == ["variational"]
 
 
+def test_what_makes_a_chosen_model_smaller_may_be_said(
+    prepared: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    choice = Choice(["experiment=linear", "model.width=64"], "", [["model=svd"], ["model=ease"]])
+    monkeypatch.setattr(Auto, "choose", lambda *_: choice)
+    smaller = ["model.width=8", "model.warm_start=false", "optimizer=rowwise_adagrad"]
+    given = chosen(config(prepared, tmp_path / "run", *smaller), Prepared(prepared))
+    assert [one.model.get("width") for one in given] == [8, 8, None]
+    assert [one.model.get("warm_start") for one in given] == [False, None, None]
+    assert given[0].optimizer is not None
+    assert given[0].optimizer["_target_"].endswith(".RowwiseAdagrad")
+    said = capsys.readouterr().out
+    assert "model.width=64 logger.wandb=off model.width=8 model.warm_start=false" in said
+    assert "as by model=svd logger.wandb=off model.width=8 optimizer" in said
+    assert "as by model=ease logger.wandb=off optimizer" in said
+    with pytest.raises(ConfigError, match=r"model.depth: .* has no such argument"):
+        config(prepared, tmp_path / "run", "model.depth=3")
+
+
 def test_a_model_that_refuses_what_the_others_take_is_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

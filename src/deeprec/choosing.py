@@ -11,6 +11,7 @@ from deeprec.data.store import SECONDS_PER_DAY, Prepared
 from deeprec.model.auto import Auto, Shape
 from deeprec.override import key_of
 from deeprec.part import find, instantiate
+from deeprec.schema import Part
 from deeprec.trainer.kinds import input_reads_catalog
 from deeprec.trainer.loop import ALONE
 from deeprec.verb import TrainConfig, VerbConfig, is_solved
@@ -34,23 +35,38 @@ def chosen(config: TrainConfig, prepared: Prepared) -> list[TrainConfig]:
     auto: Auto = instantiate(config.model)
     choice = auto.choose(shape_of(prepared))
     console.print(f"experiment=auto: {choice.why}", soft_wrap=True)
-    models = [choice.words, *choice.beside]
     said = {key_of(word): word for word in auto.told}
-    besides = [word for key, word in said.items() if key not in NOT_OF_MODELS]
-    for words in models:
-        console.print(f"as by {' '.join([*words, *besides])}", soft_wrap=True)
     place = [f"prepared={prepared.path}", "output_dir=unused"]
     defaults = compose("train", place)
-    return [
-        _picked(config, said.keys(), defaults, compose("train", [*place, *words]))
-        for words in models
-    ]
+    configs = []
+    for words in (choice.words, *choice.beside):
+        picked = _with_settings(compose("train", [*place, *words]), auto)
+        besides = [
+            word
+            for key, word in said.items()
+            if key not in NOT_OF_MODELS and _is_of(key, picked.model)
+        ]
+        console.print(f"as by {' '.join([*words, *besides])}", soft_wrap=True)
+        configs.append(_picked(config, said.keys(), defaults, picked))
+    return configs
+
+
+def _with_settings(config: VerbConfig, auto: Auto) -> TrainConfig:
+    """A chosen model as the command wants it, where it has such settings."""
+    assert isinstance(config, TrainConfig)
+    own = {name: value for name, value in auto.settings.items() if name in config.model}
+    return replace(config, model={**config.model, **own})
+
+
+def _is_of(key: str, model: Part) -> bool:
+    """Whether a word is of no model, or of one that has such a setting."""
+    group, _, name = key.partition(".")
+    return group != "model" or name in model
 
 
 def _picked(
-    config: TrainConfig, told: Set[str], defaults: VerbConfig, picked: VerbConfig
+    config: TrainConfig, told: Set[str], defaults: VerbConfig, picked: TrainConfig
 ) -> TrainConfig:
-    assert isinstance(picked, TrainConfig)
 
     def merged_part(name: str) -> dict[str, Any]:
         given, default = getattr(config, name), getattr(defaults, name)

@@ -69,6 +69,8 @@ class Auto:
     Args:
         told: what a person said, such as `trainer.max_epochs=3`: it holds whatever is chosen, also
             where it is what the defaults say.
+        width: of each chosen model that has one; None: as chosen. Where memory does not suffice.
+        warm_start: of a chosen linear model; None: as it comes. Likewise.
 
     Example:
         >>> small = Shape(900, 500, 20_000, False, None, None)
@@ -78,8 +80,18 @@ class Auto:
 
     told: Sequence[str] = ()
 
-    def __init__(self, *, told: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        *,
+        told: Sequence[str] = (),
+        width: int | None = None,
+        warm_start: bool | None = None,
+    ) -> None:
+        if width is not None and width < 1:
+            raise ValueError(f"width must be 1 or more, got {width}")
         self.told = tuple(told)
+        given = {"width": width, "warm_start": warm_start}
+        self.settings = {name: value for name, value in given.items() if value is not None}
 
     def choose(self, shape: Shape) -> Choice:
         """The words for data of this shape."""
