@@ -68,6 +68,11 @@ class TrainConfig:
         if not 0.0 < self.item_attribute_weight <= 1e6:
             told = self.item_attribute_weight
             yield f"item_attribute_weight: must be above 0, and 1,000,000 at most, got {told}"
+        elif self.item_attribute_weight != 1.0 and not self.item_attributes:
+            yield (
+                f"item_attribute_weight: is of item_attributes, and there are none, got "
+                f"{self.item_attribute_weight:g}; give item_attributes=[...], or leave it out"
+            )
         if not is_solved(self.model):
             for name in ("loss", "optimizer", "target"):
                 if getattr(self, name) is None:

@@ -162,6 +162,7 @@ def test_what_cannot_be_learned_from_is_refused(prepared: Prepared, tmp_path: Pa
     refused("OwnFrequency learns nothing", "model=own_frequency", "item_attributes=[brand]")
     refused("target=reconstruct alone", "experiment=sequence", "item_attributes=[brand]")
     refused("must be above 0", "item_attribute_weight=0")
+    refused("is of item_attributes, and there are none, got 2", "item_attribute_weight=2")
     sampled = ("loss=sampled_softmax", "loss.negatives=4", "item_attribute_weight=0.5")
     refused("does not multiply the costs of users", *sampled, "item_attributes=[brand]")
 
