@@ -16,7 +16,7 @@ from deeprec.errors import ConfigError
 from deeprec.model.exporting import is_exporting
 from deeprec.model.history import HistoryWeighting, aggregate, check_weighting, history_weights
 from deeprec.model.repeat import without_repeat
-from deeprec.model.solved import SolvedModel, weighted_histories
+from deeprec.model.solved import SolvedModel, largest_of, weighted_histories
 from deeprec.model.sparse_input import pair_products, weighted_sum
 
 GROUP_FLOATS = 2**22  # of the vectors solved at once: 16 MiB, and seven times that beside them
@@ -189,7 +189,7 @@ class Ials(SolvedModel):
                 length = length + ridge_V @ rows_VD.square().sum(1)
                 loss = observed + float(self.unobserved_weight) * all_pairs + float(length)
                 self._take(rows_VD)
-            self.settle_ties(had_V.cpu().numpy(), float(self.item_weight.abs().max()))
+            self.settle_ties(had_V.cpu().numpy(), largest_of(self.item_weight))
             done += 1
             yield loss / max(num_users, 1)
 
