@@ -17,6 +17,7 @@ from deeprec.trainer.loop import ALONE
 from deeprec.verb import TrainConfig, VerbConfig, is_solved
 
 LOOKED_AT = 20_000  # users, for what they had before
+UNKNOWN_DAYS = 30.0  # that are judged after a time cut, where no validation part tells
 PARTS = ("loss", "optimizer", "target", "trainer")
 NOT_OF_MODELS = ("experiment", "model", "prepared", "output_dir", "resume")
 
@@ -101,15 +102,16 @@ def shape_of(prepared: Prepared) -> Shape:
         num_pairs=int(prepared.popularity.sum()),
         repeats=prepared.repeats,
         training_days=None if period is None else (period[1] - period[0]) / SECONDS_PER_DAY,
-        judged_days=None if starts is None or ends is None else (ends - starts) / SECONDS_PER_DAY,
+        judged_days=_judged_days(starts, ends),
         judges_next=prepared.manifest.get("split", {}).get("name") == "leave_last_out",
-        had_before=_had_before(prepared),
+        had_before=(
+            share_had_before(prepared, "validation", LOOKED_AT) if prepared.repeats else None
+        ),
     )
 
 
-def _had_before(prepared: Prepared) -> float:
-    """Of what is validated; where nothing is, all, for nothing is known of it."""
-    if not prepared.repeats:
-        return 0.0
-    found = share_had_before(prepared, "validation", LOOKED_AT)
-    return 1.0 if found is None else found
+def _judged_days(starts: int | None, ends: int | None) -> float | None:
+    """How long the validation part is, or would be: it may be trained on too."""
+    if ends is None:
+        return None
+    return UNKNOWN_DAYS if starts is None else (ends - starts) / SECONDS_PER_DAY

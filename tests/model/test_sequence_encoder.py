@@ -3,7 +3,6 @@
 import csv
 import json
 import warnings
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,8 @@ from deeprec.batch import Batch, Jagged
 from deeprec.evaluate import evaluate
 from deeprec.export import export
 from deeprec.loss.asymmetric import Asymmetric
-from deeprec.loss.fit import Trained, unfit_weights
 from deeprec.loss.hinge import Hinge
 from deeprec.loss.marginal import Marginal
-from deeprec.loss.regression import Regression
 from deeprec.loss.sampled_binary import SampledBinary
 from deeprec.loss.sampled_softmax import SampledSoftmax
 from deeprec.loss.softmax import Softmax
@@ -401,11 +398,3 @@ def test_events_of_long_ago_are_told_apart_by_their_seconds() -> None:
     [asked] = model.arrange(batch, torch.Generator()).asked
     assert asked.target.values.tolist() == [*range(60)]
     assert asked.target.offsets.tolist() == [*range(61)]
-
-
-@pytest.mark.parametrize("loss", [Softmax(), Regression(values=True)])
-def test_values_of_events_cannot_weigh_what_comes_next(loss: nn.Module) -> None:
-    trained = Trained(NUM_ITEMS, False, False, False, 1, False, valued=True, learns_next=True)
-    [said] = unfit_weights(loss, trained)
-    assert said.startswith("target.weigh: a model that learns what comes next")
-    assert unfit_weights(loss, replace(trained, learns_next=False)) == []

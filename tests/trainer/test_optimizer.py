@@ -16,6 +16,7 @@ from deeprec.model.layered import Layered
 from deeprec.model.linear_autoencoder import LinearAutoencoder
 from deeprec.model.recvae import RecVae
 from deeprec.trainer.built import begin_state, set_rates, state_tensors
+from deeprec.trainer.constraints import NO_CONSTRAINTS
 from deeprec.trainer.kinds import kinds_of
 from deeprec.trainer.momentum import AdaDelta, Momentum
 from deeprec.trainer.optimizer import Adagrad, Adam, Optimizer, RmsProp, RowwiseAdagrad, Sgd
@@ -37,14 +38,16 @@ def test_every_parameter_is_trained_once_and_by_its_kind() -> None:
     assert len(kinds.per_item) == 3  # output bias, reconstruction bias, repeat bias
 
 
-def test_a_layer_of_as_many_units_as_there_are_items_is_a_layer() -> None:
+def test_a_layer_of_as_many_units_as_there_are_items_is_a_layer(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     model = Layered(20, layers=[Hidden(name="hidden", units=20)])
     kinds = kinds_of(model)
     assert [id(one) for one in kinds.per_item] == [id(model.item_bias)]
     assert [tuple(one.shape) for one in kinds.layers] == [(20,)]
     assert len(Sgd(clip_norm=1.0).build(model)) == 3
-    with pytest.raises(ConfigError, match="weight_decay is of weights of layers"):
-        Sgd(weight_decay=1e-4).build(model)  # its only layer is a bias behind the input table
+    Sgd(weight_decay=1e-4).build(model)  # its only layer is a bias behind the input table
+    assert "weight_decay is of weights of layers" in capsys.readouterr().out
 
 
 def test_rowwise_adagrad_on_the_catalog_table_equals_its_definition() -> None:
@@ -204,9 +207,17 @@ def test_rates_without_sense_are_refused(arguments: dict[str, Any], told: str) -
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"clip_norm": 1.0}, {"weight_decay": 0.1}, {"table_weight_decay": 0.1}, {"item_lr": 0.1}],
+    [{"clip_norm": 1.0}, {"weight_decay": 0.1}, {"table_weight_decay": 0.1}],
 )
 def test_limits_that_would_be_without_effect_are_refused(arguments: dict[str, float]) -> None:
     [name] = arguments
     with pytest.raises(ConfigError, match=rf"optimizer\.{name} .* leave it at"):
         Adam(**arguments).build(LinearAutoencoder(10, width=4))
+
+
+def test_a_rate_that_another_model_beside_may_have_a_use_for_is_told_of(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Adam(item_lr=0.1).build(LinearAutoencoder(10, width=4))
+    assert "optimizer.item_lr is of numbers that an item has one of" in capsys.readouterr().out
+    assert Adam(constraints=None).constraints == NO_CONSTRAINTS

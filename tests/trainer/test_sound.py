@@ -38,5 +38,6 @@ def test_a_solved_model_is_not_told_of_learning_rates() -> None:
 def test_an_epoch_that_teaches_nobody_ends_a_run_and_few_are_told() -> None:
     assert few_taught(5, 100) is None
     assert "4 of 100 users had something to learn" in str(few_taught(4, 100))
+    assert "0 of 2 users" in str(few_taught(0, 2))  # the next epoch draws other cuts
     with pytest.raises(DataError, match="none of 100 users had both"):
         few_taught(0, 100)

@@ -85,18 +85,10 @@ def unfit_weights(loss: object, trained: Trained) -> list[str]:
     """What keeps targets from being weighed; a loss that cannot says `weighs_targets = False`."""
     found = []
     values = bool(getattr(loss, "values", False))  # which such a loss reads as what targets are
-    if trained.valued and trained.learns_next:
-        found.append(
-            "target.weigh: a model that learns what comes next reads no values of events; set it to"
-            " false, or use another model"
-        )
+    valued = trained.valued and not values and not trained.learns_next and not trained.linear
     for key, told, way in (
         ("weighting", trained.weighted, "leave it out"),
-        (
-            "target.weigh",
-            trained.valued and not trained.learns_next and not values,
-            "set it to false",
-        ),
+        ("target.weigh", valued, "set it to false"),
     ):
         if told and trained.linear:
             says = "the target of a linear model is its history as it is"

@@ -30,7 +30,7 @@ class Shape:
     training_days: float | None  # None: no times
     judged_days: float | None  # of the validation part; None: not cut off by time
     judges_next: bool = False  # every user's newest events are judged, those before its history
-    had_before: float = 1.0  # share of what is judged whose item the user had before, if it repeats
+    had_before: float | None = None  # share of what is validated; None: nothing is, or unknown
 
     @property
     def in_order(self) -> bool:
@@ -99,7 +99,11 @@ class Auto:
 
     def _again(self, shape: Shape) -> Choice:
         words, how = _as_judged(shape)
-        why = f"items may be taken again, {shape.had_before:.0%} of what is validated was; {how}"
+        why = "items may be taken again"
+        if shape.had_before is not None:
+            why += f", {shape.had_before:.0%} of what is validated was"
+            how += ", as it is validated on"
+        why += f"; {how}"
         if shape.num_items > NEAREST or shape.num_pairs > COUNTED:
             return Choice(words, why)
         if shape.num_users < FEW_USERS:
@@ -110,7 +114,7 @@ class Auto:
 
     def _beside_again(self, shape: Shape) -> list[Sequence[str]]:
         found: list[Sequence[str]] = [["model=own_frequency"], ["model=item_to_item"]]
-        if shape.had_before < RARELY:
+        if shape.had_before is not None and shape.had_before < RARELY:
             new = self._new(shape)
             return [*found, new.words, *new.beside]
         if shape.num_items <= SOON:
@@ -186,13 +190,11 @@ def _as_judged(shape: Shape) -> tuple[list[str], str]:
     if shape.judged_days is not None and shape.training_days is not None:
         days = min(shape.judged_days, shape.training_days / 4.0)
         cuts = [f"target.window_days={days:.6g}", f"target.cut_days={1.15 * days:.6g}"]
-        return ["experiment=complete_journey", *cuts], (
-            f"windows of {days:.3g} days, as long as it is validated on"
-        )
+        return ["experiment=complete_journey", *cuts], (f"windows of {days:.3g} days")
     if shape.judges_next:
         cuts = ["target.window_events=1", "target.cut_days=null"]
-        return ["experiment=complete_journey", *cuts], "the next event, as it is validated on"
-    return ["experiment=taken_again"], "a part of each history, as it is validated on"
+        return ["experiment=complete_journey", *cuts], "learned is the next event"
+    return ["experiment=taken_again"], "learned is a part of each history"
 
 
 def _regression(shape: Shape) -> list[str]:

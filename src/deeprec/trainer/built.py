@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from deeprec.console import console
 from deeprec.errors import ConfigError
 from deeprec.table import RowUpdate, TableRule
 from deeprec.trainer.constraints import Constraints
@@ -67,20 +68,27 @@ def assemble(
 
 def _refuse_limits(kinds: Kinds, limits: Limits) -> None:
     """Raises ConfigError for a limit that would be without effect on this model."""
-    for name, there, what in (
-        ("clip_norm", bool(kinds.layers), "layers"),
-        ("weight_decay", any(one.dim() > 1 for one in kinds.layers), "weights of layers"),
-    ):
-        if getattr(limits, name) and not there:
+    for name in ("clip_norm", "weight_decay"):
+        if not kinds.layers and getattr(limits, name):
             raise ConfigError(
-                f"optimizer.{name} is of {what}, and this model has none, got "
+                f"optimizer.{name} is of layers, and this model has none, got "
                 f"{getattr(limits, name)}; leave it at its default"
             )
+    if limits.weight_decay and not any(one.dim() > 1 for one in kinds.layers):
+        tell_without_effect("weight_decay", "weights of layers", "biases of layers alone")
     if kinds.row_length_V is not None and limits.table_weight_decay:
         raise ConfigError(
             "optimizer.table_weight_decay would shorten rows, and this model keeps their length, "
             f"got {limits.table_weight_decay}; leave it at 0"
         )
+
+
+def tell_without_effect(name: str, of: str, there: str) -> None:
+    """A setting that another model beside this one, or a run of before, may have a use for."""
+    console.print(
+        f"[yellow]note[/yellow] optimizer.{name} is of {of}, and this model trains {there}",
+        soft_wrap=True,
+    )
 
 
 def row_updates(

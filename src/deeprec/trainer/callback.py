@@ -147,10 +147,10 @@ class Keeper(Callback):
         Raises:
             Interrupted: a signal asked for it; what was learned is saved.
             NonFiniteError: the loss or the norm of the weights is not finite.
-            DataError: nobody had anything to learn.
+            DataError: nobody had anything to learn in the first one.
         """
         learner.check_finite()
-        if isinstance(learner, Training):
+        if isinstance(learner, Training) and learner.progress.epoch == 0:
             self._tell_few(learner)
         learner.make_whole()
         progress, schedule = learner.progress, self.schedule
@@ -172,7 +172,7 @@ class Keeper(Callback):
 
     def _tell_few(self, training: Training) -> None:
         few = few_taught(training.progress.loss_users, len(self.data.training.users))
-        if few is not None and training.progress.epoch == 0:
+        if few is not None:
             console.print(f"[yellow]note[/yellow] {few}", soft_wrap=True)
 
     def _told_to_stop(self, epoch: int, score: float | None) -> bool:

@@ -12,10 +12,9 @@ import torch
 from torch import nn
 
 from deeprec import table as rules_of
-from deeprec.errors import ConfigError
 from deeprec.model.dropping import check_share
 from deeprec.table import TableRule
-from deeprec.trainer.built import assemble
+from deeprec.trainer.built import assemble, tell_without_effect
 from deeprec.trainer.constraints import NO_CONSTRAINTS, Constraints
 from deeprec.trainer.kinds import kinds_of
 from deeprec.trainer.limits import Limits, check_positive
@@ -54,7 +53,7 @@ class BaseOptimizer(ABC):
         table_weight_decay: the same of a table's row whenever it changes; per-item numbers do not.
         clip_norm: longest gradient of all layers together; None: any.
         table_clip_norm: longest gradient of a table's row; None: any.
-        constraints: what weights and slopes are held to.
+        constraints: what weights and slopes are held to; None: to nothing.
         warmup_steps: steps over which the learning rates rise from 0.
         decay: they fall with (1 - step / total_steps) ** decay; 0: they stay.
 
@@ -66,7 +65,7 @@ class BaseOptimizer(ABC):
     table_weight_decay: float = 0.0
     clip_norm: float | None = None
     table_clip_norm: float | None = None
-    constraints: Constraints = NO_CONSTRAINTS
+    constraints: Constraints | None = None
     warmup_steps: int = 0
     decay: float = 0.0
     limits: Limits = field(init=False)
@@ -75,6 +74,8 @@ class BaseOptimizer(ABC):
         for name in ("warmup_steps", "decay"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
+        if self.constraints is None:
+            self.constraints = NO_CONSTRAINTS
         rates = ("lr", "table_lr", "item_lr", "eps")
         check_positive(**{name: getattr(self, name) for name in rates if hasattr(self, name)})
         self.limits = Limits(
@@ -90,7 +91,7 @@ class BaseOptimizer(ABC):
             lambda: self.of_table(**limits.of_tables()),
             lambda: self.of_numbers(clip_norm=limits.table_clip_norm),
             self.limits,
-            self.constraints,
+            self.constraints or NO_CONSTRAINTS,
         )
 
     def rate(self, step: int, total_steps: int) -> float:
@@ -138,12 +139,9 @@ class Adam(BaseOptimizer):
         self.betas = (self.betas[0], self.betas[1])
 
     def build(self, model: nn.Module) -> list[torch.optim.Optimizer]:
-        """See `Optimizer`; raises ConfigError if `item_lr` would be without effect."""
+        """See `Optimizer`."""
         if self.item_lr is not None and not kinds_of(model).per_item:
-            raise ConfigError(
-                "optimizer.item_lr is of numbers that an item has one of, and this model trains "
-                f"none, got {self.item_lr}; leave it at null"
-            )
+            tell_without_effect("item_lr", "numbers that an item has one of", "none of these")
         return super().build(model)
 
     def of_layers(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:

@@ -14,6 +14,7 @@ OTHER = "Nothing is learned in steps here: change the settings of model, or the 
 TIMES = 100.0  # the first loss; that of a sum over targets varies tenfold between batches
 SMALLEST = 1.0  # nats or the like; some losses begin near 0
 FEW = 0.05  # of the users, with something to learn in an epoch
+BY_CHANCE = 20  # users, of fewer of whom none may have anything to learn in an epoch
 TO_MANY = (
     "where it is target=after_cut, a cut at a time may leave most users on one side of it: cut "
     "between events (target.window_events=1), or at more days (target.cut_days=null)"
@@ -49,12 +50,12 @@ def weight_norm(model: nn.Module, step: int) -> float:
 
 
 def few_taught(taught: int, num_users: int) -> str | None:
-    """What to say of an epoch in which few users had something to learn; None: nothing.
+    """What to say of a first epoch in which few users had something to learn; None: nothing.
 
     Raises:
-        DataError: nobody had.
+        DataError: nobody had, and that is no chance.
     """
-    if taught == 0:
+    if taught == 0 and num_users >= BY_CHANCE:
         raise DataError(
             f"none of {num_users:,} users had both a history and a target in an epoch, so nothing "
             f"is learned; {TO_MANY}, or use target=reconstruct"
