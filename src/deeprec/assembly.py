@@ -269,7 +269,6 @@ class Assembly:
             weighted_users=self.weighs_users,
             learns_next=self.learns_next,
             clipped_slopes=optimizer.constraints.score_slope_norm is not None,
-            leaves_out=_num_tasks(model) > 1,
         )
         found = _unfit_target(model, self.data.training.target)
         found += loss.unfit(trained) if hasattr(loss, "unfit") else []

@@ -24,7 +24,7 @@ from deeprec.trainer.callback import Watch
 from deeprec.trainer.logger import read_metrics
 from deeprec.trainer.loop import ALONE, Loop
 from deeprec.trainer.run import Run, RunFolder, open_run, refuse_to_overwrite, take_away_unmade
-from deeprec.trainer.weighing import Weights, climbed, tried
+from deeprec.trainer.weighing import Weights, climbed, only, tried
 from deeprec.verb import BlendConfig, TrainConfig
 from deeprec.work import Work
 
@@ -89,10 +89,10 @@ def weighed(runs: Sequence[Run], prepared: Prepared, validation_users: int, cuto
     together.join()
     score = cache(tried(together, prepared, validation_users, cutoff))
     weights = climbed(score, len(runs))
-    alone = [score(_only(index, len(runs))) for index in range(len(runs))]
+    alone = [score(only(index, len(runs))) for index in range(len(runs))]
     _show(runs, weights, alone, score(weights), cutoff)
     if max(alone) >= score(weights):
-        return _only(int(np.argmax(alone)), len(runs))
+        return only(int(np.argmax(alone)), len(runs))
     return weights
 
 
@@ -132,10 +132,6 @@ def _shared_folder(runs: Sequence[Run]) -> Prepared:
             f"{first.prepared} was prepared anew since {first.path} was trained on it; train again"
         )
     return prepared
-
-
-def _only(index: int, num_members: int) -> Weights:
-    return tuple(1.0 if other == index else 0.0 for other in range(num_members))
 
 
 def _show(

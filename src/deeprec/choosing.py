@@ -68,7 +68,6 @@ def _is_of(key: str, model: Part) -> bool:
 def _picked(
     config: TrainConfig, told: Set[str], defaults: VerbConfig, picked: TrainConfig
 ) -> TrainConfig:
-
     def merged_part(name: str) -> dict[str, Any]:
         given, default = getattr(config, name), getattr(defaults, name)
         if name in told or given["_target_"] != default["_target_"]:

@@ -161,7 +161,7 @@ def test_a_loss_to_which_no_score_leaves_an_item_out_is_not_asked_to(loss: nn.Mo
         return float(loss(said, torch.zeros(len(scores), 2), torch.tensor(scores), target))
 
     of_never = cost(1.5, -1e4) - cost(1.5)
-    trained = Trained(2, False, False, False, 2, False, leaves_out=True)
+    trained = Trained(2, False, False, False, 2, False)
     assert (unfit_left_out(loss, trained) == []) is (of_never == 0.0)
 
 

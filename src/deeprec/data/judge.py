@@ -76,11 +76,9 @@ def share_had_before(prepared: Prepared, part: PartName, max_users: int) -> floa
     """
     users = spread(prepared.judged_users(part), max_users)
     history, judged = prepared.history(users, part), prepared.parts[part].take(users)
-    asked, known = (
-        np.repeat(np.arange(len(users)), one.lengths) * prepared.num_items + one.items
-        for one in (judged, history)
-    )
-    again = np.isin(asked, known)
+    asked, known = (_jagged(one.items, one.offsets) for one in (judged, history))
+    span = prepared.num_items
+    again = np.isin(_pairs(asked, span), _pairs(known, span))
     return float(again.mean()) if len(again) else None
 
 

@@ -23,7 +23,6 @@ class Trained:
     weighted_users: bool = False  # whether users are
     clipped_slopes: bool = False  # whether a user's slopes over the catalog have a longest length
     learns_next: bool = False  # whether it is asked at positions of a history
-    leaves_out: bool = False  # whether a task takes items out by a score lower than any
 
 
 def advice(loss: object, trained: Trained) -> str | None:
@@ -67,12 +66,12 @@ def unfit_draws(gram_items: int | None, trained: Trained) -> list[str]:
 
 
 def unfit_left_out(loss: object, trained: Trained) -> list[str]:
-    """What keeps items from being left out by a score lower than any.
+    """What keeps items from being left out by a score lower than any, as a second task does.
 
     As log odds, such a score costs an item that is no target nothing. A loss that reads scores
     otherwise, which says `log_odds = False`, says `leaves_out = True` where that holds of it too.
     """
-    if not trained.leaves_out or getattr(loss, "leaves_out", getattr(loss, "log_odds", True)):
+    if trained.num_tasks == 1 or getattr(loss, "leaves_out", getattr(loss, "log_odds", True)):
         return []
     return [
         f"model.reconstruction: must be 0 with {type(loss).__name__}, to which the score that "

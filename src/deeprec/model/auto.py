@@ -190,7 +190,7 @@ def _as_judged(shape: Shape) -> tuple[list[str], str]:
     if shape.judged_days is not None and shape.training_days is not None:
         days = min(shape.judged_days, shape.training_days / 4.0)
         cuts = [f"target.window_days={days:.6g}", f"target.cut_days={1.15 * days:.6g}"]
-        return ["experiment=complete_journey", *cuts], (f"windows of {days:.3g} days")
+        return ["experiment=complete_journey", *cuts], f"windows of {days:.3g} days"
     if shape.judges_next:
         cuts = ["target.window_events=1", "target.cut_days=null"]
         return ["experiment=complete_journey", *cuts], "learned is the next event"

@@ -9,24 +9,21 @@ from torch import nn
 from deeprec import table as rules_of
 from deeprec.model.dropping import check_share
 from deeprec.table import TableRule
-from deeprec.trainer.optimizer import BaseOptimizer, or_else
+from deeprec.trainer.optimizer import BaseOptimizer, OneRule
 
 
 @dataclass(kw_only=True)
-class Momentum(BaseOptimizer):
+class Momentum(OneRule):
     """Gradient descent with a velocity, Nesterov's too; of input tables only touched rows move.
 
     Args:
-        lr: learning rate of layers and per-item numbers.
-        table_lr: of the input tables and the catalog table; None: `lr`.
         momentum: share of the velocity that stays at a step, in [0, 1).
         nesterov: move by the velocity as it will be, not as it is.
 
-    All others are those of `BaseOptimizer`.
+    All others are those of `OneRule`.
     """
 
     lr: float = 0.01
-    table_lr: float | None = None
     momentum: float = 0.9
     nesterov: bool = False
 
@@ -38,13 +35,7 @@ class Momentum(BaseOptimizer):
     def of_layers(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         return torch.optim.SGD(parameters, self.lr, self.momentum, nesterov=self.nesterov)
 
-    def of_table(self, **limits: Any) -> TableRule:
-        return self._rule(or_else(self.table_lr, self.lr), limits)
-
-    def of_numbers(self, **limits: Any) -> TableRule:
-        return self._rule(self.lr, limits)
-
-    def _rule(self, lr: float, limits: dict[str, Any]) -> TableRule:
+    def rule(self, lr: float, **limits: Any) -> TableRule:
         return rules_of.Momentum(lr, self.momentum, self.nesterov, **limits)
 
     def state_floats(self, table_rows: int, width: int) -> int:

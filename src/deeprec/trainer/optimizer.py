@@ -113,21 +113,43 @@ class BaseOptimizer(ABC):
 
 
 @dataclass(kw_only=True)
-class Adam(BaseOptimizer):
-    """Adam everywhere; on input tables only the rows touched move (lazy Adam).
+class OneRule(BaseOptimizer):
+    """One rule for rows of tables and for per-item numbers, each at a learning rate of its own.
 
     Args:
-        lr: learning rate of the layers.
+        lr: learning rate of layers and per-item numbers.
         table_lr: of the input tables and the catalog table; None: `lr`.
-        item_lr: of per-item numbers such as the output bias; None: `lr`.
-        betas: of the running means of gradients and squared gradients.
-        eps: added to the root of the squared mean.
 
     All others are those of `BaseOptimizer`.
     """
 
-    lr: float = 0.003
+    lr: float
     table_lr: float | None = None
+
+    def of_table(self, **limits: Any) -> TableRule:
+        return self.rule(self.lr if self.table_lr is None else self.table_lr, **limits)
+
+    def of_numbers(self, **limits: Any) -> TableRule:
+        return self.rule(self.lr, **limits)
+
+    @abstractmethod
+    def rule(self, lr: float, **limits: Any) -> TableRule:
+        """It, at a learning rate."""
+
+
+@dataclass(kw_only=True)
+class Adam(OneRule):
+    """Adam everywhere; on input tables only the rows touched move (lazy Adam).
+
+    Args:
+        item_lr: of per-item numbers such as the output bias; None: `lr`.
+        betas: of the running means of gradients and squared gradients.
+        eps: added to the root of the squared mean.
+
+    All others are those of `OneRule`.
+    """
+
+    lr: float = 0.003
     item_lr: float | None = None
     betas: tuple[float, float] = BETAS
     eps: float = 1e-8
@@ -147,14 +169,11 @@ class Adam(BaseOptimizer):
     def of_layers(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         return torch.optim.Adam(parameters, self.lr, self.betas, self.eps, fused=True)
 
-    def of_table(self, **limits: Any) -> TableRule:
-        return self._rule(self.table_lr, limits)
-
     def of_numbers(self, **limits: Any) -> TableRule:
-        return self._rule(self.item_lr, limits)
+        return self.rule(self.lr if self.item_lr is None else self.item_lr, **limits)
 
-    def _rule(self, lr: float | None, limits: dict[str, Any]) -> TableRule:
-        return rules_of.LazyAdam(or_else(lr, self.lr), self.betas, self.eps, **limits)
+    def rule(self, lr: float, **limits: Any) -> TableRule:
+        return rules_of.LazyAdam(lr, self.betas, self.eps, **limits)
 
     def state_floats(self, table_rows: int, width: int) -> int:
         return 2 * table_rows * width
@@ -192,51 +211,42 @@ class RowwiseAdagrad(BaseOptimizer):
 
 
 @dataclass(kw_only=True)
-class Adagrad(BaseOptimizer):
+class Adagrad(OneRule):
     """Adagrad everywhere, one float of state a weight.
 
     Args:
-        lr: learning rate of layers and per-item numbers.
-        table_lr: of the input tables and the catalog table; None: `lr`.
         eps: added to the root of the summed squares.
 
-    All others are those of `BaseOptimizer`.
+    All others are those of `OneRule`.
     """
 
     known_to_torchrec = True
 
     lr: float = 0.05
-    table_lr: float | None = None
     eps: float = 1e-8
 
     def of_layers(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         return torch.optim.Adagrad(parameters, self.lr, eps=self.eps)
 
-    def of_table(self, **limits: Any) -> TableRule:
-        return rules_of.Adagrad(or_else(self.table_lr, self.lr), self.eps, **limits)
-
-    def of_numbers(self, **limits: Any) -> TableRule:
-        return rules_of.Adagrad(self.lr, self.eps, **limits)
+    def rule(self, lr: float, **limits: Any) -> TableRule:
+        return rules_of.Adagrad(lr, self.eps, **limits)
 
     def state_floats(self, table_rows: int, width: int) -> int:
         return table_rows * width
 
 
 @dataclass(kw_only=True)
-class RmsProp(BaseOptimizer):
+class RmsProp(OneRule):
     """RMSProp everywhere, DSSTNE's usual choice; on input tables only the rows touched move.
 
     Args:
-        lr: learning rate of layers and per-item numbers.
-        table_lr: of the input tables and the catalog table; None: `lr`.
         smoothing: share of the mean squared gradient that stays at a step, in [0, 1).
         eps: added to the root of the mean.
 
-    All others are those of `BaseOptimizer`.
+    All others are those of `OneRule`.
     """
 
     lr: float = 0.001
-    table_lr: float | None = None
     smoothing: float = 0.99
     eps: float = 1e-8
 
@@ -247,13 +257,7 @@ class RmsProp(BaseOptimizer):
     def of_layers(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         return torch.optim.RMSprop(parameters, self.lr, self.smoothing, self.eps)
 
-    def of_table(self, **limits: Any) -> TableRule:
-        return self._rule(or_else(self.table_lr, self.lr), limits)
-
-    def of_numbers(self, **limits: Any) -> TableRule:
-        return self._rule(self.lr, limits)
-
-    def _rule(self, lr: float, limits: dict[str, Any]) -> TableRule:
+    def rule(self, lr: float, **limits: Any) -> TableRule:
         return rules_of.RmsProp(lr, self.smoothing, self.eps, **limits)
 
     def state_floats(self, table_rows: int, width: int) -> int:
@@ -261,33 +265,21 @@ class RmsProp(BaseOptimizer):
 
 
 @dataclass(kw_only=True)
-class Sgd(BaseOptimizer):
+class Sgd(OneRule):
     """Plain gradient descent everywhere, no state.
 
-    Args:
-        lr: learning rate of layers and per-item numbers.
-        table_lr: of the input tables and the catalog table; None: `lr`.
-
-    All others are those of `BaseOptimizer`.
+    Args: those of `OneRule`.
     """
 
     known_to_torchrec = True
 
     lr: float = 0.1
-    table_lr: float | None = None
 
     def of_layers(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         return torch.optim.SGD(parameters, self.lr)
 
-    def of_table(self, **limits: Any) -> TableRule:
-        return rules_of.Sgd(or_else(self.table_lr, self.lr), **limits)
-
-    def of_numbers(self, **limits: Any) -> TableRule:
-        return rules_of.Sgd(self.lr, **limits)
+    def rule(self, lr: float, **limits: Any) -> TableRule:
+        return rules_of.Sgd(lr, **limits)
 
     def state_floats(self, table_rows: int, width: int) -> int:
         return 0
-
-
-def or_else(rate: float | None, other: float) -> float:
-    return other if rate is None else rate

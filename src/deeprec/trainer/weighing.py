@@ -96,14 +96,16 @@ def climbed(score: Callable[[Weights], float], num_members: int) -> Weights:
         [0.7, 0.3]
     """
     equal: Weights = (1.0 / num_members,) * num_members
-    alone = max(
-        (tuple(float(each == one) for each in range(num_members)) for one in range(num_members)),
-        key=score,
-    )
+    alone = max((only(index, num_members) for index in range(num_members)), key=score)
     begins = [equal, alone] if score(alone) > score(equal) else [equal]
     with console.status("choosing weights") as shown:
         found = [_climbed_from(begin, score, shown) for begin in begins]
     return max(found, key=score)
+
+
+def only(index: int, num_members: int) -> Weights:
+    """All on one member."""
+    return tuple(1.0 if other == index else 0.0 for other in range(num_members))
 
 
 def _climbed_from(best: Weights, score: Callable[[Weights], float], shown: Status) -> Weights:
