@@ -24,26 +24,26 @@ INDENT = 26
 
 
 OTHERS = {  # verbs without a config
-    "bundle": "Looks at a bundle, and makes the next version of one without training.",
-    "doctor": "Is this installation sound? Prints the line that mends it.",
-    "dsstne": "The commands, files and networks of DSSTNE; deeprec dsstne -h lists them.",
+    "bundle": "Verify and inspect a bundle; retire, add or rename its items without training.",
+    "doctor": "Check this installation, and print the line that mends it.",
+    "dsstne": "Run DSSTNE's commands on its files and networks; see deeprec dsstne -h.",
 }
 BUNDLE = """\
 usage: deeprec bundle <operation> ...     FOLDER is a bundle, or a folder of bundles named 1, 2, ...
 
 operations
-  verify FOLDER           every file is compared with its hash, every golden request asked
-  inspect FOLDER          what it is, what it was made from, what it holds
-  diff FOLDER FOLDER      which items, golden answers and files are different
-  retire ITEM ... bundle=FOLDER            never answered again, still read in histories
-  add ITEM like=[ITEM,...] bundle=FOLDER   a new item, the mean of those it is like
-  rename OLD NEW bundle=FOLDER             another id for an item
-  rollback FOLDER [to=NUMBER]              a former version is the current one again
+  verify FOLDER           compare every file with its hash, ask every golden request
+  inspect FOLDER          show what it is, what it was made from, what it holds
+  diff FOLDER FOLDER      show which items, golden answers and files differ
+  retire ITEM ... bundle=FOLDER            never recommend it again, still read it in histories
+  add ITEM like=[ITEM,...] bundle=FOLDER   add an item, as the mean of those it is like
+  rename OLD NEW bundle=FOLDER             give an item another id
+  rollback FOLDER [to=NUMBER]              make a former version the current one again
 
 retire, add and rename write the next version beside the one they start from (bundles/shop/2 beside
-bundles/shop/1), or into output_dir=FOLDER, and print what is different. Nothing is written over, an
-index is never given to another item, and nothing is written at all if a golden request would be
-answered with other items than those of the change.
+bundles/shop/1), or into output_dir=FOLDER, and print what differs. Nothing is overwritten, and an
+index is never given to another item. If a golden request would be answered with other items than
+those of the change, nothing is written.
 
 examples
   deeprec bundle verify bundles/shop
@@ -97,14 +97,14 @@ def overview() -> str:
     """All verbs, in the order of the road."""
     verbs = "\n".join(_row(verb, summary(verb)) for verb in (*VERBS, *OTHERS))
     return f"""\
-deeprec {__version__}: trains sparse-embedding recommenders and hands them to production
+deeprec {__version__}: trains recommenders on large, sparse catalogs and exports them for serving
 
 usage: deeprec <verb> [key=value ...]      deeprec <verb> --help      deeprec --version
 
-verbs, each reading what the one before it wrote
+verbs
 {verbs}
 
-the whole road
+from events to recommendations; each verb reads what the one before it wrote
 {_examples([lines[0] for lines in EXAMPLES.values()])}"""
 
 
@@ -133,8 +133,10 @@ def page(verb: str, words: Sequence[str] = ()) -> str:
             _examples(EXAMPLES[verb]),
             "options",
             *([] if alone else [_row("-m, --multirun", "one run for each value of key=1,2,3")]),
-            _row("--config-dir DIR", "a folder with further choices, as DIR/experiment/mine.yaml"),
-            _row("--cfg job", "check and print the whole config, and run nothing"),
+            _row(
+                "--config-dir DIR", "a folder with further choices, as in DIR/experiment/mine.yaml"
+            ),
+            _row("--cfg job", "check and print the whole config without running it"),
         ]
     )
 
@@ -195,7 +197,7 @@ def _groups(verb: str, words: Sequence[str]) -> Iterator[str]:
             yield _row(f"{star} {group}={choice}", choice_comment(file))
             if [choice] == [*choices] == [default] or f"{group}={choice}" in words:
                 told += ["", f"settings of {group}={choice}", *_settings(group, file)]
-    yield f"  The settings of a choice: deeprec {verb} --help <group>=<choice>, with what they are,"
+    yield f"  The settings of a choice, explained: deeprec {verb} --help <group>=<choice>,"
     yield f"  or {configs_dir()}/<group>/<choice>.yaml"
     yield from told
     yield ""

@@ -21,13 +21,13 @@ TrainOn = Literal["train", "validation", "everything"]  # the last part that is 
 
 @dataclass
 class PrepareConfig:
-    """Event log -> prepared folder."""
+    """Check and split events: event log -> prepared folder."""
 
     data: Part = MISSING
     split: Part = MISSING
     output_dir: str = MISSING  # the prepared folder, new or empty; a finished one is replaced
-    seed: int = 0  # of every draw that the split and data.filters.max_history make
-    train_on: TrainOn = "train"  # validation: that too, once settings are chosen; everything: all
+    seed: int = 0  # of the random draws of the split and of data.filters.max_history
+    train_on: TrainOn = "train"  # train; validation: train and that; everything: the holdout too
 
     def mistakes(self) -> Iterator[str]:
         yield from _seed(self.seed)
@@ -35,12 +35,12 @@ class PrepareConfig:
 
 @dataclass
 class TrainConfig:
-    """Prepared folder -> run folder."""
+    """Train one model: prepared folder -> run folder."""
 
     prepared: str | None = None  # the prepared folder; not needed with resume
     output_dir: str | None = None  # the run folder, new or empty; not needed with resume
-    resume: str | None = None  # a run to go on with; auto, must: that in output_dir, if any or else
-    replay: str | None = None  # RUN.replay: look into the step at which a loss was not finite
+    resume: str | None = None  # a run to resume; auto: that in output_dir, if any; must: that one
+    replay: str | None = None  # RUN.replay: repeat the step at which a loss was not finite
     seed: int = 1  # of initial weights, order of users, dropout and cuts
     model: Part = MISSING
     loss: OptionalPart = MISSING
@@ -49,10 +49,10 @@ class TrainConfig:
     brake: OptionalPart = None
     target: OptionalPart = MISSING
     weighting: OptionalPart = None
-    compatibility: Literal["none", "dsstne"] = "none"  # dsstne: its conventions, of model=layered
-    user_weights: bool = True  # count users in the loss as the prepared folder weighs them, if so
+    compatibility: Literal["none", "dsstne"] = "none"  # dsstne: DSSTNE's conventions
+    user_weights: bool = True  # weigh users in the loss as the prepared folder says
     item_attributes: list[str] = field(default_factory=list)  # items that share a value are alike
-    item_attribute_weight: float = 1.0  # what each such value counts, where a user counts 1
+    item_attribute_weight: float = 1.0  # weight of each such value; a user's is 1
     trainer: Part = MISSING
     logger: Part = MISSING
 
@@ -89,13 +89,13 @@ class TrainConfig:
 
 @dataclass
 class BlendConfig:
-    """Several runs of one prepared folder -> one run that says what they say together."""
+    """Combine models: several runs of one prepared folder -> one run."""
 
-    runs: list[str] = MISSING  # run folders; they are not changed, and not needed afterwards
+    runs: list[str] = MISSING  # run folders; not changed, and not needed afterwards
     output_dir: str = MISSING  # the run folder of the blend, new or empty
-    weights: list[float] | None = None  # of each run; null: those that are best on validation
-    cutoff: int | None = None  # weights are best by ndcg of lists so long; null: as runs are judged
-    validation_users: int = 10000  # users on whom weights are chosen; the holdout is not read
+    weights: list[float] | None = None  # of each run; null: the best on validation
+    cutoff: int | None = None  # weights are chosen by ndcg@cutoff; null: the cutoff of the runs
+    validation_users: int = 10000  # users on whom weights are chosen; never of the holdout
     seed: int = 1  # of the run that is written
 
     def mistakes(self) -> Iterator[str]:
@@ -112,12 +112,12 @@ class BlendConfig:
 
 @dataclass
 class RefitConfig:
-    """A run -> the same trained again, with its settings, on another prepared folder."""
+    """Train again with a run's settings: run + another prepared folder -> run folder."""
 
-    run: str = MISSING  # the run folder whose settings, epochs and weights of a blend are taken
-    prepared: str = MISSING  # what to train on: with train_on=everything, or of newer events
+    run: str = MISSING  # the run whose settings, epochs and blend weights are taken
+    prepared: str = MISSING  # a folder with train_on=everything, or of newer events
     output_dir: str = MISSING  # the new run folder
-    seed: int | None = None  # null: that of the run, and of each member of a blend
+    seed: int | None = None  # null: the seed of the run, and of each member of a blend
 
     def mistakes(self) -> Iterator[str]:
         if self.seed is not None:
@@ -126,33 +126,33 @@ class RefitConfig:
 
 @dataclass
 class EvaluateConfig:
-    """Runs, bundles or recommendation lists + holdout -> report.json and report.html."""
+    """Judge systems: runs, bundles or recommendation lists + holdout -> report."""
 
     run: str | None = None  # a run folder to judge, or a folder of runs
     bundle: str | None = None  # a bundle to judge
     recommendations: str | None = None  # lists to judge: Parquet, or DSSTNE's text
-    compare: list[str] = field(default_factory=list)  # more of these, or folders with a report
-    force: bool = False  # compare reports although they were judged under other rules
-    prepared: str | None = None  # what to judge on; default: the folder the run was trained on
+    compare: list[str] = field(default_factory=list)  # several of these, or folders with a report
+    force: bool = False  # compare reports even if they were judged under different rules
+    prepared: str | None = None  # the folder to judge on; default: the run's own
     output_dir: str | None = None  # where the report goes; default: the run folder
     part: Literal["holdout", "validation"] = "holdout"  # what is judged on
-    exclude_seen: bool | None = None  # default: what the prepared folder says of repeats
+    exclude_seen: bool | None = None  # leave seen items out; default: unless repeats are allowed
     cutoffs: list[int] = field(default_factory=lambda: [10, 20, 50, 100])  # the k of recall@k, ...
     baselines: list[Literal["popularity", "item_to_item", "own_frequency"]] = field(
         default_factory=lambda: ["popularity", "item_to_item", "own_frequency"]
-    )  # systems judged beside it
+    )  # systems judged beside the others
     slices: list[str] = field(
         default_factory=lambda: ["history", "users", "popularity", "time"]
-    )  # also user.ATTRIBUTE and item.ATTRIBUTE
-    diversity: list[str] | None = None  # item attributes; default: those of 2 to 1,000 values
-    examples: int = 20  # users shown with what they took and what each system said; no ids
-    sampled_negatives: int | None = None  # adds sampled_ndcg@k, ... as old papers have them
-    max_users: int | None = None  # judge so many, drawn with the seed; default: everybody
+    )  # groups with figures of their own; also user.ATTRIBUTE and item.ATTRIBUTE
+    diversity: list[str] | None = None  # by item attributes; default: those of 2 to 1,000 values
+    examples: int = 20  # users shown with what they took and were recommended; no ids
+    sampled_negatives: int | None = None  # adds sampled_ndcg@k, ... as in old papers, with so many
+    max_users: int | None = None  # judge so many users, drawn by the seed; default: all
     batch_users: int = 256  # users ranked at once
-    processes: int = 1  # that share the ranking; the figures are the same
-    device: Device = "auto"  # where models rank; auto: on CUDA where its driver answers
-    bootstrap_samples: int = 1000  # draws behind each 95 % interval
-    seed: int = 0  # of the bootstrap, and of which users are drawn
+    processes: int = 1  # processes that share the ranking; the figures are the same
+    device: Device = "auto"  # where models rank; auto: CUDA if its driver answers
+    bootstrap_samples: int = 1000  # bootstrap draws for each 95 % interval
+    seed: int = 0  # of the bootstrap, and of the draw of max_users
 
     def mistakes(self) -> Iterator[str]:
         if not (self.run or self.bundle or self.recommendations or self.compare or self.baselines):
@@ -176,21 +176,21 @@ class EvaluateConfig:
 
 @dataclass
 class ExportConfig:
-    """Run -> bundle."""
+    """Package a model for serving: run -> bundle."""
 
     run: str = MISSING  # a run folder
     output_dir: str = MISSING  # the bundle, new or empty; a finished one is replaced
     golden_users: int = 50  # users whose requests and answers are kept in the bundle
     compare_users: int = 1000  # users whose exported lists must equal the evaluated ones
     precision: Literal["float32", "bfloat16", "int8"] = "float32"  # of the catalog table
-    scan: bool = False  # rank one or few users by int8 codes first, exact scores after; int8 does
-    max_loss: float = 0.01  # share of ndcg@100 on validation that precision may cost, or no bundle
+    scan: bool = False  # rank few users by int8 codes first; int8 implies it
+    max_loss: float = 0.01  # share of validation ndcg@100 that precision may cost, or refuse
     license: str | None = None  # a text file that goes into the bundle as LICENSE
     notice: str | None = None  # another, as NOTICE
-    triton: bool = False  # a model folder for Triton too, with a copy of the model in it
-    onnx: bool = False  # model.onnx too, or no bundle; needs the extra `onnx`, and below 2 GB
-    ids: bool = False  # ids.pt too: item ids to indices and back, for who reads no Parquet
-    program: bool | None = None  # model.pt2 (torch.export) too; default: of weights below 1 GiB
+    triton: bool = False  # also a model folder for Triton, with a copy of the model
+    onnx: bool = False  # also model.onnx, or refuse; needs the extra `onnx` and under 2 GB
+    ids: bool = False  # also ids.pt: item ids to indices and back, without Parquet
+    program: bool | None = None  # also model.pt2 (torch.export); default: if below 1 GiB
 
     def mistakes(self) -> Iterator[str]:
         yield from _at_least(1, self, "golden_users", "compare_users")
@@ -204,24 +204,24 @@ class ExportConfig:
 
 @dataclass
 class RecommendConfig:
-    """Bundle + histories -> recommendation lists."""
+    """Make lists for many users: bundle + histories -> recommendation lists."""
 
-    bundle: str = MISSING  # a bundle, or a folder of versions, of which the current one answers
+    bundle: str = MISSING  # a bundle, or a folder of versions, whose current one answers
     histories: str = MISSING  # prepared folder, or events as they are: Parquet, CSV, glob
     output: str = MISSING  # Parquet: user_id, item_ids, scores; best first
     k: int = 10  # recommendations for each user, at most 10,000
-    exclude_seen: bool | None = None  # default: the bundle's policy
-    allowed: str | None = None  # a file of item ids, one column: lists hold no others
-    denied: str | None = None  # a file of item ids, one column: lists hold none of them
-    users: str | None = None  # a file of user ids, one column: nobody else is answered
+    exclude_seen: bool | None = None  # leave seen items out; default: as policy.json says
+    allowed: str | None = None  # a file of item ids, one column: only these are recommended
+    denied: str | None = None  # a file of item ids, one column: these are never recommended
+    users: str | None = None  # a file of user ids, one column: only these are answered
     user: str = "user_id"  # column of an event file that holds the user id
     item: str = "item_id"  # column that holds the item id
     time: str | None = None  # column that holds the time; default: `time`, if there is one
-    time_format: str | None = None  # of times that are not ISO, as in strptime
-    delimiter: str | None = None  # between columns of text; default: comma; tab of .tsv, .txt
+    time_format: str | None = None  # strptime format of times that are not ISO
+    delimiter: str | None = None  # between columns of text; default: comma; tab for .tsv, .txt
     now: str | None = None  # moment of prediction; default: the latest time of the histories
     batch_users: int = 256  # users answered at once
-    processes: int = 1  # that share the answering, each with the bundle in memory
+    processes: int = 1  # processes that share the work, each with the bundle in memory
     device: Device = "auto"  # where the model answers; auto: on CUDA where its driver answers
 
     def mistakes(self) -> Iterator[str]:
@@ -234,22 +234,22 @@ class RecommendConfig:
 
 @dataclass
 class ServeConfig:
-    """Bundle -> a server over HTTP, with a page to try it on."""
+    """Answer over HTTP, with a page to try it on: bundle -> server."""
 
-    bundle: str = MISSING  # a bundle, or a folder of versions: another one is taken up when current
-    host: str = "127.0.0.1"  # who may ask; 0.0.0.0: whoever reaches this machine, unencrypted
-    port: int = 8080  # 0: any that is free
+    bundle: str = MISSING  # a bundle, or a folder of versions, whose current one is served
+    host: str = "127.0.0.1"  # address to listen on; 0.0.0.0: all of this machine, unencrypted
+    port: int = 8080  # port to listen on; 0: any free one
     name: str | None = None  # in /v2/models/NAME; default: the name of the folder
     device: Device = "auto"  # where the model answers; auto: on CUDA where its driver answers
-    page: bool = True  # whether there is a page at /, and the catalog it searches
-    batch_users: int = 64  # users ranked at once, at most; nobody waits for company
-    max_waiting: int = 256  # users that wait for the model; more get status 429
-    max_bytes: int = 1_048_576  # of one request
-    max_events: int = 10_000  # of one history, and denied items of one user
-    max_users: int = 128  # in one request
+    page: bool = True  # serve a page at /, which searches the catalog
+    batch_users: int = 64  # users ranked at once, at most; requests do not wait to fill it
+    max_waiting: int = 256  # users that may wait for the model; more get status 429
+    max_bytes: int = 1_048_576  # size of one request
+    max_events: int = 10_000  # events of one history, and denied items of one user
+    max_users: int = 128  # users in one request
     max_k: int = 1_000  # recommendations for a user
-    reload_seconds: float = 5.0  # how often another version is looked for; 0: never
-    shutdown_seconds: float = 10.0  # in which requests are still answered once it is to end
+    reload_seconds: float = 5.0  # between looks for a new current version; 0: never
+    shutdown_seconds: float = 10.0  # for which requests are still answered at shutdown
 
     def mistakes(self) -> Iterator[str]:
         names = ("batch_users", "max_waiting", "max_bytes", "max_events", "max_users", "max_k")
@@ -264,17 +264,17 @@ class ServeConfig:
 
 @dataclass
 class NeighboursConfig:
-    """Run -> nearest neighbours of its items or users, as text."""
+    """List the nearest neighbours of items or users: run -> text."""
 
     run: str = MISSING  # a run folder
-    output: str = MISSING  # text, a line each: id, tab, id:score of each neighbour, nearest first
-    of: Literal["items", "users"] = "items"  # users as the model sees them before the holdout
-    k: int = 100  # neighbours of each, itself left out
-    similarity: Literal["product", "cosine"] = "product"  # of two vectors, where a model has them
-    score_precision: int = 3  # digits behind the point
+    output: str = MISSING  # text; a line: id, tab, id:score of each neighbour, nearest first
+    of: Literal["items", "users"] = "items"  # users: as the model sees them before the holdout
+    k: int = 100  # neighbours per line, without the item or user itself
+    similarity: Literal["product", "cosine"] = "product"  # of two vectors, if the model has them
+    score_precision: int = 3  # digits after the decimal point
     keys_only: bool = False  # leave the scores out
     vectors: str | None = None  # text to write the vectors to: id, tab, numbers
-    batch: int = 256  # asked at once
+    batch: int = 256  # items or users at once
 
     def mistakes(self) -> Iterator[str]:
         yield from _at_least(1, self, "k", "batch")
@@ -283,20 +283,20 @@ class NeighboursConfig:
 
 @dataclass
 class SweepConfig:
-    """Prepared folder -> the best of many runs, chosen on validation, and how it was found."""
+    """Search models and settings on validation: prepared folder -> the best of many runs."""
 
     prepared: str = MISSING  # the prepared folder; its holdout is not read
-    output_dir: str | None = None  # new, or a sweep to go on with; default: sweeps/PREPARED-SPACE
+    output_dir: str | None = None  # new, or a sweep to continue; default: sweeps/PREPARED-SPACE
     sweep: Part = MISSING
-    minutes: float | None = None  # by the clock, for all calls together; at its end runs stop
-    trials: int | None = None  # runs, of all calls together
-    workers: int = 1  # runs at once, each a process; they share the threads, or the CUDA devices
-    prune: bool = True  # stop runs whose validation is below the median of others at that point
-    keep: Literal["best", "all"] = "best"  # whose checkpoints stay; configs and metrics do anyway
-    blend: bool = True  # of several models, weigh the best run of each into one run more
-    seed: int = 1  # of what is tried, and of every run
-    train: list[str] = field(default_factory=list)  # what else is given: keys of train, in all runs
-    config_dir: str | None = None  # a folder with further choices, which --config-dir gives
+    minutes: float | None = None  # time budget, all calls together; runs stop at its end
+    trials: int | None = None  # number of runs, all calls together
+    workers: int = 1  # runs at once, each a process; they share threads or CUDA devices
+    prune: bool = True  # stop runs whose validation is below the others' median
+    keep: Literal["best", "all"] = "best"  # whose checkpoints stay; configs and metrics always do
+    blend: bool = True  # if several models are searched, also blend their best runs
+    seed: int = 1  # of the search, and of every run
+    train: list[str] = field(default_factory=list)  # further keys of train, for all runs
+    config_dir: str | None = None  # a folder with further choices, given by --config-dir
 
     def mistakes(self) -> Iterator[str]:
         if self.minutes is None and self.trials is None:
