@@ -236,9 +236,9 @@ def users_of(prepared: Prepared, config: RecommendConfig) -> Int64:
     users = users if len(users) else np.arange(prepared.num_users)
     if len(users) < prepared.num_users:
         console.print(
-            f"[yellow]note[/yellow] of a prepared folder those are answered who are judged on "
-            f"its holdout, as they stood before it: {len(users):,} of {prepared.num_users:,} "
-            "users; give event files to answer everybody",
+            "[yellow]note[/yellow] from a prepared folder, only users of its holdout get lists, "
+            f"from their histories before it: {len(users):,} of {prepared.num_users:,} users; "
+            "to answer everybody, give the event files",
             soft_wrap=True,
         )
     if config.users is None:

@@ -207,7 +207,7 @@ class RecommendConfig:
     """Make lists for many users: bundle + histories -> recommendation lists."""
 
     bundle: str = MISSING  # a bundle, or a folder of versions, whose current one answers
-    histories: str = MISSING  # prepared folder, or events as they are: Parquet, CSV, glob
+    histories: str = MISSING  # events: Parquet, CSV, glob; or a prepared folder: its holdout users
     output: str = MISSING  # Parquet: user_id, item_ids, scores; best first
     k: int = 10  # recommendations for each user, at most 10,000
     exclude_seen: bool | None = None  # leave seen items out; default: as policy.json says

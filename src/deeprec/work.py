@@ -247,9 +247,9 @@ class Work(Assembly):
         if self.prepared.repeats and (rebuilds or target.shows_target) and not self.learns_next:
             model = "model=autoencoder " if rebuilds else ""
             console.print(
-                "[yellow]note[/yellow] in this data items may be recommended again. When that is, "
-                f"is not learned from a history that is its own target; {model}target=after_cut "
-                "teaches it (configs/experiment/complete_journey.yaml)"
+                "[yellow]note[/yellow] these data allow repeats, but a history that is its own "
+                "target does not teach when an item is taken again; "
+                f"{model}target=after_cut does (configs/experiment/complete_journey.yaml)"
             )
 
     def _is_over(self, progress: Progress) -> bool:

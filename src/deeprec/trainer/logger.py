@@ -149,9 +149,7 @@ class Tracker:
             if code := process.wait(FINISH_SECONDS):
                 log.warning("the tracker failed with exit code %d; metrics.csv is complete", code)
         except subprocess.TimeoutExpired:
-            log.warning(
-                "wandb's process %d goes on sending what is left, and then ends", process.pid
-            )
+            log.warning("wandb's process %d is still sending; it ends by itself", process.pid)
             threading.Thread(target=process.wait, daemon=True).start()  # so that it is no zombie
 
     def abandon(self) -> None:
