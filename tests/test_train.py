@@ -832,7 +832,7 @@ def test_a_model_that_learns_what_it_is_shown_alone_says_what_it_passes_over(
     said = " ".join(capsys.readouterr().out.split())
     assert "Rbm reads no user attributes; these data have age.band" in said
     assert "Rbm learns to rebuild the histories that target= shows it" in said
-    assert "model=autoencoder target=after_cut teaches it" in said
+    assert "model=autoencoder target=after_cut does" in said
     train(small_shop.composed(prepared, tmp_path / "two", *words))
     assert "learns to rebuild" not in capsys.readouterr().out
 
