@@ -174,6 +174,14 @@ def test_the_weight_of_the_divergence_rises_with_the_step(
     torch.testing.assert_close(penalty.value, truth, rtol=1e-5, atol=0)
 
 
+def test_the_divergence_weighs_less_where_histories_are_short() -> None:
+    model = noisy(popularity=torch.full((NUM_ITEMS,), 12), num_users=10 * NUM_ITEMS)
+    assert model.beta == pytest.approx(0.0025 * 1.2)
+    assert noisy(popularity=torch.full((NUM_ITEMS,), 9), num_users=1).beta == pytest.approx(0.3)
+    assert noisy().beta == pytest.approx(0.3)  # nothing is known
+    assert noisy(popularity=torch.ones(NUM_ITEMS), num_users=9, beta=0.2).beta == 0.2
+
+
 def test_codes_and_their_divergence_are_float32_whatever_the_products_are() -> None:
     model = noisy(decoder_dims=[])
     with torch.autocast("cpu", torch.bfloat16):
