@@ -415,23 +415,27 @@ def test_ials_weighs_what_was_not_observed_less_where_histories_are_short() -> N
     model, other = Ials(500, width=5), Ials(500, width=5, unobserved_weight=0.3)
     for one in (model, other):
         solved(one, users_of(one_each))
-    assert float(model.unobserved_weight) * 500 == pytest.approx(70.0)
+    assert float(model.unobserved_weight) == pytest.approx(0.3 / 500**0.5)  # one item each
     assert float(other.unobserved_weight) == pytest.approx(0.3)
     solved(few := Ials(V, width=5), users_of(np.ones((3, V))))
     assert float(few.unobserved_weight) == pytest.approx(0.2)
 
 
-@pytest.mark.parametrize(("frequency_power", "expected"), [(1.0, None), (0.1, 0.01)])
-def test_ials_costs_length_less_where_histories_are_short(
-    taken: np.ndarray, frequency_power: float, expected: float | None
+@pytest.mark.parametrize(("length", "most"), [(5, 0.02), (10, 0.01), (20, 0.01)])
+def test_the_most_that_length_costs_in_ials_is_more_of_short_histories(
+    length: int, most: float
 ) -> None:
-    model = Ials(V, width=5, frequency_power=frequency_power, unobserved_weight=50.0)
+    had = (np.arange(40)[:, None] - np.arange(40)) % 40 < length
+    model = Ials(40, width=5, unobserved_weight=1e-6, frequency_power=0.1)
+    solved(model, users_of(had.astype(float)))
+    assert float(model.l2) == pytest.approx(most)
+
+
+def test_ials_costs_length_less_where_histories_are_short(taken: np.ndarray) -> None:
+    model = Ials(V, width=5, unobserved_weight=50.0)
     solved(model, users_of(taken))
     mean = taken.sum() / U
-    if expected is not None:
-        assert float(model.l2) == pytest.approx(expected)
-    else:
-        assert float(model.ridge(torch.tensor([mean]), V)) == pytest.approx(0.14 * mean, rel=1e-5)
+    assert float(model.ridge(torch.tensor([mean]), V)) == pytest.approx(0.14 * mean, rel=1e-5)
 
 
 def test_the_items_of_ials_stand_along_their_principal_axes(taken: np.ndarray) -> None:

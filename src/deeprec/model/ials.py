@@ -22,8 +22,8 @@ from deeprec.model.sparse_input import pair_products, weighted_sum
 GROUP_FLOATS = 2**22  # of the vectors solved at once: 16 MiB, and seven times that beside them
 ANSWER_TOLERANCE = 1e-5  # near what float32 can tell
 MOST_UNOBSERVED = 0.2  # that is taken without being told
-MOST_TIMES = 70.0  # what a user did, that all it did not do may weigh together, likewise
-MOST_L2 = 0.01  # likewise
+UNOBSERVED = 0.3  # of a mean history over the root of the catalog, likewise
+MOST_L2, SHORT = 0.01, 10.0  # likewise; the length of histories below which it may be more
 MOST_RIDGE = 0.14  # of a mean history, likewise: what its user has on the diagonal of its equations
 MAX_STEPS = 100  # of conjugate gradients; some 4 are enough for a pass and 10 for an answer
 
@@ -53,9 +53,10 @@ class Ials(SolvedModel):
         num_items: V, known from the data.
         width: D, floats of an item's row.
         unobserved_weight: of a pair that was not observed, against 1 of one that was; None: 0.2, or
-            so much less that all V of a user together weigh 70 times its history, on average.
+            less: 0.3 times the mean length of a history over the root of V.
         l2: how much long vectors cost; None: 0.01, or so much less that what it adds to the
             diagonal of the equations of a user of mean history is 0.14 of that history's length.
+            Where that is below 10, so much more than 0.01 as it is shorter.
         frequency_power: how much the more of those that occur more often; 0: all alike.
         history_weighting: w of an observed pair, as of `Autoencoder`.
         fade_days: days after which an event counts 1/e in `decayed`.
@@ -205,12 +206,13 @@ class Ials(SolvedModel):
         """What nobody told of weights and costs, for histories of this length."""
         unobserved_weight, l2 = self._told
         if unobserved_weight is None:
-            most = MOST_TIMES * mean_history / self.num_items
-            self.unobserved_weight.fill_(min(MOST_UNOBSERVED, most))
+            usual = UNOBSERVED * mean_history / self.num_items**0.5
+            self.unobserved_weight.fill_(min(MOST_UNOBSERVED, usual))
         if l2 is None:
             occurs = mean_history + float(self.unobserved_weight) * self.num_items
             power = torch.tensor(occurs).double() ** self.frequency_power
-            self.l2.fill_(min(MOST_L2, float(MOST_RIDGE * mean_history / power)))
+            most = MOST_L2 * max(1.0, SHORT / mean_history)
+            self.l2.fill_(min(most, float(MOST_RIDGE * mean_history / power)))
 
     def solving_bytes(self, num_users: int, num_events: int) -> int:
         """The users' vectors twice and zeros, histories by user and by item, and one group."""
