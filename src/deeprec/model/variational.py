@@ -16,7 +16,6 @@ from deeprec.model.repeat import without_repeat
 from deeprec.model.sparse_input import Backend
 from deeprec.model.user_input import UserInput, asked_without_repeats
 
-
 BETA_OF_ITEM, MOST_BETA = 0.0025, 0.3  # by default; found on histories of 3 to 140 items
 
 
