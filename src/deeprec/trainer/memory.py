@@ -30,6 +30,7 @@ NO_COPY = "trainer.save_in_background=false"
 FEWER_PROCESSES = "fewer trainer.processes"
 NO_FORK = "trainer.prefetch_processes=0"
 GRAPH = "trainer.cuda_graph=false"
+EASY = 10  # times what a run needs that are there, from which on its parts need not be told
 BLOCKS = 3  # blocks of scores a loss holds at once: scores, their gradient, one between
 
 
@@ -165,8 +166,11 @@ def total(lines: list[Line]) -> int:
     return sum(line.bytes for line in lines)
 
 
-def show(lines: list[Line], available: int) -> Table:
-    """The plan as a table for a person."""
+def show(lines: list[Line], available: int) -> Table | str:
+    """The plan for a person: a table, or one line where a tenth of what is there is not taken."""
+    if total(lines) * EASY < available:
+        told = f"{_megabytes(total(lines))} MB of {_megabytes(available)} MB available"
+        return f"memory plan: {told}"
     table = Table(title="memory plan", title_justify="left")
     table.add_column("part")
     table.add_column("MB", justify="right")
@@ -212,7 +216,7 @@ def told(less_with: str) -> Iterator[None]:
             raise
         said = str(error).partition("\n")[0]
         raise ResourceError(
-            f"memory does not suffice, although the memory plan fits ({said}). What is saved is whole: "
+            f"memory does not suffice, although the plan fits ({said}). What is saved is whole: "
             f"leave the run more memory and go on, or begin one with {less_with}"
         ) from error
 
