@@ -100,7 +100,7 @@ def test_weights_are_best_by_lists_of_the_length_that_is_asked(
     assert "ndcg@5" in printed
     assert f"{together:.4f}" in printed  # as evaluation counts it
     score = validation_of(five)  # of any run, so that metrics.csv and sweeps compare the same
-    assert f"weights best by ndcg@5, validation ndcg@100 {score:.4f}" in printed
+    assert f"blend: weights best by ndcg@5, validation ndcg@100 {score:.4f}" in printed
     assert open_run(five).config.model["cutoff"] == 5
 
 
@@ -138,7 +138,9 @@ def test_it_does_not_say_that_it_is_solved(
 ) -> None:
     blend(told(tmp_path / "all", *members))
     said = capsys.readouterr().out
-    assert "its members are trained: it has no use for loss" in " ".join(said.split())
+    assert "the members are trained already: loss, optimizer and target are not used" in " ".join(
+        said.split()
+    )
     assert "this model is solved" not in said
 
 

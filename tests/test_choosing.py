@@ -182,7 +182,7 @@ def test_several_are_trained_and_blended_and_an_interrupted_command_goes_on(
     (tmp_path / "run" / "manifest.json").unlink()
     capsys.readouterr()
     run = open_run(train(told))
-    assert capsys.readouterr().out.count("there is nothing to go on with") == 7
+    assert capsys.readouterr().out.count("there is nothing to resume") == 7
     assert not (tmp_path / "run.members").exists()
     if run.config.model["_target_"] == "deeprec.model.blend.Blend":
         assert len(run.config.model["members"]) > 1
@@ -268,8 +268,8 @@ def test_what_makes_a_chosen_model_smaller_may_be_said(
     assert given[0].optimizer["_target_"].endswith(".RowwiseAdagrad")
     said = capsys.readouterr().out
     assert "model.width=64 logger.wandb=off model.width=8 model.warm_start=false" in said
-    assert "as by model=svd logger.wandb=off model.width=8 optimizer" in said
-    assert "as by model=ease logger.wandb=off optimizer" in said
+    assert "  model=svd logger.wandb=off model.width=8 optimizer" in said
+    assert "  model=ease logger.wandb=off optimizer" in said
     with pytest.raises(ConfigError, match=r"model.depth: .* has no such argument"):
         config(prepared, tmp_path / "run", "model.depth=3")
 

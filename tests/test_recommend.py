@@ -530,7 +530,7 @@ recommend.recommend(RecommendConfig({str(made)!r}, {str(events)!r}, {str(output)
     number = len(list(kept.glob("*.parquet")))
     monkeypatch.setattr(verb, "ROW_GROUP", 100)
     ours = lists_of(made, events, output, batch_users=2)
-    assert f"{number * 10:,} lists are there from before" in capsys.readouterr().out
+    assert f"{number * 10:,} lists are there already" in capsys.readouterr().out
     assert not kept.exists()
     expected = lists_of(made, events, tmp_path / "whole.parquet", batch_users=2)
     assert ours == expected

@@ -15,6 +15,7 @@ from typing import ClassVar
 
 import pytest
 import torch
+from rich.table import Table
 from safetensors.torch import load_file
 from torch import nn
 
@@ -517,6 +518,9 @@ def test_a_plan_that_does_not_fit_names_what_helps(prepared: Path, tmp_path: Pat
         with pytest.raises(ResourceError, match=f"most goes to a table .*: use {way_out}$"):
             memory.check(lines, available)
     memory.check(lines, 150)
+    assert isinstance(memory.show(lines, 1500), Table)  # a tenth, in full
+    lines = [memory.Line("a table", 12_300_000, ())]
+    assert memory.show(lines, 10**9) == "memory plan: 12.3 MB of 1,000.0 MB available"
 
 
 def test_where_the_optimizer_takes_most_a_smaller_one_is_named() -> None:
@@ -596,7 +600,7 @@ def test_where_nothing_can_fade_it_is_said(
     timeless = standin.prepared_folder(tmp_path / "prepared", times=False).path
     words = ["model=ease", "model.history_weighting=decayed", "logger.wandb=off"]
     train(small_shop.composed(timeless, tmp_path / "run", *words))
-    assert "without times nothing fades" in capsys.readouterr().out
+    assert "no times, so nothing fades" in capsys.readouterr().out
 
 
 def test_after_a_loss_that_is_not_finite_what_was_saved_is_whole(
@@ -831,7 +835,7 @@ def test_a_model_that_learns_what_it_is_shown_alone_says_what_it_passes_over(
     train(small_shop.composed(prepared, tmp_path / "one", *words, "target=next_item"))
     said = " ".join(capsys.readouterr().out.split())
     assert "Rbm reads no user attributes; these data have age.band" in said
-    assert "Rbm learns to rebuild the histories that target= shows it" in said
+    assert "Rbm learns to rebuild histories: of target= it reads" in said
     assert "model=autoencoder target=after_cut does" in said
     train(small_shop.composed(prepared, tmp_path / "two", *words))
     assert "learns to rebuild" not in capsys.readouterr().out

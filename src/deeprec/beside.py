@@ -48,7 +48,7 @@ class Members:
         self._refuse_foreign(names)
         runs = []
         for number, (name, config) in enumerate(configs, 1):
-            console.print(f"\n{number} of {len(configs)} that are blended: {name}")
+            console.print(f"\nmodel {number} of {len(configs)} of the blend: {name}")
             config = replace(config, output_dir=str(self.place / name), resume="auto")
             try:
                 runs.append(open_run(train(config, says_next=False)))
@@ -61,11 +61,11 @@ class Members:
                     folder.remove(left)
             except Interrupted as error:
                 error.args = (
-                    f"{error}; that is {name} alone, and the command that was interrupted goes on "
-                    "with all of them",
+                    f"{error}; that is {name} alone, one model of the blend, and the interrupted "
+                    "command, given again, goes on with all of them",
                 )
                 raise
-        console.print(f"\nthe {len(runs)} together")
+        console.print(f"\nblending these {len(runs)} models")
         return runs
 
     def take_away(self) -> None:
@@ -86,7 +86,7 @@ class Members:
         there = [one.name for one in self.place.iterdir()] if is_folder else [self.place.name]
         if foreign := sorted(name for name in there if name not in names):
             raise ConfigError(
-                f"{self.place} is where the models are trained that are blended, and holds "
+                f"{self.place} is where the models of the blend are trained, and holds "
                 f"{foreign[0]}; move it away, or give another output_dir"
             )
 

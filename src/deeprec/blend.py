@@ -137,7 +137,7 @@ def _shared_folder(runs: Sequence[Run]) -> Prepared:
 def _show(
     runs: Sequence[Run], weights: Weights, alone: Sequence[float], together: float, cutoff: int
 ) -> None:
-    table = Table(title="Chosen on validation", caption="weights were chosen on these users")
+    table = Table(title="Blend weights, chosen on validation")
     table.add_column("run", overflow="fold")
     table.add_column("weight", justify="right")
     table.add_column(f"ndcg@{cutoff}", justify="right")

@@ -47,7 +47,7 @@ def chosen(config: TrainConfig, prepared: Prepared) -> list[TrainConfig]:
             for key, word in said.items()
             if key not in NOT_OF_MODELS and _is_of(key, picked.model)
         ]
-        console.print(f"as by {' '.join([*words, *besides])}", soft_wrap=True)
+        console.print(f"  {' '.join([*words, *besides])}", soft_wrap=True)
         configs.append(_picked(config, said.keys(), defaults, picked))
     return configs
 

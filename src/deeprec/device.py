@@ -41,7 +41,8 @@ def choose_device(wanted: DeviceName, key: str = "device") -> Device:
             f"({torch.__version__}); run deeprec doctor, or use {key}=cpu"
         )
     reason = "as configured" if wanted == "cpu" else "no CUDA device answers"
-    return Device("cpu", f"cpu, {torch.get_num_threads()} threads ({reason})")
+    threads = torch.get_num_threads()
+    return Device("cpu", f"cpu, {threads} thread{'s' * (threads > 1)} ({reason})")
 
 
 def visible_devices(environment: str | None, count: int) -> list[str]:

@@ -293,4 +293,4 @@ def print_findings(findings: Sequence[Finding], console: Console) -> None:
             line = f"{finding.what}: {finding.mend}"
             console.print(line, markup=False, highlight=False, soft_wrap=True)
     broken = sum(finding.state == "broken" for finding in findings)
-    console.print(f"{broken} to mend" if broken else "sound: nothing must be mended")
+    console.print(f"{broken} to mend" if broken else "all checks passed")

@@ -147,7 +147,7 @@ def in_precision(trained: Trained, config: ExportConfig) -> Trained:
     console.print(
         f"precision={precision}: on validation ndcg@100 {found.ndcg_before:.4f} -> "
         f"{found.ndcg_after:.4f} ({found.users:,} users), {found.kept:.2%} of the first 100 items "
-        f"the same; the catalog table takes {before.table_bytes:,} -> {after.table_bytes:,} bytes, "
+        f"the same; catalog table {before.table_bytes:,} -> {after.table_bytes:,} bytes, "
         f"one user {before.milliseconds:.2f} -> {after.milliseconds:.2f} CPU ms",
         soft_wrap=True,
     )

@@ -95,7 +95,7 @@ def _read(space: Workspace, data: Part) -> tuple[EventLog, list[Check]]:
     """The events, looked at and then filtered one by one."""
     with _stage("read the events"):
         log: EventLog = instantiate(data, workspace=space)
-    with _stage("looked at the events"):
+    with _stage("checked the events"):
         checks = [*log.checks, *contract.look_at_events(space, log.events, repeats=log.repeats)]
         for column in ("user", "item"):
             checks.extend(contract.look_at_ids(space, log.events, column))
@@ -113,7 +113,7 @@ def _divide(
     """The parts of the events, and then what must not know the holdout: the core and the cap."""
     with _stage("split the events"):
         split = with_more_training(rule(space, log, config.seed), config.train_on)
-    with _stage("gave users and items their rows"):
+    with _stage("indexed users and items"):
         core, outside = keep_core(space, split.events, log.filters)
         capped, cut = cap_histories(space, core, log.filters.max_history, config.seed)
         indexed = index(space, capped, _cold_items(log))

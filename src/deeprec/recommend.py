@@ -82,7 +82,7 @@ def recommend(config: RecommendConfig) -> Path:
         groups = RowGroups(output, {**about, **question(config, prepared)}, about, ROW_GROUP)
         left = after(groups, some_histories)
         if groups.num_kept:
-            console.print(f"{groups.num_kept:,} lists are there from before; going on after them")
+            console.print(f"{groups.num_kept:,} lists are there already; continuing after them")
         try:
             with progress("recommending", total, "users") as advance:
                 advance(groups.num_kept)
@@ -93,11 +93,11 @@ def recommend(config: RecommendConfig) -> Path:
             groups.finish()
         except BaseException:
             if any(groups.path.glob("*.parquet")):
-                console.print(f"what is done is kept in {groups.path}; the same command goes on")
+                console.print(f"lists so far are kept in {groups.path}; the same command continues")
             raise
     done = groups.done
     console.print(
-        f"{output}: {done.users:,} lists of up to {config.k} items. {done.unknown:,} of "
+        f"{output}: {done.users:,} lists of up to {config.k} items; {done.unknown:,} of "
         f"{done.events:,} events are on items that the bundle does not know",
         soft_wrap=True,
     )
@@ -207,18 +207,20 @@ def opened_histories(
         )
         if opened.fields:
             console.print(
-                f"[yellow]note[/yellow] this bundle takes {', '.join(opened.fields)} of a user; "
-                "event files hold none, so every user is answered as one of whom it is unknown"
+                f"[yellow]note[/yellow] this bundle takes user attributes "
+                f"({', '.join(opened.fields)}); event files hold none, so they count as unknown",
+                soft_wrap=True,
             )
         if opened.policy["uses_times"] and "time" not in events.columns:
             console.print(
                 "[yellow]note[/yellow] this bundle weighs events by their age, and these have no "
-                "time, so each counts as just done; if a column holds it, say time=COLUMN"
+                "time, so each counts as just done; if a column holds it, say time=COLUMN",
+                soft_wrap=True,
             )
         if kept := events_kept(opened):
             console.print(
-                f"[yellow]note[/yellow] this bundle has learned from {kept} alone; give it the "
-                "same, as all events of these files count (preprocess.json)",
+                f"[yellow]note[/yellow] this bundle was trained on {kept} alone; give it the "
+                "same, because all events of these files count (preprocess.json)",
                 soft_wrap=True,
             )
         facts = space.one(events, users=events.user.nunique(), **latest_time(events))

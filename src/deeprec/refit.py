@@ -49,7 +49,7 @@ def refit(config: RefitConfig) -> Path:
             "training to be done again; use deeprec train"
         )
     told = _config(settings, run, config, Path(config.output_dir))
-    console.print(f"as {run.path} was trained, {_epochs(told)}", soft_wrap=True)
+    console.print(f"training {run.path} anew {_epochs(told)}", soft_wrap=True)
     return train(told)
 
 
@@ -75,9 +75,9 @@ def _blended(run: Run, prepared: Prepared, config: RefitConfig) -> Path:
     if _is_same(there, [told for _, told in configs], weights, prepared):
         return go_on(there)
     refuse_to_overwrite(output)
-    console.print(f"as {run.path} was blended:")
+    console.print(f"training the blend {run.path} anew:")
     for (name, told), weight in zip(configs, weights, strict=True):
-        console.print(f"  {name}, {_epochs(told)}, weight {weight:.2f}", soft_wrap=True)
+        console.print(f"  {name} {_epochs(told)}, weight {weight:.2f}", soft_wrap=True)
     runs = members.trained(configs, train)
     seed = run.config.seed if config.seed is None else config.seed
     written(output, runs, weights, prepared, seed)
@@ -127,4 +127,4 @@ def _config(settings: dict[str, Any], run: Run, config: RefitConfig, output: Pat
 
 def _epochs(told: TrainConfig) -> str:
     last = told.trainer.get("last_epoch")
-    return "as long" if last is None else f"to epoch {last}, which was best of it"
+    return "for as many epochs" if last is None else f"to epoch {last}, its best"

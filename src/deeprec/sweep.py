@@ -139,7 +139,7 @@ def _together(config: SweepConfig, output: Path, members: Sequence[Path]) -> Pat
     if len(members) < 2 or not config.blend:
         return None
     try:
-        console.print("\nthe best run of each model together")
+        console.print("\nblending the best run of each model")
         runs = [str(path) for path in members]
         return blend(BlendConfig(runs=runs, output_dir=str(place), seed=config.seed))
     except (DeeprecError, KeyboardInterrupt) as error:  # what was found is told all the same
@@ -152,12 +152,12 @@ def _conclude(commands: Commands, files: Sequence[Path], together: Path | None) 
     lines = [
         f"best run: {commands.output / 'best'}",
         f"its config: {files[0]}",
-        f"how it was found: {files[1]}",
+        f"report of the search: {files[1]}",
         f"next: {commands.evaluate if together is None else commands.compare}",
-        f"again: {commands.again}",
+        f"to train the best run again: {commands.again}",
     ]
     if together is not None:
-        lines.insert(1, f"the best of each model, blended: {together}")
+        lines.insert(2, f"blend of the best of each model: {together}")
     console.print("\n".join(lines), soft_wrap=True, markup=False)
 
 
@@ -165,12 +165,13 @@ def _introduce(config: SweepConfig, prepared: Prepared, output: Path, loop: Loop
     users = len(prepared.judged_users("validation"))
     console.print(
         f"searching {_searched(loop.plan)}\n"
-        f"on validation {loop.plan.metric} of {users:,} users; the holdout is not read"
+        f"scored by validation {loop.plan.metric} of {users:,} users; the holdout is not read",
+        soft_wrap=True,
     )
     if loop.ended:
         ended = len(loop.ended)
         used = f"{ended} trial{'s' * (ended != 1)}, {loop.seconds / 60:.1f} minutes"
-        console.print(f"going on with {output} after {used}", soft_wrap=True)
+        console.print(f"continuing {output} after {used}", soft_wrap=True)
 
 
 def _untried(plan: Plan, ended: Sequence[Trial]) -> list[str]:
@@ -185,7 +186,7 @@ def _untried(plan: Plan, ended: Sequence[Trial]) -> list[str]:
 def _searched(plan: Plan) -> str:
     spaces = plan.ranges.get(SPACE)
     if isinstance(spaces, Choices):
-        return f"the spaces {', '.join(spaces.labels)}; first as they come, in this order"
+        return f"{', '.join(spaces.labels)}: each once in this order, then by what is found"
     return ", ".join(map(setting_of, plan.ranges))
 
 

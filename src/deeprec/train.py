@@ -148,16 +148,17 @@ def _resume(
         if run.finished:
             if asked is not None and asked.prepared:
                 _same_prepared(run, Path(asked.prepared))
-            console.print(f"{run.path} is finished; there is nothing to go on with")
+            console.print(f"{run.path} is finished already; there is nothing to resume")
         else:
             run.take_over()
             place = asked.prepared if asked and asked.prepared else run.origin["path"]
             settings, changed = freed(config.trainer, trainer)
             if changed:
-                console.print(f"with {'; '.join(changed)}: it learns the same", soft_wrap=True)
+                told = f"with {'; '.join(changed)}, which changes nothing that is learned"
+                console.print(told, soft_wrap=True)
             work = Work(replace(config, trainer=settings), _same_prepared(run, Path(place)))
             _load_newest(run, work.learner)
-            console.print(f"going on after step {work.learner.progress.step}")
+            console.print(f"resuming after step {work.learner.progress.step}")
             work.finish(run, says_next=says_next)
         Members(run.path).take_away()
     return run.path
@@ -200,7 +201,10 @@ def _load_newest(run: RunFolder, learner: Training | Solving) -> None:
         return
     refuse_foreign(found, run)
     if told := other_versions(found):
-        console.print(f"[yellow]note[/yellow] {told}: it goes on, and may end with other weights")
+        console.print(
+            f"[yellow]note[/yellow] {told}: the run is resumed, and may end with other weights",
+            soft_wrap=True,
+        )
     checkpoint.load(found, learner)
     checkpoint.set_newer_aside(run.checkpoints, found)
 

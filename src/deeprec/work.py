@@ -65,7 +65,7 @@ class Work(Assembly):
             with suppress(OSError):
                 run.refuse_moved()  # then that is why
             raise
-        self._conclude(run)
+        self._conclude(run, says_next)
         if says_next:
             console.print(f"next: {next_of(run.path, self.prepared)}", soft_wrap=True)
         for sink in sinks:
@@ -89,7 +89,7 @@ class Work(Assembly):
         begin = getattr(training.model, "begin", None)
         if begin is not None and training.progress.step == 0:
             draw = torch.Generator().manual_seed(self.config.seed)
-            with console.status("looking at all histories"):
+            with console.status("warm start from all histories"):
                 begin(self.histories(), draw)
 
     def follow(self, place: Path) -> None:
@@ -160,17 +160,17 @@ class Work(Assembly):
             metric=self.schedule.metric,
         )
 
-    def _conclude(self, run: RunFolder) -> None:
+    def _conclude(self, run: RunFolder, says_next: bool) -> None:
         progress, schedule = self.learner.progress, self.schedule
-        judged = self.prepared.has_holdout
+        takes = "evaluate and export use" if self.prepared.has_holdout else "export uses"
         early = progress.epoch < schedule.max_epochs and self._is_over(progress)
-        why = f", {schedule.patience} validations without a better one" if early else ""
+        why = f": {schedule.patience} validations without a better one" if early else ""
         console.print(f"finished after epoch {progress.epoch}{why}")
         if progress.best_score is not None and progress.best_step is not None:
             console.print(
                 f"{self._what_is_best(progress.best_step)}, validation {schedule.metric} "
-                f"{progress.best_score:.4f} of {len(self.data.validation.users):,} users; "
-                f"{'evaluate and export take' if judged else 'export takes'} it",
+                f"{progress.best_score:.4f} on {len(self.data.validation.users):,} users"
+                f"{f'; {takes} it' if says_next else ''}",
                 soft_wrap=True,
             )
         if warning := self._warning():
@@ -180,9 +180,8 @@ class Work(Assembly):
     def _what_is_best(self, best_step: int) -> str:
         model = self.learner.model
         if isinstance(model, Blend):  # whose weights may be best by another figure than runs are
-            return (
-                f"weights {'as given' if model.cutoff is None else f'best by ndcg@{model.cutoff}'}"
-            )
+            how = "as given" if model.cutoff is None else f"best by ndcg@{model.cutoff}"
+            return f"blend: weights {how}"
         steps = 1 if self.solved else max(1, len(self.data.training))
         return f"best: epoch {best_step // steps}"
 
@@ -194,9 +193,9 @@ class Work(Assembly):
             together += ", each with items of its own to train"
         console.print(f"device: {self.device.description}, {self.loop.precision}{together}")
         if note := precision_note(self.device, self.loop.precision):
-            console.print(f"[yellow]note[/yellow] {note}")
+            console.print(f"[yellow]note[/yellow] {note}", soft_wrap=True)
         for module in self.learner.model.modules():
-            if isinstance(module, SparseInput):
+            if isinstance(module, SparseInput) and isinstance(self.learner, Training):
                 console.print(f"input tables: {module.backend_in_use} ({module.reason})")
         if self.device.name == "cuda" and isinstance(self.learner, Training):
             why, batches = self.why_no_graph, self.data.training
@@ -207,11 +206,11 @@ class Work(Assembly):
             console.print(f"steps: {how}; batches made by {makers}", soft_wrap=True)
         console.print(
             f"{users:,} users to train on, {judged:,} to validate on, {self.facts.num_items:,} "
-            f"items, {weights:,} weights"
+            f"items, {weights:,} parameters"
         )
         if self.config.model.get("history_weighting") == "decayed" and not self.prepared.has_times:
             console.print(
-                "[yellow]note[/yellow] without times nothing fades: "
+                "[yellow]note[/yellow] these data have no times, so nothing fades: "
                 "model.history_weighting=decayed counts events, as log_count does",
                 soft_wrap=True,
             )
@@ -221,19 +220,20 @@ class Work(Assembly):
             )
         if isinstance(self.learner, Solving):
             blended = isinstance(self.learner.model, Blend)
-            why = "its members are trained" if blended else "this model is solved"
-            console.print(f"{why}: it has no use for loss, optimizer and target")
+            why = "the members are trained already" if blended else "this model is solved"
+            console.print(f"{why}: loss, optimizer and target are not used")
             return
         if self.why_loss is not None:
             console.print(f"loss=auto: {self.why_loss}", soft_wrap=True)
         for part in (self.learner.model, self.learner.loss):
             if note := getattr(part, "note", None):
-                console.print(f"[yellow]note[/yellow] {note}")
+                console.print(f"[yellow]note[/yellow] {note}", soft_wrap=True)
         self._tell_of_target()
         if self.facts.fields and not reads_attributes(self.config.model):
             console.print(
                 f"[yellow]note[/yellow] {type(self.learner.model).__name__} reads no user "
-                f"attributes; these data have {', '.join(self.facts.fields)}"
+                f"attributes; these data have {', '.join(self.facts.fields)}",
+                soft_wrap=True,
             )
 
     def _tell_of_target(self) -> None:
@@ -241,15 +241,17 @@ class Work(Assembly):
         rebuilds = getattr(self.learner.model, "learns_shown", False)
         if rebuilds and not isinstance(target, Reconstruct):
             console.print(
-                f"[yellow]note[/yellow] {type(self.learner.model).__name__} learns to rebuild the "
-                "histories that target= shows it, and nothing of what the target asks for"
+                f"[yellow]note[/yellow] {type(self.learner.model).__name__} learns to rebuild "
+                "histories: of target= it reads the histories, not what they are asked for",
+                soft_wrap=True,
             )
         if self.prepared.repeats and (rebuilds or target.shows_target) and not self.learns_next:
             model = "model=autoencoder " if rebuilds else ""
             console.print(
-                "[yellow]note[/yellow] these data allow repeats, but a history that is its own "
-                "target does not teach when an item is taken again; "
-                f"{model}target=after_cut does (configs/experiment/complete_journey.yaml)"
+                "[yellow]note[/yellow] in these data items may be taken again, and a history that "
+                f"is its own target does not teach when; {model}target=after_cut does, as in "
+                "experiment=complete_journey",
+                soft_wrap=True,
             )
 
     def _is_over(self, progress: Progress) -> bool:
@@ -273,4 +275,4 @@ def next_of(run: Path, prepared: Prepared) -> str:
     if prepared.manifest.get("columns"):
         files = ["-n", str(run.with_suffix(".nc")), "-f", str(run.with_suffix(".columns"))]
         return shlex.join(["deeprec", "dsstne", "export-network", "-r", str(run), *files])
-    return f"no holdout to judge on; {shlex.join(['deeprec', 'export', f'run={run}'])}"
+    return f"{shlex.join(['deeprec', 'export', f'run={run}'])} (there is no holdout to judge on)"

@@ -117,7 +117,7 @@ def test_until_the_network_is_there_the_same_command_goes_on(
         trained(folder, "-e", "3", "-b", "64")
     trained(folder, "-e", "2", "-b", "64")
     said = " ".join(capsys.readouterr().out.split())
-    assert "is finished; there is nothing to go on with" in said
+    assert "is finished already; there is nothing to resume" in said
     assert (folder / "gl.nc").read_bytes() == whole
     (folder / "gl.nc").unlink()
     identity = Prepared(folder / "gl.prepared").identity

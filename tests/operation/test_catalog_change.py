@@ -99,7 +99,7 @@ def test_a_renamed_item_keeps_its_index_and_its_answers(
     do("rename", "003", "three", f"bundle={shop}")
     printed = capsys.readouterr().out
     assert "item '003' is now called 'three'" in printed
-    assert "0 of 15 golden answers are others" in printed
+    assert "0 of 15 golden requests are answered differently" in printed
     before, after = deeprec.load(shop / "1"), deeprec.load(shop / "2")
     (old,), (new,) = before.recommend([["003"]], k=30), after.recommend([["three"]], k=30)
     assert [{"003": "three"}.get(one, one) for one in old.item_ids] == new.item_ids
@@ -157,10 +157,10 @@ def test_a_changed_bundle_says_what_is_different(
     do("retire", best, f"bundle={shop}", f"output_dir={shop.parent / 'elsewhere'}")
     printed = capsys.readouterr().out
     assert f"item '{best}' is retired" in printed
-    assert f"'nothing is known': '{best}' is no longer answered, it was number 1" in printed
+    assert f"'nothing is known': '{best}' is not recommended any more (was at 1)" in printed
     assert versions.numbers(shop) == [1]
     do("diff", shop / "1", shop / "1")
-    assert capsys.readouterr().out == "0 of 15 golden answers are others\n"
+    assert capsys.readouterr().out == "0 of 15 golden requests are answered differently\n"
 
 
 def test_a_rollback_is_followed_by_changes_of_what_is_served(shop: Path) -> None:

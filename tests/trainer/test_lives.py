@@ -160,7 +160,10 @@ def test_whoever_makes_the_batches_and_whenever_it_is_saved_a_run_is_gone_on_wit
     assert "trainer.save_every_minutes=null, begun with 0" in first.said
     second = live([f"resume={run}", "trainer.prefetch_processes=1"], {folder.CRASH: "verified:1"})
     assert (second.code, second.began) == (-9, 8)
-    assert "with trainer.prefetch_processes=1, begun with 2: it learns the same" in second.said
+    assert (
+        "with trainer.prefetch_processes=1, begun with 2, which changes nothing that is learned"
+        in second.said
+    )
     last = live([f"resume={run}"])
     assert (last.code, last.began) == (0, 9)  # its own setting saves after every step
     assert "begun with" not in last.said
@@ -226,7 +229,7 @@ def test_the_same_command_goes_on_and_another_one_is_refused(
 ) -> None:
     again = live(command(whole))
     assert (again.code, again.steps) == (0, [])
-    assert "nothing to go on with" in again.said
+    assert "nothing to resume" in again.said
     other = live(command(whole, "optimizer.lr=0.5", "seed=3"))
     assert other.code == 2
     assert "optimizer.lr: asked for 0.5, the run has 0.02" in other.said

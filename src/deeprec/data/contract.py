@@ -173,7 +173,7 @@ def look_at_catalog(popularity: pa.ChunkedArray) -> Check:
         popularity: training users that had each item.
     """
     count, cold = len(popularity), int(pc.sum(pc.equal(popularity, 0)).as_py() or 0)
-    says = f"{count:,} items, {_share(cold, count)} of them in no training event"
+    says = f"{count:,} items, {_share(cold, count)} of them without a training event"
     return Check("catalog", "ok", says, facts={"items": count, "cold": cold})
 
 
@@ -305,10 +305,10 @@ def _damaged(workspace: Workspace, ids: ir.Table, column: str) -> Check:
     facts = {key: value or 0 for key, value in facts.items()}
     name = f"{column} ids in UTF-8"
     if not facts["replacement"] and not facts["control"]:
-        return Check(name, "ok", f"all {facts['count']:,}, without control signs", facts=facts)
+        return Check(name, "ok", f"all {facts['count']:,}, without control characters", facts=facts)
     says = (
         f"{facts['replacement']:,} hold the replacement sign U+FFFD, "
-        f"{facts['control']:,} control signs such as tab or newline"
+        f"{facts['control']:,} control characters such as tab or newline"
     )
     return Check(name, "warn", says, "was the file converted from another encoding?", facts)
 
@@ -339,7 +339,7 @@ def _cold_items(counts: Mapping[str, Any]) -> Check:
 def _cold_users(counts: Mapping[str, Any]) -> Check:
     empty, judged = counts["empty_users"], counts["judged_users"]
     says = f"{empty:,} of {judged:,} users have no event before they are judged"
-    advice = "evaluation counts them apart" if empty else ""
+    advice = "evaluate counts them separately" if empty else ""
     if few_known := empty > 0.5 * judged:
         advice = (
             "all of them get the same list, and no model can be told from another by it; judge "

@@ -60,7 +60,7 @@ class Comparison:
             family: comparisons that `holm` corrects for.
         """
         alone = ", uncorrected" if family > 1 else ""
-        interval = f"95 % {self.low:+.4f} to {self.high:+.4f}{alone}"
+        interval = f"95 % interval {self.low:+.4f} to {self.high:+.4f}{alone}"
         corrected = f" after Holm over {family}" if family > 1 else ""
         p = "p < .001" if self.holm < 0.001 else f"p {self.holm:.3f}".replace("0.", ".", 1)
         if self.told_apart:

@@ -15,7 +15,7 @@ SOON = 5_000  # items between which EASE is solved in seconds
 RARELY = 0.2  # of what is judged, had before: below, models of what is new are as good
 SHOWN = 8 * 10**6  # to it, all epochs together; a history is worth three more
 PAIRS = 10**8  # of a user and an item, all of which a variational autoencoder scores in minutes
-BESIDE = "; models that err differently are trained beside it, for several are better than any"
+BESIDE = "; other models are trained too, for a blend is usually better than any one of them"
 LARGE_CATALOG = 500_000  # items from which the Gram matrix of a linear model is kept, not made anew
 
 
@@ -101,15 +101,15 @@ class Auto:
         words, how = _as_judged(shape)
         why = "items may be taken again"
         if shape.had_before is not None:
-            why += f", {shape.had_before:.0%} of what is validated was"
-            how += ", as it is validated on"
+            why += f", as {shape.had_before:.0%} of what is validated was"
+            how += ", as in validation"
         why += f"; {how}"
         if shape.num_items > NEAREST or shape.num_pairs > COUNTED:
             return Choice(words, why)
         if shape.num_users < FEW_USERS:
             batch = max(16, shape.num_users // 10)
             words = [*words, f"trainer.batch_users={batch}"]
-            why += f"; batches of {batch}, for {shape.num_users:,} users are few"
+            why += f"; batches of {batch} users, because {shape.num_users:,} are few"
         return Choice(words, why + BESIDE, self._beside_again(shape))
 
     def _beside_again(self, shape: Shape) -> list[Sequence[str]]:
@@ -142,8 +142,8 @@ class Auto:
         if users_an_item < SPARSE and shape.num_users >= FEW_USERS:
             return Choice(
                 regression,
-                f"items are not taken again and have {users_an_item:.3g} users each, so few that "
-                f"what they say of each other is best regressed at once{BESIDE}",
+                f"items are not taken again and have only {users_an_item:.3g} users each, where a "
+                f"regression that is solved at once does best{BESIDE}",
                 [linear.words, *others],
             )
         return Choice(linear.words, f"{linear.why}{BESIDE}", [regression, *others])
@@ -179,9 +179,9 @@ class Auto:
         ]
         return Choice(
             words,
-            f"items are not taken again, so likeness to the history is what counts; "
-            f"{shape.num_items:,} items take {width} floats each, {shape.num_users:,} users "
-            f"{epochs} epochs of batches of {batch}",
+            f"items are not taken again, so they are ranked by likeness to the history; a row of "
+            f"{width} floats for each of {shape.num_items:,} items, {epochs} epochs in batches of "
+            f"{batch} of {shape.num_users:,} users",
         )
 
 
@@ -190,11 +190,11 @@ def _as_judged(shape: Shape) -> tuple[list[str], str]:
     if shape.judged_days is not None and shape.training_days is not None:
         days = min(shape.judged_days, shape.training_days / 4.0)
         cuts = [f"target.window_days={days:.6g}", f"target.cut_days={1.15 * days:.6g}"]
-        return ["experiment=complete_journey", *cuts], f"windows of {days:.3g} days"
+        return ["experiment=complete_journey", *cuts], f"the target is the next {days:.3g} days"
     if shape.judges_next:
         cuts = ["target.window_events=1", "target.cut_days=null"]
-        return ["experiment=complete_journey", *cuts], "learned is the next event"
-    return ["experiment=taken_again"], "learned is a part of each history"
+        return ["experiment=complete_journey", *cuts], "the target is the next event"
+    return ["experiment=taken_again"], "the target is a part of each history"
 
 
 def _regression(shape: Shape) -> list[str]:

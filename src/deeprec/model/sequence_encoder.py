@@ -99,7 +99,10 @@ class SequenceEncoder(nn.Module):
     """
 
     learns_next = True  # what comes after each event, whatever the target asks for
-    note = "the sequence encoder learns each next event of the histories that target= shows it"
+    note = (
+        "the sequence encoder learns each next event of a history; of target= it uses the "
+        "histories alone"
+    )
 
     def __init__(
         self,

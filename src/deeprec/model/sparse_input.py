@@ -97,7 +97,7 @@ class SparseInput(nn.Module):
         self.borrowed, self.pooling = tuple(borrowed), dict(pooling or {})
         _check(self.pooling, [*chain(*self.fields_of.values()), *self.borrowed])
         # why the backend in use was taken, for a log line
-        self.reason = "not fused" if fields else "none but tied ones"
+        self.reason = "not fused" if fields else "tied to the catalog table"
         self._fused: FusedTables | None = None
 
     def fuse(self, rule: TableRule) -> None:

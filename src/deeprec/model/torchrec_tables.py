@@ -23,7 +23,7 @@ def obstacle_to_torchrec(rule: TableRule, width: int) -> str | None:
         return "TorchRec is not installed: slower on large tables"
     if not isinstance(rule, FUSED):
         # Adam is fused on CUDA only, and decays the moments of untouched rows differently
-        return f"TorchRec does not fuse {getattr(rule, 'told', type(rule).__name__)} here"
+        return f"TorchRec has no fused update for {getattr(rule, 'told', type(rule).__name__)}"
     if rule.weight_decay or rule.clip_norm is not None:
         return "TorchRec's fused tables neither decay nor clip single rows"
     if width % 4 != 0:

@@ -140,8 +140,8 @@ def inspect(words: Words) -> None:
     _row("items", _items(path))
     _row("attributes", ", ".join(_json(path / bundle.VOCABULARIES)) or "none")
     policy = _json(path / bundle.POLICY)
-    _row("seen items", "left out" if policy["exclude_seen"] else "may be answered")
-    _row("times", "weigh" if policy["uses_times"] else "are not read")
+    _row("seen items", "left out" if policy["exclude_seen"] else "may be recommended")
+    _row("times", "are used: events weigh by age" if policy["uses_times"] else "are not used")
     _row("limits", _pairs(policy["limits"]))
     for file, about in manifest["files"].items():
         _row(file, f"{about['bytes']:,} bytes")
@@ -229,7 +229,7 @@ def _next_version(
         left_out = change(source, target, versions.name_of(target)[1])
         if said is None and (target.parent / versions.CURRENT).is_file():
             versions.point(target.parent, int(target.name))
-    _say(f"{target}: made of {source}")
+    _say(f"{target}: made from {source}")
     for name, why in left_out.items():
         _say(f"left out: {name}, which could not be made again ({why})")
     _show_difference(source, target)

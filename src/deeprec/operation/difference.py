@@ -44,7 +44,7 @@ def _items(first: Path, second: Path) -> Iterator[str]:
     if moved:
         yield f"{moved:,} items have another index: these are not versions of one catalog"
     yield from _few(
-        f"item {item_id!r} is {'retired' if after is not None else 'answered again'}"
+        f"item {item_id!r} is {'retired' if after is not None else 'recommended again'}"
         for item_id, before, after in zip(ids_after, gone_before, gone_after)
         if (before is None) != (after is None)
     )
@@ -69,10 +69,8 @@ def _golden_answers(first: Path, second: Path) -> Iterator[str]:
         answer["item_ids"] = [names.get(item_id, item_id) for item_id in answer["item_ids"]]
     shared = [name for name in before if name in after]
     changed = [name for name in shared if not _agree(before[name], after[name])]
-    yield f"{len(changed)} of {len(shared)} golden answers are others"
-    yield from _few(
-        f"  to the request {name!r}: {_told(before[name], after[name])}" for name in changed
-    )
+    yield f"{len(changed)} of {len(shared)} golden requests are answered differently"
+    yield from _few(f"  {name!r}: {_told(before[name], after[name])}" for name in changed)
     yield from _few(f"golden request {name!r} is new" for name in after if name not in before)
 
 
@@ -92,12 +90,12 @@ def _told(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
     """Which items left and entered a list; or that only order or scores are others."""
     was, now = before["item_ids"], after["item_ids"]
     left = [
-        f"{item!r} is no longer answered, it was number {was.index(item) + 1}"
+        f"{item!r} is not recommended any more (was at {was.index(item) + 1})"
         for item in was
         if item not in now
     ]
     entered = [
-        f"{item!r} is answered as number {now.index(item) + 1}" for item in now if item not in was
+        f"{item!r} is recommended at {now.index(item) + 1}" for item in now if item not in was
     ]
     told = [*left[:3], *entered[:3]]
     more = len(left) + len(entered) - len(told)
@@ -115,7 +113,8 @@ def _files(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]
         if one is None or other is None:
             yield f"file {name} is {'new' if one is None else 'not there'}"
         elif one["sha256"] != other["sha256"]:
-            yield f"file {name}: {one['bytes']:,} bytes, {other['bytes']:,} now"
+            sizes = f"{one['bytes']:,} -> {other['bytes']:,} bytes"
+            yield f"file {name} has changed, {sizes}"
 
 
 def _few(lines: Iterator[str]) -> Iterator[str]:

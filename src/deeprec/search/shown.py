@@ -92,7 +92,7 @@ def show(trials: Sequence[Trial], defaults: Mapping[str, object], metric: str) -
     table = Table(title=f"{_counted(trials)}, the best on validation first")
     for head in ("trial", metric, "epochs", "min"):
         table.add_column(head, justify="right", no_wrap=True)
-    table.add_column("what differs", overflow="fold")
+    table.add_column("settings that differ", overflow="fold")
     for one in ranked(counted(trials))[:SHOWN]:
         score = "failed" if one.score is None else f"{one.score:.4f}"
         differs = escape(differing(one, defaults))
@@ -104,12 +104,12 @@ def show(trials: Sequence[Trial], defaults: Mapping[str, object], metric: str) -
 
 
 def _state(one: Trial) -> str:
-    return {"behind": ", was behind", "short": f", {one.reason}"}.get(one.state, "")
+    return {"behind": ", stopped below the median", "short": f", {one.reason}"}.get(one.state, "")
 
 
 def _counted(trials: Sequence[Trial]) -> str:
     said = [f"{len(counted(trials))} trials"]
-    for state, words in (("behind", "stopped as behind"), ("failed", "failed")):
+    for state, words in (("behind", "stopped below the median"), ("failed", "failed")):
         if count := sum(one.state == state for one in trials):
             said.append(f"{count} {words}")
     return ", ".join(said)

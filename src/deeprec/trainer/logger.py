@@ -149,7 +149,7 @@ class Tracker:
             if code := process.wait(FINISH_SECONDS):
                 log.warning("the tracker failed with exit code %d; metrics.csv is complete", code)
         except subprocess.TimeoutExpired:
-            log.warning("wandb's process %d is still sending; it ends by itself", process.pid)
+            log.warning("wandb (process %d) is still sending, and ends by itself", process.pid)
             threading.Thread(target=process.wait, daemon=True).start()  # so that it is no zombie
 
     def abandon(self) -> None:
@@ -158,7 +158,7 @@ class Tracker:
             self._end()
 
     def _give_up(self, reason: str) -> None:
-        log.warning("the tracker is left behind (%s); metrics.csv is complete", reason)
+        log.warning("tracking ended (%s); metrics.csv is complete", reason)
         self._end()
 
     def _end(self) -> None:

@@ -23,13 +23,14 @@ FLOAT = 4  # bytes
 LARGE = 100_000  # numbers of a table that has lines of its own
 EVENT = 150  # bytes an event of a batch costs on its way: keys, order, ages, features, gradients
 SOLVED_EVENT = 100  # bytes an event costs where all are held at once: keys, order, ages, weights
-FEWER = "data.filters with fewer items"
+FEWER = "fewer items (data.filters)"
 BLOCK, NEGATIVES = "a smaller loss.block_items", "fewer loss.negatives"
 STATE = "optimizer=rowwise_adagrad"
 NO_COPY = "trainer.save_in_background=false"
 FEWER_PROCESSES = "fewer trainer.processes"
 NO_FORK = "trainer.prefetch_processes=0"
 GRAPH = "trainer.cuda_graph=false"
+EASY = 10  # times what a run needs that are there, from which on its parts need not be told
 BLOCKS = 3  # blocks of scores a loss holds at once: scores, their gradient, one between
 
 
@@ -103,7 +104,7 @@ def plan(
     parts = processes if shards else 1
     scored = asked * parts
     block_items = min(block_items or fitting_block_items(scored, device), catalog.shape[0])
-    said = f"what the layers say of {asked:,} {who}"
+    said = f"activations of {asked:,} {who}"
     shared_out = [*_shared_out(model)] if shares_inputs else []
     learned = _learned_lines(
         model, optimizer, dense_gradient, ways, parts, dict.fromkeys(shared_out, processes)
@@ -111,17 +112,17 @@ def plan(
     kept = [*learned, *_copy_lines(learned, copied, forked and device == "cpu", ways)]
     lines = [
         *kept,
-        Line(f"a batch of {batch_events:,} events", batch_events * EVENT, (ways.batch,)),
+        Line(f"batch of {batch_events:,} events", batch_events * EVENT, (ways.batch,)),
         Line(said, round(batch_users * floats) * FLOAT, (ways.width, ways.batch)),
         _score_lines(scored, who, block_items, drawn_items if draws_at_once else 0, ways),
     ]
     if drawn_items:
         rows = min(catalog.shape[0], batch_events + drawn_items)
-        what = f"rows of at most {rows:,} items that are scored, and their gradient"
+        what = f"scored rows of at most {rows:,} items, and their gradient"
         lines.append(Line(what, 2 * rows * width * FLOAT, (ways.width, ways.batch, NEGATIVES)))
     if recorded:
         made = sum(line.bytes for line in lines[len(kept) :])
-        lines.append(Line("the same of a step recorded as a CUDA graph", made, (GRAPH, ways.batch)))
+        lines.append(Line("memory of the CUDA graph of a step", made, (GRAPH, ways.batch)))
     if processes == 1 or device != "cpu":
         return lines
     together = _together_lines(optimizer, catalog if shards else None, shared_out, ways)
@@ -139,9 +140,7 @@ def begin_plan(begin_bytes: int) -> list[Line]:
     """What a model takes that looks at all histories before its first step."""
     if not begin_bytes:
         return []
-    return [
-        Line("a look at all histories, to begin with", begin_bytes, ("model.warm_start=false",))
-    ]
+    return [Line("warm start from all histories", begin_bytes, ("model.warm_start=false",))]
 
 
 def solving_plan(model: Any, num_users: int, num_events: int, ways: Ways = Ways()) -> list[Line]:
@@ -156,8 +155,8 @@ def solving_plan(model: Any, num_users: int, num_events: int, ways: Ways = Ways(
     held = sum(t.numel() * t.element_size() for t in model.state_dict().values())
     fewer = () if ways.width == FEWER else (FEWER,)
     return [
-        Line("the model", held, (ways.width, *fewer)),
-        Line("solving it", model.solving_bytes(num_users, num_events), (ways.width, *fewer)),
+        Line("model", held, (ways.width, *fewer)),
+        Line("solving", model.solving_bytes(num_users, num_events), (ways.width, *fewer)),
         Line(f"histories of {num_events:,} events", num_events * SOLVED_EVENT, ()),
     ]
 
@@ -167,15 +166,18 @@ def total(lines: list[Line]) -> int:
     return sum(line.bytes for line in lines)
 
 
-def show(lines: list[Line], available: int) -> Table:
-    """The plan as a table for a person."""
+def show(lines: list[Line], available: int) -> Table | str:
+    """The plan for a person: a table, or one line where a tenth of what is there is not taken."""
+    if total(lines) * EASY < available:
+        told = f"{_megabytes(total(lines))} MB of {_megabytes(available)} MB available"
+        return f"memory plan: {told}"
     table = Table(title="memory plan", title_justify="left")
-    table.add_column("what")
+    table.add_column("part")
     table.add_column("MB", justify="right")
-    table.add_column("less with", style="dim")
+    table.add_column("reduced by", style="dim")
     for line in lines:
         table.add_row(line.name, _megabytes(line.bytes), " or ".join(line.settings))
-    table.add_row("[bold]together[/bold]", _megabytes(total(lines)), "")
+    table.add_row("[bold]total[/bold]", _megabytes(total(lines)), "")
     table.add_row("available", _megabytes(available), "")
     return table
 
@@ -214,7 +216,7 @@ def told(less_with: str) -> Iterator[None]:
             raise
         said = str(error).partition("\n")[0]
         raise ResourceError(
-            f"memory does not suffice, whatever the plan said ({said}). What is saved is whole: "
+            f"memory does not suffice, although the plan fits ({said}). What is saved is whole: "
             f"leave the run more memory and go on, or begin one with {less_with}"
         ) from error
 
@@ -269,18 +271,16 @@ def _learned_lines(
             lines += table
         else:
             small += parameter.numel()
-    return [*lines, Line("everything else that is learned", 4 * small * FLOAT, (ways.width,))]
+    return [*lines, Line("other parameters and optimizer state", 4 * small * FLOAT, (ways.width,))]
 
 
 def _copy_lines(learned: list[Line], copied: bool, forked: bool, ways: Ways) -> Iterator[Line]:
     """What is held of all this once more, as it was at some moment."""
     size = sum(line.bytes for line in learned if not line.name.endswith("gradient"))
     if copied:
-        yield Line("a copy of these to save", size, (ways.width, NO_COPY))
+        yield Line("copy of these while saving", size, (ways.width, NO_COPY))
     if forked:
-        yield Line(
-            "these as they were, for processes that make batches", size, (ways.width, NO_FORK)
-        )
+        yield Line("copy of these for processes that make batches", size, (ways.width, NO_FORK))
 
 
 def _times(lines: list[Line], processes: int) -> Iterator[Line]:
@@ -313,7 +313,7 @@ def _score_lines(asked: int, who: str, block_items: int, draws: int, ways: Ways)
     """What scores and their gradients take."""
     copies, items = (2 * BLOCKS, draws) if draws else (BLOCKS, block_items)
     return Line(
-        f"{copies} blocks of scores, {asked:,} {who} x {items:,} items",
+        f"{copies} blocks of scores: {asked:,} {who} x {items:,} items",
         copies * asked * items * FLOAT,
         (NEGATIVES if draws else BLOCK, ways.batch),
     )

@@ -258,8 +258,8 @@ class RunFolder:
         status = self.status
         if status["state"] == "running":
             console.print(
-                f"process {status['pid']} on {status['host']} left {self.path} without a word; "
-                "this one takes over"
+                f"process {status['pid']} on {status['host']} ended without a status for "
+                f"{self.path}; this one takes over"
             )
         self.set_status(status["state"])  # it may have been moved, and what fails is told here
         folder.clear_drafts(self.checkpoints)

@@ -62,7 +62,7 @@ def tried(
             "prepare with a validation part"
         )
     found: list[Candidates] = []
-    with progress("asking the runs about validation", len(judged.users), "users") as advance:
+    with progress("scoring the runs on validation", len(judged.users), "users") as advance:
         for batch in judged:
             found.append(_candidates(model, batch, judged.exclude_seen, cutoff + SPARE))
             advance(batch.num_users)
