@@ -421,6 +421,19 @@ def test_ials_weighs_what_was_not_observed_less_where_histories_are_short() -> N
     assert float(few.unobserved_weight) == pytest.approx(0.2)
 
 
+@pytest.mark.parametrize(("length", "l2"), [(5, 40.0), (38, 300.0)])
+def test_ease_smooths_less_where_histories_are_short(length: int, l2: float) -> None:
+    had = ((np.arange(40)[:, None] - np.arange(40)) % 40 < length).astype(float)
+    users = users_of(np.concatenate([had, np.zeros((9, 40))]))  # who had nothing tell nothing
+    usual, told = Ease(40), Ease(40, l2=l2)
+    for model in (usual, told):
+        solved(model, users)
+    torch.testing.assert_close(usual.between_items, told.between_items)
+    other = Ease(40, l2=1.1 * l2)
+    solved(other, users)
+    assert not torch.allclose(usual.between_items, other.between_items)
+
+
 @pytest.mark.parametrize(("length", "most"), [(5, 0.02), (10, 0.01), (20, 0.01)])
 def test_the_most_that_length_costs_in_ials_is_more_of_short_histories(
     length: int, most: float

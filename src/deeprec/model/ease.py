@@ -46,7 +46,7 @@ class Ease(SolvedModel):
     Args:
         num_items: V, known from the data.
         l2: what is added to the diagonal, in users: the fewer users an item has, the more of what
-            is said of it is chance.
+            is said of it is chance. None: 8 for each item of a mean history, and at most 300.
         dropout: chance that an item of a history is dropped, as if infinitely many dropped copies
             of each history had been learned from.
         user_power: a history of n items weighs `n ** -user_power` in every of its events.
@@ -79,7 +79,7 @@ class Ease(SolvedModel):
         self,
         num_items: int,
         *,
-        l2: float = 300.0,
+        l2: float | None = None,
         dropout: float = 0.5,
         user_power: float = 0.25,
         input_power: float = 0.0,
@@ -115,7 +115,7 @@ class Ease(SolvedModel):
 
     def solve(self, users: Batch, done: int, draw: torch.Generator) -> Iterator[float]:
         """Counts pairs and inverts; see `Solvable.solve`."""
-        scaled, popularity_V, num_events = scaled_histories(
+        histories = scaled_histories(
             users,
             self.num_items,
             self.history_weighting,
@@ -123,11 +123,12 @@ class Ease(SolvedModel):
             user_power=self.user_power,
             item_power=self.input_power,
         )
+        scaled, popularity_V = histories.matrix, histories.popularity_V
         in_V = powers(popularity_V, -self.input_power, OF_POPULARITY)
         out_V = powers(popularity_V, self.output_power, OF_POPULARITY)
         # on a CPU all of it is done where the weights lie: there is one [V, V]
         gram_VV = gram(scaled, into=self.between_items.detach().cpu().numpy().T)
-        ridge_V = ridge(gram_VV.diagonal(), num_events, self.l2, self.dropout)
+        ridge_V = ridge(gram_VV.diagonal(), histories, self.l2, self.dropout)
         gram_VV[np.diag_indices(self.num_items)] += ridge_V
         with console.status("inverting the matrix of item pairs"):
             weights_VV = torch.from_numpy(inverse(gram_VV))

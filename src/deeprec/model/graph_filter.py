@@ -104,7 +104,7 @@ class GraphFilter(SolvedModel):
 
     def solve(self, users: Batch, done: int, draw: torch.Generator) -> Iterator[float]:
         """Counts pairs and finds the directions; see `Solvable.solve`."""
-        scaled, popularity_V, _ = scaled_histories(
+        scaled, popularity_V, *_ = scaled_histories(
             users,
             self.num_items,
             self.history_weighting,

@@ -149,7 +149,7 @@ class LinearAutoencoder(nn.Module):
         """
         if not self.warm_start:
             return
-        scaled, _, _ = scaled_histories(
+        scaled, *_ = scaled_histories(
             users,
             self.num_items,
             self.history_weighting,

@@ -12,6 +12,7 @@ from deeprec.batch import Batch, Encoded, Jagged
 from deeprec.errors import ConfigError
 from deeprec.model.history import HistoryWeighting, aggregate, history_weights
 
+L2_OF_ITEM, MOST_L2 = 8.0, 300.0  # of EASE by default; found on histories of 3 to 140 items
 TIE = 1e-6  # of the largest score: some float32 roundings of it
 OF_HISTORY = "model.user_power must be nearer to 0: a history of {count} items"
 OF_POPULARITY = "powers of popularity in model must be nearer to 0: a popularity of {count}"
@@ -120,6 +121,7 @@ class Scaled(NamedTuple):
     matrix: sparse.csr_array  # float32 [B, V]
     popularity_V: npt.NDArray[np.float64]  # what the users of each item count, above 0
     num_events: float  # what the users of all events count
+    num_users: float  # what those who have any count
 
 
 def scaled_histories(
@@ -151,7 +153,8 @@ def scaled_histories(
     data = matrix.data * np.repeat(of_users_B, lengths)
     data *= powers(popularity_V, -item_power, OF_POPULARITY)[matrix.indices]
     rows = data.astype(np.float32), matrix.indices, matrix.indptr
-    return Scaled(sparse.csr_array(rows, matrix.shape), popularity_V, float(had_V.sum()))
+    num_users = float(counts_B[lengths > 0].sum())
+    return Scaled(sparse.csr_array(rows, matrix.shape), popularity_V, float(had_V.sum()), num_users)
 
 
 def powers(
@@ -182,25 +185,28 @@ def powers(
     return found
 
 
-def check_ridge(l2: float, dropout: float) -> None:
+def check_ridge(l2: float | None, dropout: float) -> None:
     """Raises ValueError if no ridge regression between items can have these."""
-    if not l2 > 0.0:
+    if l2 is not None and not l2 > 0.0:
         raise ValueError(f"l2 must be above 0, got {l2}")
     if not 0.0 <= dropout < 1.0:
         raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
 
 
 def ridge(
-    own_V: npt.NDArray[np.float32], num_events: float, l2: float, dropout: float
+    own_V: npt.NDArray[np.float32], histories: Scaled, l2: float | None, dropout: float
 ) -> npt.NDArray[np.float32]:
     """float32 [V]: what is added to the diagonal of the Gram matrix of scaled histories.
 
     Args:
         own_V: that diagonal.
-        num_events: distinct pairs of a user and an item.
-        l2: in users; they weigh less than 1 once histories are scaled.
+        histories: whose it is.
+        l2: in users; they weigh less than 1 once histories are scaled. None: 8 for each item of a
+            mean history, and at most 300.
         dropout: chance that an item of a history is dropped.
     """
-    of_a_user = own_V.sum() / max(num_events, 1)
+    if l2 is None:
+        l2 = min(L2_OF_ITEM * histories.num_events / max(histories.num_users, 1.0), MOST_L2)
+    of_a_user = own_V.sum() / max(histories.num_events, 1)
     added_V: npt.NDArray[np.float32] = l2 * of_a_user + dropout / (1.0 - dropout) * own_V
     return added_V

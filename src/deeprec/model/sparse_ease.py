@@ -68,7 +68,7 @@ class SparseEase(NeighbourModel):
         num_items: int,
         *,
         neighbours: int = 100,
-        l2: float = 300.0,
+        l2: float | None = None,
         dropout: float = 0.5,
         user_power: float = 0.25,
         input_power: float = 0.0,
@@ -88,7 +88,7 @@ class SparseEase(NeighbourModel):
 
     def solve(self, users: Batch, done: int, draw: torch.Generator) -> Iterator[float]:
         """Counts pairs and solves a regression for each item; see `Solvable.solve`."""
-        scaled, popularity_V, num_events = scaled_histories(
+        histories = scaled_histories(
             users,
             self.num_items,
             self.history_weighting,
@@ -96,11 +96,12 @@ class SparseEase(NeighbourModel):
             user_power=self.user_power,
             item_power=self.input_power,
         )
+        scaled, popularity_V = histories.matrix, histories.popularity_V
         in_V = powers(popularity_V, -self.input_power, OF_POPULARITY)
         out_V = powers(popularity_V, self.output_power, OF_POPULARITY)
         with console.status("counting pairs of items"):
             gram = (scaled.T.tocsr() @ scaled).tocsr()
-        ridge_V = ridge(gram.diagonal(), num_events, self.l2, self.dropout)
+        ridge_V = ridge(gram.diagonal(), histories, self.l2, self.dropout)
         with console.status("solving a regression for each item"):
             said = _regressions(gram, ridge_V.astype(np.float32), self.neighbours)
         said = sparse.diags_array(in_V) @ said @ sparse.diags_array(out_V)

@@ -101,7 +101,7 @@ class Svd(SolvedModel):
 
     def solve(self, users: Batch, done: int, draw: torch.Generator) -> Iterator[float]:
         """Finds the directions; see `Solvable.solve`."""
-        scaled, popularity_V, _ = scaled_histories(
+        scaled, popularity_V, *_ = scaled_histories(
             users,
             self.num_items,
             self.history_weighting,
