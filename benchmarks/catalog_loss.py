@@ -1,9 +1,9 @@
 """Claim: the blockwise catalog losses cost less than the naive dense ones, in time and in memory.
 
-One step of value and gradients, engine and naive form in turns in one process, single thread, CPU
-seconds. Below them stands the floor: the three matrix products of a step alone, in the same blocks.
-Memory is the peak resident set over one step above what was resident before it, each in a fresh
-process; it holds the gradient of the catalog table.
+One step of value and gradients; the blockwise and the naive form take turns in one process, on one
+thread; figures are CPU seconds. Below them stands the least that is possible: the three matrix
+products of a step alone, in the same blocks. Memory is the peak resident set over one step above
+what was resident before it, each in a fresh process; it holds the gradient of the catalog table.
 
     python benchmarks/run.py catalog_loss
 """

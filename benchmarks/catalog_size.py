@@ -1,9 +1,9 @@
 """Claim: a sampled step costs about the same whether the catalog has 100,000 or 10 million items.
 
-The step of `deeprec train` itself (trainer/module.py: input bag, layers, loss, every optimizer), on
-batches of a prepared folder that its own loader made, catalogs in turns in one process, one thread.
-Memory is the peak resident set over one step above what was resident before it, in a fresh process
-that has made a step already.
+The step of `deeprec train` itself (trainer/module.py: input bag, layers, loss, all optimizers), on
+batches of a prepared folder by its own loader. The catalogs take turns in one process, on one
+thread. Memory is the peak resident set over one step above what was resident before it, in a fresh
+process that has made a step already.
 """
 
 import statistics

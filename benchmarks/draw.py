@@ -1,4 +1,4 @@
-"""The plots of the page, in colours that people who see few colours can tell apart."""
+"""The plots of the page, in colours that colour-blind people can tell apart."""
 
 from collections.abc import Sequence
 from pathlib import Path

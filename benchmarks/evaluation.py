@@ -1,10 +1,10 @@
-"""Claims: metrics of given lists ten times faster than the fastest of three libraries; the whole
-catalog ranked at most of the machine's matrix-product rate; validation a small part of training.
+"""Claims: lists are judged ten times faster than by the fastest of three libraries; the catalog is
+ranked at most of the rate of its matrix product; validation is a small part of training.
 
     python benchmarks/run.py evaluation --evaluation PYTHON
 
-PYTHON has ranx 0.3.21, ir-measures 0.4.3, torchmetrics 1.9.0 and implicit 0.7.3. One thread, CPU
-seconds, medians of rounds in turns; what compiles itself is measured when it has.
+PYTHON has ranx 0.3.21, ir-measures 0.4.3, torchmetrics 1.9.0 and implicit 0.7.3. Figures are CPU
+seconds on one thread, the medians of rounds in turns; what compiles itself is timed after that.
 """
 
 import json

@@ -1,11 +1,11 @@
 """Claim: what a step, a loss, a list and a larger catalog cost on a GPU, beside plain PyTorch.
 
-Wall milliseconds a step: chains of steps between which the GPU is not waited for, systems in turns
-in one process, the median of chains. Batches are made ahead, ours as a run makes them, those of the
-dense form by a thread. Beside each step stands the same with one batch again and again, which the
-GPU has or fetches: what is left is the GPU's own time, or the program's that asks it. The dense
-form builds its rows on the GPU and has torch's fused Adam. A section that fails is told, and the
-next one begins.
+Figures are wall milliseconds per step, the median of chains of steps during which the program never
+waits for the GPU; systems take turns in one process. Batches are made ahead, ours as a run makes
+them, those of the dense form by a thread. Beside each step stands the same step with one batch
+again and again, which the GPU has or fetches: this leaves the time of the GPU, or of the program
+that launches its kernels. The dense form builds its rows on the GPU and has torch's fused Adam. If
+a section fails, this is reported and the next one begins.
 
     python benchmarks/run.py gpu             # where a CUDA device answers
     python benchmarks/run.py --quick gpu     # anywhere: whether it runs

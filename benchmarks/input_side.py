@@ -1,10 +1,10 @@
-"""Claim: the input side of a step costs what the batch reads, and not what the catalog holds.
+"""Claim: the cost of a step's input side depends on what the batch reads, not on the catalog.
 
 A bag of embeddings for each user, a gradient from outside, and the update of the table: ours
 (plain torch and TorchRec's fused tables behind the same `SparseInput`) beside torch's own
-EmbeddingBag with dense and with sparse gradients. In turns, one thread, CPU milliseconds; the
-sort of the batch by item (by the loader's thread in training) is a column of its own. Dense
-gradients are left out where a step of theirs takes seconds.
+EmbeddingBag with dense and with sparse gradients. They take turns, on one thread; figures are CPU
+milliseconds. The sort of the batch by item, which the loader's thread does in training, has a
+column of its own. Dense gradients are left out where one of their steps takes seconds.
 
     python benchmarks/run.py input_side
 """
@@ -119,7 +119,8 @@ def measure() -> Measured:
     torch.manual_seed(0)
     rows = [row for size in SIZES for row in of_size(*size)]
     return {
-        "claim": "The input side of a step costs what the batch reads, not what the catalog holds.",
+        "claim": "The cost of a step's input side depends on what the batch reads, not on the size "
+        "of the catalog.",
         "conditions": {"users": USERS, "events a user": EVENTS, "threads": 1, "Zipf": ZIPF},
         "rows": rows,
         "goals": goals(rows),

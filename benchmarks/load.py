@@ -1,8 +1,8 @@
-"""Claim: under any load the server answers, or says 429 or 503; its memory stays as it is.
+"""Claim: under any load the server answers, or refuses with 429 or 503; its memory does not grow.
 
-`deeprec serve` in a process of its own, asked over loopback by so many connections that each ask
-again as soon as they have an answer. A bundle of an autoencoder with random weights: what a request
-costs does not depend on what was learned. Clients share the machine with the server.
+`deeprec serve` runs in a process of its own. Connections over loopback each ask again as soon as
+they have an answer. The bundle holds an autoencoder with random weights, because the cost of a
+request does not depend on what was learned. Clients share the machine with the server.
 """
 
 import asyncio
@@ -156,7 +156,8 @@ def cpu_seconds(pid: int) -> float:
 def told(rows: list[dict[str, Any]], statuses: Counter[int], before: int, after: int) -> Measured:
     others = sum(number for status, number in statuses.items() if status not in (200, 429, 503))
     return {
-        "claim": "Under any load the server answers or says 429 or 503, and its memory stays.",
+        "claim": "Under any load the server answers, or refuses with 429 or 503, and its memory "
+        "does not grow.",
         "conditions": {
             "items": f"{ITEMS:,}",
             "width": WIDTH,

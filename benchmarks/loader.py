@@ -1,8 +1,8 @@
-"""Claim: making batches never holds up a step, and one core makes 5 million interactions a second.
+"""Claim: making batches never holds up a step; one core makes 5 million interactions a second.
 
-`Batches` on a prepared folder, one thread, CPU seconds: reading the memory-mapped histories, the
-target, and the batch; and, with what is arranged for the step, against that step on the same
-batches (trainer/module.py). Both in turns in one process.
+`Batches` on a prepared folder, one thread, CPU seconds: reading the memory-mapped histories, making
+the target and the batch; and the same with what is arranged for the step, beside that step on the
+same batches (trainer/module.py). Both take turns in one process.
 """
 
 import statistics
@@ -92,7 +92,7 @@ def measure() -> Measured:
                 }
             )
     return {
-        "claim": "One core makes batches faster than any step uses them.",
+        "claim": "One core makes batches faster than any training step uses them.",
         "conditions": {
             "users in a batch": USERS,
             "events a user, mean": EVENTS,

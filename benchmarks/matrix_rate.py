@@ -1,9 +1,9 @@
-"""Claim: an exact loss costs little beside the matrix products that it consists of.
+"""Claim: an exact loss costs little more than its matrix products.
 
 Value and gradients of each loss, and its three products alone in the same blocks and dtype:
-scores, gradient of hidden, gradient of the table. Every exact loss does three, softmax once more
-the first where its exponentials are not kept; squared error does none (a Gram matrix). In turns,
-one thread, CPU seconds.
+scores, gradient of hidden, gradient of the table. Every exact loss does these three; softmax
+repeats the first where its exponentials are not kept; squared error does none (it uses a Gram
+matrix). They take turns, on one thread; figures are CPU seconds.
 
     python benchmarks/run.py matrix_rate
 """
@@ -102,7 +102,7 @@ def measure() -> Measured:
     dtypes = [torch.float32, *([torch.bfloat16] if multiplies_bfloat16() else [])]
     rows = [row for dtype in dtypes for width in WIDTHS for row in rates(width, dtype)]
     return {
-        "claim": "An exact loss costs little beside the matrix products that it consists of.",
+        "claim": "An exact loss costs little more than its matrix products.",
         "conditions": {
             "users": USERS,
             "items": ITEMS,

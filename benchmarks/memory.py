@@ -1,4 +1,4 @@
-"""What a step takes of memory, as the process of a script that does nothing else sees it."""
+"""Memory of a step, as seen by the process of a script that does nothing else."""
 
 import os
 import subprocess

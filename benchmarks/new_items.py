@@ -1,4 +1,4 @@
-"""What models say of items that nobody had, from what is known of them.
+"""How well models rank items that nobody had, by the attributes of these items.
 
     python benchmarks/new_items.py PREPARED OUTPUT --attributes brand product_type \
         --models experiment=linear model=sparse_ease

@@ -1,8 +1,7 @@
-"""Chains of steps on a GPU, timed by the wall, and what is told of them.
+"""Chains of steps on a GPU, timed by the wall clock, and what is reported of them.
 
-A GPU works behind the program that asks it, so it is waited for before a chain and after it, never
-between steps. Systems take turns. Without a GPU the same runs on the processor, to see that it
-does.
+A GPU works asynchronously, so it is waited for before and after a chain, never between steps.
+Systems take turns. Without a GPU the same code runs on the processor, to see that it does.
 """
 
 import gc

@@ -1,4 +1,4 @@
-"""Stored results of benchmarks to one page of tables and plots.
+"""Makes one page of tables and plots from stored results of benchmarks.
 
 A script `NAME.py` here offers `measure() -> Measured`: plain JSON values, nothing printed. `run.py`
 stores what it found in `results/NAME.json`, with the conditions of the run, and makes `README.md`
@@ -29,13 +29,15 @@ ORDER = (
 )
 TITLE = """# Benchmarks
 
-Made by `python benchmarks/run.py` from `results/`; do not edit. A script measures side by side, in
-turns: read the ratios, for other programs may have run beside it, and each section says how much of
-the machine they took. CPU seconds are those of the process, all threads together.
+Made by `python benchmarks/run.py` from `results/`; do not edit.
 
-What each system reaches on a prepared folder of yours, after equally many trials, is a command of
-its own: `python benchmarks/tuned.py --help`. `python benchmarks/run.py --quick` runs every script
-in small, to see that it runs.
+- **Read the ratios.** A script measures systems side by side, in turns. Other programs may have run
+  beside it; each section says how much of the machine they took.
+- **"A over ours"** is the time of A divided by that of deeprec, so higher is better for deeprec.
+- **CPU seconds** are those of the process, all threads together.
+- **On your data:** `python benchmarks/tuned.py --help` compares systems on a prepared folder of
+  yours, each after equally many trials.
+- **To test the scripts:** `python benchmarks/run.py --quick` runs each with tiny sizes.
 """
 Row = Mapping[str, Any]
 

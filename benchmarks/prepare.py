@@ -1,9 +1,9 @@
 """Claim: 20 million events become a prepared folder within a minute and 4 GB on two cores.
 
-`deeprec prepare data=table` on a Parquet file of generated events, in a process of its own, from
-its start to its end: reading, the data contract, a time cut, indices, lists, hashes. And on a
-million of the same events, beside what RecBole does with them before its first batch, read from a
-text file in its own format; set RECBOLE_PYTHON to a Python that has RecBole 1.2.1.
+`deeprec prepare data=table` on a Parquet file of generated events is timed in a process of its own
+from start to end: reading, the data contract, a time cut, indices, lists, hashes. On a million of
+the same events it stands beside what RecBole does before its first batch, from a text file in its
+own format; set RECBOLE_PYTHON to a Python that has RecBole 1.2.1.
 """
 
 import json

@@ -1,14 +1,14 @@
-"""Claim: where processes share tables, what travels in a step does not grow with them.
+"""Claim: with sharded tables, the bytes exchanged in a step do not grow with the tables.
 
-Two processes of one thread each on this machine, by gloo over loopback, train an autoencoder by
-exact softmax: each with all of the catalog, whose gradient is added up over both; each with the
-rows of its own half (`trainer.shard_catalog`); and with half of the input table besides
-(`trainer.shard_inputs`, below 100,000 rows one process has all of it). Steps in turns, in the same
-two processes.
+Two processes of one thread each on this machine, with gloo over loopback, train an autoencoder by
+exact softmax: each with the whole catalog, whose gradient is summed over both; each with the rows
+of its own half (`trainer.shard_catalog`); and also with half of the input table
+(`trainer.shard_inputs`; below 100,000 rows one process has all of it). The three take turns, in the
+same two processes.
 
-Bytes are those of the tensors that one process hands to the others: of an addition all of it, of
-a gathering its own part. What a process holds is tables, layers and what their optimizers remember,
-of the one that has most.
+Bytes are those of the tensors that one process hands to the others: of an all-reduce the whole
+tensor, of an all-gather its own part. What a process holds is tables, layers and their optimizer
+state, of the process that has most.
 
     python benchmarks/run.py processes
 """
@@ -144,7 +144,7 @@ def measure() -> Measured:
     if any(one.returncode for one in members):
         raise RuntimeError("one of the processes ended; what it said stands above")
     return {
-        "claim": "Where processes share tables, what travels does not grow with them.",
+        "claim": "With sharded tables, the bytes exchanged in a step do not grow with the tables.",
         "conditions": {
             "processes": SIZE,
             "threads of each": 1,

@@ -1,4 +1,4 @@
-"""Runs scripts on hardly anything: whether they run whole, and whether a page shows what they give.
+"""Runs scripts with tiny sizes, to see that they run and that the page shows their results.
 
     python benchmarks/run.py --quick NAME...
 

@@ -1,18 +1,18 @@
-"""Measures, stores what was found, and makes the page.
+"""Runs benchmarks, stores their results, and makes the page.
 
     python benchmarks/run.py                 # every script, each in a fresh process; then the page
     python benchmarks/run.py step dsstne     # these
     python benchmarks/run.py --page          # only the page, from what is stored
-    python benchmarks/run.py --quick         # every script on hardly anything: whether they run
+    python benchmarks/run.py --quick         # every script with tiny sizes, to see that it runs
 
-Other libraries live in environments of their own; what is not given is left out, and said so:
+Other libraries live in environments of their own; what is not given is left out, with a note:
 
     --recbole PYTHON     with recbole 1.2.1, "setuptools<81"
     --irspack PYTHON     with irspack 0.5.2, dm-haiku, jax, optax, implicit 0.7.3
     --evaluation PYTHON  with ranx 0.3.21, ir-measures 0.4.3, torchmetrics 1.9.0, implicit 0.7.3
     --ml1m FOLDER        MovieLens 1M, prepared
 
-gpu is left out as well where no CUDA device answers.
+gpu is also left out where no CUDA device answers.
 """
 
 import argparse

@@ -1,10 +1,10 @@
 """Claim: a bundle's model answers one user in less than twice its product and top-k.
 
-`model.pt` in its precisions, loaded from its file, beside the same scoring of the same users in
-torch without a model (product and top-k), in onnxruntime and in numpy; in turns in one process,
-single thread, CPU milliseconds of a call. The model also checks its request, aggregates and encodes
-histories of 70 items, and leaves these out. Exact search of faiss and of implicit stands beside
-them where they are installed.
+`model.pt` in its precisions, loaded from its file, stands beside the same scoring of the same users
+in torch without a model (product and top-k), in onnxruntime and in numpy, in turns in one process,
+on one thread; figures are CPU milliseconds per call. The model also checks its request, aggregates
+and encodes histories of 70 items, and excludes these. Exact search of faiss and of implicit stands
+beside them where they are installed.
 
     pip install --no-deps --target FOLDER faiss-cpu==1.15.1 implicit==0.7.3 threadpoolctl==3.8.0
     PYTHONPATH=FOLDER python benchmarks/run.py serving

@@ -1,6 +1,6 @@
-"""How much is measured: what a claim is about, or hardly anything, to see that a script runs.
+"""Sizes of a measurement: those that a claim is about, or tiny ones to see that a script runs.
 
-Small sizes are asked for in the environment, by `run.py --quick`, so that the processes that a
+`run.py --quick` asks for tiny sizes by an environment variable, so that the processes that a
 script starts have them too.
 """
 

@@ -1,9 +1,9 @@
-"""Claim: a full training step takes a fraction of the commonly written one, at the same loss.
+"""Claim: a full training step takes a fraction of the time of the commonly written one.
 
-A step is everything from shuffled users to changed weights. In turns: the dense form (dense.py),
-RecBole's MultiDAE (peers/recbole_steps.py), and ours (ours.py) with the exact softmax and with the
-sampled one; the same histories, the same initial weights, input dropout .5, tanh, Adam. Beside them
-the floor of an exact step: its three products with the catalog table, alone.
+A step is everything from shuffled users to changed weights. The dense form (dense.py), RecBole's
+MultiDAE (peers/recbole_steps.py) and ours (ours.py), with the exact and the sampled softmax, take
+turns, with the same histories, initial weights, input dropout .5, tanh and Adam. Beside them stands
+the least that an exact step can take: its three products with the catalog table alone.
 
     python benchmarks/run.py --recbole PYTHON step
 """
@@ -126,8 +126,8 @@ def measured(num_items: int, goals: dict[str, float], *, curve: bool) -> Measure
         rows += [row(network, name, by_threads) for name in steps]
         reached += against(network, by_threads[1], goals)
     return {
-        "claim": "A full training step takes a fraction of the commonly written one, at the same "
-        "loss.",
+        "claim": "A full training step takes a fraction of the time of the commonly written one, "
+        "at the same loss.",
         "conditions": conditions(num_items, items_a_user, turns),
         "rows": rows,
         "goals": reached,

@@ -1,4 +1,4 @@
-"""Claim: with the sampled softmax a step hardly grows with the catalog, a dense one in proportion.
+"""Claim: with the sampled softmax a step hardly grows with the catalog; a dense step does.
 
 As step.py, with 100,000 items.
 
@@ -15,7 +15,7 @@ ITEMS = sized(100_000, quick=700)
 def measure() -> Measured:
     sampled = SAMPLED, SAMPLED_NARROW, OWN, OWN_NARROW
     found = measured(ITEMS, dict.fromkeys(sampled, 25.0), curve=False)
-    claim = "With the sampled softmax a step hardly grows with the catalog, a dense one does."
+    claim = "With the sampled softmax a step hardly grows with the catalog; a dense step does."
     return {**found, "claim": claim}
 
 

@@ -1,8 +1,8 @@
 """Claim: exact top-k in blocks costs about what torch.topk on all scores costs, ties or not.
 
-The ranker beside the naive form (all scores at once, seen items masked, torch.topk, ties in any
-order) and beside the product of the scores alone; in turns in one process, single thread, CPU
-seconds.
+The ranker stands beside the naive form (all scores at once, seen items masked, torch.topk, ties in
+any order) and beside the product that gives the scores alone. They take turns in one process, on
+one thread; figures are CPU seconds.
 
     python benchmarks/run.py top_k
 """

@@ -1,4 +1,4 @@
-"""Everybody with the same number of trials: one table for one prepared folder.
+"""Systems after the same number of trials each, in one table for one prepared folder.
 
     python benchmarks/tuned.py PREPARED OUTPUT --trials 8 --seeds 1 2 3 --irspack PYTHON \
         --spaces item_to_item ease ials linear --as-they-come experiment=auto
