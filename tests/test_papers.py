@@ -117,7 +117,7 @@ def test_what_makes_a_history_is_told_and_recommend_says_so(
     assert (told["read_by"], told["events_kept"]) == ("table", {"minimum_value": 4})
     asked = [str(made), f"{tmp_path}/events.parquet", f"{tmp_path}/lists.parquet"]
     recommend(RecommendConfig(*asked))
-    assert "learned from events of minimum_value 4 alone" in capsys.readouterr().out
+    assert "trained on events of minimum_value 4 alone" in capsys.readouterr().out
 
 
 def test_the_card_says_what_is_known_and_asks_for_the_rest(made: Path) -> None:

@@ -22,6 +22,7 @@ from deeprec.errors import ConfigError
 from deeprec.evaluation.facts import item_facts
 from deeprec.model.ease import Ease
 from deeprec.train import train
+from deeprec.trainer import memory
 from deeprec.trainer.run import open_run
 from deeprec.verb import TrainConfig
 from deeprec.work import Work
@@ -117,11 +118,15 @@ def test_each_is_beside_the_users_once_an_epoch_whoever_makes_the_batches(
 
 
 def test_the_memory_plan_counts_them_among_the_users_of_a_step(
-    prepared: Prepared, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    prepared: Prepared,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(memory, "EASY", 10**9)  # so that the plan is told in full
     words = ("trainer.batch_users=16", "model.hidden_dims=[4]", "item_attributes=[brand,kind]")
     Work(told(prepared, tmp_path / "run", *words), prepared)
-    assert "scores, 19 users" in capsys.readouterr().out  # 32 users and 5 values in 2 batches
+    assert "scores: 19 users" in capsys.readouterr().out  # 32 users and 5 values in 2 batches
 
 
 def test_a_model_that_is_solved_is_as_if_users_had_had_them(

@@ -47,7 +47,7 @@ def test_a_layer_of_as_many_units_as_there_are_items_is_a_layer(
     assert [tuple(one.shape) for one in kinds.layers] == [(20,)]
     assert len(Sgd(clip_norm=1.0).build(model)) == 3
     Sgd(weight_decay=1e-4).build(model)  # its only layer is a bias behind the input table
-    assert "weight_decay is of weights of layers" in capsys.readouterr().out
+    assert "weight_decay has no effect: it is for weights of layers" in capsys.readouterr().out
 
 
 def test_rowwise_adagrad_on_the_catalog_table_equals_its_definition() -> None:
@@ -219,5 +219,8 @@ def test_a_rate_that_another_model_beside_may_have_a_use_for_is_told_of(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     Adam(item_lr=0.1).build(LinearAutoencoder(10, width=4))
-    assert "optimizer.item_lr is of numbers that an item has one of" in capsys.readouterr().out
+    assert (
+        "optimizer.item_lr has no effect: it is for single numbers of an item"
+        in capsys.readouterr().out
+    )
     assert Adam(constraints=None).constraints == NO_CONSTRAINTS

@@ -36,8 +36,8 @@ def advice(loss: object, trained: Trained) -> str | None:
     adjustment: Adjustment | None = getattr(loss, "adjustment", None)
     if trained.unit_rows and adjustment is not None and adjustment.temperature == 1.0:
         return (
-            "scores are cosines, of which a softmax tells hardly any apart; loss.temperature=0.15 "
-            "does, as loss=auto has it, or loss=cosine_contrastive"
+            "scores are cosines, which a softmax hardly tells apart; use loss.temperature=0.15, as "
+            "loss=auto does, or loss=cosine_contrastive"
         )
     return None
 

@@ -71,7 +71,7 @@ def _refuse_limits(kinds: Kinds, limits: Limits) -> None:
     for name in ("clip_norm", "weight_decay"):
         if not kinds.layers and getattr(limits, name):
             raise ConfigError(
-                f"optimizer.{name} is of layers, and this model has none, got "
+                f"optimizer.{name} is for layers, and this model has none, got "
                 f"{getattr(limits, name)}; leave it at its default"
             )
     if limits.weight_decay and not any(one.dim() > 1 for one in kinds.layers):
@@ -86,7 +86,8 @@ def _refuse_limits(kinds: Kinds, limits: Limits) -> None:
 def tell_without_effect(name: str, of: str, there: str) -> None:
     """A setting that another model beside this one, or a run of before, may have a use for."""
     console.print(
-        f"[yellow]note[/yellow] optimizer.{name} is of {of}, and this model trains {there}",
+        f"[yellow]note[/yellow] optimizer.{name} has no effect: it is for {of}, and this model "
+        f"trains {there}",
         soft_wrap=True,
     )
 

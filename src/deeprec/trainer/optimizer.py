@@ -163,7 +163,7 @@ class Adam(OneRule):
     def build(self, model: nn.Module) -> list[torch.optim.Optimizer]:
         """See `Optimizer`."""
         if self.item_lr is not None and not kinds_of(model).per_item:
-            tell_without_effect("item_lr", "numbers that an item has one of", "none of these")
+            tell_without_effect("item_lr", "single numbers of an item, such as its bias", "none")
         return super().build(model)
 
     def of_layers(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
