@@ -98,7 +98,7 @@ def test_the_family_is_all_systems_and_metrics() -> None:
     assert first.effect == pytest.approx(difference.mean() / difference.std(ddof=1))
     assert (first.better, first.worse) == (1.0, 0.0)
     assert "mine scores higher than theirs on ndcg@20, by" in first.words("mine", "theirs", 4)
-    assert "after Holm over 4" in first.words("mine", "theirs", 4)
+    assert "after Holm's correction for 4 comparisons" in first.words("mine", "theirs", 4)
 
 
 def test_what_cannot_be_told_apart_says_what_would_have_been_seen() -> None:

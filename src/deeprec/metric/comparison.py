@@ -61,7 +61,7 @@ class Comparison:
         """
         alone = ", uncorrected" if family > 1 else ""
         interval = f"95 % interval {self.low:+.4f} to {self.high:+.4f}{alone}"
-        corrected = f" after Holm over {family}" if family > 1 else ""
+        corrected = f" after Holm's correction for {family} comparisons" if family > 1 else ""
         p = "p < .001" if self.holm < 0.001 else f"p {self.holm:.3f}".replace("0.", ".", 1)
         if self.told_apart:
             relation = "higher" if self.mean > 0 else "lower"
@@ -71,7 +71,7 @@ class Comparison:
             return f"{first} and {second} score the same for every user on {self.metric}"
         said = f"{first} and {second} cannot be told apart on {self.metric}"
         if self.low > 0 or self.high < 0:  # one test of several, which together find something
-            said += f", one of {family} comparisons"
+            said += f", as one of {family} comparisons"
         if self.detectable is None:
             power = "so few users or so many comparisons could show none"
         else:
