@@ -131,7 +131,8 @@ class Exported(nn.Module):
 
     def with_repeats(self, encoded: Encoded, start: int, stop: int) -> Tensor:
         """Float32 [B, C + 1]: scores of a block, and a column for what belongs to no item of it."""
-        scores_BC = block_scores(encoded.hidden_BD, self.item_weight, self.item_bias, start, stop)
+        weight_CD, bias_C = self.item_weight[start:stop], self.item_bias[start:stop]
+        scores_BC = block_scores(encoded.hidden_BD, weight_CD, bias_C, start)
         users_M = owners(encoded.repeat_offsets_B1, encoded.repeat_items_M)
         at = users_M, column(encoded.repeat_items_M, start, stop)
         return torch.nn.functional.pad(scores_BC, (0, 1)).index_put(at, encoded.repeat_scores_M)

@@ -48,7 +48,8 @@ def top_k(
     Args:
         encoded: what a model said of the users.
         item_weight_VD: float32 [V, D]; the last V of hidden vectors of D + V floats are scores.
-        item_bias_V: float32 [V].
+            Where it lies on another device, its blocks go to that of the hidden vectors.
+        item_bias_V: float32 [V], likewise.
         k: at least 1.
         exclude_items_N: int64 [N], items that user b must not get; repeats are fine, and so are
             items that are not in the catalog.
@@ -81,7 +82,9 @@ def top_k(
             continue
         start = block * block_items
         stop = min(start + block_items, num_items)
-        scores_BC = block_scores(hidden_BD, item_weight_VD, item_bias_V, start, stop)
+        weight_CD = item_weight_VD[start:stop].to(hidden_BD.device)
+        bias_C = item_bias_V[start:stop].to(hidden_BD.device)
+        scores_BC = block_scores(hidden_BD, weight_CD, bias_C, start)
         best_BK = improve(best_BK, ruled(scores_BC, rules, block, start), start)
     return lists(best_BK)
 
@@ -91,14 +94,12 @@ def suited(hidden_BD: Tensor, on_cpu: int = BLOCK_ITEMS, scores_on_cuda: int = C
     return max(1, scores_on_cuda // max(hidden_BD.shape[0], 1)) if hidden_BD.is_cuda else on_cpu
 
 
-def block_scores(
-    hidden: Tensor, item_weight_VD: Tensor, item_bias_V: Tensor, start: int, stop: int
-) -> Tensor:
-    """Float32 [B, stop - start]: product and bias, and what hidden vectors hold of scores."""
-    width, bias_C = item_weight_VD.shape[1], item_bias_V[start:stop]
+def block_scores(hidden: Tensor, weight_CD: Tensor, bias_C: Tensor, start: int) -> Tensor:
+    """Float32 [B, C] of the items from `start` on: product and bias, and what hidden has of it."""
+    width, stop = weight_CD.shape[1], start + weight_CD.shape[0]
     if width == 0:
         return (hidden[:, start:stop] + bias_C).float()
-    scores_BC = torch.addmm(bias_C, hidden[:, :width], item_weight_VD[start:stop].t()).float()
+    scores_BC = torch.addmm(bias_C, hidden[:, :width], weight_CD.t()).float()
     if hidden.shape[1] > width:
         scores_BC += hidden[:, width + start : width + stop]
     return scores_BC
