@@ -42,8 +42,8 @@ USERS, EVENTS, WIDTH = sized((256, 50, 256), quick=(8, 10, 8))  # users of each 
 ITEMS, ROUNDS = sized(((27_278, 200_000), 11), quick=((300, 400), 1))
 FORMS = {
     "each has all of the catalog": (),
-    "each trains its half of the catalog": ("trainer.shard_catalog=true",),
-    "and holds its half of the input": ("trainer.shard_catalog=true", "trainer.shard_inputs=true"),
+    "each holds its half of the catalog": ("trainer.shard_catalog=true",),
+    "and its half of the input": ("trainer.shard_catalog=true", "trainer.shard_inputs=true"),
 }
 HANDS = {  # of each collective, which argument goes to the others
     **dict.fromkeys(("all_reduce", "broadcast", "send"), 0),

@@ -551,18 +551,26 @@ def test_what_processes_keep_of_the_weights_is_planned_on_a_cpu() -> None:
     assert more.name not in {line.name for line in on_cuda}
 
 
-def test_what_processes_that_share_the_catalog_remember_is_planned_once() -> None:
+def test_what_processes_that_share_the_catalog_hold_of_it_is_planned_once() -> None:
     with torch.device("meta"):
         model = Autoencoder(1_000_000, hidden_dims=[64])
     sizes = {"batch_users": 256, "batch_events": 10_000, "block_items": 2048}
-    of_state = [
-        sum(one.bytes for one in lines if one.name.startswith("item_weight") and "opt" in one.name)
-        for lines in (
-            memory.plan(model, Adam(), processes=4, shards=shards, **sizes) for shards in (0, 1)
+    table = 4 * 64 * 1_000_000  # and Adam remembers two more
+    for device, whole, parts in (("cpu", 4, 1), ("cuda", 1, 1 / 4)):
+        held, shared = (
+            {
+                one.name: one.bytes
+                for one in memory.plan(
+                    model, Adam(), processes=4, shards=shards, device=device, **sizes
+                )
+                if one.name.startswith("item_weight") or "together" in one.name
+            }
+            for shards in (False, True)
         )
-    ]
-    state = 2 * 4 * 64 * 1_000_000
-    assert of_state == [4 * state, state + state]  # once more where it is saved
+        assert [*held.values()] == [whole * table, whole * 2 * table]
+        rows = table * 65 / 64  # with the bias
+        together = [rows, 2 * rows] if device == "cpu" else []  # on CUDA that is on the host
+        assert [*shared.values()] == [parts * table, parts * 2 * table, *together]
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_is_never_saved(

@@ -42,16 +42,17 @@ from deeprec.trainer.facts import (
     facts_of,
     learns_next,
     reads_log_odds,
+    untold_model,
 )
 from deeprec.trainer.graph import record
-from deeprec.trainer.input_shards import InputShards, to_device, unfit_inputs
+from deeprec.trainer.input_shards import InputShards, unfit_inputs
 from deeprec.trainer.kinds import kinds_of
 from deeprec.trainer.learner import Progress
 from deeprec.trainer.loop import Loop
 from deeprec.trainer.module import Loss, Training
 from deeprec.trainer.optimizer import Optimizer
 from deeprec.trainer.rate import Rate
-from deeprec.trainer.shards import Shards
+from deeprec.trainer.shards import Shards, to_device
 from deeprec.trainer.solving import Solving
 from deeprec.verb import TrainConfig, is_solved
 
@@ -180,15 +181,17 @@ class Assembly:
         assert config.optimizer is not None
         torch.manual_seed(config.seed)
         popularity = torch.from_numpy(self.prepared.popularity.copy())
-        model = build_model(
+        build = partial(
+            build_model,
             config.model,
             self.facts,
-            popularity,
             log_odds=reads_log_odds(config.loss),
             compatibility=config.compatibility,
         )
-        move = to_device if self.loop.shard_inputs else nn.Module.to
-        model = move(model, self.device.torch)
+        loop, follows = self.loop, self.group is not None and not self.group.leads
+        shares = loop.shard_catalog or loop.shard_inputs
+        model = untold_model(build, popularity) if shares and follows else build(popularity)
+        to_device(model, self.device.torch, catalog=loop.shard_catalog, inputs=loop.shard_inputs)
         loss = self._new_loss(config.loss, model, popularity)
         weighting: InversePropensity | None = None
         if config.weighting is not None:
@@ -200,7 +203,7 @@ class Assembly:
             loss,
             instantiate(config.optimizer),
             seed=config.seed,
-            total_steps=self.loop.max_epochs * len(self.data.training),
+            total_steps=loop.max_epochs * len(self.data.training),
             progress=Progress(),
             weighting=weighting,
             weighs_users=self.weighs_users,
@@ -216,8 +219,9 @@ class Assembly:
         group, loop = self.group, self.loop
         if group is None or not (loop.shard_catalog or loop.shard_inputs):
             return None
-        catalog = CatalogShards(group, self.facts.num_items) if loop.shard_catalog else None
-        inputs = InputShards(group, self.device.torch) if loop.shard_inputs else None
+        device, num_items = self.device.torch, self.facts.num_items
+        catalog = CatalogShards(group, num_items, device) if loop.shard_catalog else None
+        inputs = InputShards(group, device) if loop.shard_inputs else None
         return Shards(group, catalog, inputs, num_tasks=_num_tasks(model))
 
     def _rate(self) -> Callable[[int], float] | None:

@@ -21,9 +21,9 @@ RowUpdate = Callable[[Rows, Tensor], None]
 
 
 class OwnItems(NamedTuple):
-    """The items that a loss is made of here, where other processes make it of all the others."""
+    """The items whose rows are here, where other processes make the loss of all the others."""
 
-    items: slice  # with a start and a stop
+    items: slice  # of the catalog, with a start and a stop
     gather: Callable[[Tensor], Tensor]  # float [B] of each process -> all of them, [processes, B]
 
 
@@ -40,7 +40,7 @@ class Updates(NamedTuple):
     item_bias: RowUpdate | None = None
     weight: float = 1.0  # of the loss in the loss of the step, which nobody knows from inside
     slope_norm: float | None = None  # longest slope of one user's loss in its scores; None: any
-    own: OwnItems | None = None  # of which the loss is to be made; None: of the whole catalog
+    own: OwnItems | None = None  # which the rows of the tables are; None: the whole catalog
 
 
 NO_UPDATES = Updates()

@@ -79,6 +79,7 @@ class Work(Assembly):
             if isinstance(self.learner, Training):
                 self._begin(self.learner)
                 with self._joined(self.learner):
+                    self.learner.to(self.device.torch)  # moves nothing: tells it where it is
                     self.loop.fit(self.learner, self.data, keeper)
             else:
                 self.learner.fit(self.histories(), keeper)

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import reference
 from deeprec.batch import Encoded, Jagged
 from deeprec.loss import shelf
+from deeprec.loss.asked import asked_of
 from deeprec.loss.asymmetric import Asymmetric
 from deeprec.loss.cosine_contrastive import CosineContrastive
 from deeprec.loss.hinge import Hinge
@@ -334,16 +335,19 @@ MARGINS = {"one_target": 0.3, "zero_target": 0.01, "one_scale": 2.0, "zero_scale
 def test_losses_of_own_items_add_up_to_that_of_the_catalog(
     make: type[nn.Module], settings: dict, slope_norm: float | None
 ) -> None:
-    """Two threads, of 5 and 12 items, find together what one finds of all 17."""
+    """Two threads, of the rows of 5 and 12 items, find together what one finds of all 17."""
     leaves, encode, target = problem(11)
     both, told = Barrier(2), [Tensor(), Tensor()]
 
-    def found(own: OwnItems | None) -> list[Tensor]:
+    def found(items: slice, own: OwnItems | None = None) -> list[Tensor]:
         """The loss, the gradients of hidden and repeats, and what rows become."""
-        hidden, weight, bias, repeats = ours = [leaf.clone().requires_grad_() for leaf in leaves]
+        given = leaves[0], *(leaf[items] for leaf in leaves[1:3]), leaves[3]
+        hidden, weight, bias, repeats = ours = [leaf.clone().requires_grad_() for leaf in given]
         moves = (partial(descend, table.data) for table in (weight, bias))
+        encoded = encode(hidden, repeats)
+        asked = asked_of(target, encoded, leaves[2])
         value = make(**settings, block_items=4)(
-            encode(hidden, repeats), weight, bias, target, Updates(*moves, 1.0, slope_norm, own)
+            encoded, weight, bias, asked, Updates(*moves, 1.0, slope_norm, own)
         )
         value.backward()
         assert (ours[1].grad, ours[2].grad) == (None, None)
@@ -360,14 +364,15 @@ def test_losses_of_own_items_add_up_to_that_of_the_catalog(
             both.wait(timeout=60)
             return together
 
-        return found(OwnItems([slice(0, 5), slice(5, ITEMS)][rank], gather))
+        items = [slice(0, 5), slice(5, ITEMS)][rank]
+        return found(items, OwnItems(items, gather))
 
     with ThreadPoolExecutor(2) as pool:
         first, second = pool.map(of_part, range(2))
-    whole, starts = found(None), [torch.zeros(())] * 3 + leaves[1:3]
-    for one, other, truth, start in zip(first, second, whole, starts, strict=True):
-        torch.testing.assert_close(one + other - start, truth, rtol=1e-8, atol=1e-12)
-    torch.testing.assert_close(first[3][5:], leaves[1][5:], rtol=0, atol=0)
+    together = [one + other for one, other in zip(first[:3], second[:3], strict=True)]
+    together += [torch.cat(rows) for rows in zip(first[3:], second[3:], strict=True)]
+    for one, truth in zip(together, found(slice(0, ITEMS)), strict=True):
+        torch.testing.assert_close(one, truth, rtol=1e-8, atol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

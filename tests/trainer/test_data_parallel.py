@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import reduce
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from deeprec.model import dropping
 from deeprec.trainer import sharding
 from deeprec.trainer.callback import Following
 from deeprec.trainer.data_parallel import Group
+from deeprec.trainer.kinds import kinds_of
 from deeprec.trainer.loop import Loop
 from deeprec.trainer.module import Training
 from deeprec.trainer.row_gradient import RowGradient
@@ -32,6 +34,7 @@ from deeprec.work import Work
 from lives import Live
 from small_shop import composed, make
 
+ROWS = 11, 12  # of the items that are shared out, how many each of two processes holds
 REPEATS = ["target=after_cut", "target.window_days=20"]
 DIVIDED = ["model.input_dropout=0.5", *REPEATS]
 CASES = {
@@ -54,12 +57,13 @@ CASES = {
     "two tasks, divided by item": DIVIDED,
     "by interactions": ["trainer.batch_users=null", "trainer.batch_interactions=BATCH0"],
 }
-SHARED = {  # of which each process trains the catalog rows of its own items
+SHARED = {  # of which each process holds the catalog rows of its own items
     "shared, a sum over items": [
         *("loss=marginal", "optimizer=rowwise_adagrad", *REPEATS, "model.reconstruction=0")
     ],
     "shared, a normaliser over all items": [
-        *("loss.one_target=0.9", "loss.zero_target=0.001", "model.hidden_dims=[8,6]")
+        *("loss.one_target=0.9", "loss.zero_target=0.001", "model.hidden_dims=[8,6]"),
+        "loss.popularity_adjustment=0.3",
     ],
     "shared, few have anything to learn": [
         *("target=after_cut", "target.window_days=0.5", "model.reconstruction=0")
@@ -73,9 +77,9 @@ HELD = {  # of which each process holds parts of the input tables
         "optimizer=rowwise_adagrad",
         "model.hidden_dims=[8,8]",
     ],
-    "in parts, rows of each, of two towers": [
+    "in parts, rows of each, of two towers, and shared": [
         *("model=two_tower", "loss=cosine_contrastive", "model.width=8", "model.input_dropout=0"),
-        *("model.pooling=attention", "optimizer=adagrad"),
+        *("model.pooling=attention", "optimizer=adagrad", "trainer.shard_catalog=SHARED"),
     ],
     "in parts, tables, few have anything to learn": [
         *("target=after_cut", "target.window_days=0.5", "model.reconstruction=0", "optimizer=sgd")
@@ -123,12 +127,35 @@ def ended(work: Work) -> dict[str, Tensor]:
     assert isinstance(work.learner, Training)
     if work.group is not None:
         work._share(work.learner, work.group)
-    work.loop.fit(work.learner, work.data, Following())
+    saving = Saving()
+    work.loop.fit(work.learner, work.data, saving)
     work.learner.make_whole()
     found = work.learner.model.state_dict() | work.learner.whole_state()
     assert work.learner.progress.first_loss is not None
-    found |= {"first loss": torch.tensor(work.learner.progress.first_loss)}
+    found |= {
+        "first loss": torch.tensor(work.learner.progress.first_loss),
+        "rows held": saving.held,
+    }
     return {name: one.contiguous() for name, one in found.items()}
+
+
+class Saving(Following):
+    """Has all put together where an epoch ends, as the process has that validates and saves."""
+
+    def end_epoch(self, training: Training) -> bool:
+        self.held = torch.tensor(rows_held(training))
+        training.make_whole()
+        training.whole_state()
+        return super().end_epoch(training)
+
+
+def rows_held(training: Training) -> list[int]:
+    """Of each table that a loss is given, and of what is remembered of it, in a step."""
+    tables = kinds_of(training.model).scored
+    of_tables = [
+        one.state[table] for one in training.built for table in tables if table in one.state
+    ]
+    return [len(one) for one in chain(tables, *(each.values() for each in of_tables)) if one.dim()]
 
 
 @contextmanager
@@ -167,7 +194,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("together")
     make(place / "prepared")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(small_shop, "NUM_ITEMS", 23)
+        patch.setattr(small_shop, "NUM_ITEMS", sum(ROWS))
         make(place / "odd")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     begun = [
@@ -194,6 +221,9 @@ def test_two_processes_end_where_one_does(place: Path, name: str) -> None:
     with dividing(name):
         truth, found = ended(work), load_file(place / f"{name}-0.safetensors")
     assert found.keys() == truth.keys()
+    rows = ROWS[0] if "shared" in name else len(truth["item_weight"])
+    assert set(found.pop("rows held").tolist()) == {rows}
+    del truth["rows held"]
     for key, value in truth.items():
         torch.testing.assert_close(found[key], value, atol=2e-6, rtol=2e-7, msg=key)
     assert any((truth[key] != one).any() for key, one in begun.items())
@@ -203,9 +233,13 @@ def test_two_processes_end_where_one_does(place: Path, name: str) -> None:
 @pytest.mark.parametrize("name", CASES | SHARED | HELD | DRAWN)
 def test_all_processes_have_the_same_bits(place: Path, name: str) -> None:
     first, second = (load_file(place / f"{name}-{rank}.safetensors") for rank in range(2))
+    if "shared" in name:
+        assert set(second.pop("rows held").tolist()) == {ROWS[1]}
     for key, value in second.items():  # what is remembered of rows, the one that leads tells
         if name.startswith("in parts") and "tables." in key:
             assert (len(value), len(first[key]) > 0) == (0, True), key  # the one that leads has it
+        elif "shared" in name and key in ("item_weight", "item_bias", "reconstruction_bias"):
+            assert torch.equal(first[key][ROWS[0] :], value), key
         else:
             assert torch.equal(first[key], value), key
     assert second.keys() >= {"item_weight", "item_bias"}

@@ -88,7 +88,7 @@ class Adjustment(nn.Module):
 
         Args:
             encoded: its repeat scores are those of `repeat_items_M`.
-            item_bias_V: float [V], of the whole catalog or of candidates.
+            item_bias_V: float [V], of the whole catalog, own items of it or candidates.
             repeat_items_M: int64 [M], in the indices of these items.
             updates: of these items.
             offset_V: float [V], what is added to their scores; None: that of the whole catalog.
@@ -99,7 +99,7 @@ class Adjustment(nn.Module):
         repeat_scores_M = self.cooled(encoded.repeat_scores_M)
         if offset_V is not None:
             offset_V = offset_V.to(bias_V)
-            bias_V = bias_V + offset_V
+            bias_V = bias_V + (offset_V if updates.own is None else offset_V[updates.own.items])
             repeat_scores_M = repeat_scores_M + offset_V[repeat_items_M]
         encoded = encoded._replace(hidden_BD=hidden_BD, repeat_scores_M=repeat_scores_M)
         return encoded, bias_V, self._scaled(updates)

@@ -51,11 +51,10 @@ class Gradient:
         # scaling hidden scales the gradient of the rows without a pass over them
         self._scaled_BD = blocks.hidden_BD * of_weight
         self._updates = updates
-        # written whole, block by block, unless some items are not gone over here
-        new = torch.empty_like if blocks.own is None else torch.zeros_like
         gathers = [asked and update is None for asked, update in zip(needed[1:3], updates[:2])]
-        self.item_weight_VD = new(blocks.item_weight_VD) if gathers[0] else None
-        self.item_bias_V = new(blocks.item_bias_V) if gathers[1] else None
+        # written whole, block by block
+        self.item_weight_VD = torch.empty_like(blocks.item_weight_VD) if gathers[0] else None
+        self.item_bias_V = torch.empty_like(blocks.item_bias_V) if gathers[1] else None
 
     def add(self, block: Block, grad_BC: Tensor, factor_B: Tensor | None = None) -> None:
         """Takes the gradient of a block's scores, float [B, C], and may overwrite it.

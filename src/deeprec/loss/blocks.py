@@ -33,19 +33,25 @@ class Cells(NamedTuple):
 
 
 def cells(rows: Jagged, items: slice, block_items: int) -> Cells:
-    """The pairs of these items by block; the bounds are found on the host, without waiting."""
+    """The pairs of these items by block, items counted from the first of these.
+
+    The bounds are found on the host, without waiting.
+    """
     by_item = transposed(rows)
     edges = [*range(items.start, items.stop, block_items), items.stop]
     places = np.searchsorted(by_item.on_host, edges)
     here = slice(int(places[0]), int(places[-1]))
     bounds = (places - places[0]).tolist()
-    return Cells(by_item.values[here], by_item.users[here], by_item.order[here], bounds)
+    items_P = by_item.values[here]
+    if items.start:
+        items_P = items_P - items.start
+    return Cells(items_P, by_item.users[here], by_item.order[here], bounds)
 
 
 class Block(NamedTuple):
     """Some items of the catalog, and what the batch says of them."""
 
-    items: slice
+    items: slice  # rows of the tables that are scored with
     targets: slice  # of Blocks.target and Blocks.weights_P
     places: Places  # of the targets
     repeats: slice  # of Blocks.repeat and Blocks.repeat_scores_M
@@ -69,14 +75,15 @@ class Blocks:
         self.hidden_BD, self.narrow_BD = encoded.hidden_BD, encoded.hidden_BD.to(product_dtype)
         self.item_weight_VD, self.item_bias_V = item_weight_VD, item_bias_V
         num_users, device = len(self.hidden_BD), self.hidden_BD.device.type
-        self.items = slice(0, item_weight_VD.shape[0]) if own is None else own.items
+        self.num_items = item_weight_VD.shape[0]
+        items = slice(0, self.num_items) if own is None else own.items
         self.block_items = block_items or fitting_block_items(num_users, device)
         self.num_repeats = len(encoded.repeat_scores_M)
-        self.repeat = cells(asked.repeats, self.items, self.block_items)
+        self.repeat = cells(asked.repeats, items, self.block_items)
         self.repeat_scores_M = encoded.repeat_scores_M
         if self.num_repeats:
             self.repeat_scores_M = self.repeat_scores_M[self.repeat.order_P]
-        self.target = cells(asked.target, self.items, self.block_items)
+        self.target = cells(asked.target, items, self.block_items)
         weights_P = asked.target.weights
         if weights_P is None:
             weights_P = self.hidden_BD.new_ones(asked.target.values.shape)
@@ -88,12 +95,11 @@ class Blocks:
         self._narrowed: tuple[slice, Tensor] | None = None
 
     def __len__(self) -> int:
-        return -(-(self.items.stop - self.items.start) // self.block_items)
+        return -(-self.num_items // self.block_items)
 
     def __iter__(self) -> Iterator[Block]:
-        starts = range(self.items.start, self.items.stop, self.block_items)
-        for index, start in enumerate(starts):
-            items = slice(start, min(start + self.block_items, self.items.stop))
+        for index, start in enumerate(range(0, self.num_items, self.block_items)):
+            items = slice(start, min(start + self.block_items, self.num_items))
             targets, places = self.target.of_block(index, start)
             repeats, repeat_places = self.repeat.of_block(index, start)
             yield Block(items, targets, places, repeats, repeat_places)

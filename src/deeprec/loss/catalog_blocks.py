@@ -7,9 +7,9 @@ needs costs nothing, and under `torch.no_grad` there is none. Where the optimize
 the rows of a block change as soon as their gradient is known, so the gradient of the table, [V, D],
 does not exist either.
 
-Where other processes go over the other items (`Updates.own`), a walk is over those of this one: the
-loss is then the part of it that these cost, and only their rows have gradients. What a loss must
-know of a user over the whole catalog it asks for with `Blocks.of_all`.
+Where other processes go over the other items (`Updates.own`), the tables are the rows of those of
+this one: the loss is then the part of it that these cost. What a loss must know of a user over the
+whole catalog it asks for with `Blocks.of_all`.
 
 Under autocast the products, and only they, run in its dtype: sums, costs and gradients between them
 stay in float32.
@@ -125,15 +125,15 @@ def catalog_loss(
         encoded: hidden_BD and repeat_scores_M receive gradients.
         item_weight_VD: float [V, D], receives a dense gradient, or changes here by `updates`.
         item_bias_V: float [V], likewise.
-        target: distinct item indices of each user in [0, V), weights absent or float [P]; plain or
-            arranged.
+        target: distinct item indices of each user in the catalog, weights absent or float [P];
+            plain or arranged, of own items arranged.
         num_users: what the sum over users is divided by, above 0.
         block_items: items scored at once, None: as many as suit the device; memory is
             O(B * block_items), and O(V * D) for the gradient of the table where there are no
             updates.
         updates: change the catalog's rows now, block by block, where they need a gradient; and
-            how long a user's slopes may be, for which the blocks are gone over once more; and of
-            which items the loss is to be made.
+            how long a user's slopes may be, for which the blocks are gone over once more; and
+            which items of a larger catalog the rows of the tables are.
 
     Returns:
         float32 [] (float64 for float64 scores).

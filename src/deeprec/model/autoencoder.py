@@ -194,7 +194,8 @@ class Autoencoder(nn.Module):
             raise ValueError("unit_vectors needs reconstruction=0: a learned scale is no cosine")
         self.item_weight.data = F.normalize(self.item_weight.data)
         self.item_bias = nn.Parameter(torch.zeros(self.num_items), requires_grad=False)
-        self.register_buffer("row_length_V", torch.ones(self.num_items), persistent=False)
+        lengths_V = torch.ones(self.num_items, device="cpu")  # as `scale` below
+        self.register_buffer("row_length_V", lengths_V, persistent=False)
 
     def encode(
         self,

@@ -132,7 +132,9 @@ class TwoTower(nn.Module):
         )
         self.item_weight = nn.Parameter(F.normalize(torch.randn(num_items, width)))
         self.item_bias = nn.Parameter(torch.zeros(num_items), requires_grad=False)
-        self.register_buffer("row_length_V", torch.ones(num_items), persistent=False)
+        # on the CPU even where the rest is on the meta device: no file holds it
+        lengths_V = torch.ones(num_items, device="cpu")
+        self.register_buffer("row_length_V", lengths_V, persistent=False)
 
     def encode(
         self,

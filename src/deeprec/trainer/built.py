@@ -10,7 +10,7 @@ from deeprec.console import console
 from deeprec.errors import ConfigError
 from deeprec.table import RowUpdate, TableRule
 from deeprec.trainer.constraints import Constraints
-from deeprec.trainer.exchanged import exchanged, exchanged_of_items, fuse
+from deeprec.trainer.exchanged import exchanged, exchanged_of_items, fuse, of_own_items
 from deeprec.trainer.kinds import Kinds, kinds_of
 from deeprec.trainer.limits import Limits
 from deeprec.trainer.row_length import KeptLength
@@ -39,11 +39,12 @@ def assemble(
     length_V = kinds.row_length_V
 
     def held(rule: TableRule) -> TableRule:
-        return constraints.of_catalog(rule if length_V is None else KeptLength(rule, length_V))
+        kept = rule if length_V is None else KeptLength(rule, of_own_items(length_V))
+        return constraints.of_catalog(kept)
 
     units, scored = constraints.units(model, kinds), {*kinds.scored}
     rules = [
-        *(exchanged_of_items(of_table(), held) for _ in kinds.catalog),
+        *(exchanged_of_items(held(of_table())) for _ in kinds.catalog),
         *(
             (exchanged_of_items if one in scored else exchanged)(of_numbers())
             for one in kinds.per_item

@@ -194,7 +194,7 @@ class Keeper(Callback):
             self._until_asked(learner),
             cutoff=self.schedule.cutoff,
             exclude_seen=self.data.validation.exclude_seen,
-            device=learner.recommender.item_weight.device,
+            device=learner.device,
         )
         learner.model.train()
         progress = learner.progress

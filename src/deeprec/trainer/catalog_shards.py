@@ -1,19 +1,19 @@
-"""The catalog side of a step shared out: each process trains the rows of its own items.
+"""The catalog side of a step shared out: each process holds and trains the rows of its own items.
 
 Hidden vectors and scores of own-history items of all users go to every process, which makes the
 loss of its own items alone, for all users; what it finds of their gradients goes back to whose
 users they are. So nothing of the size of the catalog travels in a step, a row has its whole
 gradient where it is changed, and no other process changes it.
 
-Each process keeps tables of all items, of which the rows of others are as they were when all were
-last put together: before the one that leads validates or saves (shards.py). What optimizers
-remember of a row, only its own process keeps.
+So no device ever holds a whole table, nor what an optimizer remembers of one. The process that
+leads has the tables whole on its host until they are handed out, and again where it validates or
+saves (shards.py), until the next step.
 
 Reference:
     DSSTNE shards its output layer over GPUs in the same way, and gathers what is before it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 
 import torch
@@ -25,7 +25,7 @@ from deeprec.table import OwnItems
 from deeprec.trainer.asked_of_all import AskedOfAll, of_all
 from deeprec.trainer.data_parallel import Group
 from deeprec.trainer.kinds import input_reads_catalog, kinds_of
-from deeprec.trainer.shard_state import ShardState
+from deeprec.trainer.own_rows import OwnRows
 
 
 class CatalogShards:
@@ -34,47 +34,67 @@ class CatalogShards:
     Args:
         group: the processes.
         num_items: V, at least as many as they are.
+        device: of the rows of each.
     """
 
-    def __init__(self, group: Group, num_items: int) -> None:
-        self.group, self.num_items = group, num_items
-        self.own = OwnItems(self._items_of(group.rank), self._stacked)
-        self.state = ShardState(group, num_items, self._items_of)
+    def __init__(self, group: Group, num_items: int, device: torch.device) -> None:
+        self.group, self.device = group, device
+        self._rows = OwnRows(group, num_items)
+        self.own = OwnItems(self._rows.items, self._stacked)
         self.tables: list[nn.Parameter] = []  # those with a row for each item
+        self.state: Mapping[str, Tensor] = {}  # float [own, ...], by the names of a checkpoint
+        self._parts: dict[nn.Parameter, Tensor] = {}  # of the tables, float [own, ...]
+        self._read: dict[str, Tensor] = {}
         self._asked: list[AskedOfAll] = []
 
     @property
     def state_bytes(self) -> int:
         """See `Part`."""
-        return self.state.whole_bytes
+        return sum(one[:1].nbytes * self._rows.num_items for one in self.state.values())
 
-    def begin_step(self) -> None:
-        """See `Part`; rows of others stay, and grow old."""
-        self._asked = []
+    def let_go(self) -> None:
+        """See `Part`."""
+        for table, part in self._parts.items():
+            table.data = part
 
     def ask(self, messages: Sequence[Tensor]) -> None:
         """Takes up what all processes are asked about their users; see `asked_of_all.told`."""
         self._asked = of_all(messages)
 
     def put_together(self) -> None:
-        """See `Part`; here every process has all rows."""
-        for table in self.tables:
-            for rank in range(self.group.size):
-                self.group.give(table.data[self._items_of(rank)], rank)
+        """See `Part`."""
+        for table, part in self._parts.items():
+            whole = self._rows.gathered(part)
+            if whole is not None:
+                table.data = whole
 
     def gathered(self) -> dict[str, Tensor]:
         """See `Part`."""
-        return self.state.gathered()
+        found = {name: self._rows.gathered(mine) for name, mine in self.state.items()}
+        return {name: whole for name, whole in found.items() if whole is not None}
 
     def to_read(self) -> dict[str, Tensor]:
         """See `Part`."""
-        return self.state.to_read()
+        self._read = {name: self._rows.new_whole(mine) for name, mine in self.state.items()}
+        return self._read
 
     def hand_out(self) -> None:
         """See `Part`."""
-        self.state.hand_out()
+        for table in self.tables:
+            part = self._parts[table] = self.new_part(table.data)
+            self._rows.hand_out(table.data, part)
+            table.data = part  # lets go of the whole before the next one
+        if not self.group.numbers(len(self._read))[0][0]:
+            return
+        for name, mine in self.state.items():
+            self._rows.hand_out(self._read.pop(name, None), mine)
 
-    def of_all(self, tasks: Sequence[Task], device: torch.device) -> list[Task]:
+    def new_part(self, whole: Tensor) -> Tensor:
+        """Memory on the device for the rows of this process, not written yet."""
+        items = self.own.items
+        return whole.new_empty(items.stop - items.start, *whole.shape[1:], device=self.device)
+
+    def of_all(self, tasks: Sequence[Task]) -> list[Task]:
         """The tasks of the step over the users of all processes, differentiable in those here."""
         counts = [count for one in self._asked for count in (one.users, one.repeats)]
         mine = [
@@ -86,7 +106,7 @@ class CatalogShards:
         pairs = zip(found[::2], found[1::2], strict=True)
         joined = []
         for task, one, (hidden_BD, scores_M) in zip(tasks, self._asked, pairs, strict=True):
-            asked = move_data_to_device(one.asked, device)
+            asked = move_data_to_device(one.asked, self.device)
             encoded = task.encoded._replace(
                 hidden_BD=hidden_BD,
                 repeat_items_M=asked.repeats.values,
@@ -95,10 +115,6 @@ class CatalogShards:
             )
             joined.append(task._replace(encoded=encoded, asked=asked))
         return joined
-
-    def _items_of(self, rank: int) -> slice:
-        size = self.group.size
-        return slice(rank * self.num_items // size, (rank + 1) * self.num_items // size)
 
     def _stacked(self, values_B: Tensor) -> Tensor:
         return torch.stack(self.group.gather(values_B, [len(values_B)] * self.group.size))
@@ -123,7 +139,7 @@ def unfit_shards(model: nn.Module, loss: object, num_items: int, processes: int)
         way = "set model.tied=false" if getattr(model, "tied", False) else "use model=autoencoder"
         found.append(
             "trainer.shard_catalog: must be false where the input reads the catalog table, of which"
-            f" a process knows its own rows alone; {way}, {off}"
+            f" a process holds its own rows alone; {way}, {off}"
         )
     if num_items < processes:
         found.append(

@@ -161,11 +161,6 @@ class Group:
         """The tensors of every process, by rank, on the device; their lengths are known."""
         return self._gathered(mine, lengths)
 
-    def give(self, tensor: Tensor, rank: int) -> None:
-        """Gives the tensor of one process, in place, to all."""
-        with _telling():
-            distributed.broadcast(tensor, rank)
-
     def send(self, tensor: Tensor, rank: int) -> None:
         """Gives a tensor on the host to one process, which must ask for it with `received`."""
         with _telling():

@@ -1,12 +1,13 @@
-"""Rules of tables of which other processes find a part of the gradient, or train a part."""
+"""Rules of tables of which other processes find a part of the gradient, or hold a part."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import Tensor
 
 from deeprec.model.sparse_input import SparseInput
 from deeprec.table import Rows, RuleAround, State, TableRule, update_rows
+from deeprec.trainer.catalog_shards import CatalogShards
 from deeprec.trainer.data_parallel import Group
 from deeprec.trainer.row_gradient import RowGradient
 from deeprec.trainer.shards import Shards
@@ -45,27 +46,22 @@ class Exchanged(RuleAround):
 
 
 class OfOwnItems(RuleAround):
-    """A rule that changes the rows of some items alone, and remembers nothing of others.
+    """A rule of a table of which this process will hold the rows of its own items alone.
 
     Args:
-        rule: what changes rows, and is told of a table of these alone.
-        own: with a start and a stop; a gradient of rows beyond is passed over, for it is 0.
+        rule: what changes rows.
+        catalog: whose items they are.
     """
 
-    def __init__(self, rule: TableRule, own: slice) -> None:
+    def __init__(self, rule: TableRule, catalog: CatalogShards) -> None:
         super().__init__(rule)
-        self.own = own
+        self._catalog = catalog
 
     def new_state(self, table: Tensor) -> State:
-        return self.rule.new_state(table[self.own])
+        return self.rule.new_state(self._catalog.new_part(table))
 
     def update(self, table: Tensor, state: State, rows: Rows, gradient: Tensor) -> None:
-        assert isinstance(rows, slice), "a loss of own items goes over them in blocks"
-        start, stop = max(rows.start, self.own.start), min(rows.stop, self.own.stop)
-        if start < stop:
-            here = slice(start - rows.start, stop - rows.start)
-            own = slice(start - self.own.start, stop - self.own.start)
-            self.rule.update(table[self.own], state, own, gradient[here])
+        self.rule.update(table, state, rows, gradient)
 
 
 _among: list[tuple[Group, Shards | None]] = []
@@ -94,20 +90,21 @@ def exchanged(rule: TableRule) -> TableRule:
     return Exchanged(rule, _among[-1][0]) if _among else rule
 
 
-def exchanged_of_items(
-    rule: TableRule, around: Callable[[TableRule], TableRule] | None = None
-) -> TableRule:
-    """The same of a table with a row for each item, of which each process may train its own.
+def exchanged_of_items(rule: TableRule) -> TableRule:
+    """The same of a table with a row for each item, of which each process may hold its own."""
+    catalog = _catalog()
+    return exchanged(rule) if catalog is None else OfOwnItems(rule, catalog)
 
-    Args:
-        rule: what changes rows.
-        around: makes of it what holds rows to something, by their places in the whole table.
-    """
+
+def of_own_items(values_V: Tensor) -> Tensor:
+    """Of these, one for each item, those of the items whose rows this process will hold."""
+    catalog = _catalog()
+    return values_V if catalog is None else values_V[catalog.own.items]
+
+
+def _catalog() -> CatalogShards | None:
     shards = _among[-1][1] if _among else None
-    catalog = None if shards is None else shards.catalog
-    own = rule if catalog is None else OfOwnItems(rule, catalog.own.items)
-    held = own if around is None else around(own)
-    return exchanged(held) if catalog is None else held
+    return None if shards is None else shards.catalog
 
 
 def fuse(inputs: SparseInput, rule: TableRule) -> TableRule:

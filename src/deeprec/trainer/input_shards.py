@@ -56,7 +56,7 @@ class InputShards:
         """What the parts of this process take, and what is remembered of them."""
         return sum(one.held_bytes for one in self._all)
 
-    def begin_step(self) -> None:
+    def let_go(self) -> None:
         """See `Part`."""
         for one in self._all:
             one.let_go()
@@ -94,18 +94,6 @@ class InputShards:
             for table, state in of_tables.items()
             for key, value in state.items()
         }
-
-
-def to_device(model: nn.Module, device: torch.device) -> nn.Module:
-    """Moves a model but for its input tables, of which each process will have parts there."""
-    inputs = [one for one in model.modules() if isinstance(one, SparseInput)]
-    tables = [(table, table.data) for one in inputs for table in one.tables.values()]
-    for table, whole in tables:
-        table.data = whole.new_empty((0, whole.shape[1]))
-    model.to(device)
-    for table, whole in tables:
-        table.data = whole
-    return model
 
 
 def unfit_inputs(model: nn.Module, optimizer: object, *, as_dsstne: bool) -> list[str]:

@@ -26,7 +26,9 @@ class Kinds:
     tied: bool = False  # the input reads the catalog table too
     row_length_V: Tensor | None = None  # which the rows of the catalog table keep; None: any
     per_item: list[nn.Parameter] = field(default_factory=list)
-    scored: list[nn.Parameter] = field(default_factory=list)  # of both, those that a loss is given
+    scored: list[nn.Parameter] = field(
+        default_factory=list
+    )  # those that a loss is given, trained or not
     layers: list[nn.Parameter] = field(default_factory=list)
 
 
@@ -51,10 +53,10 @@ def kinds_of(model: nn.Module) -> Kinds:
     kinds.scored.append(catalog)
     kinds.row_length_V = getattr(model, "row_length_V", None)
     for name, parameter in model.named_parameters():
+        if name in PER_ITEM:  # others are numbers that the model itself reads
+            kinds.scored.append(parameter)
         if id(parameter) in tables or parameter is catalog or not parameter.requires_grad:
             continue
         per_item = name.rpartition(".")[2] in PER_ITEM
         (kinds.per_item if per_item else kinds.layers).append(parameter)
-        if name in PER_ITEM:  # others are numbers that the model itself reads
-            kinds.scored.append(parameter)
     return kinds

@@ -51,8 +51,8 @@ class Loop:
         threads: of the CPU, of each process; None: as torch chooses, shared out among them.
         processes: that train together, each with a batch of its own at every step; on CUDA each
             has a device of its own.
-        shard_catalog: each of these trains the catalog rows of a share of the items, for the users
-            of all.
+        shard_catalog: each of these holds and trains the catalog rows of a share of the items, for
+            the users of all.
         shard_inputs: each of these holds a part of the input tables, by TorchRec.
         validate_every_epochs: epochs between validations; the last epoch is validated too.
         validation_users: at most so many are validated on, always the same; None: all.
@@ -155,8 +155,10 @@ class Loop:
     def fit(self, training: Training, data: DataModule, keeper: Keeper | Following) -> None:
         """Trains from `training.progress` on, to the last epoch or until it stops early."""
         progress = training.progress
-        if progress.batch == len(data.training) and keeper.end_epoch(training):
-            return
+        if progress.batch == len(data.training):
+            if keeper.end_epoch(training):
+                return
+            training.let_go()  # else Lightning moves all of it to the device
         data.training.load_state_dict({"epoch": progress.epoch, "position": progress.batch})
         logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # what it says, we say
         with warnings.catch_warnings():

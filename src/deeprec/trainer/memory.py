@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,7 @@ def plan(
         device: where the scores are.
         recorded: whether steps may be a CUDA graph, which has memory of its own for what they make.
         processes: that train together, each with all of it; on CUDA each on a device of its own.
-        shards: whether each of them trains the catalog rows of its own items for the users of all.
+        shards: whether each of them holds the catalog rows of its own items, for the users of all.
         shares_inputs: whether each of them holds parts of large input tables.
     """
     catalog = model.item_weight
@@ -101,13 +101,13 @@ def plan(
     hidden, floats = per_user or PerUser(1.0, 8.0 * width)
     asked = round(batch_users * hidden)
     who = "users" if per_user is None else "positions"
-    parts = processes if shards else 1
-    scored = asked * parts
+    scored = asked * processes if shards else asked
     block_items = min(block_items or fitting_block_items(scored, device), catalog.shape[0])
     said = f"activations of {asked:,} {who}"
-    shared_out = [*_shared_out(model)] if shares_inputs else []
+    in_parts = [*kinds_of(model).scored] if shards else []
+    in_parts += _shared_out(model) if shares_inputs else []
     learned = _learned_lines(
-        model, optimizer, dense_gradient, ways, parts, dict.fromkeys(shared_out, processes)
+        model, optimizer, dense_gradient, ways, dict.fromkeys(in_parts, processes)
     )
     kept = [*learned, *_copy_lines(learned, copied, forked and device == "cpu", ways)]
     lines = [
@@ -125,12 +125,11 @@ def plan(
         lines.append(Line("memory of the CUDA graph of a step", made, (GRAPH, ways.batch)))
     if processes == 1 or device != "cpu":
         return lines
-    together = _together_lines(optimizer, catalog if shards else None, shared_out, ways)
-    return [*_times(lines, processes), *together]
+    return [*_times(lines, processes), *_together_lines(optimizer, in_parts, ways)]
 
 
 def _shared_out(model: nn.Module) -> Iterator[nn.Parameter]:
-    """The tables that processes share out by rows."""
+    """The input tables that processes share out by rows."""
     for inputs in kinds_of(model).inputs:
         plans = choose_plans({name: len(table) for name, table in inputs.tables.items()})
         yield from (inputs.tables[name] for name, plan in plans.items() if plan == "row_wise")
@@ -251,26 +250,20 @@ def _learned_lines(
     optimizer: Optimizer,
     dense_gradient: bool,
     ways: Ways,
-    parts: int,
     parts_of: Mapping[nn.Parameter, int],
 ) -> list[Line]:
     """What parameters, their gradients and their optimizers take, large tables one by one.
 
     Args:
-        parts: in which the rows of the catalog table are trained.
-        parts_of: in which an input table is held; absent: 1.
+        parts_of: in how many parts a table is held, of which one is here; absent: 1.
     """
     lines, small = [], 0
     for name, parameter in model.named_parameters():
+        parts = parts_of.get(parameter, 1)
         if parameter.dim() == 2 and parameter.numel() > LARGE:
-            held = parts_of.get(parameter, 1)
-            trained = parts if name == "item_weight" else held
-            table = _table_lines(name, parameter, optimizer, dense_gradient, ways, trained)
-            if held > 1:
-                table[0] = replace(table[0], bytes=-(-table[0].bytes // held))
-            lines += table
+            lines += _table_lines(name, parameter, optimizer, dense_gradient, ways, parts)
         else:
-            small += parameter.numel()
+            small += -(-parameter.numel() // parts)
     return [*lines, Line("other parameters and optimizer state", 4 * small * FLOAT, (ways.width,))]
 
 
@@ -290,23 +283,16 @@ def _times(lines: list[Line], processes: int) -> Iterator[Line]:
 
 
 def _together_lines(
-    optimizer: Optimizer,
-    catalog: nn.Parameter | None,
-    inputs: Sequence[nn.Parameter],
-    ways: Ways,
+    optimizer: Optimizer, in_parts: Sequence[nn.Parameter], ways: Ways
 ) -> Iterator[Line]:
-    """What the process that leads has of others, for a while.
-
-    Args:
-        catalog: the catalog table, if processes share it out.
-        inputs: the input tables that they share out.
-    """
-    state = 0 if catalog is None else optimizer.state_floats(*catalog.shape) * FLOAT
-    if state > LARGE * FLOAT:
-        yield Line("item_weight optimizer, put together to save", state, (ways.width, STATE))
-    whole = sum(one.numel() + optimizer.state_floats(*one.shape) for one in inputs) * FLOAT
-    if whole:
-        yield Line("input tables, put together to validate and save", whole, (ways.width,))
+    """What the process that leads has whole for a while, of tables that are held in parts."""
+    if not in_parts:
+        return
+    tables = sum(one.numel() for one in in_parts) * FLOAT
+    yield Line("tables in parts, put together to validate and save", tables, (ways.width,))
+    state = sum(optimizer.state_floats(len(one), one[:1].numel()) for one in in_parts) * FLOAT
+    settings = _for_state(state, sum(map(len, in_parts)), ways)
+    yield Line("their optimizer, put together to save", state, settings)
 
 
 def _score_lines(asked: int, who: str, block_items: int, draws: int, ways: Ways) -> Line:
@@ -328,18 +314,21 @@ def _table_lines(
     parts: int,
 ) -> list[Line]:
     rows, width = table.shape
-    what = f"{name} [{rows:,}, {width}]"
-    state = optimizer.state_floats(-(-rows // parts), width) * FLOAT
-    lines = [Line(what, table.numel() * FLOAT, (ways.width,))]
+    what = f"{name} [{rows:,}{'' if parts == 1 else f' / {parts}'}, {width}]"
+    rows = -(-rows // parts)
+    size, state = rows * width * FLOAT, optimizer.state_floats(rows, width) * FLOAT
+    lines = [Line(what, size, (ways.width,))]
     if not table.requires_grad:
         return lines
     if name == "item_weight" and dense_gradient:  # input tables: of touched rows only
-        lines.append(
-            Line(f"{what} gradient", table.numel() * FLOAT, (ways.width, ways.no_dense_gradient))
-        )
-    settings = (ways.width, STATE) if optimizer.state_floats(rows, width) > rows else (ways.width,)
-    of_own = "" if parts == 1 else " of own rows"
-    return [*lines, Line(f"{what} optimizer{of_own}", state, settings)]
+        settings = ways.width, ways.no_dense_gradient
+        lines.append(Line(f"{what} gradient", size, settings))
+    return [*lines, Line(f"{what} optimizer", state, _for_state(state, rows, ways))]
+
+
+def _for_state(state: int, rows: int, ways: Ways) -> tuple[str, ...]:
+    """What makes the bytes smaller that an optimizer remembers of so many rows."""
+    return (ways.width, STATE) if state > rows * FLOAT else (ways.width,)
 
 
 def _group_limits() -> list[int]:

@@ -137,6 +137,7 @@ class Training(LightningModule):
         self.loss = loss
         self.optimizer, self.seed, self.total_steps = optimizer, seed, total_steps
         self.progress, self.weighting, self.weighs_users = progress, weighting, weighs_users
+        self._num_items = len(self.recommender.item_bias)  # of which steps may hold a part
         self.rate, self.brake, self.as_dsstne = rate, brake, as_dsstne
         self.group, self.shards, self.step_users = group, shards, 0
         self.padding: Padding | None = None
@@ -150,7 +151,7 @@ class Training(LightningModule):
         self._row_updates = row_updates(self.built, at_step=brake is not None)
         if shards is not None and shards.catalog is not None:
             shards.catalog.tables = kinds.scored
-            shards.catalog.state.of_rows = state_of_rows(self.built, kinds.scored)
+            shards.catalog.state = state_of_rows(self.built, kinds.scored)
         if shards is not None and shards.inputs is not None:
             shards.inputs.names = state_names(self.built)
         # over the users of this epoch; not finite once any was not; a tensor, because a look at it
@@ -175,7 +176,7 @@ class Training(LightningModule):
         negatives: Negatives | None = getattr(self.loss, "negatives", None)
         check_values: Callable[[Jagged], None] | None = getattr(self.loss, "check_values", None)
         for asked in arranged.asked:
-            check(asked, len(self.recommender.item_bias))
+            check(asked, self._num_items)
             if self.weighting is not None:
                 asked.target = self.weighting(asked.target)
             if check_values is not None:
@@ -280,6 +281,11 @@ class Training(LightningModule):
         if self.shards is not None:
             self.shards.make_whole()
 
+    def let_go(self) -> None:
+        """Has here, after `make_whole`, what a step needs and no more."""
+        if self.shards is not None:
+            self.shards.let_go()
+
     def whole_state(self) -> dict[str, Tensor]:
         """See `Learner`."""
         if self.shards is None:
@@ -300,14 +306,13 @@ class Training(LightningModule):
     def kept_state(self) -> dict[str, Tensor]:
         """What the optimizers remember that is the same in every process."""
         catalog = None if self.shards is None else self.shards.catalog
-        of_rows = {} if catalog is None else catalog.state.of_rows
+        of_rows = {} if catalog is None else catalog.state
         state = state_tensors(self.built)
         return {name: one for name, one in state.items() if name not in of_rows}
 
     def shared(self) -> list[Tensor]:
         """What is the same in every process: weights, and what optimizers remember of them."""
-        inputs = None if self.shards is None else self.shards.inputs
-        apart = set() if inputs is None else {id(table) for table in inputs.tables}
+        apart = set() if self.shards is None else {id(table) for table in self.shards.tables}
         names = {name for name, one in self.model.named_parameters() if id(one) in apart}
         weights = self.model.state_dict()
         return [
@@ -404,7 +409,7 @@ class Training(LightningModule):
         tasks = [one for one in asked if isinstance(one, Task)]
         if shards.catalog is not None:
             penalties = [one for one in shares if isinstance(one, Penalty)]
-            return self._loss_of([*shards.catalog.of_all(tasks, self.device), *penalties])
+            return self._loss_of([*shards.catalog.of_all(tasks), *penalties])
         assert shards.inputs is not None
         through = shards.inputs.through(tasks)
         return through + self._loss_of(shares) if shares else through

@@ -9,11 +9,12 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from deeprec.trainer.catalog_shards import CatalogShards
 from deeprec.trainer.data_parallel import Group
 from deeprec.trainer.input_shards import InputShards
+from deeprec.trainer.kinds import kinds_of
 
 STEP, ROWS, STATE = range(3)  # what a process has in mind when all meet
 
@@ -22,16 +23,21 @@ class Part(Protocol):
     """A kind of table that is shared out."""
 
     @property
+    def tables(self) -> Sequence[nn.Parameter]:
+        """They hold no more than the part of this process while steps are taken."""
+        ...
+
+    @property
     def state_bytes(self) -> int:
         """What optimizers remember of it, all processes together."""
         ...
 
-    def begin_step(self) -> None:
-        """From here on no process needs more than its own."""
+    def put_together(self) -> None:
+        """Gives the tables of the one that leads the rows of all; every process must call it."""
         ...
 
-    def put_together(self) -> None:
-        """Gives the process that leads the rows of all; every process must call it."""
+    def let_go(self) -> None:
+        """From here on no process needs more than its own."""
         ...
 
     def gathered(self) -> dict[str, Tensor]:
@@ -75,6 +81,11 @@ class Shards:
         return (one for one in (self.catalog, self.inputs) if one is not None)
 
     @property
+    def tables(self) -> list[nn.Parameter]:
+        """All that are shared out."""
+        return [table for part in self._parts for table in part.tables]
+
+    @property
     def state_bytes(self) -> int:
         """What optimizers remember of all that is shared out."""
         return sum(part.state_bytes for part in self._parts)
@@ -101,12 +112,10 @@ class Shards:
                 self._put_together()
             else:
                 self._gathered()
-        self._whole = False
+        self.let_go()
         _, all_users, lengths, *all_counts = zip(*numbers, strict=True)
         totals = [sum(each) for each in all_counts]
         self.is_asked = totals[0] > 0
-        for part in self._parts:
-            part.begin_step()
         if self.catalog is not None and self.is_asked:
             self.catalog.ask(self.group.messages(told, lengths))
         return sum(all_users), totals
@@ -117,6 +126,12 @@ class Shards:
             return
         self.group.numbers(ROWS, *self._nothing)
         self._put_together()
+
+    def let_go(self) -> None:
+        """From here on no process needs more than its own."""
+        for part in self._parts:
+            part.let_go()
+        self._whole = False
 
     def whole_state(self) -> dict[str, Tensor]:
         """All that optimizers remember of them, likewise; only of the process that leads."""
@@ -131,7 +146,7 @@ class Shards:
         """Gives each process its own, once they have met."""
         for part in self._parts:
             part.hand_out()
-        self._whole = self.inputs is None  # of the catalog every process has all rows
+        self._whole = False
 
     def wait(self) -> None:
         """After the last step: does what the one that leads wants, until that ends this process."""
@@ -145,3 +160,24 @@ class Shards:
 
     def _gathered(self) -> dict[str, Tensor]:
         return {name: one for part in self._parts for name, one in part.gathered().items()}
+
+
+def to_device(model: nn.Module, device: torch.device, *, catalog: bool, inputs: bool) -> nn.Module:
+    """Moves a model but for tables that are shared out, of which each process has its part there.
+
+    Args:
+        model: to be trained.
+        device: of each process.
+        catalog: whether they share out the catalog tables.
+        inputs: whether they share out the input tables.
+    """
+    kinds = kinds_of(model)
+    stay = [*kinds.scored] if catalog else []
+    stay += [table for one in kinds.inputs for table in one.tables.values()] if inputs else []
+    wholes = [table.data for table in stay]
+    for table in stay:
+        table.data = table.data.new_empty((0, *table.shape[1:]))
+    model.to(device)
+    for table, whole in zip(stay, wholes, strict=True):
+        table.data = whole
+    return model
