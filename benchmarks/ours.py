@@ -76,8 +76,8 @@ class OurSteps:
         words = [*words, f"trainer.device={device.type}"]
         self.work, self.training = work_of(prepared, words, group)
         self.training.to(device)
-        if self.training.shards is not None:
-            self.training.shards.hand_out()
+        if group is not None:
+            self.work._share(self.training, group)
         if ahead:
             loop, training = Loop(), self.work.data.training
             training.prefetch = loop.prefetch_batches
