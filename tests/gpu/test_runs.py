@@ -207,6 +207,23 @@ def test_users_that_do_not_fit_are_ranked_in_halves_with_the_same_lists() -> Non
     assert (found[0] == items).float().mean() > 0.999  # products of other sizes round otherwise
 
 
+def test_tables_on_the_host_are_ranked_as_on_the_device() -> None:
+    """As the process that leads has them where several share them out."""
+    torch.manual_seed(0)
+    model: Any = Autoencoder(5_000, hidden_dims=[8]).cuda().eval()
+    torch.nn.init.normal_(model.item_weight)
+    shown = torch.randint(0, 5_000, (64 * 5,))
+    batch = Batch(torch.arange(64), Jagged(shown, torch.arange(65) * 5)).on(CUDA)
+    found = []
+    for device in ("cuda", "cpu"):
+        for table in (model.item_weight, model.item_bias, *model.sparse_input.tables.values()):
+            table.data = table.data.to(device)
+        found.append(rank(model, batch, 100, True, block_items=1_000))
+    torch.testing.assert_close(found[1][1], found[0][1])
+    assert found[1][0].device.type == "cuda"
+    assert (found[1][0] == found[0][0]).float().mean() > 0.999  # sums of other devices round so
+
+
 def test_a_run_without_memory_on_the_device_names_what_takes_less(
     prepared: Path, tmp_path: Path
 ) -> None:

@@ -26,9 +26,7 @@ class Kinds:
     tied: bool = False  # the input reads the catalog table too
     row_length_V: Tensor | None = None  # which the rows of the catalog table keep; None: any
     per_item: list[nn.Parameter] = field(default_factory=list)
-    scored: list[nn.Parameter] = field(
-        default_factory=list
-    )  # those that a loss is given, trained or not
+    scored: list[nn.Parameter] = field(default_factory=list)  # those that a loss is given
     layers: list[nn.Parameter] = field(default_factory=list)
 
 
