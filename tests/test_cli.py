@@ -104,7 +104,7 @@ def test_help_tells_the_settings_of_the_only_choice_and_of_one_that_is_named(
     assert "trainer.max_epochs=30 passes over the training users" in said
     assert not any(line.startswith(("brake.", "model.l2=")) for line in said)
     main(["train", "model=ease", "-h"])
-    assert "\n  model.l2=300.0          users that say nothing, " in capsys.readouterr().out
+    assert "\n  model.l2=null           users that say nothing, " in capsys.readouterr().out
 
 
 def test_what_must_be_given_is_said(capsys: pytest.CaptureFixture[str]) -> None:

@@ -70,7 +70,7 @@ def test_a_starved_process_gives_the_same_figures_and_lists_and_says_so(tmp_path
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == [True, [True, True, True]]
-    ranked, recommended = done.stdout.split("note of a prepared folder")[1:]  # reference, starved
+    ranked, recommended = done.stdout.split("note from a prepared folder")[1:]  # reference, starved
     assert "memory does not suffice" in " ".join(ranked.split())
     assert "memory does not suffice" in " ".join(recommended.split())
 

@@ -42,7 +42,6 @@ from deeprec.trainer.facts import (
     facts_of,
     learns_next,
     reads_log_odds,
-    untold_model,
 )
 from deeprec.trainer.graph import record
 from deeprec.trainer.input_shards import InputShards, unfit_inputs
@@ -181,16 +180,14 @@ class Assembly:
         assert config.optimizer is not None
         torch.manual_seed(config.seed)
         popularity = torch.from_numpy(self.prepared.popularity.copy())
-        build = partial(
-            build_model,
+        model = build_model(
             config.model,
             self.facts,
+            popularity,
             log_odds=reads_log_odds(config.loss),
             compatibility=config.compatibility,
         )
-        loop, follows = self.loop, self.group is not None and not self.group.leads
-        shares = loop.shard_catalog or loop.shard_inputs
-        model = untold_model(build, popularity) if shares and follows else build(popularity)
+        loop = self.loop
         to_device(model, self.device.torch, catalog=loop.shard_catalog, inputs=loop.shard_inputs)
         loss = self._new_loss(config.loss, model, popularity)
         weighting: InversePropensity | None = None

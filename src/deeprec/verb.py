@@ -27,7 +27,7 @@ class PrepareConfig:
     split: Part = MISSING
     output_dir: str = MISSING  # the prepared folder, new or empty; a finished one is replaced
     seed: int = 0  # of the random draws of the split and of data.filters.max_history
-    train_on: TrainOn = "train"  # train; validation: train and that; everything: the holdout too
+    train_on: TrainOn = "train"  # validation: on that part too; everything: on the holdout too
 
     def mistakes(self) -> Iterator[str]:
         yield from _seed(self.seed)

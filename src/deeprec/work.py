@@ -26,6 +26,7 @@ from deeprec.trainer.data_parallel import Group
 from deeprec.trainer.facts import reads_attributes
 from deeprec.trainer.learner import Progress
 from deeprec.trainer.logger import MetricsFile
+from deeprec.trainer.loop import WHAT
 from deeprec.trainer.module import Training
 from deeprec.trainer.run import RunFolder
 from deeprec.trainer.solving import Solving
@@ -190,9 +191,11 @@ class Work(Assembly):
         users, judged = len(self.data.training.users), len(self.data.validation.users)
         weights = sum(parameter.numel() for parameter in self.learner.model.parameters())
         together = "" if self.group is None else f", {self.group.size} processes"
-        if self.loop.shard_catalog:
-            together += ", each with items of its own to train"
-        console.print(f"device: {self.device.description}, {self.loop.precision}{together}")
+        sharded = [what for name, what in WHAT.items() if getattr(self.loop, name)]
+        if sharded:
+            together += f" that share {' and '.join(sharded)}"
+        device = f"{self.device.description}, {self.loop.precision}{together}"
+        console.print(f"device: {device}", soft_wrap=True)
         if note := precision_note(self.device, self.loop.precision):
             console.print(f"[yellow]note[/yellow] {note}", soft_wrap=True)
         for module in self.learner.model.modules():

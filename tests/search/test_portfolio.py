@@ -95,7 +95,7 @@ def test_what_auto_would_train_comes_first_then_each_as_it_comes(
         assert all(plan.ranges[key].holds(value) for key, value in values.items())
     composed = plan.config_of(found[0], Path("run"))
     assert composed.model["_target_"] == "deeprec.model.ease.Ease"
-    assert composed.model["l2"] == 300.0  # as it ships
+    assert composed.model["l2"] is None  # as it ships
 
 
 def test_a_run_is_compared_with_those_of_its_own_space(composer: Composer, tmp_path: Path) -> None:

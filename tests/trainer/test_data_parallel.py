@@ -88,6 +88,10 @@ HELD = {  # of which each process holds parts of the input tables
         *("optimizer=rowwise_adagrad", *REPEATS, "model.reconstruction=0"),
         "trainer.shard_catalog=SHARED",
     ],
+    "in parts, rows of each, of a linear model": [
+        *("experiment=linear", "model.width=8", "optimizer=rowwise_adagrad"),
+        "trainer.early_stopping_patience=null",
+    ],
     "in parts, two tasks, divided by item": [*DIVIDED, "optimizer=rowwise_adagrad"],
 }
 DRAWN = {  # of which each process draws its own

@@ -170,7 +170,8 @@ class Ials(SolvedModel):
             counts_B = users.user_weights.to(device)
         of_items, had_V = _by_item(of_users, counts_B, self.num_items)
         events, counted = float(had_V.double().sum()), float(counts_B.double().sum())
-        self._fit_to(max(1.0, events / counted) if counted else 1.0)
+        if done == 0:  # a run that goes on has it from its checkpoint
+            self._fit_to(max(1.0, events / counted) if counted else 1.0)
         ridge_B = self.ridge(of_users.offsets.diff(), float(self.num_items))
         ridge_V = self.ridge(had_V, float(counts_B.sum()))
         self._refuse_lost(ridge_B, ridge_V)

@@ -1,7 +1,7 @@
 """What a model and a loss are built with besides their config, and how they are built with it."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -132,25 +132,6 @@ def trained_model(part: Mapping[str, Any], facts: Facts, found: Checkpoint) -> t
         model = build_model(part, facts, None)
         checkpoint.map_weights(found, model)
     return model
-
-
-def untold_model(
-    build: Callable[[Tensor | None], torch.nn.Module], popularity: Tensor
-) -> torch.nn.Module:
-    """The model of a process that is told its weights: memory for them, which is not written yet.
-
-    So of a table of which it will hold a part, it takes no memory for the rest.
-
-    Args:
-        build: the model, by popularity; None: on shapes alone.
-        popularity: int64 [V].
-    """
-    with torch.device("meta"):
-        model = build(None)
-    weights = model.state_dict().items()
-    empty = {name: torch.empty_like(one, device="cpu") for name, one in weights}
-    model.load_state_dict(empty, assign=True)
-    return build(popularity) if _has_holes(model) else model
 
 
 def _has_holes(model: torch.nn.Module) -> bool:
