@@ -182,12 +182,18 @@ def test_lists_of_a_file_are_those_of_a_cpu(bundle: Path, prepared: Path, tmp_pa
     assert tables["cuda", 2].equals(tables["cuda", 1])
 
 
-def test_users_that_do_not_fit_are_ranked_in_halves_with_the_same_lists() -> None:
+def drawn(num_items: int, num_users: int) -> tuple[Any, Batch]:
+    """A model and histories of five items each, on the device."""
     torch.manual_seed(0)
-    model: Any = Autoencoder(200_000, hidden_dims=[8]).cuda().eval()
+    model: Any = Autoencoder(num_items, hidden_dims=[8]).cuda().eval()
     torch.nn.init.normal_(model.item_weight)
-    shown = torch.randint(0, 200_000, (4096 * 5,))
-    batch = Batch(torch.arange(4096), Jagged(shown, torch.arange(4097) * 5)).on(CUDA)
+    shown = torch.randint(0, num_items, (num_users * 5,))
+    history = Jagged(shown, torch.arange(num_users + 1) * 5)
+    return model, Batch(torch.arange(num_users), history).on(CUDA)
+
+
+def test_users_that_do_not_fit_are_ranked_in_halves_with_the_same_lists() -> None:
+    model, batch = drawn(200_000, 4096)
     halving = Halving()
 
     def lists(start: int, stop: int) -> Lists:
@@ -209,11 +215,7 @@ def test_users_that_do_not_fit_are_ranked_in_halves_with_the_same_lists() -> Non
 
 def test_tables_on_the_host_are_ranked_as_on_the_device() -> None:
     """As the process that leads has them where several share them out."""
-    torch.manual_seed(0)
-    model: Any = Autoencoder(5_000, hidden_dims=[8]).cuda().eval()
-    torch.nn.init.normal_(model.item_weight)
-    shown = torch.randint(0, 5_000, (64 * 5,))
-    batch = Batch(torch.arange(64), Jagged(shown, torch.arange(65) * 5)).on(CUDA)
+    model, batch = drawn(5_000, 64)
     found = []
     for device in ("cuda", "cpu"):
         for table in (model.item_weight, model.item_bias, *model.sparse_input.tables.values()):

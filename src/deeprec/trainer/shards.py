@@ -162,7 +162,7 @@ class Shards:
         return {name: one for part in self._parts for name, one in part.gathered().items()}
 
 
-def to_device(model: nn.Module, device: torch.device, *, catalog: bool, inputs: bool) -> nn.Module:
+def to_device(model: nn.Module, device: torch.device, *, catalog: bool, inputs: bool) -> None:
     """Moves a model but for tables that are shared out, of which each process has its part there.
 
     Args:
@@ -180,4 +180,3 @@ def to_device(model: nn.Module, device: torch.device, *, catalog: bool, inputs: 
     model.to(device)
     for table, whole in zip(stay, wholes, strict=True):
         table.data = whole
-    return model
