@@ -10,6 +10,22 @@ Output = Literal[
     "identity", "sigmoid", "tanh", "relu", "leaky_relu", "elu", "selu", "softplus", "softsign"
 ]
 OUTPUTS: tuple[Output, ...] = get_args(Output)
+PARAMETERS = {"slope": 0.01, "alpha": 1.0, "scale": 1.0507}  # what each is if nothing is said
+READ_BY = {"slope": ("leaky_relu",), "alpha": ("elu", "selu"), "scale": ("selu",)}
+
+
+def refuse_unread(activation: str, **given: float | None) -> None:
+    """Raises ValueError if a parameter was set that this activation does not have.
+
+    Example:
+        >>> refuse_unread("elu", slope=0.01, alpha=2.0)
+    """
+    for name, value in given.items():
+        if value not in (None, PARAMETERS[name]) and activation not in READ_BY[name]:
+            raise ValueError(
+                f"{name} is read by {' and '.join(READ_BY[name])} alone, got {name}={value:g} with "
+                f"{activation!r}; leave it out"
+            )
 
 
 class Activated:

@@ -29,7 +29,7 @@ from deeprec.verb import BlendConfig, TrainConfig
 from deeprec.work import Work
 
 
-def blend(config: BlendConfig) -> Path:
+def blend(config: BlendConfig, *, says_next: bool = True) -> Path:
     """Weighs the runs against each other on validation, and writes what they are together.
 
     Raises:
@@ -50,14 +50,15 @@ def blend(config: BlendConfig) -> Path:
             )
     prepared = _shared_folder(runs)
     if config.weights is not None:
-        return written(output, runs, config.weights, prepared, config.seed)
+        return written(output, runs, config.weights, prepared, config.seed, says_next=says_next)
     cutoff = config.cutoff or _shared_cutoff(runs)
     weights = weighed(runs, prepared, config.validation_users, cutoff)
     if (best := the_only(weights)) is not None:
         raise ConfigError(
             f"{runs[best].path} alone is as good on validation as any blend of these; use it"
         )
-    return written(output, runs, weights, prepared, config.seed, cutoff=cutoff)
+    seed = config.seed
+    return written(output, runs, weights, prepared, seed, cutoff=cutoff, says_next=says_next)
 
 
 def refuse_twice(paths: Sequence[str]) -> None:
@@ -157,6 +158,7 @@ def written(
     watch: Watch | None = None,
     cutoff: int | None = None,
     told: Sequence[str] | None = None,
+    says_next: bool = True,
 ) -> Path:
     """Writes the run folder of a blend; those of the runs that weigh anything are in it whole.
 
@@ -164,6 +166,7 @@ def written(
         watch: is told of its validation.
         cutoff: k of the ndcg@k that weights are best by; None: they were given.
         told: what `experiment=auto` was told, of which the runs came.
+        says_next: whether to say what can be done with the run.
     """
     kept = [(run, weight) for run, weight in zip(runs, weights, strict=True) if weight > 0.0]
     first = kept[0][0].config
@@ -196,7 +199,7 @@ def written(
     with RunFolder.begun(
         output, work.config, prepared, work.facts, from_data=False, members=trained
     ) as run:
-        work.finish(run, watch)
+        work.finish(run, watch, says_next=says_next)
     return output
 
 

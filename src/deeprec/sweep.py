@@ -141,7 +141,8 @@ def _together(config: SweepConfig, output: Path, members: Sequence[Path]) -> Pat
     try:
         console.print("\nblending the best run of each model")
         runs = [str(path) for path in members]
-        return blend(BlendConfig(runs=runs, output_dir=str(place), seed=config.seed))
+        together = BlendConfig(runs=runs, output_dir=str(place), seed=config.seed)
+        return blend(together, says_next=False)
     except (DeeprecError, KeyboardInterrupt) as error:  # what was found is told all the same
         why = str(error) or "interrupted"
         console.print(f"[yellow]note[/yellow] not blended: {why}", soft_wrap=True)

@@ -106,6 +106,11 @@ def test_consecutive_seconds_stay_apart_and_old_times_are_floored(space: Workspa
     assert converted(space, as_seconds, pa.array([-1, -1001, 0, 10**12]))[0] == [-1, -2, 0, 10**9]
 
 
+def test_numbers_in_text_that_no_time_can_be_are_refused(space: Workspace) -> None:
+    with pytest.raises(DataError, match=r"below 2\^63; 1 are not, such as '9223372036854775808'"):
+        converted(space, as_seconds, ["9223372036854775808", "1700000000"])
+
+
 def test_dates_are_midnight_and_other_text_needs_its_format(space: Workspace) -> None:
     days = [date(1970, 1, 2), date(2024, 2, 29)]
     expected = [86_400, int(datetime(2024, 2, 29, tzinfo=UTC).timestamp())]

@@ -155,6 +155,14 @@ def test_dsstne_text(space: Workspace, tmp_path: Path) -> None:
         read.dsstne_text(space, path=str(tmp_path), values="times")
 
 
+def test_times_of_dsstne_text_may_be_dates(space: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "in.txt").write_text("u1\ta,19700102:b,19700103\n")
+    log = read.dsstne_text(space, path=str(tmp_path), values="time", time_format="%Y%m%d")
+    assert rows(space, log) == [("u1", "a", 86_400), ("u1", "b", 172_800)]
+    with pytest.raises(ConfigError, match=r"data\.time_format=%Y%m%d: only times have a format"):
+        read.dsstne_text(space, path=str(tmp_path), values="value", time_format="%Y%m%d")
+
+
 def test_a_table_with_everything(space: Workspace, tmp_path: Path) -> None:
     (tmp_path / "e.csv").write_text(
         "who,what,when,how,stars,paid\n007,x,2020-01-01,buy,,\n,x,2020-01-01,buy,1,1\n"

@@ -539,6 +539,10 @@ def test_a_wrong_regression_is_refused() -> None:
         Regression(output="gelu")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="output must be sigmoid with error=cross_entropy"):
         Regression(error="cross_entropy", output="tanh")
+    with pytest.raises(
+        ValueError, match="slope is read by leaky_relu alone, got slope=0.3 with 'ta"
+    ):
+        Regression(output="tanh", slope=0.3)
     with pytest.raises(ValueError, match="alpha must be above 0, got 0"):
         Regression(output="elu", alpha=0.0)
     with pytest.raises(ValueError, match="one_target must be in"):

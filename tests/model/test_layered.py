@@ -86,6 +86,10 @@ class TestPooled(RecommenderContract):
 @pytest.mark.parametrize(
     ("made", "said"),
     [
+        (
+            {"scale": 2.0, "activation": "elu"},
+            "scale is read by selu alone, got scale=2 with 'elu'",
+        ),
         ({"pooling": "max"}, "pooling must be one of none, maxout, dot, cosine; got 'max'"),
         ({"pooling": "dot"}, "sources must be two layers or more with pooling=dot"),
         (
@@ -96,7 +100,9 @@ class TestPooled(RecommenderContract):
         ({"pooling": "maxout", "sources": ["a", "c"]}, "needs sources of as many units, got .5, 4"),
     ],
 )
-def test_what_cannot_be_pooled_is_refused(made: dict[str, object], said: str) -> None:
+def test_what_cannot_be_pooled_or_is_not_read_is_refused(
+    made: dict[str, object], said: str
+) -> None:
     before = [Hidden(name=name, units=4 if name == "c" else 5) for name in "abc"]
     with pytest.raises(ValueError, match=said):
         Layered(NUM_ITEMS, layers=[*before, Hidden(name="p", units=7, **made)])  # type: ignore[arg-type]

@@ -202,7 +202,9 @@ def _text_seconds(
         **{form: text.re_search(pattern).sum() for form, pattern in forms.items()},
     )
     if found["whole numbers"] in (found["given"], None):
-        return _scaled_seconds(workspace, table, text.try_cast("int64"), shown)
+        number = text.try_cast("int64")
+        _refuse(workspace, table, text, number.isnull(), f"{shown}: numbers must be below 2^63")
+        return _scaled_seconds(workspace, table, number, shown)
     if found["decimal numbers"] == found["given"]:
         return _scaled_seconds(workspace, table, text.try_cast("float64"), shown)
     if found["ISO text"] == found["given"]:

@@ -210,6 +210,7 @@ def dsstne_text(
     *,
     path: str,
     values: Literal["ignored", "time", "value"] = "ignored",
+    time_format: TimeFormat | None = None,
     user_attributes: Mapping[str, str] | None = None,
     repeats: bool = False,
     filters: Filters = KEEP_ALL,
@@ -222,6 +223,7 @@ def dsstne_text(
     Args:
         path: a file, a folder or a glob.
         values: what stands after the comma: "ignored", "time" or "value".
+        time_format: how times are written there (strptime); default: found out.
         user_attributes: name -> text samples whose features are the values of a user attribute,
             several of them a user.
         repeats: whether an item of the history may be recommended again.
@@ -232,13 +234,18 @@ def dsstne_text(
     """
     if values not in DSSTNE_VALUES:
         raise ConfigError(f"data.values: expected one of {list(DSSTNE_VALUES)}, got {values!r}")
+    if time_format and values != "time":
+        raise ConfigError(
+            f"data.time_format={time_format}: only times have a format, got data.values={values}"
+        )
     use = DSSTNE_VALUES[values]
     mapping = {"user": "user", "item": "item"} | ({use: "value"} if use else {})
 
     def read(location: str) -> EventLog:
         files = find(location)
         samples, checks = _dsstne_samples(workspace, files)
-        log = canonical_log(workspace, Source(samples, files), mapping, repeats, filters)
+        source = Source(samples, files)
+        log = canonical_log(workspace, source, mapping, repeats, filters, time_format)
         return replace(log, checks=(*checks, *log.checks), more=read)
 
     log = read(path)

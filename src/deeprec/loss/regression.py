@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deeprec.activated import Activated, Output
+from deeprec.activated import Activated, Output, refuse_unread
 from deeprec.batch import Encoded, Jagged
 from deeprec.errors import DataError
 from deeprec.loss.asked import Target
@@ -77,6 +77,7 @@ class Regression(nn.Module):
         if error not in get_args(Error):
             raise ValueError(f"error must be one of {', '.join(get_args(Error))}; got {error!r}")
         self.activated = Activated(output, slope=slope, alpha=alpha, scale=scale)
+        refuse_unread(output, slope=slope, alpha=alpha, scale=scale)
         if error == "cross_entropy" and output != "sigmoid":
             raise ValueError(f"output must be sigmoid with error=cross_entropy, got {output!r}")
         self.error, self.values, self.block_items = error, values, block_items

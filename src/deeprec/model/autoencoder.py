@@ -30,6 +30,7 @@ from deeprec.model.attribute_field import (
 )
 from deeprec.model.dropping import check_share, divide, thinned
 from deeprec.model.history import (
+    FADE_DAYS,
     History,
     HistoryWeighting,
     ages_read,
@@ -134,7 +135,7 @@ class Autoencoder(nn.Module):
         activation: Activation = "tanh",
         output_activation: Activation | None = None,
         history_weighting: HistoryWeighting = "log_count",
-        fade_days: float = 90.0,
+        fade_days: float = FADE_DAYS,
         pooling: Pooling = "sum",
         normalize: bool = True,
         input_dropout: float = 0.5,

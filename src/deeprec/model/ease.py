@@ -11,7 +11,13 @@ from torch import Tensor, nn
 from deeprec.batch import Batch, Encoded
 from deeprec.console import console
 from deeprec.errors import NonFiniteError
-from deeprec.model.history import HistoryWeighting, aggregate, check_weighting, history_weights
+from deeprec.model.history import (
+    FADE_DAYS,
+    HistoryWeighting,
+    aggregate,
+    check_weighting,
+    history_weights,
+)
 from deeprec.model.repeat import without_repeat
 from deeprec.model.solved import (
     OF_POPULARITY,
@@ -85,7 +91,7 @@ class Ease(SolvedModel):
         input_power: float = 0.0,
         output_power: float = 0.0,
         history_weighting: HistoryWeighting = "binary",
-        fade_days: float = 90.0,
+        fade_days: float = FADE_DAYS,
     ) -> None:
         super().__init__(num_items, width=0)
         check_ridge(l2, dropout)

@@ -9,7 +9,13 @@ from torch import Tensor
 
 from deeprec.batch import Batch, Encoded
 from deeprec.console import console
-from deeprec.model.history import HistoryWeighting, aggregate, check_weighting, history_weights
+from deeprec.model.history import (
+    FADE_DAYS,
+    HistoryWeighting,
+    aggregate,
+    check_weighting,
+    history_weights,
+)
 from deeprec.model.item_to_item import FIT_BLOCK_PAIRS, strongest, taken_together
 from deeprec.model.neighbour_scores import NeighbourScores, on_the_product, with_own_items
 from deeprec.model.solved import OF_POPULARITY, SolvedModel, largest_of, powers, scaled_histories
@@ -71,7 +77,7 @@ class GraphFilter(SolvedModel):
         user_power: float = 0.5,
         item_power: float = 0.5,
         history_weighting: HistoryWeighting = "binary",
-        fade_days: float = 90.0,
+        fade_days: float = FADE_DAYS,
     ) -> None:
         for name, value in (("width", width), ("neighbours", neighbours)):
             if value < 1:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from deeprec.activated import refuse_unread
 from deeprec.model.dropping import check_share
 from deeprec.model.initial import Init, check_init, fill
 from deeprec.model.layers import ACTIVATIONS, Activation
@@ -94,6 +95,7 @@ class Hidden:
         ):
             if value is not None and not value > 0.0:
                 raise ValueError(f"{what} must be above 0, got {value}")
+        refuse_unread(activation, slope=slope, alpha=alpha, scale=scale)
         self.name, self.units = name, units
         self.unit_norm, self.slope_norm = unit_norm, slope_norm
         check_pooling(pooling, sources)

@@ -14,6 +14,7 @@ from deeprec.batch import Batch
 HistoryWeighting = Literal["binary", "log_count", "decayed"]
 HISTORY_WEIGHTINGS = get_args(HistoryWeighting)
 SECOND = 1.0 / 86_400  # days
+FADE_DAYS = 90.0  # of every model that is told nothing else
 
 
 class History(NamedTuple):
@@ -33,7 +34,7 @@ def aggregate(
     offsets_B1: Tensor,
     ages_N: Tensor,
     num_items: int,
-    fade_days: float = 90.0,
+    fade_days: float = FADE_DAYS,
 ) -> History:
     """Gathers the events of each (user, item) pair.
 
@@ -123,7 +124,7 @@ def normalized(weights_M: Tensor, users_M: Tensor, num_users: int) -> Tensor:
 
 
 def check_weighting(weighting: str, fade_days: float) -> None:
-    """Raises ValueError if histories cannot be weighted so."""
+    """Raises ValueError if histories cannot be weighted so, or fade where nothing reads it."""
     if not fade_days >= SECOND:
         raise ValueError(
             f"fade_days must be {SECOND:.2g} or more, a second, as times are whole seconds, got "
@@ -132,4 +133,9 @@ def check_weighting(weighting: str, fade_days: float) -> None:
     if weighting not in HISTORY_WEIGHTINGS:
         raise ValueError(
             f"history_weighting must be one of {', '.join(HISTORY_WEIGHTINGS)}; got {weighting!r}"
+        )
+    if fade_days != FADE_DAYS and weighting != "decayed":
+        raise ValueError(
+            f"fade_days={fade_days:g} is read with history_weighting=decayed alone, got "
+            f"{weighting!r}; set that, or leave fade_days out"
         )

@@ -14,7 +14,13 @@ from deeprec.batch import Batch, Encoded, Jagged
 from deeprec.console import console
 from deeprec.errors import ConfigError
 from deeprec.model.exporting import is_exporting
-from deeprec.model.history import HistoryWeighting, aggregate, check_weighting, history_weights
+from deeprec.model.history import (
+    FADE_DAYS,
+    HistoryWeighting,
+    aggregate,
+    check_weighting,
+    history_weights,
+)
 from deeprec.model.repeat import without_repeat
 from deeprec.model.solved import SolvedModel, largest_of, weighted_histories
 from deeprec.model.sparse_input import pair_products, weighted_sum
@@ -101,7 +107,7 @@ class Ials(SolvedModel):
         l2: float | None = None,
         frequency_power: float = 1.0,
         history_weighting: HistoryWeighting = "binary",
-        fade_days: float = 90.0,
+        fade_days: float = FADE_DAYS,
         init_std: float = 0.1,
         tolerance: float = 0.03,
     ) -> None:

@@ -9,7 +9,7 @@ import torch
 from scipy import sparse
 
 from deeprec.batch import Batch
-from deeprec.model.history import HistoryWeighting
+from deeprec.model.history import FADE_DAYS, HistoryWeighting
 from deeprec.model.neighbour_scores import NeighbourModel
 from deeprec.model.solved import as_matrix, weighted_histories
 
@@ -66,7 +66,7 @@ class ItemToItem(NeighbourModel):
         similarity: Similarity = "cosine",
         neighbours: int = 20,
         history_weighting: HistoryWeighting = "binary",
-        fade_days: float = 90.0,
+        fade_days: float = FADE_DAYS,
     ) -> None:
         super().__init__(
             num_items,

@@ -29,6 +29,7 @@ from deeprec.model.attribute_field import Bags, attribute_fields, attribute_tabl
 from deeprec.model.dropping import check_share, thinned
 from deeprec.model.hidden import Hidden, HiddenLayer, divergence
 from deeprec.model.history import (
+    FADE_DAYS,
     History,
     HistoryWeighting,
     ages_read,
@@ -101,7 +102,7 @@ class Layered(nn.Module):
         layers: Sequence[Hidden] = ONE_LAYER,
         output_sources: Sequence[str] | None = None,
         history_weighting: HistoryWeighting = "binary",
-        fade_days: float = 90.0,
+        fade_days: float = FADE_DAYS,
         normalize: bool = False,
         input_dropout: float = 0.0,
         dropped_inputs: Sequence[str] = (HISTORY,),

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from deeprec.batch import Arranged, Asked, Batch, Encoded, Jagged, Task, with_transposition
 from deeprec.model.attribute_field import Bags, attribute_fields, attribute_tables
 from deeprec.model.history import (
+    FADE_DAYS,
     History,
     HistoryWeighting,
     ages_read,
@@ -102,7 +103,7 @@ class LinearAutoencoder(nn.Module):
         input_power: float = 0.2,
         output_power: float = 0.2,
         history_weighting: HistoryWeighting = "binary",
-        fade_days: float = 90.0,
+        fade_days: float = FADE_DAYS,
         warm_start: bool = True,
         everybody: bool | None = None,
     ) -> None:

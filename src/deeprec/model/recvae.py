@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from deeprec.batch import Arranged, Batch, Encoded, Jagged, Penalty, Task
 from deeprec.model.autoencoder import output_bias
-from deeprec.model.history import HistoryWeighting
+from deeprec.model.history import FADE_DAYS, HistoryWeighting
 from deeprec.model.repeat import without_repeat
 from deeprec.model.sparse_input import HISTORY, Backend, weighted_bag
 from deeprec.model.user_input import UserInput, asked_without_repeats
@@ -100,7 +100,7 @@ class RecVae(nn.Module):
         num_layers: int = 5,
         code_dim: int = 128,
         history_weighting: HistoryWeighting = "binary",
-        fade_days: float = 90.0,
+        fade_days: float = FADE_DAYS,
         input_dropout: float = 0.5,
         gamma: float = 0.0025,
         prior_weights: Sequence[float] = (0.15, 0.75, 0.1),

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from deeprec.batch import Batch, Encoded, Jagged
 from deeprec.errors import ConfigError
-from deeprec.model.history import HistoryWeighting, aggregate, history_weights
+from deeprec.model.history import FADE_DAYS, HistoryWeighting, aggregate, history_weights
 
 L2_OF_ITEM, MOST_L2 = 8.0, 300.0  # of EASE by default; found on histories of 3 to 140 items
 TIE = 1e-6  # of the largest score: some float32 roundings of it
@@ -90,7 +90,10 @@ def largest_of(table: Tensor) -> float:
 
 
 def weighted_histories(
-    users: Batch, num_items: int, weighting: HistoryWeighting = "binary", fade_days: float = 90.0
+    users: Batch,
+    num_items: int,
+    weighting: HistoryWeighting = "binary",
+    fade_days: float = FADE_DAYS,
 ) -> Jagged:
     """The distinct items of every user, ascending, and what each weighs.
 

@@ -11,7 +11,7 @@ from deeprec.batch import Batch
 from deeprec.console import console
 from deeprec.errors import NonFiniteError
 from deeprec.model.ease import CANNOT_INVERT
-from deeprec.model.history import HistoryWeighting
+from deeprec.model.history import FADE_DAYS, HistoryWeighting
 from deeprec.model.neighbour_scores import NeighbourModel, with_own_items
 from deeprec.model.solved import OF_POPULARITY, check_ridge, powers, ridge, scaled_histories
 
@@ -74,7 +74,7 @@ class SparseEase(NeighbourModel):
         input_power: float = 0.0,
         output_power: float = 0.0,
         history_weighting: HistoryWeighting = "binary",
-        fade_days: float = 90.0,
+        fade_days: float = FADE_DAYS,
     ) -> None:
         super().__init__(
             num_items,

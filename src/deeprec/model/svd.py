@@ -10,7 +10,13 @@ from torch import Tensor
 
 from deeprec.batch import Batch, Encoded
 from deeprec.console import console
-from deeprec.model.history import HistoryWeighting, aggregate, check_weighting, history_weights
+from deeprec.model.history import (
+    FADE_DAYS,
+    HistoryWeighting,
+    aggregate,
+    check_weighting,
+    history_weights,
+)
 from deeprec.model.repeat import without_repeat
 from deeprec.model.solved import OF_POPULARITY, SolvedModel, largest_of, powers, scaled_histories
 from deeprec.model.sparse_input import weighted_sum
@@ -73,7 +79,7 @@ class Svd(SolvedModel):
         input_power: float = 0.5,
         output_power: float = 0.5,
         history_weighting: HistoryWeighting = "binary",
-        fade_days: float = 90.0,
+        fade_days: float = FADE_DAYS,
     ) -> None:
         if width < 1:
             raise ValueError(f"width must be 1 or more, got {width}")

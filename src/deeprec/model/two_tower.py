@@ -22,6 +22,7 @@ from deeprec.model.attribute_field import (
 )
 from deeprec.model.dropping import check_share, thinned
 from deeprec.model.history import (
+    FADE_DAYS,
     History,
     HistoryWeighting,
     ages_read,
@@ -93,7 +94,7 @@ class TwoTower(nn.Module):
         width: int = 64,
         pooling: HistoryPooling = "mean",
         history_weighting: HistoryWeighting = "binary",
-        fade_days: float = 90.0,
+        fade_days: float = FADE_DAYS,
         input_dropout: float = 0.5,
         tied: bool = False,
         gate: float = 0.5,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from deeprec.batch import Arranged, Batch, Encoded, Jagged, Penalty, Task
 from deeprec.model.autoencoder import output_bias
-from deeprec.model.history import HistoryWeighting
+from deeprec.model.history import FADE_DAYS, HistoryWeighting
 from deeprec.model.layers import Activation, Decoder, Layers, check_layers
 from deeprec.model.repeat import without_repeat
 from deeprec.model.sparse_input import Backend
@@ -87,7 +87,7 @@ class Variational(nn.Module):
         decoder_dims: Sequence[int] | None = (),
         activation: Activation = "tanh",
         history_weighting: HistoryWeighting = "binary",
-        fade_days: float = 90.0,
+        fade_days: float = FADE_DAYS,
         input_dropout: float = 0.5,
         beta: float | None = None,
         anneal_steps: int = 1000,
