@@ -218,7 +218,7 @@ class RecommendConfig:
     item: str = "item_id"  # column that holds the item id
     time: str | None = None  # column that holds the time; default: `time`, if there is one
     time_format: str | None = None  # strptime format of times that are not ISO
-    delimiter: str | None = None  # between columns of text; default: comma; tab for .tsv, .txt
+    delimiter: str | None = None  # between columns of text; default: by the name of the file
     now: str | None = None  # moment of prediction; default: the latest time of the histories
     batch_users: int = 256  # users answered at once
     processes: int = 1  # processes that share the work, each with the bundle in memory

@@ -211,6 +211,17 @@ def test_a_damaged_value_of_a_parquet_file_is_not_shown(space: Workspace, tmp_pa
     assert "body" not in str(refused.value)
 
 
+@pytest.mark.parametrize("name", ["e.csv", "e.tsv", "e.txt.gz", "ml-100k.inter"])
+def test_the_name_of_a_file_says_what_stands_between_its_columns(
+    space: Workspace, tmp_path: Path, name: str
+) -> None:
+    mark = "," if name == "e.csv" else "\t"
+    text = f"user_id:token{mark}item_id:token\na{mark}b\n".encode()
+    (tmp_path / name).write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
+    source = open_files(space, str(tmp_path / name))
+    assert source.table.columns == ("user_id:token", "item_id:token")
+
+
 @pytest.mark.parametrize("mark", [";", "|", "\t", ","])
 def test_columns_read_as_one_send_to_the_delimiter(
     space: Workspace, tmp_path: Path, mark: str

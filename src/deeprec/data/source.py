@@ -23,7 +23,10 @@ from deeprec.data.parquet import open_parquet, refuse_other_kinds, schemas_of
 from deeprec.data.workspace import Workspace
 from deeprec.errors import DataError
 
-DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".txt": "\t"}
+DELIMITERS = {
+    ".csv": ",", ".tsv": "\t", ".tab": "\t", ".txt": "\t",
+    ".inter": "\t", ".user": "\t", ".item": "\t",  # RecBole's atomic files
+}  # fmt: skip
 COMPRESSIONS = (".gz", ".zst")
 FORMATS = (".parquet", *DELIMITERS)
 Encoding = Literal["utf-8", "utf-16", "latin-1"]
