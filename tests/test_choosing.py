@@ -16,7 +16,7 @@ from deeprec.data.store import Prepared
 from deeprec.errors import ConfigError, Interrupted
 from deeprec.model.auto import Auto, Choice, Shape
 from deeprec.prepare import prepare
-from deeprec.train import train
+from deeprec.train import _folders, train
 from deeprec.trainer.run import open_run
 from deeprec.verb import PrepareConfig, TrainConfig
 
@@ -66,6 +66,23 @@ def test_beside_what_is_taken_again_stands_what_is_soon_trained() -> None:
     seldom = replace(few_events, had_before=0.1)
     new = Auto().choose(replace(seldom, repeats=False))
     assert models(seldom) == [*own, *(words[0] for words in (new.words, *new.beside))]
+
+
+def test_a_model_that_is_blended_in_two_ways_has_two_folders(tmp_path: Path) -> None:
+    """Item-to-item counts all alike beside what is taken again, and fades beside what is new."""
+    shape = Shape(2_000, 4_000, 30_000, True, 300.0, 30.0, had_before=0.1)
+    words = [*Auto().choose(shape).beside]
+    twice = [each for each in words if each[0] == "model=item_to_item"]
+    assert len(twice) == 2
+    data = ["data=synthetic", "data.num_users=300", "data.num_items=4000", "data.zipf=0.3"]
+    data += ["data.repeats=true", "data.repeat_share=0", "data.events_per_user=15"]
+    config_of = compose("prepare", [*data, f"output_dir={tmp_path / 'prepared'}"])
+    opened = Prepared(prepare(cast(PrepareConfig, config_of)))
+    assert shape_of(opened).mostly_new
+    given = chosen(config(opened.path, tmp_path / "run"), opened)
+    names = _folders(given)
+    assert len({*names}) == len(names)
+    assert {"item_to_item", "2-item_to_item"} <= {*names}
 
 
 def test_what_was_had_before_is_counted_in_validation(tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ def _together(
         told: what the command said of all of them.
     """
     members = Members(output)
-    runs = members.trained([(called(one.model), one) for one in configs], train)
+    runs = members.trained([*zip(_folders(configs), configs, strict=True)], train)
     weights: Sequence[float] = [1.0 / len(runs)] * len(runs)
     cutoff: int | None = None
     if len(prepared.judged_users("validation")):
@@ -122,6 +122,15 @@ def _together(
         written(output, runs, weights, prepared, seed, watch=watch, cutoff=cutoff, told=told)
     members.take_away()
     return output
+
+
+def _folders(configs: Sequence[TrainConfig]) -> list[str]:
+    """What each is called: its model, and a second one of that model `2-model`."""
+    names = [called(one.model) for one in configs]
+    counts = [names[: place + 1].count(name) for place, name in enumerate(names)]
+    return [
+        name if count == 1 else f"{count}-{name}" for name, count in zip(names, counts, strict=True)
+    ]
 
 
 def _holds_something(output: Path) -> bool:

@@ -252,6 +252,23 @@ def test_auto_cuts_by_time_where_there_is_time(space: Workspace, log: MakeLog) -
             rule(space, log(BARE, bare), 0)
 
 
+@pytest.mark.parametrize(("days", "rule"), [(1, "random_fraction"), (2, "random_fraction"),
+                                            (3, "time_cut")])  # fmt: skip
+def test_auto_draws_where_there_are_too_few_times_to_cut(
+    space: Workspace, log: MakeLog, days: int, rule: str
+) -> None:
+    """As of events of one day, told by its date: no instant has events on all sides of it."""
+    rows = [(f"u{n % 40}", f"i{n}", 86_400 * (n % days)) for n in range(300)]
+    split = Auto()(space, log(TIMED, rows), 0)
+    assert split.name == rule
+    assert any("cannot be cut" in one.says for one in split.checks) == (rule != "time_cut")
+    if days == 1:
+        with pytest.raises(
+            DataError, match=r"split=time_cut split\.validation_from=.*, or split=ra"
+        ):
+            TimeCut()(space, log(TIMED, rows), 0)
+
+
 @pytest.mark.parametrize(
     "make",
     [

@@ -63,3 +63,16 @@ def test_a_folder_is_called_by_as_many_names_as_tell_it(
     # a run of another model is called by no folder, and makes nobody's longer
     found = named([*names, "ease"], [*configs, {}], [*map(PurePath, folders), PurePath("/d/shop")])
     assert found == [*(f"blend in {one}" for one in called), "ease"]
+
+
+def test_a_blend_that_nobody_composed_is_called_by_its_folder() -> None:
+    """Its members and what it was told are no settings that anybody gave."""
+    composed, chosen = blend(1, [0.4, 0.6]), auto(1, 2, "0.1")
+    silent = blend(1, [0.5, 0.5], told=[], members=[{}] * 2)
+    folders = [PurePath("/d/sweeps/first"), PurePath("/d/runs/auto"), PurePath("/d/runs/bare")]
+    assert named(["blend"] * 3, [composed, chosen, silent], folders)[1:] == [
+        "blend in auto",
+        "blend in bare",
+    ]
+    both = named(["blend"] * 2, [composed, silent], folders[1:])
+    assert both == ["blend in auto", "blend in bare"]

@@ -540,7 +540,7 @@ def test_a_wrong_regression_is_refused() -> None:
     with pytest.raises(ValueError, match="output must be sigmoid with error=cross_entropy"):
         Regression(error="cross_entropy", output="tanh")
     with pytest.raises(
-        ValueError, match="slope is read by leaky_relu alone, got slope=0.3 with 'ta"
+        ValueError, match=r"slope is read by leaky_relu alone, got slope=0\.3 with 'ta"
     ):
         Regression(output="tanh", slope=0.3)
     with pytest.raises(ValueError, match="alpha must be above 0, got 0"):

@@ -56,6 +56,14 @@ def ended(number: int, values: dict[str, Any], score: float) -> Trial:
     return Trial(number, "whole", score, values, epochs=1, seconds=1.0, ended=1.0, reason=None)
 
 
+def test_where_items_are_seldom_taken_again_what_is_new_is_searched_too() -> None:
+    seldom = Shape(3_000, 800, 30_000, True, 300.0, 30.0, had_before=0.1)
+    often = names(replace(seldom, had_before=0.5))
+    found = names(seldom)
+    assert found[: len(often)] == often
+    assert {*found} == {*often, *names(replace(seldom, repeats=False))}
+
+
 def test_the_spaces_suit_the_data() -> None:
     assert names(Shape(10, 10, 50, True, None, None)) == ["taken_again", "item_to_item", "ease"]
     by_time = ["complete_journey", "item_to_item", "ease", "sequence"]

@@ -28,6 +28,10 @@ from deeprec.errors import ConfigError, DataError
 from deeprec.verb import TrainOn
 
 TRAIN, VALIDATION, HOLDOUT = 0, 1, 2
+ELSE_CUT = (
+    "give split=time_cut split.validation_from=... split.holdout_from=..., or "
+    "split=random_fraction, which needs no times"
+)
 MANY_TIES = 0.2  # share of judged users whose holdout is a draw, above which baskets are the data
 
 
@@ -81,12 +85,19 @@ def with_more_training(split: Split, train_on: TrainOn) -> Split:
 class Auto:
     """A time cut where there is time, else a random fraction.
 
-    The cut is at the instants that the data config names, if it names any.
+    The cut is at the instants that the data config names, if it names any. Events of one or two
+    different times, such as those of one day by its date, cannot be cut into three parts.
     """
 
     def __call__(self, workspace: Workspace, log: EventLog, seed: int) -> Split:
         if not log.has_times:
             return RandomFraction()(workspace, log, seed)
+        times = workspace.one(log.events, different=log.events.time.nunique())["different"]
+        if times < len(PARTS):
+            why = f"{times:,} different times cannot be cut into {len(PARTS)} parts"
+            told = Check("split", "warn", why, "events are drawn at random, as without times")
+            drawn = RandomFraction()(workspace, log, seed)
+            return replace(drawn, checks=(*drawn.checks, told))
         usual = TimeCut(holdout_from=log.holdout_from, validation_from=log.validation_from)
         return usual(workspace, log, seed)
 
@@ -311,7 +322,7 @@ def _newest(workspace: Workspace, events: ir.Table, share: float) -> int:
     """The instant from which on the newest `share` of the events lies."""
     found = workspace.one(events, instant=events.time.quantile(1 - share))["instant"]
     if found is None:
-        raise DataError("split=time_cut: no event lies before the holdout; set split.holdout_from")
+        raise DataError(f"split=time_cut: no event lies before the holdout; {ELSE_CUT}")
     return math.ceil(float(found))
 
 
@@ -326,7 +337,7 @@ def _refuse_order(workspace: Workspace, events: ir.Table, validation: int, holdo
         raise DataError(
             f"split=time_cut: the events lie between {iso(found['first'])} and "
             f"{iso(found['last'])}, so cutting at {iso(validation)} and {iso(holdout)} leaves a "
-            "part empty; set split.validation_from and split.holdout_from"
+            f"part empty; {ELSE_CUT}"
         )
 
 

@@ -12,6 +12,7 @@ OWN_PLACE = ("output_dir", "resume", "prepared", "logger")
 OWN_PACE = ("trainer.threads", *FREE)
 # of settings that a name is made of; runs that differ in more are called by their folder
 MOST_KEYS, MOST_LETTERS = 3, 60
+MADE = {"model.members", "model.told"}  # what a blend was made of, which nobody set
 
 
 def named(
@@ -43,7 +44,9 @@ def named(
         settings = ", ".join(f"{_short(key, keys)}={one.get(key)}" for key in keys)
         if not keys:
             told.append(name)
-        elif len(keys) <= MOST_KEYS and len(settings) <= MOST_LETTERS:
+        elif (
+            len(keys) <= MOST_KEYS and len(settings) <= MOST_LETTERS and not MADE.intersection(keys)
+        ):
             told.append(f"{name}, {settings}")
         else:
             told.append(f"{name} in {apart([folders[place] for place in same], name)[folder]}")

@@ -33,6 +33,11 @@ class Shape:
     had_before: float | None = None  # share of what is validated; None: nothing is, or unknown
 
     @property
+    def mostly_new(self) -> bool:
+        """Whether items may be taken again, and seldom are in what is judged."""
+        return self.repeats and self.had_before is not None and self.had_before < RARELY
+
+    @property
     def in_order(self) -> bool:
         """Whether what is judged comes after what is known."""
         return self.judges_next or self.judged_days is not None
@@ -114,7 +119,7 @@ class Auto:
 
     def _beside_again(self, shape: Shape) -> list[Sequence[str]]:
         found: list[Sequence[str]] = [["model=own_frequency"], ["model=item_to_item"]]
-        if shape.had_before is not None and shape.had_before < RARELY:
+        if shape.mostly_new:
             new = self._new(shape)
             return [*found, new.words, *new.beside]
         if shape.num_items <= SOON:

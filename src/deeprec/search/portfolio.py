@@ -12,7 +12,7 @@ class Portfolio:
 
     Args:
         again: spaces by name, for data whose items are taken again; null: left out.
-        new: spaces for data whose items are not.
+        new: spaces for data whose items are not, or seldom though they may be.
         max_items: the largest catalog that a space is for, by its name.
         need_times: names of spaces for events with times alone.
         need_order: names of spaces for data where what is judged comes after what is known.
@@ -55,6 +55,8 @@ class Portfolio:
     def suited(self, shape: Shape) -> dict[str, Space]:
         """The spaces for data of this shape, in their order; if order is judged, that one first."""
         spaces = self.again if shape.repeats else self.new
+        if shape.mostly_new:  # models of what is new may be as good there
+            spaces = {**self.again, **self.new, **self.again}
         found = {
             name: space
             for name, space in spaces.items()
