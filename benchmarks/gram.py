@@ -91,7 +91,9 @@ def ease(prepared: Prepared, part: PartName, *, regularisation: float) -> Fitted
     """Steck, Embarrassingly Shallow Autoencoders for Sparse Data, WWW 2019: its closed form."""
     x = matrix(prepared, prepared.training_users(), "validation")
     cpu, wall = time.process_time(), time.perf_counter()
-    gram = (x.T @ x).toarray(order="F")
+    gram = np.empty((x.shape[1],) * 2, np.float32, order="F")
+    for start in range(0, len(gram), 1024):  # a sparse product of all would be larger than this
+        gram[:, start : start + 1024] = (x.T @ x[:, start : start + 1024]).toarray()
     gram[np.diag_indices_from(gram)] += regularisation
     factor, _ = linalg.lapack.spotrf(gram, lower=1, overwrite_a=1)
     inverse, _ = linalg.lapack.spotri(factor, lower=1, overwrite_c=1)

@@ -24,6 +24,7 @@ ORDER = (
     "time_to_ndcg",
     "equal_minutes",
     "gram",
+    "gram_40k",
     "processes",
     "gpu",
 )

@@ -222,6 +222,11 @@ def test_nothing_said_beside_resume_is_silently_ignored() -> None:
         "seed: a resumed run goes on under the config it has; leave seed out",
         "loss: a resumed run goes on under the config it has; leave loss out",
     ]
+    asked = "resume=runs/a", "trainer.max_epochs=60", "prepared=p"
+    assert [one.partition("out, or ")[2] for one in mistakes("train", *asked)] == [
+        "train longer as a new run, with an output_dir of its own",
+        "train its model anew on other data with deeprec refit run=... prepared=...",
+    ]
     assert mistakes("train", "replay=a.replay", "trainer.max_epochs=1") == [
         "trainer.max_epochs: a replay takes the step again under the config that is kept with it; "
         "leave trainer.max_epochs out"

@@ -194,6 +194,16 @@ def test_a_run_keeps_the_loss_that_auto_chose(
     run = train(config)
     assert open_run(run).config.loss["_target_"].endswith(f".{chosen}")
     assert train(TrainConfig(resume=str(run))) == run
+    again = [*told, *words, "trainer.max_epochs=1", "resume=auto"]
+    assert train(compose("train", [*again, "loss=auto"])) == run  # type: ignore[arg-type]
+
+
+def test_auto_goes_on_with_no_loss_that_it_never_chooses(prepared: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    told = [f"prepared={prepared}", f"output_dir={run}", "logger.wandb=off", "trainer.max_epochs=1"]
+    train(compose("train", [*told, "loss=hinge"]))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="loss=auto, which never chooses what the run has, hinge"):
+        train(compose("train", [*told, "loss=auto", "resume=auto"]))  # type: ignore[arg-type]
 
 
 def test_a_size_in_interactions_goes_before_the_default_in_users(

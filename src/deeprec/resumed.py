@@ -13,6 +13,10 @@ FREE = (
     *("trainer.save_every_epochs", "trainer.save_every_minutes", "trainer.save_in_background"),
     *("trainer.save_timeout_minutes", "trainer.on_disk_full"),
 )
+LONGER = {  # what somebody wants who says these beside `resume`
+    "trainer.max_epochs": ", or train longer as a new run, with an output_dir of its own",
+    "prepared": ", or train its model anew on other data with deeprec refit run=... prepared=...",
+}
 PROCESSES = "trainer.processes"  # whose number decides which users share a step
 
 
@@ -44,6 +48,7 @@ def mistakes(overrides: Sequence[str], *, multirun: bool) -> list[str]:
     }[alone]
     return [
         f"{key}: {why}{', by as many as began it' if key == PROCESSES else ''}; leave {key} out"
+        + (LONGER.get(key, "") if alone == "resume" else "")
         for key in given
         if key != alone and key not in free and not key.startswith("hydra")
     ]

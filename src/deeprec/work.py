@@ -30,6 +30,7 @@ from deeprec.trainer.loop import WHAT
 from deeprec.trainer.module import Training
 from deeprec.trainer.run import RunFolder
 from deeprec.trainer.solving import Solving
+from deeprec.trainer.unread import unread
 
 
 class Work(Assembly):
@@ -176,7 +177,7 @@ class Work(Assembly):
                 soft_wrap=True,
             )
         if warning := self._warning():
-            console.print(f"[yellow]note[/yellow] {warning}", soft_wrap=True)
+            self._note(warning)
         console.print(f"run: {run.path}", soft_wrap=True)
 
     def _what_is_best(self, best_step: int) -> str:
@@ -196,8 +197,9 @@ class Work(Assembly):
             together += f" that share {' and '.join(sharded)}"
         device = f"{self.device.description}, {self.loop.precision}{together}"
         console.print(f"device: {device}", soft_wrap=True)
-        if note := precision_note(self.device, self.loop.precision):
-            console.print(f"[yellow]note[/yellow] {note}", soft_wrap=True)
+        note = precision_note(self.device, self.loop.precision)
+        if note and isinstance(self.learner, Training):
+            self._note(note)
         for module in self.learner.model.modules():
             if isinstance(module, SparseInput) and isinstance(self.learner, Training):
                 console.print(f"input tables: {module.backend_in_use} ({module.reason})")
@@ -213,10 +215,9 @@ class Work(Assembly):
             f"items, {weights:,} parameters"
         )
         if self.config.model.get("history_weighting") == "decayed" and not self.prepared.has_times:
-            console.print(
-                "[yellow]note[/yellow] these data have no times, so nothing fades: "
-                "model.history_weighting=decayed counts events, as log_count does",
-                soft_wrap=True,
+            self._note(
+                "these data have no times, so nothing fades: "
+                "model.history_weighting=decayed counts events, as log_count does"
             )
         if self.more is not None:
             console.print(
@@ -226,36 +227,40 @@ class Work(Assembly):
             blended = isinstance(self.learner.model, Blend)
             why = "the members are trained already" if blended else "this model is solved"
             console.print(f"{why}: loss, optimizer and target are not used")
+            if self.loop.precision != "float32":
+                self._note(f"nor is trainer.precision={self.loop.precision}")
             return
         if self.why_loss is not None:
             console.print(f"loss=auto: {self.why_loss}", soft_wrap=True)
         for part in (self.learner.model, self.learner.loss):
             if note := getattr(part, "note", None):
-                console.print(f"[yellow]note[/yellow] {note}", soft_wrap=True)
+                self._note(note)
+        for said in unread(self.config, self.facts):
+            self._note(said)
         self._tell_of_target()
         if self.facts.fields and not reads_attributes(self.config.model):
-            console.print(
-                f"[yellow]note[/yellow] {type(self.learner.model).__name__} reads no user "
-                f"attributes; these data have {', '.join(self.facts.fields)}",
-                soft_wrap=True,
+            self._note(
+                f"{type(self.learner.model).__name__} reads no user attributes; these data have "
+                f"{', '.join(self.facts.fields)}"
             )
+
+    @staticmethod
+    def _note(said: str) -> None:
+        console.print(f"[yellow]note[/yellow] {said}", soft_wrap=True)
 
     def _tell_of_target(self) -> None:
         target = self.data.training.target
         rebuilds = getattr(self.learner.model, "learns_shown", False)
         if rebuilds and not isinstance(target, Reconstruct):
-            console.print(
-                f"[yellow]note[/yellow] {type(self.learner.model).__name__} learns to rebuild "
-                "histories: of target= it reads the histories, not what they are asked for",
-                soft_wrap=True,
+            self._note(
+                f"{type(self.learner.model).__name__} learns to rebuild histories: of target= it "
+                "reads the histories, not what they are asked for"
             )
         if self.prepared.repeats and (rebuilds or target.shows_target) and not self.learns_next:
             model = "model=autoencoder " if rebuilds else ""
-            console.print(
-                "[yellow]note[/yellow] in these data items may be taken again, and a history that "
-                f"is its own target does not teach when; {model}target=after_cut does, as in "
-                "experiment=complete_journey",
-                soft_wrap=True,
+            self._note(
+                "in these data items may be taken again, and a history that is its own target does "
+                f"not teach when; {model}target=after_cut does, as in experiment=complete_journey"
             )
 
     def _is_over(self, progress: Progress) -> bool:

@@ -11,6 +11,9 @@ from deeprec.loss.block_size import check_block_items
 # Operations of the exact loss in a step above which it is estimated: some seconds on two processor
 # cores in float32; on an accelerator, whose rate nobody measured here, about a tenth of that.
 BUDGETS = {"cpu": 1e12, "cuda": 3e13}
+SOFTMAX = "deeprec.loss.softmax.Softmax"
+SAMPLED = "deeprec.loss.sampled_softmax.SampledSoftmax"
+COSINE = "deeprec.loss.cosine.Cosine"
 OF_COSINES = 0.15  # temperature: on MovieLens 1M ndcg@100 is .307, of .1 .297, of .2 .305
 
 
@@ -105,9 +108,9 @@ class Auto:
 
     def _exact(self) -> dict[str, Any]:
         if self.linear:
-            return {"_target_": "deeprec.loss.cosine.Cosine", "_partial_": True}
+            return {"_target_": COSINE, "_partial_": True}
         return {
-            "_target_": "deeprec.loss.softmax.Softmax",
+            "_target_": SOFTMAX,
             "temperature": self.temperature,
             "block_items": self.block_items,
         }
@@ -116,7 +119,7 @@ class Auto:
         if self.linear:
             return {**self._exact(), "gram_items": min(self.negatives, self.num_items)}
         return {
-            "_target_": "deeprec.loss.sampled_softmax.SampledSoftmax",
+            "_target_": SAMPLED,
             "_partial_": True,
             "temperature": self.temperature,
             "negatives": self.negatives,

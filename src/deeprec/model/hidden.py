@@ -88,6 +88,8 @@ class Hidden:
         check_init("init", init)
         if sparseness_weight and not (sparseness and activation == "sigmoid"):
             raise ValueError("sparseness_weight needs sparseness above 0 and activation=sigmoid")
+        if sparseness and not sparseness_weight:
+            raise ValueError(f"sparseness={sparseness} needs sparseness_weight above 0")
         for what, value in (
             ("unit_norm", unit_norm),
             ("slope_norm", slope_norm),

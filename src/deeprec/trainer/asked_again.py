@@ -5,7 +5,9 @@ from typing import Any
 
 from deeprec.config import to_dict
 from deeprec.errors import ConfigError
+from deeprec.loss.auto import COSINE, SAMPLED, SOFTMAX
 from deeprec.override import key_of
+from deeprec.part import called
 from deeprec.resumed import FREE
 from deeprec.verb import TrainConfig
 
@@ -17,7 +19,7 @@ ANYWAY = (
     "logger",
 )  # change nothing of what is learned
 AUTO, BLEND = "deeprec.model.auto.Auto", "deeprec.model.blend.Blend"
-CHOOSING = ("deeprec.loss.auto.Auto", AUTO)  # the run holds what they chose
+LOSS_AUTO = "deeprec.loss.auto.Auto"  # the run holds what these chose
 
 
 def refuse_another(asked: TrainConfig, kept: TrainConfig, path: object) -> None:
@@ -84,12 +86,24 @@ def _other_words(asked: Sequence[str], kept: Sequence[str] | None) -> Iterator[s
 def _differences(asked: Mapping[str, Any], kept: Mapping[str, Any]) -> Iterator[str]:
     for name in asked.keys() - set(ANYWAY):
         is_part = isinstance(asked[name], Mapping)
-        if is_part and (kept[name] is None or asked[name]["_target_"] in CHOOSING):
+        if is_part and (kept[name] is None or asked[name]["_target_"] == AUTO):
             continue  # of a solved model, or chosen when the run began
+        if is_part and asked[name]["_target_"] == LOSS_AUTO:
+            yield from _unlike_chosen(asked[name], kept[name])
+            continue
         one, other = _leaves(name, asked[name]), _leaves(name, kept[name])
         for path in sorted(one.keys() | other.keys()):
             if path not in FREE and one.get(path) != other.get(path):
                 yield f"{path}: asked for {one.get(path)!r}, the run has {other.get(path)!r}"
+
+
+def _unlike_chosen(asked: Mapping[str, Any], kept: Mapping[str, Any]) -> Iterator[str]:
+    """Why `loss=auto` cannot have chosen the loss of a run, whatever memory there was."""
+    if kept["_target_"] not in (SOFTMAX, SAMPLED, COSINE):
+        yield f"loss: asked for loss=auto, which never chooses what the run has, {called(kept)}"
+    elif kept["_target_"] == SAMPLED and kept["negatives"] != asked["negatives"]:
+        told = kept["negatives"]
+        yield f"loss.negatives: asked for {asked['negatives']!r}, the run has {told!r}"
 
 
 def _leaves(path: str, value: Any) -> dict[str, Any]:

@@ -113,6 +113,10 @@ class Loop:
         ):
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be 1 or more, got {value}")
+        if last_epoch is not None and last_epoch > max_epochs:
+            raise ValueError(
+                f"last_epoch must be one of the max_epochs={max_epochs}, got {last_epoch}"
+            )
         if validation_cutoff > LONGEST:
             raise ValueError(
                 f"validation_cutoff must be at most {LONGEST:,}, got {validation_cutoff}"
@@ -133,7 +137,7 @@ class Loop:
         self.deterministic = deterministic
         self.max_epochs = max_epochs
         self.schedule = Schedule(
-            max_epochs if last_epoch is None else min(last_epoch, max_epochs),
+            max_epochs if last_epoch is None else last_epoch,
             validate_every_epochs,
             save_every_epochs,
             early_stopping_patience,
