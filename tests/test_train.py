@@ -213,6 +213,21 @@ def test_a_size_in_interactions_goes_before_the_default_in_users(
     assert len(Work(config, Prepared(prepared)).data.training) == 6  # 60 users of 40 events
 
 
+@pytest.mark.parametrize(
+    ("words", "users"),
+    [((), 256), (("trainer.batch_users=64",), 64), (("trainer.batch_interactions=400",), 10)],
+)
+def test_the_optimizer_knows_how_many_users_share_a_step(
+    prepared: Path, tmp_path: Path, words: tuple[str, ...], users: int
+) -> None:
+    """60 users of 40 events; a size in users counts though there be fewer."""
+    told = ("model.hidden_dims=[8]", "logger.wandb=off", *words)
+    work = Work(small_shop.composed(prepared, tmp_path / "run", *told), Prepared(prepared))
+    assert isinstance(work.learner, Training)
+    [layers, *_] = work.learner.optimizer.build(work.learner.model)  # type: ignore[arg-type]
+    assert layers.param_groups[0]["lr"] == pytest.approx(0.003 * math.sqrt(users / 256))
+
+
 def test_the_plan_advises_settings_that_the_run_has(
     prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -30,7 +30,7 @@ from deeprec.machine import cores
 from deeprec.model.base import PerUser
 from deeprec.model.initial import begin_biases
 from deeprec.model.layered import Layered
-from deeprec.part import find, instantiate
+from deeprec.part import find, instantiate, instantiate_with
 from deeprec.schema import Part
 from deeprec.trainer import memory
 from deeprec.trainer.callback import Schedule
@@ -177,7 +177,6 @@ class Assembly:
     def _new_training(self) -> Training:
         config = self.config
         assert config.loss is not None
-        assert config.optimizer is not None
         torch.manual_seed(config.seed)
         popularity = torch.from_numpy(self.prepared.popularity.copy())
         model = build_model(
@@ -198,7 +197,7 @@ class Assembly:
         return Training(
             model,  # type: ignore[arg-type]  # a Module that keeps the contract of Recommender
             loss,
-            instantiate(config.optimizer),
+            self._new_optimizer(),
             seed=config.seed,
             total_steps=loop.max_epochs * len(self.data.training),
             progress=Progress(),
@@ -210,6 +209,14 @@ class Assembly:
             group=self.group,
             shards=self._new_shards(model),
         )
+
+    def _new_optimizer(self) -> Optimizer:
+        assert self.config.optimizer is not None
+        batches = self.data.training
+        users = batches.grouping.batch_users or batches.users_of_batch
+        told = users * self.loop.processes
+        found: Optimizer = instantiate_with(self.config.optimizer, batch_users=told)
+        return found
 
     def _new_shards(self, model: nn.Module) -> Shards | None:
         """What several processes share out, if anything."""
@@ -253,8 +260,7 @@ class Assembly:
                 "model=layered, or leave compatibility at none"
             )
         loss = self._new_loss(part, model, None)
-        assert self.config.optimizer is not None
-        optimizer: Optimizer = instantiate(self.config.optimizer)
+        optimizer = self._new_optimizer()
         shows_target = self.data.training.target.shows_target and not self.learns_next
         linear = getattr(model, "linear", False)
         trained = Trained(
@@ -296,14 +302,13 @@ class Assembly:
 
     def _plan(self, model: nn.Module, part: Mapping[str, Any]) -> list[memory.Line]:
         """What training with this loss takes."""
-        assert self.config.optimizer is not None
         loss = self._new_loss(part, model, None)
         users = self.data.training.users_of_batch
         negatives: Negatives | None = getattr(loss, "negatives", None)
         rows, events = self._beside()
         lines = memory.plan(
             model,
-            instantiate(self.config.optimizer),
+            self._new_optimizer(),
             batch_users=users + rows,
             batch_events=int(users * self.data.training.lengths.mean()) + events,
             block_items=getattr(loss, "block_items", 8192),

@@ -88,6 +88,20 @@ def test_the_learning_rate_reaches_the_tables() -> None:
         assert any(name.endswith("/sum") or "/exp_avg" in name for name in state_tensors(built))
 
 
+@pytest.mark.parametrize(("users", "rate"), [(64, 0.0015), (256, 0.003), (1024, 0.006)])
+def test_a_rate_that_nobody_gave_goes_with_the_root_of_the_users_in_a_step(
+    users: int, rate: float
+) -> None:
+    def rates(optimizer: Optimizer) -> set[float]:
+        built = optimizer.build(new_model())
+        return {round(group["lr"], 6) for one in built for group in one.param_groups}
+
+    assert rates(Adam(batch_users=users)) == {rate}
+    assert rates(Adam(batch_users=users, lr=0.1)) == {0.1}
+    assert rates(Adam(batch_users=users, table_lr=0.2)) == {rate, 0.2}
+    assert rates(RowwiseAdagrad(batch_users=users)) == {rate, 0.05}
+
+
 def test_rates_must_be_positive() -> None:
     with pytest.raises(ValueError, match="table_lr must be above 0, got 0"):
         Adam(table_lr=0)
