@@ -130,6 +130,14 @@ def test_the_bias_begins_at_log_odds_only_where_the_loss_reads_scores_so(
             ["loss=squared", "loss.gram_items=5"],
             ["loss.gram_items: needs a model with one task", "must be 0 with Squared, to which"],
         ),
+        (
+            ["loss=sampled_softmax", "loss.negatives=5", "loss.pool=25"],
+            ["loss.pool: must be at most the 24 items of the catalog, got 25; draw fewer, or set"],
+        ),
+        (
+            ["loss=sampled_binary", "loss.negatives=5", "loss.pool=25"],
+            ["loss.pool: must be at most the 24"],
+        ),
         (["loss=regression", "loss.output=identity"], ["model.reconstruction: must be 0 with"]),
         (
             [
@@ -546,6 +554,25 @@ def test_a_plan_that_does_not_fit_names_what_helps(prepared: Path, tmp_path: Pat
     assert isinstance(memory.show(lines, 1500), Table)  # a tenth, in full
     lines = [memory.Line("a table", 12_300_000, ())]
     assert memory.show(lines, 10**9) == "memory plan: 12.3 MB of 1,000.0 MB available"
+
+
+def test_a_run_plans_what_its_loss_makes(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[memory.Line] = []
+    monkeypatch.setattr(memory, "check", lambda lines, _: told.extend(lines))
+    for words, there, absent in (
+        (("loss=squared",), "Gram matrix [", "scores"),
+        (("loss=squared", "loss.gram_items=5"), "kept Gram matrix [", "scores"),
+        (("loss=sampled_softmax", "loss.negatives=5", "loss.pool=20"), "pool of 20 ", "Gram"),
+        (("loss=sampled_softmax", "loss.negatives=5"), "blocks of scores", "pool"),
+    ):
+        told.clear()
+        config = small_shop.settings(prepared, tmp_path / "run", "model.reconstruction=0", *words)
+        Work(config, Prepared(prepared))
+        names = " ".join(line.name for line in told)
+        assert there in names
+        assert absent not in names
 
 
 def test_where_the_optimizer_takes_most_a_smaller_one_is_named() -> None:

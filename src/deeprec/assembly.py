@@ -314,6 +314,8 @@ class Assembly:
             block_items=getattr(loss, "block_items", 8192),
             drawn_items=0 if negatives is None else negatives.count,
             draws_at_once=negatives is not None and not negatives.shared_targets,
+            pool=0 if negatives is None else negatives.pool or 0,
+            gram=getattr(loss, "gram", None),
             dense_gradient=getattr(loss, "dense_gradient", False)
             or (self.config.brake is not None and negatives is None)
             or (self.group is not None and not self.loop.shard_catalog and negatives is None)

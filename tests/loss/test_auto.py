@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from deeprec import part
 from deeprec.loss.auto import Auto
 from deeprec.loss.cosine import Cosine
 from deeprec.loss.cosine_contrastive import CosineContrastive
@@ -20,6 +21,9 @@ PLENTY = 10**12
         (27_278, 600, 512, "cpu", "Softmax"),
         (1_000_000, 64, 256, "cpu", "Softmax"),
         (10_000_000, 64, 256, "cpu", "SampledSoftmax"),
+        (10_000_000, 32, 256, "cpu", "SampledSoftmax"),  # 37 s on a thread, 7 of these products
+        (10_000_000, 16, 256, "cpu", "SampledSoftmax"),
+        (10_000_000, 32, 256, "cuda", "Softmax"),
         (10_000_000, 64, 256, "cuda", "Softmax"),
         (100_000_000, 128, 4096, "cuda", "SampledSoftmax"),
     ],
@@ -52,10 +56,32 @@ def test_what_does_not_fit_is_estimated_if_that_takes_less() -> None:
 def test_a_linear_model_gets_the_gram_matrix_and_past_its_price_a_kept_one() -> None:
     small = Auto(20_000, width=256, linear=True).choose(lambda loss: 1, PLENTY)
     assert small.loss == {"_target_": "deeprec.loss.cosine.Cosine", "_partial_": True}
-    # 4 V D D operations: 4 * 10 million * 256 * 256 = 2.6e12, above the 1e12 of a CPU
+    # 4 V D D operations: 4 * 10 million * 256 * 256 = 2.6e12, and V D numbers as 400 each: 1.0e12
     large = Auto(10_000_000, width=256, linear=True).choose(lambda loss: 1, PLENTY)
     assert large.loss["gram_items"] == 4096
-    assert "2.6" in large.why or "3 of at most 1 TFLOP" in large.why
+    assert "3.6 of at most 1.2 TFLOP" in large.why
+
+
+@pytest.mark.parametrize("num_items", [20_000, 1_000_000])
+def test_a_linear_model_makes_its_gram_matrix_of_the_blocks_that_are_asked_for(
+    num_items: int,
+) -> None:
+    auto = Auto(num_items, width=1024, linear=True, block_items=500)
+    choice = auto.choose(lambda loss: 1, PLENTY)
+    assert choice.loss["block_items"] == 500
+    assert ("gram_items" in choice.loss) is (num_items > 20_000)
+    assert part.instantiate(choice.loss, num_items=num_items).gram.block_items == 500
+
+
+@pytest.mark.parametrize("num_items", [27_278, 100_000, 200_000, 390_000])
+@pytest.mark.parametrize(
+    ("width", "batch_users"), [(64, 1024), (128, 1024), (200, 1024), (256, 1024), (600, 512)]
+)
+def test_some_hundred_thousand_items_are_scored_exactly(
+    num_items: int, width: int, batch_users: int
+) -> None:
+    auto = Auto(num_items, width=width, batch_users=batch_users)
+    assert auto.choose(lambda loss: 1, PLENTY).loss["_target_"].endswith(".Softmax")
 
 
 def test_targets_are_scored_for_everybody_where_a_batch_has_fewer_than_draws() -> None:

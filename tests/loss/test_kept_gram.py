@@ -117,6 +117,19 @@ def test_a_step_touches_some_rows_only() -> None:
         assert first or largest.elements < items
 
 
+@pytest.mark.parametrize("make", [Cosine, Squared])
+def test_its_exact_computation_is_made_of_the_blocks_that_are_asked_for(
+    make: Callable[..., nn.Module],
+) -> None:
+    items = 20_000
+    weight, bias = torch.ones(items, 4), torch.zeros(items)
+    for block_items, most in ((100, 100 * 5), (20_000, 20_000 * 5)):
+        loss = make(items, gram_items=10, block_items=block_items)
+        with LargestTensor() as largest:
+            loss.gram(weight, bias, None, torch.tensor([0]))
+        assert largest.elements == most
+
+
 def test_mistakes_are_told() -> None:
     with pytest.raises(ValueError, match="gram_items must be 1 or more, got 0"):
         Cosine(9, gram_items=0)

@@ -257,6 +257,27 @@ def test_hard_negatives_are_those_the_batch_scores_highest() -> None:
     assert torch.equal(catalog.share_R, torch.ones(6))
 
 
+@pytest.mark.parametrize("block_items", [None, 1, 7, 100])
+def test_hard_negatives_are_the_same_however_many_are_scored_at_once(
+    block_items: int | None,
+) -> None:
+    """Hardest is what adds most to the sum of the exponentials of all scores."""
+    (hidden, weight, bias, _), _, target = problem(14)
+    torch.manual_seed(15)
+    negatives = Negatives(ITEMS, 9, pool=50)
+    none = torch.zeros(0, dtype=torch.int64), torch.zeros(USERS + 1, dtype=torch.int64)
+    alone = Encoded(hidden, *none, torch.zeros(0, dtype=torch.float64))
+    catalog = candidate_catalog(
+        negatives, alone, weight, bias, target, NO_UPDATES, block_items=block_items
+    )
+    torch.manual_seed(15)
+    every = torch.randint(ITEMS, (50,))
+    pool = [item for item in every.unique().tolist() if item not in target.values.tolist()]
+    sums = (hidden @ weight.T + bias).exp().sum(0)
+    hardest = sorted(pool, key=lambda item: -float(sums[item]))[:9]
+    assert catalog.items_R[-9:].tolist() == hardest
+
+
 def test_a_sample_depends_on_its_generator_alone() -> None:
     negatives = Negatives(ITEMS, 8, popularity=popularity())
 
@@ -317,7 +338,13 @@ def test_fully_calibrated_scores_rest_at_the_log_odds_of_the_truth(
 @pytest.mark.parametrize("optimizer", [Adam(), RowwiseAdagrad()])
 @pytest.mark.parametrize(
     "make",
-    [SampledSoftmax, SampledBinary, partial(SampledSoftmax, shared_targets=False)],
+    [
+        SampledSoftmax,
+        SampledBinary,
+        partial(SampledSoftmax, shared_targets=False),
+        partial(SampledSoftmax, pool=15_000, block_items=512),  # which together have 16 * 15,000
+        partial(SampledBinary, pool=15_000, block_items=512),
+    ],
 )
 def test_a_step_makes_nothing_as_long_as_the_catalog(
     make: Callable, optimizer: Adam, repeats: bool

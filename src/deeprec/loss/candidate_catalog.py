@@ -14,6 +14,7 @@ from torch import Tensor
 
 from deeprec.batch import Asked, Encoded, Sample
 from deeprec.loss.asked import Target, asked_of
+from deeprec.loss.block_size import fitting_block_items
 from deeprec.loss.negatives import Negatives
 from deeprec.table import Rows, RowUpdate, Updates
 
@@ -38,6 +39,8 @@ def candidate_catalog(
     item_bias_V: Tensor,
     target: Target,
     updates: Updates,
+    *,
+    block_items: int | None = None,
 ) -> CandidateCatalog:
     """The batch's targets and drawn negatives as a catalog of their own.
 
@@ -48,13 +51,14 @@ def candidate_catalog(
         item_bias_V: float [V].
         target: item indices in [0, V), plain or arranged.
         updates: of rows of the whole catalog.
+        block_items: items of a pool scored at once; None: as many as suit the device.
     """
     asked = asked_of(target, encoded, item_bias_V)
     sample = asked.sample or negatives.sample(asked)
     assert isinstance(sample, Sample), "targets that are not shared are scored by own_targets.py"
     items_R, share_R = sample.items, sample.shares.to(item_bias_V.dtype)
     if sample.num_hardest:
-        hardest = _hardest(sample, encoded, item_weight_VD, item_bias_V)
+        hardest = _hardest(sample, encoded, item_weight_VD, item_bias_V, block_items)
         items_R = torch.cat([items_R, hardest])
         share_R = torch.cat([share_R, share_R.new_ones(sample.num_hardest)])
     at = items_R, sample.places
@@ -71,13 +75,25 @@ def candidate_catalog(
 
 
 def _hardest(
-    sample: Sample, encoded: Encoded, item_weight_VD: Tensor, item_bias_V: Tensor
+    sample: Sample,
+    encoded: Encoded,
+    item_weight_VD: Tensor,
+    item_bias_V: Tensor,
+    block_items: int | None,
 ) -> Tensor:
-    """int64: items of the pool that the batch scores highest."""
+    """int64: items of the pool that the batch scores highest; of all of it one number is kept."""
     with torch.no_grad():
-        weight_SD, bias_S = item_weight_VD[sample.pool], item_bias_V[sample.pool]
-        scores_BS = torch.addmm(bias_S, encoded.hidden_BD.to(weight_SD.dtype), weight_SD.T)
-        return sample.pool[scores_BS.logsumexp(0).topk(sample.num_hardest).indices]
+        hidden_BD = encoded.hidden_BD.to(item_weight_VD.dtype)
+        count = block_items or fitting_block_items(len(hidden_BD), hidden_BD.device.type)
+        # made before, for the numbers of each block would lie where its scores were: the next block
+        # would find no room there, and all blocks together would take what [B, S] does
+        hardness_S = hidden_BD.new_empty(len(sample.pool))
+        for start in range(0, len(hardness_S), count):
+            items_C = sample.pool[start : start + count]
+            hardness_S[start : start + count] = torch.addmm(
+                item_bias_V[items_C], hidden_BD, item_weight_VD[items_C].T
+            ).logsumexp(0)
+        return sample.pool[hardness_S.topk(sample.num_hardest).indices]
 
 
 def _rows(table: Tensor, items_R: Tensor, update: RowUpdate | None) -> Tensor:

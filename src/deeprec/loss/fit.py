@@ -65,6 +65,16 @@ def unfit_draws(gram_items: int | None, trained: Trained) -> list[str]:
     return found
 
 
+def unfit_pool(pool: int | None, trained: Trained) -> list[str]:
+    """What keeps so many items from being drawn to find the hardest; None: there is no pool."""
+    if pool is None or pool <= trained.num_items:
+        return []
+    return [
+        f"loss.pool: must be at most the {trained.num_items:,} items of the catalog, got {pool}; "
+        "draw fewer, or set loss.pool=null"
+    ]
+
+
 def unfit_left_out(loss: object, trained: Trained) -> list[str]:
     """What keeps items from being left out by a score lower than any, as a second task does.
 

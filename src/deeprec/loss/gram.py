@@ -22,7 +22,7 @@ from torch.autograd.function import once_differentiable
 
 from deeprec.table import Rows
 
-BLOCK_ITEMS = 8_192
+BLOCK_ITEMS = 8_192  # of 128 wide, 4 MiB of rows
 
 
 class ExactGram:

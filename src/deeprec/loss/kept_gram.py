@@ -40,12 +40,21 @@ class KeptGram:
         num_items: V.
         draws: rows drawn for a step.
         popularity: int64 [V]; see `Negatives`.
+        block_items: items whose part of the matrix is made at once, where all of it is.
     """
 
     dense_gradient = False
 
-    def __init__(self, num_items: int, draws: int, *, popularity: Tensor | None) -> None:
+    def __init__(
+        self,
+        num_items: int,
+        draws: int,
+        *,
+        popularity: Tensor | None,
+        block_items: int = BLOCK_ITEMS,
+    ) -> None:
         self.draws = Negatives(num_items, draws, popularity=popularity)
+        self.block_items = block_items
         self._kept: dict[tuple[int, int], _Kept] = {}
 
     def __call__(
@@ -68,7 +77,9 @@ class KeptGram:
         sample = self.draws.sample(_asked(changing_P))
         assert isinstance(sample, Sample), "what changes stands for itself"
         key = item_weight_VD.data_ptr(), 0 if item_bias_V is None else item_bias_V.data_ptr()
-        tables = _Tables(item_weight_VD.detach(), _detached(item_bias_V), item_scale_V)
+        tables = _Tables(
+            item_weight_VD.detach(), _detached(item_bias_V), item_scale_V, self.block_items
+        )
         kept = self._kept.setdefault(key, _Kept())
         with torch.autocast(item_weight_VD.device.type, enabled=False):
             gram_EE = kept.brought_up_to_date(tables)
@@ -92,7 +103,7 @@ def new_gram(
         return exact
     if gram_items < 1:
         raise ValueError(f"gram_items must be 1 or more, got {gram_items}")
-    return KeptGram(num_items, gram_items, popularity=popularity)
+    return KeptGram(num_items, gram_items, popularity=popularity, block_items=block_items)
 
 
 @dataclass(frozen=True)
@@ -100,6 +111,7 @@ class _Tables:
     item_weight_VD: Tensor
     item_bias_V: Tensor | None
     item_scale_V: Tensor | None
+    block_items: int
 
     def rows(self, items_R: Tensor) -> Tensor:
         return extended(self.item_weight_VD, self.item_bias_V, items_R)
@@ -110,7 +122,7 @@ class _Tables:
     def exact(self) -> Tensor:
         """Float64 [E, E], summed in blocks."""
         total: Tensor | None = None
-        for items in blocks(len(self.item_weight_VD), BLOCK_ITEMS):
+        for items in blocks(len(self.item_weight_VD), self.block_items):
             rows_CE = extended(self.item_weight_VD, self.item_bias_V, items)
             part = (rows_CE.T @ scaled(rows_CE, self.item_scale_V, items)).double()
             total = part if total is None else total.add_(part)

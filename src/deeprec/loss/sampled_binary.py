@@ -8,6 +8,7 @@ from deeprec.batch import Encoded
 from deeprec.loss.asked import Target, asked_of
 from deeprec.loss.candidate_catalog import candidate_catalog
 from deeprec.loss.catalog_blocks import Cost, catalog_loss, separable
+from deeprec.loss.fit import Trained, unfit_pool
 from deeprec.loss.negatives import Negatives
 from deeprec.loss.own_targets import of_draws, own_scores
 from deeprec.table import NO_UPDATES, Updates
@@ -33,15 +34,15 @@ class SampledBinary(nn.Module):
         popularity_power: a draw takes an item with probability in proportion to
             `(popularity + 1) ** popularity_power`.
         uniform_share: of the draws that take any item alike, above 0.
-        pool: hard negatives: draw so many, and keep the `negatives` that the batch scores highest;
-            None: keep what is drawn.
+        pool: hard negatives: draw so many, V at most, and keep the `negatives` that the batch
+            scores highest; None: keep what is drawn.
         shared_targets: score the targets of the batch for all of its users. False: for their own
             users only, which costs far less where a batch has more distinct targets than draws.
         calibration: None, or gBCE's t in [0, 1]: 0 leaves probabilities as they come out, 1
             calibrates them fully. Not with a pool: how likely it keeps an item is not known.
         one_scale: weight of the targets.
-        block_items: items scored at once; None: as many as suit the device. Where targets are not
-            shared, all draws are, whatever it says.
+        block_items: items scored at once, of a pool too; None: as many as suit the device. Where
+            targets are not shared, all draws are, whatever it says.
 
     Raises:
         ValueError: an argument lies outside its range.
@@ -93,6 +94,10 @@ class SampledBinary(nn.Module):
         self.register_buffer("rate_V", rate_V, persistent=False)
         # calibrated, an item that stands again in a padded batch would count again
         self.fills_targets = shared_targets and pool is None and calibration is None
+
+    def unfit(self, trained: Trained) -> list[str]:
+        """What keeps it from training such a model; see `Trained`."""
+        return unfit_pool(self.negatives.pool, trained)
 
     @property
     def note(self) -> str:
@@ -148,7 +153,13 @@ class SampledBinary(nn.Module):
         if not self.negatives.shared_targets:
             return self._of_own_targets(encoded, item_weight_VD, item_bias_V, target, updates)
         catalog = candidate_catalog(
-            self.negatives, encoded, item_weight_VD, item_bias_V, target, updates
+            self.negatives,
+            encoded,
+            item_weight_VD,
+            item_bias_V,
+            target,
+            updates,
+            block_items=self.block_items,
         )
         asked, share_R, power = catalog.asked, catalog.share_R, self.one_scale
         if self.rate_V is not None:

@@ -6,6 +6,7 @@ from deeprec.batch import Encoded
 from deeprec.loss.adjustment import Adjustment
 from deeprec.loss.asked import Target, asked_of
 from deeprec.loss.candidate_catalog import candidate_catalog
+from deeprec.loss.fit import Trained, unfit_pool
 from deeprec.loss.negatives import Negatives
 from deeprec.loss.own_targets import of_draws, own_scores
 from deeprec.loss.softmax import Softmax, target_weights, users_with_targets
@@ -26,15 +27,15 @@ class SampledSoftmax(nn.Module):
         popularity_power: a draw takes an item with probability in proportion to
             `(popularity + 1) ** popularity_power`.
         uniform_share: of the draws that take any item alike, above 0.
-        pool: hard negatives: draw so many, and keep the `negatives` that the batch scores highest;
-            None: keep what is drawn.
+        pool: hard negatives: draw so many, V at most, and keep the `negatives` that the batch
+            scores highest; None: keep what is drawn.
         shared_targets: score the targets of the batch for all of its users. False: for their own
             users only, which costs far less where a batch has more distinct targets than draws.
         normalise_targets: as of `Softmax`.
         temperature: as of `Softmax`.
         popularity_adjustment: as of `Softmax`.
-        block_items: items scored at once; None: as many as suit the device. Where targets are not
-            shared, all draws are, whatever it says.
+        block_items: items scored at once, of a pool too; None: as many as suit the device. Where
+            targets are not shared, all draws are, whatever it says.
 
     Raises:
         ValueError: an argument lies outside its range.
@@ -79,6 +80,10 @@ class SampledSoftmax(nn.Module):
         self.block_items = block_items
         self.passes_over_users = True
         self.fills_targets = shared_targets and pool is None and not normalise_targets
+
+    def unfit(self, trained: Trained) -> list[str]:
+        """What keeps it from training such a model; see `Trained`."""
+        return unfit_pool(self.negatives.pool, trained)
 
     @property
     def note(self) -> str:
@@ -135,7 +140,13 @@ class SampledSoftmax(nn.Module):
         if not self.negatives.shared_targets:
             return self._of_own_targets(encoded, item_weight_VD, item_bias_V, target, updates)
         catalog = candidate_catalog(
-            self.negatives, encoded, item_weight_VD, item_bias_V, target, updates
+            self.negatives,
+            encoded,
+            item_weight_VD,
+            item_bias_V,
+            target,
+            updates,
+            block_items=self.block_items,
         )
         encoded, item_bias_R, updates = self.adjustment.of_catalog(
             catalog.encoded,

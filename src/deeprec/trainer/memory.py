@@ -13,6 +13,8 @@ from torch import nn
 from deeprec.errors import ResourceError
 from deeprec.halving import denies_memory
 from deeprec.loss.block_size import fitting_block_items
+from deeprec.loss.gram import ExactGram
+from deeprec.loss.kept_gram import KeptGram
 from deeprec.machine import free_memory_bytes
 from deeprec.model.base import PerUser
 from deeprec.trainer.kinds import kinds_of
@@ -24,7 +26,9 @@ LARGE = 100_000  # numbers of a table that has lines of its own
 EVENT = 150  # bytes an event of a batch costs on its way: keys, order, ages, features, gradients
 SOLVED_EVENT = 100  # bytes an event costs where all are held at once: keys, order, ages, weights
 FEWER = "fewer items (data.filters)"
+POOLED = 64  # bytes a draw of a pool costs: 41 at most to be made, 8 in each batch made ahead
 BLOCK, NEGATIVES = "a smaller loss.block_items", "fewer loss.negatives"
+POOL, GRAM_ITEMS = "a smaller loss.pool", "fewer loss.gram_items"
 STATE = "optimizer=rowwise_adagrad"
 NO_COPY = "trainer.save_in_background=false"
 FEWER_PROCESSES = "fewer trainer.processes"
@@ -32,6 +36,7 @@ NO_FORK = "trainer.prefetch_processes=0"
 GRAPH = "trainer.cuda_graph=false"
 EASY = 10  # times what a run needs that are there, from which on its parts need not be told
 BLOCKS = 3  # blocks of scores a loss holds at once: scores, their gradient, one between
+GRAMS, KEPT_GRAMS = 4, 10  # Gram matrices in float32: its gradient too; as kept in float64, changed
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,8 @@ def plan(
     block_items: int | None,
     drawn_items: int = 0,
     draws_at_once: bool = False,
+    pool: int = 0,
+    gram: ExactGram | KeptGram | None = None,
     dense_gradient: bool = False,
     per_user: PerUser | None = None,
     ways: Ways = Ways(),
@@ -82,6 +89,8 @@ def plan(
         block_items: items that the loss scores at once; None: as many as suit the device.
         drawn_items: items that a sampled loss draws for a batch; 0: the loss draws none.
         draws_at_once: whether the loss scores all of these at once, in place of blocks.
+        pool: of how many draws these are the hardest; 0: all that is drawn is kept.
+        gram: by which the loss sums over the catalog, in place of scores.
         dense_gradient: whether the loss gives every row of the catalog table a gradient, instead of
             handing the rows of a block to the optimizer at once.
         per_user: what a user takes in a step; None: one hidden vector, and eight of its width.
@@ -102,7 +111,6 @@ def plan(
     asked = round(batch_users * hidden)
     who = "users" if per_user is None else "positions"
     scored = asked * processes if shards else asked
-    block_items = min(block_items or fitting_block_items(scored, device), catalog.shape[0])
     said = f"activations of {asked:,} {who}"
     in_parts = [*kinds_of(model).scored] if shards else []
     in_parts += _shared_out(model) if shares_inputs else []
@@ -114,8 +122,15 @@ def plan(
         *kept,
         Line(f"batch of {batch_events:,} events", batch_events * EVENT, (ways.batch,)),
         Line(said, round(batch_users * floats) * FLOAT, (ways.width, ways.batch)),
-        _score_lines(scored, who, block_items, drawn_items if draws_at_once else 0, ways),
     ]
+    if gram is not None:
+        lines.append(_gram_line(gram, len(catalog), width, batch_events, ways))
+    else:
+        block_items = min(block_items or fitting_block_items(scored, device), catalog.shape[0])
+        draws = drawn_items if draws_at_once else 0
+        lines.append(_score_line(scored, who, block_items, draws, ways))
+    if pool:
+        lines.append(Line(f"pool of {pool:,} drawn items", pool * POOLED, (POOL,)))
     if drawn_items:
         rows = min(catalog.shape[0], batch_events + drawn_items)
         what = f"scored rows of at most {rows:,} items, and their gradient"
@@ -295,7 +310,29 @@ def _together_lines(
     yield Line("their optimizer, put together to save", state, settings)
 
 
-def _score_lines(asked: int, who: str, block_items: int, draws: int, ways: Ways) -> Line:
+def _gram_line(
+    gram: ExactGram | KeptGram, num_items: int, width: int, events: int, ways: Ways
+) -> Line:
+    """What a loss makes that knows its sum over the catalog without scoring it.
+
+    Rows of the batch's items have gradients from the matrix and from their cells. A block of rows
+    is there twice, before and after a product. Later the gradient of the table is there twice, when
+    its parts are added; of a matrix that is kept, the batch's rows as they were, are, and scaled.
+    """
+    edge, block = width + 1, 2 * min(gram.block_items, num_items)  # the bias is one more column
+    kept = isinstance(gram, KeptGram)
+    touched = min(num_items, events + (gram.draws.count if isinstance(gram, KeptGram) else 0))
+    later = 3 * touched if kept else num_items
+    rows = 2 * touched + max(block, later)
+    fewer = (GRAM_ITEMS, ways.batch) if kept else (ways.no_dense_gradient,)
+    return Line(
+        f"{'kept ' if kept else ''}Gram matrix [{edge}, {edge}], and {rows:,} rows beside it",
+        ((KEPT_GRAMS if kept else GRAMS) * edge + rows) * edge * FLOAT,
+        (ways.width, *((BLOCK,) if block > later else fewer)),
+    )
+
+
+def _score_line(asked: int, who: str, block_items: int, draws: int, ways: Ways) -> Line:
     """What scores and their gradients take."""
     copies, items = (2 * BLOCKS, draws) if draws else (BLOCKS, block_items)
     return Line(
