@@ -221,6 +221,36 @@ def test_several_are_trained_and_blended_and_an_interrupted_command_goes_on(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["prepared", "run"]
 
 
+def test_where_nobody_can_be_judged_models_weigh_the_same_and_it_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The only validation user takes again what it had; a folder of all events validates nobody."""
+    had = [("u0", "a"), ("u0", "b"), ("u1", "b"), ("u1", "c"), ("u2", "c"), ("u2", "d")]
+    rows = [(*pair, f"2024-01-{1 + day:02}") for day, pair in enumerate([*had, ("u3", "a")])]
+    rows += [("u0", "a", "2024-02-01"), ("u1", "d", "2024-03-01")]
+    events = tmp_path / "events.csv"
+    events.write_text("\n".join(map(",".join, [("user_id", "item_id", "timestamp"), *rows])))
+    table = ["data=table", f"data.events={events}", "data.time=timestamp", "split=time_cut"]
+    cuts = ["split.validation_from=2024-01-20", "split.holdout_from=2024-02-20"]
+    for name, words, why in (
+        ("again", cuts, "has 1 validation user, of whom none took an item there that was new"),
+        ("all", [*cuts, "train_on=everything"], "has no validation part"),
+    ):
+        place = tmp_path / name
+        words = [*table, *words, f"output_dir={place}"]
+        prepare(cast(PrepareConfig, compose("prepare", words)))
+        capsys.readouterr()
+        run = open_run(train(config(place, tmp_path / f"{name}.run", "trainer.max_epochs=1")))
+        weights = run.config.model["weights"]
+        assert len(weights) > 1
+        assert weights == [1 / len(weights)] * len(weights)
+        said = capsys.readouterr().out
+        assert "nan" not in said
+        assert f"{place} {why}" in said
+        assert f"each of the {len(weights)} models weighs {1 / len(weights):.2f}" in said
+        assert f"`deeprec refit run=RUN prepared={place} output_dir=" in said
+
+
 def test_what_is_said_besides_auto_holds(prepared: Path, tmp_path: Path) -> None:
     opened = Prepared(prepared)
     given = config(prepared, tmp_path, "optimizer.lr=0.07", "trainer.max_epochs=2", "seed=5")

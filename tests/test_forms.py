@@ -135,6 +135,10 @@ OTHERS: dict[str, Callable[[], Recommender]] = {
     "sequence": lambda: SequenceEncoder(
         24, width=8, num_layers=1, max_events=5, time_gaps=True
     ).eval(),
+    "fading": lambda: blend_of(
+        LinearAutoencoder(24, width=3),
+        solved(ItemToItem(24, neighbours=23, history_weighting="decayed", fade_days=2.64)),
+    ),
     "blend": lambda: blend_of(
         LinearAutoencoder(24, width=3), OTHERS["sequence"](), solved(ItemToItem(24))
     ),
@@ -233,18 +237,20 @@ def test_onnx_answers_batches_as_the_model_does_and_refuses_by_number(
 
 
 @pytest.mark.slow
-def test_a_blend_of_whatever_there_is_is_in_onnx_too(tmp_path: Path) -> None:
-    model, draw = OTHERS["blend"](), random.Random(3)
+@pytest.mark.parametrize("name", ["blend", "fading"])
+def test_a_blend_of_whatever_there_is_is_in_onnx_too(name: str, tmp_path: Path) -> None:
+    model, draw = OTHERS[name](), random.Random(3)
     onnx.save(to_onnx(model, {})[0], tmp_path / bundle.ONNX)
     items, offsets = jagged(
         [[draw.randrange(24) for _ in range(draw.randrange(9))] for _ in "1" * 40]
     )
     none, ends = np.zeros(0, np.int64), np.zeros(41, np.int64)
-    given = {"item_ids": items, "offsets": offsets, "ages": np.full(len(items), -1, np.float32)}
+    ages = torch.rand(len(items)).sort(descending=True)[0] * 100
+    given = {"item_ids": items, "offsets": offsets, "ages": ages}
     given |= {"k": 7, "exclude_seen": False, "only_allowed": False}
     given |= dict.fromkeys(("denied_items", "allowed_items"), none)
     given |= dict.fromkeys(("denied_offsets", "allowed_offsets"), ends)
-    batch = Batch(torch.arange(40), Jagged(items, offsets))
+    batch = Batch(torch.arange(40), Jagged(items, offsets), ages)
     expected = rank(model, batch, 7, exclude_seen=False)
     for best, scores, truth, true_scores in zip(*asked_onnx(tmp_path, **given), *expected):
         assert same_answer(*(x.tolist() for x in (best, scores, truth, true_scores)))

@@ -19,6 +19,7 @@ import standin
 from deeprec.cli import main
 from deeprec.config import compose
 from deeprec.errors import ConfigError, DataError, DeeprecError
+from deeprec.part import called
 from deeprec.search.crew import Crew
 from deeprec.search.worker import Ended, Validated
 from deeprec.sweep import sweep
@@ -256,13 +257,19 @@ def test_a_worker_that_dies_is_a_failed_trial(prepared: Path, tmp_path: Path) ->
     assert "epoch   1/100000" in (tmp_path / "run.log").read_text()
 
 
-def test_the_best_of_each_model_is_blended(tmp_path: Path) -> None:
+def test_the_best_of_each_model_is_blended(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     prepared = small_shop.make(tmp_path / "prepared", repeats=False)
     left_out = ("popularity", "ease", "ials", "graph_filter", "linear", "variational", "sequence")
     words = [f"prepared={prepared}", f"output_dir={tmp_path / 'all'}", "trials=2"]
     words += [f"sweep.new.{name}=null" for name in left_out]  # two stay
     best = open_run(sweep(cast(SweepConfig, compose("sweep", words))))
     blend = open_run(tmp_path / "all" / "blend")
+    said = "".join(capsys.readouterr().out.split())
+    assert "blendingthebestrunofeachof2models,whichcomesontopofthebudget" in said
+    for member in blend.config.model["members"]:  # beside the trials that they came of
+        assert f"({called(member)})" in said
     assert blend.finished
     assert blend.checkpoint.score is not None
     assert blend.checkpoint.score > (best.checkpoint.score or 0.0)

@@ -82,7 +82,7 @@ def weighed(runs: Sequence[Run], prepared: Prepared, validation_users: int, cuto
         cutoff: k of the ndcg@k that they are best by.
 
     Raises:
-        DataError: nobody is left to validate on.
+        NobodyJudgedError: nobody is left to validate on.
     """
     together = Blend(
         prepared.num_items, members=[run.model for run in runs], weights=[1.0] * len(runs)
@@ -143,9 +143,15 @@ def _show(
     table.add_column("weight", justify="right")
     table.add_column(f"ndcg@{cutoff}", justify="right")
     for run, weight, score in zip(runs, weights, alone, strict=True):
-        table.add_row(str(run.path), f"{weight:.2f}", f"{score:.4f}")
+        table.add_row(_named(run), f"{weight:.2f}", f"{score:.4f}")
     table.add_row("blend", "", f"{together:.4f}", style="bold")
     console.print(table)
+
+
+def _named(run: Run) -> str:
+    """Where a run is, and its model where the name of the folder does not say it."""
+    model = part.called(run.config.model)
+    return str(run.path) if run.path.name.endswith(model) else f"{run.path} ({model})"
 
 
 def written(

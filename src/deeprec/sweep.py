@@ -139,7 +139,11 @@ def _together(config: SweepConfig, output: Path, members: Sequence[Path]) -> Pat
     if len(members) < 2 or not config.blend:
         return None
     try:
-        console.print("\nblending the best run of each model")
+        console.print(
+            f"\nblending the best run of each of {len(members)} models, which comes on top of the "
+            "budget (blend=false leaves it out)",
+            soft_wrap=True,
+        )
         runs = [str(path) for path in members]
         together = BlendConfig(runs=runs, output_dir=str(place), seed=config.seed)
         return blend(together, says_next=False)

@@ -31,6 +31,7 @@ from deeprec.trainer.run import (
     take_away_unmade,
 )
 from deeprec.trainer.solving import Solving
+from deeprec.trainer.weighing import NobodyJudgedError
 from deeprec.verb import BlendConfig, TrainConfig
 from deeprec.work import Work, next_of
 
@@ -107,12 +108,14 @@ def _together(
     """
     members = Members(output)
     runs = members.trained([*zip(_folders(configs), configs, strict=True)], train)
-    weights: Sequence[float] = [1.0 / len(runs)] * len(runs)
-    cutoff: int | None = None
-    if len(prepared.judged_users("validation")):
-        cutoff = cutoff_of(configs[0])
-    if cutoff is not None:
-        weights = weighed(runs, prepared, BlendConfig.validation_users, cutoff)
+    cutoff: int | None = None  # weights are chosen by none
+    try:
+        by = cutoff_of(configs[0])
+        weights: Sequence[float] = weighed(runs, prepared, BlendConfig.validation_users, by)
+        cutoff = by
+    except NobodyJudgedError:
+        weights = [1.0 / len(runs)] * len(runs)
+        _tell_equal(len(runs), prepared)
     if (best := the_only(weights)) is not None:
         console.print(f"{runs[best].path.name} alone is as good as any blend of these")
         folder.place(runs[best].path, output)
@@ -131,6 +134,26 @@ def _folders(configs: Sequence[TrainConfig]) -> list[str]:
     return [
         name if count == 1 else f"{count}-{name}" for name, count in zip(names, counts, strict=True)
     ]
+
+
+def _tell_equal(num_models: int, prepared: Prepared) -> None:
+    """Says that weights were not chosen, and how they can be."""
+    if num_models == 1:
+        return
+    users = len(prepared.judged_users("validation"))
+    why = "has no validation part"
+    if users:
+        why = (
+            f"has {users:,} validation user{'s' * (users != 1)}, of whom none took an item there "
+            "that was new to them"
+        )
+    console.print(
+        f"[yellow]note[/yellow] {prepared.path} {why}, so weights cannot be chosen: each of the "
+        f"{num_models} models weighs {1 / num_models:.2f}. To choose them, give experiment=auto a "
+        "folder prepared with a validation part that judges somebody, and then `deeprec refit "
+        f"run=RUN prepared={prepared.path} output_dir=ANOTHER` trains that run on this one",
+        soft_wrap=True,
+    )
 
 
 def _holds_something(output: Path) -> bool:

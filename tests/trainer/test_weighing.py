@@ -1,11 +1,15 @@
 """Weights are judged by lists as the ranker makes them."""
 
+import re
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 import reference
 from deeprec.batch import Batch, Jagged
+from deeprec.trainer import weighing
 from deeprec.trainer.weighing import Candidates, Weights, climbed
 
 
@@ -40,6 +44,24 @@ def test_weights_are_looked_for_from_equal_ones_and_from_the_best_member(at: Wei
         return max(-_apart(weights, at), -0.01 - _apart(weights, (0.3, 0.3, 0.4, 0.0)))
 
     assert climbed(score, 4) == pytest.approx(at)
+
+
+def test_a_choice_that_takes_long_is_told_before_and_on_its_way(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(weighing.time, "monotonic", lambda: clock.now)
+
+    def score(weights: Weights) -> float:
+        clock.now += 5.0  # seconds
+        return -_apart(weights, (0.4, 0.3, 0.3))
+
+    climbed(score, 3)
+    first, *rest = capsys.readouterr().out.splitlines()
+    # three lengths of step, six ways to move weight, five seconds each
+    assert first == "choosing weights of 3 models: about 90 seconds"
+    assert re.fullmatch(r"choosing weights: 1\d tried, -0\.\d+ so far", rest[0])
+    assert len(rest) == pytest.approx(clock.now / 60, abs=2)
 
 
 def _apart(one: Weights, other: Weights) -> float:

@@ -9,7 +9,7 @@ deviation over the catalog, for every user, which needs no score of the catalog:
 
     variance[b] = h[b] . C h[b]        h: hidden vector and 1        C: covariance of table and bias
 
-corrected by the few items with scores of their own.
+of the products. Items with scores of their own are taken out of it, and are a group beside it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -73,7 +73,8 @@ class Blend(nn.Module):
         self.item_bias = nn.Parameter(torch.zeros(num_items), requires_grad=False)
         for index, member in enumerate(members):
             size = member.item_weight.shape[1] + 1
-            self.register_buffer(f"moments_{index}", torch.zeros(1 + size, size))
+            moments = torch.zeros(1 + size, size, dtype=torch.float64)
+            self.register_buffer(f"moments_{index}", moments)
 
     @torch.no_grad()
     def join(self) -> None:
@@ -210,10 +211,10 @@ def standardised(said: Encoded, table_VD: Tensor, moments: Tensor) -> Encoded:
     """What one member said, over its spread, with a column of ones for the bias of its table."""
     hidden_BD = with_one(said.hidden_BD, table_VD.shape[1])
     items_M, offsets_B1, own_M = said.repeat_items_M, said.repeat_offsets_B1, said.repeat_scores_M
-    users_M, own_M = owners_of(offsets_B1, items_M), own_M.float()
-    product_M = products(hidden_BD, table_VD, items_M, offsets_B1, users_M)
-    scale_B = 1.0 / deviation(hidden_BD, table_VD, moments, users_M, product_M, own_M)
-    return Encoded(hidden_BD * scale_B[:, None], items_M, offsets_B1, own_M * scale_B[users_M])
+    own_M = own_M.float()
+    scale_B = 1.0 / deviation(Encoded(hidden_BD, items_M, offsets_B1, own_M), table_VD, moments)
+    own_M = own_M * scale_B[owners_of(offsets_B1, items_M)]
+    return Encoded(hidden_BD * scale_B[:, None], items_M, offsets_B1, own_M)
 
 
 def scores_at(said: Encoded, table_VD: Tensor, items_BC: Tensor) -> Tensor:
@@ -227,11 +228,11 @@ def scores_at(said: Encoded, table_VD: Tensor, items_BC: Tensor) -> Tensor:
 
 
 def moments_of(table_VD: Tensor) -> Tensor:
-    """float32 [1 + D, D]: the mean row, and below it the covariance of the columns."""
+    """float64 [1 + D, D]: the mean row, and below it the covariance of the columns."""
     exact_VD = table_VD.double()
     mean_D = exact_VD.mean(0)
     off_VD = exact_VD - mean_D
-    return torch.cat([mean_D[None], off_VD.T @ off_VD / len(off_VD)]).float()
+    return torch.cat([mean_D[None], off_VD.T @ off_VD / len(off_VD)])
 
 
 def own_cells(encoded: list[Encoded], num_items: int) -> tuple[Tensor, Tensor]:
@@ -278,30 +279,60 @@ def replaced(product_M: Tensor, cells_M: Tensor, said: Encoded, num_items: int) 
     return product_M.index_put([places], said.repeat_scores_M.float())
 
 
-def deviation(
-    hidden_BD: Tensor,
-    table_VD: Tensor,
-    moments: Tensor,
-    users_M: Tensor,
-    product_M: Tensor,
-    own_M: Tensor,
-) -> Tensor:
+def deviation(said: Encoded, table_VD: Tensor, moments: Tensor) -> Tensor:
     """float32 [B]: the standard deviation of each user's scores over the catalog.
 
     Infinite where all scores are the same: such a member says nothing of that user.
+
+    Args:
+        said: its hidden vectors with a column of ones, as `with_one` has them.
+        table_VD: float32 [V, D], its catalog table with the bias.
+        moments: of the table, as `moments_of` has them.
     """
-    num_items, size = table_VD.shape[0], table_VD.shape[1]
-    mean_B = hidden_BD[:, :size] @ moments[0]
-    variance_B = (hidden_BD[:, :size] @ moments[1:] * hidden_BD[:, :size]).sum(1)
-    if hidden_BD.shape[1] > size:  # the scores are there: no need for moments
-        scores_BV = hidden_BD[:, :size] @ table_VD.t() + hidden_BD[:, size:]
-        mean_B = scores_BV.mean(1)
-        variance_B = ((scores_BV - mean_B[:, None]) ** 2).mean(1)
-    shift_B = torch.zeros_like(mean_B).index_add(0, users_M, own_M - product_M) / num_items
-    off_M = (own_M - mean_B[users_M]) ** 2 - (product_M - mean_B[users_M]) ** 2
-    more_B = torch.zeros_like(mean_B).index_add(0, users_M, off_M) / num_items
-    variance_B = variance_B + more_B - shift_B**2
-    # rounding leaves less than this of scores that are all the same
-    least_B = 1e-10 * (mean_B + shift_B) ** 2 + 1e-30
+    if said.hidden_BD.shape[1] > table_VD.shape[1]:
+        mean_B, variance_B = spread_of_scores(said, table_VD)
+    else:
+        mean_B, variance_B = spread_of_products(said, table_VD, moments)
+    # float32 leaves less than this of scores that are all the same
+    least_B = 1e-12 * mean_B**2 + 1e-70
     nothing = torch.full_like(variance_B, float("inf"))
-    return torch.where(variance_B > least_B, variance_B, nothing).sqrt()
+    return torch.where(variance_B > least_B, variance_B, nothing).sqrt().float()
+
+
+def spread_of_scores(said: Encoded, table_VD: Tensor) -> tuple[Tensor, Tensor]:
+    """float64 [B], mean and variance of scores that are there already: no need for moments."""
+    size = table_VD.shape[1]
+    scores_BV = said.hidden_BD[:, :size] @ table_VD.t() + said.hidden_BD[:, size:]
+    users_M = owners_of(said.repeat_offsets_B1, said.repeat_items_M)
+    scores_BV = scores_BV.index_put([users_M, said.repeat_items_M], said.repeat_scores_M).double()
+    mean_B = scores_BV.mean(1)
+    return mean_B, ((scores_BV - mean_B[:, None]) ** 2).mean(1)
+
+
+def spread_of_products(said: Encoded, table_VD: Tensor, moments: Tensor) -> tuple[Tensor, Tensor]:
+    """float64 [B], mean and variance of products, own scores in their place.
+
+    Of two groups, the products that stay and the own scores, each about its own mean. Own scores
+    may be a millionth of the products that they replace: about one mean nothing of them would be
+    left.
+    """
+    num_items = table_VD.shape[0]
+    items_M, offsets_B1 = said.repeat_items_M, said.repeat_offsets_B1
+    users_M = owners_of(offsets_B1, items_M)
+    hidden_BD, own_M = said.hidden_BD.double(), said.repeat_scores_M.double()
+    product_M = products(said.hidden_BD, table_VD, items_M, offsets_B1, users_M).double()
+    zeros_B = torch.zeros_like(hidden_BD[:, 0])
+    mean_B = hidden_BD @ moments[0]
+    squares_B = num_items * (hidden_BD @ moments[1:] * hidden_BD).sum(1)
+    num_own_B = (offsets_B1[1:] - offsets_B1[:-1]).double()
+    num_left_B = num_items - num_own_B
+    off_M = product_M - mean_B[users_M]
+    off_B = -zeros_B.index_add(0, users_M, off_M) / num_left_B.clamp(min=1.0)
+    left_B = squares_B - zeros_B.index_add(0, users_M, off_M**2) - num_left_B * off_B**2
+    left_B = torch.where(num_left_B > 1.0, left_B.clamp(min=0.0), zeros_B)
+    own_B = zeros_B.index_add(0, users_M, own_M) / num_own_B.clamp(min=1.0)
+    within_B = zeros_B.index_add(0, users_M, (own_M - own_B[users_M]) ** 2)
+    apart_B = mean_B + off_B - own_B
+    share_B = num_own_B / num_items
+    variance_B = (left_B + within_B + num_left_B * share_B * apart_B**2) / num_items
+    return (1.0 - share_B) * (mean_B + off_B) + share_B * own_B, variance_B

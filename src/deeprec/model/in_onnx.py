@@ -244,6 +244,21 @@ def products_of_pairs(
     return op.ReduceSum(op.Mul(of_users_PD, of_items_PD), ints(1), keepdims=0)
 
 
+def log1p(numbers: Value) -> Value:
+    """log(1 + x), of whose x as small as what has faded 1 + x would keep nothing.
+
+    Reference:
+        Kahan: x log(u) / (u - 1), u = 1 + x as it is rounded; x where that is 1.
+    """
+    one: Value = op.Constant(value_float=1.0)
+    one = op.CastLike(one, numbers)
+    more = op.Add(numbers, one)
+    kept = op.Sub(more, one)
+    nothing_kept = op.Equal(more, one)
+    share = op.Div(op.Log(more), op.Where(nothing_kept, one, kept))
+    return op.Where(nothing_kept, numbers, op.Mul(numbers, share))
+
+
 ATEN = torch.ops.aten
 TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     ATEN.searchsorted.Tensor: searchsorted,
@@ -253,4 +268,5 @@ TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     ATEN.embedding_bag.padding_idx: embedding_bag,
     ATEN._embedding_bag.default: embedding_bag,
     ATEN._embedding_bag_per_sample_weights_backward.default: products_of_pairs,
+    ATEN.log1p.default: log1p,
 }
