@@ -223,6 +223,8 @@ class Work(Assembly):
             console.print(
                 self.more.told(1 if self.solved else len(self.data.training)), soft_wrap=True
             )
+        for said in unread(self.config, self.facts):
+            self._note(said)
         if isinstance(self.learner, Solving):
             blended = isinstance(self.learner.model, Blend)
             why = "the members are trained already" if blended else "this model is solved"
@@ -235,8 +237,6 @@ class Work(Assembly):
         for part in (self.learner.model, self.learner.loss):
             if note := getattr(part, "note", None):
                 self._note(note)
-        for said in unread(self.config, self.facts):
-            self._note(said)
         self._tell_of_target()
         if self.facts.fields and not reads_attributes(self.config.model):
             self._note(

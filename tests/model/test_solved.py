@@ -312,7 +312,6 @@ def test_too_small_an_l2_is_an_error_with_a_way_out(kind: type[Ease] | type[Spar
         (partial(Ials, frequency_power=80.0), "frequency_power=80: .* give one nearer to 0"),
         (partial(Ials, init_std=0.0), "init_std must be above 0"),
         (partial(ItemToItem, fade_days=-1.0), "fade_days must be 1.2e-05 or more"),
-        (partial(Ease, fade_days=30.0), "fade_days=30 is read with history_weighting=decayed"),
         (
             partial(Ease, history_weighting="decayed", fade_days=0.001),
             "fade_days=0.001: every event .* counts 0; set model.fade_days higher",

@@ -15,6 +15,8 @@ LAYERED = ("model=layered", "model.layers.0.units=4")
 CASES = [
     (BETWEEN, "target.window_days=3", "which cuts between events"),
     (BETWEEN, "target.cut_days=9", "which cuts between events"),
+    (("model.history_weighting=binary",), "model.fade_days=7", "events fade with model.h"),
+    (("model=ease",), "model.fade_days=7", "events fade with model.h"),
     (("model.tied=true",), "model.output_init_std=0.5", "there is one table"),
     (("target=reconstruct",), "model.reconstruction=0.9", "none may be asked for again"),
     (("model.pooling=mean",), "model.normalize=false", "knows no scale of weights"),

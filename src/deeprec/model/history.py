@@ -124,7 +124,7 @@ def normalized(weights_M: Tensor, users_M: Tensor, num_users: int) -> Tensor:
 
 
 def check_weighting(weighting: str, fade_days: float) -> None:
-    """Raises ValueError if histories cannot be weighted so, or fade where nothing reads it."""
+    """Raises ValueError if histories cannot be weighted so."""
     if not fade_days >= SECOND:
         raise ValueError(
             f"fade_days must be {SECOND:.2g} or more, a second, as times are whole seconds, got "
@@ -133,9 +133,4 @@ def check_weighting(weighting: str, fade_days: float) -> None:
     if weighting not in HISTORY_WEIGHTINGS:
         raise ValueError(
             f"history_weighting must be one of {', '.join(HISTORY_WEIGHTINGS)}; got {weighting!r}"
-        )
-    if fade_days != FADE_DAYS and weighting != "decayed":
-        raise ValueError(
-            f"fade_days={fade_days:g} is read with history_weighting=decayed alone, got "
-            f"{weighting!r}; set that, or leave fade_days out"
         )

@@ -26,8 +26,14 @@ class Rule(NamedTuple):
 
 BETWEEN_EVENTS = "target.window_events is set, which cuts between events"
 RULES = (
-    Rule("target", "window_days", lambda part, _: bool(part["window_events"]), BETWEEN_EVENTS),
-    Rule("target", "cut_days", lambda part, _: bool(part["window_events"]), BETWEEN_EVENTS),
+    Rule("target", "window_days", lambda part, _: bool(part.get("window_events")), BETWEEN_EVENTS),
+    Rule("target", "cut_days", lambda part, _: bool(part.get("window_events")), BETWEEN_EVENTS),
+    Rule(
+        "model",
+        "fade_days",
+        lambda part, _: part.get("history_weighting") != "decayed",
+        "events fade with model.history_weighting=decayed alone",
+    ),
     Rule(
         "model",
         "output_init_std",
