@@ -28,7 +28,7 @@ from deeprec.device import choose_device
 from deeprec.errors import ConfigError
 from deeprec.evaluation import entry, report, shown
 from deeprec.evaluation.control import controls
-from deeprec.evaluation.examples import examples
+from deeprec.evaluation.examples import examples, rows_up_close
 from deeprec.evaluation.facts import item_facts
 from deeprec.evaluation.judging import Asked, Judgement, judge, judge_together, refuse_empty
 from deeprec.evaluation.naming import named_apart
@@ -137,6 +137,7 @@ def _asked(config: EvaluateConfig) -> Asked:
         sorted(set(config.cutoffs)),
         config.batch_users,
         drawn_users(prepared.judged_users(part), config.max_users, config.seed),
+        rows_up_close(prepared, config.users_up_close),
     )
     systems = open_systems(paths, config.baselines, question, choose_device(config.device).torch)
     embeddings = [one.embedding_VD for one in systems if one.embedding_VD is not None]
@@ -288,9 +289,12 @@ def _versions() -> dict[str, str]:
 
 
 def _command(config: EvaluateConfig) -> str:
-    """What makes this report again, with as many users at once and processes as one likes."""
+    """What makes this report again, with as many users at once and processes as one likes.
+
+    Whom it shows up close is left out: a report holds no id.
+    """
     default = EvaluateConfig()
-    free = ("batch_users", "processes")
+    free = ("batch_users", "processes", "users_up_close")
     words = [
         f"{one.name}={_word(getattr(config, one.name))}"
         for one in fields(EvaluateConfig)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -240,7 +241,8 @@ def _bundle(path: Path, question: Question, device: torch.device) -> System:
 def _lists(path: Path, question: Question) -> System:
     prepared = question.prepared
     users = Catalog(prepared.users["user_id"])
-    given = read_lists(path, users, prepared.catalog, question.k, question.users)
+    asked = np.union1d(question.users, question.up_close)
+    given = read_lists(path, users, prepared.catalog, question.k, asked)
     has_list = given.lengths >= 0
     reach = reach_of(int(given.lengths.max()), question)
     judged_to = max((k for k in question.cutoffs if reach is None or k <= reach), default=0)
