@@ -172,6 +172,7 @@ def test_users_who_are_named_are_shown_first_judged_or_not_and_without_their_ids
     assert "users_up_close" not in report["command"]
     page = (shop / "named" / "report.html").read_text()
     assert page.count(", asked for: ") == 3
+    assert "First those of users_up_close, in its order; then drawn from" in page
     with pytest.raises(ConfigError, match="has no user 'nobody'"):
         judge(shop, "nobody", users_up_close=["nobody"], **settings)
 

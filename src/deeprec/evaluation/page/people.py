@@ -32,9 +32,10 @@ def examples(report: Content) -> str:
             f"<div><h4>had lately, latest first</h4><ul>{history or '<li>nothing</li>'}</ul></div>"
             f"<div><h4>took then</h4><ul>{taken}</ul></div>{lists}</div></details>"
         )
+    named = any(user.get("asked_for") for user in report["examples"])
+    first = "First those of users_up_close, in its order; then drawn" if named else "Drawn"
     note = (
-        "Those asked for, in the order of users_up_close, and some drawn from the judged users; "
-        "numbered and not named. ✓ and bold: taken indeed. "
+        f"{first} from the judged users, numbered and not named. ✓ and bold: taken indeed. "
         "↺: had before."
     )
     return f'<p class="soft">{note}</p>' + "".join(cards) if cards else ""
