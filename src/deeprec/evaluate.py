@@ -137,7 +137,7 @@ def _asked(config: EvaluateConfig) -> Asked:
         sorted(set(config.cutoffs)),
         config.batch_users,
         drawn_users(prepared.judged_users(part), config.max_users, config.seed),
-        rows_up_close(prepared, config.users_up_close),
+        rows_up_close(prepared, [*map(str, config.users_up_close)]),
     )
     systems = open_systems(paths, config.baselines, question, choose_device(config.device).torch)
     embeddings = [one.embedding_VD for one in systems if one.embedding_VD is not None]

@@ -175,6 +175,9 @@ def test_users_who_are_named_are_shown_first_judged_or_not_and_without_their_ids
     assert "First those of users_up_close, in its order; then drawn from" in page
     with pytest.raises(ConfigError, match="has no user 'nobody'"):
         judge(shop, "nobody", users_up_close=["nobody"], **settings)
+    words = ["users_up_close=[5]", f"prepared={shop / 'prepared'}", f"output_dir={shop / 'nobody'}"]
+    with pytest.raises(ConfigError, match="has no user '5'"):  # a number is an id too
+        evaluate(compose("evaluate", words))  # type: ignore[arg-type]
 
 
 def test_the_command_makes_the_report_again(shop: Path) -> None:
