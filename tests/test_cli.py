@@ -103,8 +103,25 @@ def test_help_tells_the_settings_of_the_only_choice_and_of_one_that_is_named(
     said = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert "trainer.max_epochs=30 passes over the training users" in said
     assert not any(line.startswith(("brake.", "model.l2=")) for line in said)
-    main(["train", "model=ease", "-h"])
-    assert "\n  model.l2=null           users that say nothing, " in capsys.readouterr().out
+    main(["train", "model=ease", "prepared=p", "-h", "loss=hinge"])
+    printed = capsys.readouterr().out
+    assert printed.startswith("model=ease: ")
+    assert "\n  model.l2=null           users that say nothing, " in printed
+    assert "loss=hinge: " in printed
+    assert "loss.margin=" in printed
+    assert "model=svd" not in printed  # nothing but what was asked for
+    assert "trainer.max_epochs" not in printed
+    assert printed.endswith("deeprec train --help\n\n")
+
+
+def test_help_on_a_choice_that_is_not_there_names_the_nearest(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["train", "--help", "loss=hing"]) == ConfigError.exit_code
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("", "loss=hing: there is no such loss; did you mean 'hinge'?\n")
+    assert main(["train", "--help", "--config-dir", "mine", "loss=mine"]) == 0  # may be there
+    assert main(["train", "--help", "brake=null"]) == 0
 
 
 def test_what_must_be_given_is_said(capsys: pytest.CaptureFixture[str]) -> None:

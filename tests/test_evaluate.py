@@ -25,6 +25,7 @@ from deeprec.data.judge import distinct, judged_batch
 from deeprec.data.store import Events, Prepared
 from deeprec.errors import ConfigError, DataError, IntegrityError
 from deeprec.evaluate import evaluate
+from deeprec.evaluation.system import bundle_names
 from deeprec.metric.tally import ItemFacts, Tally
 from deeprec.model.rank import rank
 from deeprec.recommend import recommend
@@ -267,6 +268,51 @@ def test_perfect_lists_score_one(tmp_path: Path, repeats: bool) -> None:
     assert means(report)["precision@9"] == pytest.approx(means(report)["precision@5"] * 5 / 9)
 
 
+def test_a_file_has_no_figure_behind_its_longest_list(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepared, lists = write_prepared(tmp_path), write_lists(tmp_path, LISTS)
+    settings = {"recommendations": lists, "baselines": ["popularity"], "sampled_negatives": 2}
+    truth = judge(tmp_path, prepared, cutoffs=[3], **settings)
+    capsys.readouterr()
+    report = judge(tmp_path, prepared, cutoffs=[3, 60], **settings)
+    mine, popularity = report["systems"]
+    for told in ("metrics", "exposure", "slices", "lists"):
+        assert mine[told] == truth["systems"][0][told], told  # u2 and u7 have shorter lists
+    assert mine["lists"]["lists_shorter_than_k"] == 2
+    assert {"ndcg@60", "sampled_ndcg@60", "precision@3"} <= set(popularity["metrics"])
+    assert "gini@60" in popularity["exposure"]
+    assert (mine["reach"], mine["curve"]["k"][-1], popularity["curve"]["k"][-1]) == (3, 3, 60)
+    assert {one["metric"].rpartition("@")[2] for one in report["comparisons"]} == {"3"}
+    table = pq.read_table(tmp_path / "report" / "report.parquet").to_pylist()
+    assert {(row["system"], row["ndcg@60"] is None) for row in table} == {
+        ("mine", True),
+        ("popularity", False),
+    }
+    said = "mine.parquet holds 3 items at most: no figures at 60; give lists of 60 (recommend k=60)"
+    printed = " ".join(capsys.readouterr().out.split())
+    assert f"{said}, or cutoffs=[3]" in printed
+    assert "2 lists shorter than 3," in printed
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert f'role="alert"><strong>Mind:</strong> {said}' in page
+    of_60 = page[page.index("<summary>k = 60") :]
+    assert "<td>–</td>" in of_60[: of_60.index("</tr>", of_60.index("mine"))]
+
+
+def test_all_are_compared_where_the_shortest_lists_reach(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared, lists = write_prepared(tmp_path), write_lists(tmp_path, LISTS)
+    report = judge(tmp_path, prepared, recommendations=lists, cutoffs=[2, 20])
+    assert report["headline"] == 2
+    assert len(report["comparisons"]) == 3 * 5  # of each baseline, at 2
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "no figures at 20, so all are compared at 2; give" in printed
+    monkeypatch.setattr("deeprec.evaluate.judge", lambda asked: pytest.fail("it ranks"))
+    with pytest.raises(ConfigError, match=r"mine\.parquet holds 3 items at most.*cutoffs=\[3\]"):
+        judge(tmp_path, prepared, recommendations=lists, cutoffs=[4, 20])
+
+
 def test_order_of_rows_and_size_of_batches_leave_no_trace(tmp_path: Path) -> None:
     draw = random.Random(2)
     log = random_log(draw, 30)
@@ -362,11 +408,24 @@ def test_a_bundle_scores_what_its_recommendations_and_its_model_score(
     assert (ours["systems"][0]["name"], ours["systems"][0]["kind"]) == ("bundle", "bundle")
     (tmp_path / "versions").mkdir()
     shutil.copytree(bundle, tmp_path / "versions" / "1")
-    versions = str(tmp_path / "versions")
-    assert means(judge(tmp_path, str(prepared.path), bundle=versions)) == means(ours)
+    versions = judge(tmp_path, str(prepared.path), bundle=str(tmp_path / "versions"))
+    assert means(versions) == means(ours)
+    assert versions["systems"][0]["name"] == "versions/1"
     lists = str(tmp_path / "lists.parquet")
     recommend(RecommendConfig(str(bundle), str(prepared.path), lists, k=3))
     assert means(judge(tmp_path, str(prepared.path), recommendations=lists)) == means(ours)
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["bundles/old/1", "/d/bundles/shop/12", "trial"], ["old/1", "shop/12", "trial"]),
+        (["/d/ours/shop/1", "/d/theirs/shop/1", "/d/x/2"], ["ours/shop/1", "theirs/shop/1", "x/2"]),
+        (["/d/shop/1", "/d/shop/1"], ["shop/1", "shop/1"]),
+    ],
+)
+def test_a_bundle_is_called_by_its_folder_and_version(paths: list[str], names: list[str]) -> None:
+    assert bundle_names([*map(Path, paths)]) == names
 
 
 def figures(

@@ -93,6 +93,22 @@ def test_something_else_in_the_way_is_kept(prepared: Prepared, tmp_path: Path) -
     assert [path.name for path in tmp_path.iterdir()] == ["thesis"]
 
 
+def test_an_export_says_what_it_is_at(
+    prepared: Prepared,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("deeprec.forms.save_program", lambda draft, asked: None)
+    export.write(
+        tmp_path / "bundle", trained(prepared), golden_users=3, compare_users=5, program=True
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "comparing exported with evaluated answers: 5 users"
+    assert re.fullmatch(r"answering golden requests: \d+ requests", lines[1])
+    assert lines[2].startswith("writing model.pt2 by torch.export; program=false leaves it out")
+
+
 def test_a_bundle_names_no_user_and_no_place(tmp_path: Path) -> None:
     made = bundle_folder(tmp_path / "bundle")
     source = str(Path(deeprec.__file__).parent).encode()

@@ -46,6 +46,12 @@ def test_a_lock_holds_every_dependency_of_its_device_at_the_same_version(name):
     assert wanted.items() <= locked(name).items()
 
 
+def test_what_the_demo_set_up_can_serve_its_bundle():
+    extras = PROJECT["optional-dependencies"]
+    assert pinned(extras["serve"]).items() <= pinned(extras["demo"]).items()
+    assert {"starlette", "pydantic", "h11", "click"} <= locked("demo").keys()  # what these need
+
+
 @pytest.mark.parametrize("name", ["demo", "dev"])
 def test_a_lock_of_tools_holds_what_its_extra_names_and_agrees_with_both_devices(name):
     assert pinned(PROJECT["optional-dependencies"][name]).items() <= locked(name).items()

@@ -39,7 +39,8 @@ CONFIG = {
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("papers")
     prepared = prepared_folder(place / "prepared")
-    report = {"systems": [{"name": "stand-in", "metrics": {"ndcg@100": {"mean": 0.25}}}]}
+    figures = {f"{name}@{k}": {"mean": k / 100} for name in ("ndcg", "recall") for k in (20, 50)}
+    report = {"headline": 20, "systems": [{"name": "stand-in", "metrics": figures}]}
     (place / "report.json").write_text(json.dumps(report))
     trained = Trained(
         StandIn(30, FIELDS),
@@ -124,7 +125,7 @@ def test_the_card_says_what_is_known_and_asks_for_the_rest(made: Path) -> None:
     card = (made / "MODEL_CARD.md").read_text()
     header = yaml.safe_load(card.split("---")[1])
     assert header["license"] == "other"
-    assert "| stand-in | ndcg@100 | 0.2500 |" in card
+    assert "| stand-in | ndcg@20 | 0.2000 |\n| stand-in | recall@20 | 0.2000 |\n\n" in card
     assert "**Catalog**: 30 items" in card
     assert "events before 2023-05-25" in card  # 15,000,000 seconds before 2023-11-14
     assert "**Intended use**: not known to deeprec" in card

@@ -21,7 +21,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-SECONDS_A_LINE = 60.0  # of a log, while work goes on
+SECONDS_A_LINE, FIRST_SECONDS = 60.0, 10.0  # of a log, while work goes on; before its first line
 
 
 class Output(io.TextIOBase):
@@ -81,7 +81,9 @@ class RateColumn(ProgressColumn):
 
 @contextmanager
 def progress(description: str, total: int, unit: str) -> Iterator["Advance"]:
-    """Shows work of `total` units as it advances; a line a minute where there is no terminal.
+    """Shows work of `total` units as it advances.
+
+    Where there is no terminal, a line says rate and time left after ten seconds, and every minute.
 
     Example:
         >>> with progress("ranking", total=2, unit="users") as advance:
@@ -106,13 +108,15 @@ class Advance:
 
     def __init__(self, bar: Progress, task: int) -> None:
         self._bar, self._task = bar, TaskID(task)
-        self._start = self._told = time.monotonic()
+        self._start = time.monotonic()
+        self._next = self._start + FIRST_SECONDS
 
     def __call__(self, done: int) -> None:
         self._bar.advance(self._task, done)
-        if not console.is_terminal and time.monotonic() - self._told >= SECONDS_A_LINE:
-            self._told = time.monotonic()
-            console.print(told(self._bar.tasks[self._task], self._told - self._start))
+        now = time.monotonic()
+        if not console.is_terminal and now >= self._next:
+            self._next = now + SECONDS_A_LINE
+            console.print(told(self._bar.tasks[self._task], now - self._start))
 
 
 def told(task: Task, seconds: float) -> str:

@@ -28,14 +28,15 @@ from deeprec.device import choose_device
 from deeprec.errors import ConfigError
 from deeprec.evaluation import entry, report, shown
 from deeprec.evaluation.control import controls
-from deeprec.evaluation.examples import examples
+from deeprec.evaluation.examples import examples, rows_up_close
 from deeprec.evaluation.facts import item_facts
 from deeprec.evaluation.judging import Asked, Judgement, judge, judge_together, refuse_empty
 from deeprec.evaluation.naming import named_apart
 from deeprec.evaluation.over_seeds import over_seeds
 from deeprec.evaluation.page.whole import page
 from deeprec.evaluation.question import Question
-from deeprec.evaluation.report import Report, headline
+from deeprec.evaluation.reach import cutoffs_of_all, within
+from deeprec.evaluation.report import Report
 from deeprec.evaluation.sampled import SAMPLED, refuse_more_than_there_are, sampled_metrics
 from deeprec.evaluation.slices import slices
 from deeprec.evaluation.system import kind_of, open_systems, runs_in, trained_on
@@ -114,8 +115,8 @@ def _together(config: EvaluateConfig) -> Report:
     for where, other in stored:  # before any ranking; who was judged is compared after it
         card = {key: value for key, value in other.card.items() if key in rules}
         report.agreed(rules, card, NOW, where, config.force)
-    cutoffs = [(where, other.card["cutoffs"]) for where, other in stored]
-    report.shared_cutoffs([(NOW, asked.question.cutoffs), *cutoffs])
+    cutoffs = [(where, other.cutoffs) for where, other in stored]
+    report.shared_cutoffs([(NOW, asked.cutoffs), *cutoffs])
     fresh = NOW, _judged(config, asked)
     stored_first = next(iter(kinds.values()), "") == "report"
     reports = [*stored, fresh] if stored_first else [fresh, *stored]
@@ -136,15 +137,17 @@ def _asked(config: EvaluateConfig) -> Asked:
         sorted(set(config.cutoffs)),
         config.batch_users,
         drawn_users(prepared.judged_users(part), config.max_users, config.seed),
+        rows_up_close(prepared, [*map(str, config.users_up_close)]),
     )
     systems = open_systems(paths, config.baselines, question, choose_device(config.device).torch)
     embeddings = [one.embedding_VD for one in systems if one.embedding_VD is not None]
     facts = item_facts(prepared, config.diversity, next(iter(embeddings), None))
+    reaches = {one.source["recommendations"]: one.reach for one in systems if one.reach is not None}
     return Asked(
         question,
         systems,
         slices(config.slices, prepared, part),
-        headline(question.cutoffs),
+        cutoffs_of_all(question.cutoffs, reaches),
         partial(Tally, question.cutoffs, facts),
     )
 
@@ -185,7 +188,7 @@ def _report(config: EvaluateConfig, asked: Asked, found: Judgement) -> Report:
             found,
             asked.slices,
             asked.headline,
-            question.k,
+            system.up_to(question.k),
             config.bootstrap_samples,
             config.seed,
         )
@@ -221,12 +224,13 @@ def _values(
         {name: values_U[order] for name, values_U in answers.tally.values().items()}
         for answers in found.answers
     ]
-    negatives = config.sampled_negatives
-    if not negatives:
-        return values, []
-    more = sampled_metrics(asked.question, asked.systems, negatives, config.seed)
-    both = [{**ours, **sampled} for ours, sampled in zip(values, more.values, strict=True)]
-    return both, more.warnings(negatives)
+    warnings: list[str] = []
+    if negatives := config.sampled_negatives:
+        more = sampled_metrics(asked.question, asked.systems, negatives, config.seed)
+        values = [{**ours, **sampled} for ours, sampled in zip(values, more.values, strict=True)]
+        warnings = more.warnings(negatives)
+    reached = [one.up_to(asked.question.k) for one in asked.systems]
+    return [within(ours, k) for ours, k in zip(values, reached, strict=True)], warnings
 
 
 def _leakage(question: Question) -> list[dict[str, Any]]:
@@ -285,9 +289,12 @@ def _versions() -> dict[str, str]:
 
 
 def _command(config: EvaluateConfig) -> str:
-    """What makes this report again, with as many users at once and processes as one likes."""
+    """What makes this report again, with as many users at once and processes as one likes.
+
+    Whom it shows up close is left out: a report holds no id.
+    """
     default = EvaluateConfig()
-    free = ("batch_users", "processes")
+    free = ("batch_users", "processes", "users_up_close")
     words = [
         f"{one.name}={_word(getattr(config, one.name))}"
         for one in fields(EvaluateConfig)

@@ -36,7 +36,7 @@ from deeprec.serve import load_model, same_answer
 from deeprec.verb import ExportConfig
 
 COMPARE_K = 100
-BATCH_USERS = 256
+BATCH_USERS = 64  # few, so that progress is seen
 PROGRAM_BYTES = 2**30  # of weights; above, a program is written where it is asked for
 
 
@@ -191,9 +191,14 @@ def write(
         compare(draft / bundle.MODEL, trained, compare_users)
         requests = list(golden_requests(trained, golden_users))
         bundle.write_lines(draft / bundle.GOLDEN_REQUESTS, requests)
-        answers = [golden_answer(trained.answering, request) for request in requests]
+        asked, answers = trained.answering, []
+        with progress("answering golden requests", len(requests), "requests") as advance:
+            for request in requests:
+                answers.append(golden_answer(asked, request))
+                advance(1)
         bundle.write_lines(draft / bundle.GOLDEN_EXPECTED, answers)
-        asked = trained.answering
+        if program:  # which torch does in one piece, that tells nothing on its way
+            console.print(f"writing {bundle.PROGRAM} by torch.export; program=false leaves it out")
         absent = forms.save_program(draft, asked) if program else "absent, as export was told"
         onnx_rules = forms.save_onnx(draft, asked) if trained.onnx else None
         if trained.ids:

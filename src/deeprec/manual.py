@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args, get_origin
 from deeprec import __version__, composition, config
 from deeprec.annotation import describe
 from deeprec.config import configs_dir
+from deeprec.errors import ConfigError, did_you_mean
 from deeprec.schema import default_of, plain_fields
 from deeprec.verb import VERBS, VerbConfig
 
@@ -112,11 +113,16 @@ def page(verb: str, words: Sequence[str] = ()) -> str:
     """What one verb does and everything it may be told.
 
     Args:
-        words: `group=choice`, whose settings are told too.
+        words: `group=choice`, whose settings are then told alone.
+
+    Raises:
+        ConfigError: a group has no such choice.
     """
     head = f"deeprec {verb}: {summary(verb)}\n"
     if verb not in VERBS:
         return f"{head}\n{BUNDLE}" if verb == "bundle" else head
+    if asked := list(_asked(verb, words)):
+        return "\n".join([*asked, f"all that {verb} may be told: deeprec {verb} --help\n"])
     schema, alone = VERBS[verb], verb in ("sweep", "serve")  # one command for all
     comments, hints = field_comments(schema), plain_fields(schema)
     lines = [_field(one, hints[one.name], comments) for one in fields(schema) if one.name in hints]
@@ -128,7 +134,7 @@ def page(verb: str, words: Sequence[str] = ()) -> str:
             "fields: key=value",
             *lines,
             "",
-            *_groups(verb, words),
+            *_groups(verb),
             "examples",
             _examples(EXAMPLES[verb]),
             "options",
@@ -184,7 +190,24 @@ def _as_typed(value: object) -> str:
     return {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value))
 
 
-def _groups(verb: str, words: Sequence[str]) -> Iterator[str]:
+def _asked(verb: str, words: Sequence[str]) -> Iterator[str]:
+    """The settings of each `group=choice` among the words."""
+    defaults = config.group_defaults(verb)
+    for word in words:
+        group, _, choice = word.partition("=")
+        if group not in defaults or choice in ("", "null"):
+            continue
+        choices = composition.choices(group, [configs_dir()])
+        if choice in choices:
+            file = choices[choice]
+            yield f"{word}: {choice_comment(file)}\n"
+            yield from _settings(group, file)
+            yield f"\nits file: {file}"
+        elif not any(other.startswith("--config-dir") for other in words):
+            raise ConfigError(f"{word}: there is no such {group}; {did_you_mean(choice, choices)}")
+
+
+def _groups(verb: str) -> Iterator[str]:
     defaults = config.group_defaults(verb)
     if not defaults:
         return
@@ -195,7 +218,7 @@ def _groups(verb: str, words: Sequence[str]) -> Iterator[str]:
         for choice, file in choices.items():
             star = "*" if choice == default else " "
             yield _row(f"{star} {group}={choice}", choice_comment(file))
-            if [choice] == [*choices] == [default] or f"{group}={choice}" in words:
+            if [choice] == [*choices] == [default]:
                 told += ["", f"settings of {group}={choice}", *_settings(group, file)]
     yield f"  The settings of a choice, explained: deeprec {verb} --help <group>=<choice>,"
     yield f"  or {configs_dir()}/<group>/<choice>.yaml"

@@ -146,6 +146,7 @@ class EvaluateConfig:
     )  # groups with figures of their own; also user.ATTRIBUTE and item.ATTRIBUTE
     diversity: list[str] | None = None  # by item attributes; default: those of 2 to 1,000 values
     examples: int = 20  # users shown with what they took and were recommended; no ids
+    users_up_close: list[str | int] = field(default_factory=list)  # ids of users, shown before them
     sampled_negatives: int | None = None  # adds sampled_ndcg@k, ... as in old papers, with so many
     max_users: int | None = None  # judge so many users, drawn by the seed; default: all
     batch_users: int = 256  # users ranked at once

@@ -38,6 +38,9 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+LISTS = ("user_id", "item_ids")
+
+
 def judge(shop: Path, name: str, **settings: Any) -> dict[str, Any]:
     config = EvaluateConfig(output_dir=str(shop / name), cutoffs=[2, 5], bootstrap_samples=50)
     for key, value in settings.items():
@@ -141,6 +144,40 @@ def test_examples_show_what_was_taken_and_what_was_said_and_no_user(shop: Path) 
     said = json.dumps(report["examples"])
     assert not any(f'"{user}"' in said for user in prepared.users["user_id"].to_pylist())
     assert judge(shop, "no-examples", run=str(shop / "runs" / "1"), examples=0)["examples"] == []
+
+
+def test_users_who_are_named_are_shown_first_judged_or_not_and_without_their_ids(
+    shop: Path,
+) -> None:
+    prepared = Prepared(shop / "prepared")
+    ids = prepared.users["user_id"].to_pylist()
+    judged = prepared.judged_users("holdout")
+    unjudged = np.setdiff1d(np.arange(prepared.num_users), judged)
+    rows = [int(judged[-1]), int(unjudged[0]), int(judged[0])]
+    lists = shop / "random.parquet"
+    settings: dict[str, Any] = {"compare": [str(shop / "runs" / "1"), str(lists)], "max_users": 5}
+    report = judge(shop, "named", users_up_close=[ids[row] for row in rows], examples=2, **settings)
+    assert [one.get("asked_for", False) for one in report["examples"]] == [True] * 3 + [False] * 2
+    theirs = dict(zip(*(pq.read_table(lists)[name].to_pylist() for name in LISTS), strict=True))
+    batch = judged_batch(prepared, np.array(rows), "holdout")
+    for row, one in enumerate(report["examples"][:3]):
+        events = batch.history.rows(row, row + 1).values.tolist()
+        latest = list(dict.fromkeys(reversed(prepared.catalog.ids_of(events))))
+        assert [item["item"] for item in one["history"]] == latest[:10]
+        shown = [item["item"] for item in one["lists"]["random"]]
+        assert shown == theirs[ids[rows[row]]][:5]  # as far as the file is judged
+    assert report["examples"][1]["num_taken"] == 0
+    text = (shop / "named" / "report.json").read_text()
+    assert not any(f'"{user}"' in text for user in ids)
+    assert "users_up_close" not in report["command"]
+    page = (shop / "named" / "report.html").read_text()
+    assert page.count(", asked for: ") == 3
+    assert "First those of users_up_close, in its order; then drawn from" in page
+    with pytest.raises(ConfigError, match="has no user 'nobody'"):
+        judge(shop, "nobody", users_up_close=["nobody"], **settings)
+    words = ["users_up_close=[5]", f"prepared={shop / 'prepared'}", f"output_dir={shop / 'nobody'}"]
+    with pytest.raises(ConfigError, match="has no user '5'"):  # a number is an id too
+        evaluate(compose("evaluate", words))  # type: ignore[arg-type]
 
 
 def test_the_command_makes_the_report_again(shop: Path) -> None:

@@ -33,6 +33,7 @@ def report(*names: str, users: str = "abc", card: dict[str, object] | None = Non
             "examples": [
                 {"history": [], "taken": ["x"], "lists": {name: [name] for name in names}}
             ],
+            "warnings": [],
             "protocol": {**CARD, **(card or {})},
         },
         pa.array(list(users)),
@@ -105,6 +106,24 @@ def test_forced_reports_of_other_cutoffs_are_compared_at_one_that_all_have() -> 
     assert both.content["forced"][1] == "compared at 1, which all have; without the slices of many"
     with pytest.raises(ConfigError, match=r"share none: \[1\] \(A\), \[20\] \(B\)"):
         together([("A", few), ("B", report("other", card={"cutoffs": [20]}))], force=True)
+
+
+def test_reports_are_compared_where_the_lists_of_both_reach() -> None:
+    card = {"cutoffs": [1, 20]}
+    short, long = report("short", card=card), report("long", card=card)
+    long.content["headline"] = 20
+    short.systems[0] |= {"reach": 5}
+    for one in (short, long):
+        one.systems[0] |= {"slices": {"history": []}, "recommended": {}}
+    both = together([("A", long), ("B", short)], force=False)
+    assert (both.content["headline"], both.card["cutoffs"], both.cutoffs) == (1, [1, 20], [1])
+    assert both.content["forced"] == []  # the rules are the same
+    line = "compared at 1, which all have; without the slices of long"
+    assert both.content["warnings"] == [line]
+    assert long.content["warnings"] == []
+    long.content["protocol"]["cutoffs"] = [20]
+    with pytest.raises(ConfigError, match=r"share none: \[20\] \(A\), \[1\] \(B\)"):
+        together([("A", long), ("B", short)], force=True)
 
 
 def test_seeds_are_gathered_of_reports_that_tell_diversity_otherwise() -> None:

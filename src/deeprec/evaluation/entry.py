@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deeprec.evaluation.judging import SLICED, Answers, Judgement, curve_cutoffs
+from deeprec.evaluation.reach import within
 from deeprec.evaluation.report import Values, intervals
 from deeprec.evaluation.slices import Slice
 from deeprec.evaluation.system import System
@@ -33,17 +34,19 @@ def entry(
         answers: what else was found of the system.
         found: which users and targets the slices hold.
         headline: the cutoff at which slices were judged.
-        longest: the largest cutoff.
+        longest: the largest cutoff at which the system is judged, or its longest list before it.
     """
     told = {"name": name, "kind": system.kind, **system.source}
     if system.training:
         told["training"] = system.training
+    if system.reach is not None:
+        told["reach"] = system.reach
     if system.found:
         told["lists"] = dict(system.found)
     return {
         **told,
         "metrics": intervals(values, samples, seed),
-        "exposure": answers.tally.shares(),
+        "exposure": within(answers.tally.shares(), longest),
         "curve": {"k": curve_cutoffs(longest), **found.curve(answers)},
         "slices": {
             one.name: _users(one, values, found, headline, samples, seed)

@@ -8,12 +8,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from deeprec.batch import Batch, Jagged
+from deeprec.catalog import Catalog
 from deeprec.data.dataset import drawn_users
+from deeprec.data.judge import judged_batch, without_seen
 from deeprec.data.store import Prepared, attribute_names
+from deeprec.errors import ConfigError
 from deeprec.evaluation.question import Question
 from deeprec.evaluation.system import System
 from deeprec.metric.hits import found
@@ -25,15 +29,14 @@ NAMES = ("name", "title", "description", "item_name", "product_name")
 def examples(
     question: Question, systems: Sequence[System], names: Sequence[str], number: int, seed: int
 ) -> list[dict[str, Any]]:
-    """As many of the judged users as asked for, drawn with the seed.
+    """Those whom the question names, then as many of the judged users as asked for, drawn.
 
     Returns:
         Per user: `history` (the latest items first, with how often), `taken`, and `lists` per
         system, whose items say whether they are a hit and whether the user had them before. Items
-        are places in a table of names: `{"item": id, "name": text or None}`.
+        are places in a table of names: `{"item": id, "name": text or None}`. Of one who was named
+        `asked_for` is true; who has nothing in the part took nothing.
     """
-    if not number:
-        return []
     users = drawn_users(question.users, number, seed)
     asked = Question(
         question.prepared,
@@ -44,10 +47,30 @@ def examples(
         users,
     )
     shown = []
+    if len(question.up_close):
+        batch = judged_batch(question.prepared, question.up_close, question.part)
+        batch = without_seen(batch) if question.exclude_seen else batch
+        shown = [one | {"asked_for": True} for one in _of_batch(asked, batch, systems, names)]
     for _, batch in asked.batches():
         if batch.num_users:
             shown += _of_batch(asked, batch, systems, names)
     return shown
+
+
+def rows_up_close(prepared: Prepared, user_ids: Sequence[str]) -> npt.NDArray[np.int64]:
+    """int64 [N]: the rows of users, as their ids are given.
+
+    Raises:
+        ConfigError: an id is that of no user.
+    """
+    rows = Catalog(prepared.users["user_id"]).indices_of(user_ids)
+    for user_id, row in zip(user_ids, rows, strict=True):
+        if row < 0:
+            raise ConfigError(
+                f"users_up_close: {prepared.path} has no user {user_id!r}; give ids as they stand "
+                "in the events"
+            )
+    return rows
 
 
 def name_column(prepared: Prepared) -> str | None:

@@ -24,6 +24,7 @@ from deeprec.console import progress
 from deeprec.data.judge import distinct
 from deeprec.errors import DataError
 from deeprec.evaluation.question import Question
+from deeprec.evaluation.report import headline
 from deeprec.evaluation.slices import IntArray, Slice
 from deeprec.evaluation.system import System
 from deeprec.metric import ranking
@@ -41,8 +42,13 @@ class Asked:
     question: Question
     systems: Sequence[System]
     slices: Sequence[Slice]
-    headline: int  # the cutoff at which slices are judged
+    cutoffs: Sequence[int]  # at which all systems have figures
     tally: Callable[[], Tally]  # a new one
+
+    @property
+    def headline(self) -> int:
+        """The cutoff at which systems are compared, and slices judged."""
+        return headline(self.cutoffs)
 
 
 @dataclass
@@ -184,7 +190,7 @@ def _judge_batch(asked: Asked, batch: Batch, found: Judgement) -> None:
     for system, answers in zip(asked.systems, found.answers, strict=True):
         items_BK = system.lists(batch, asked.question.k)
         hits = answers.tally.add(items_BK, batch.target, history, num_candidates_B)
-        for name, values in _curve(hits, asked.question.k).items():
+        for name, values in _curve(hits, system.up_to(asked.question.k)).items():
             answers.curve.setdefault(name, []).append(values)
         _add(answers.recommended, _by_item_band(items_BK[:, : asked.headline], asked.slices))
         for name, (codes_N, num_bands) in bands.items():

@@ -22,6 +22,7 @@ class Question:
     Args:
         users: rows of those who are asked about, ascending.
         batch_users: users ranked at once.
+        up_close: rows of users who are shown besides, judged or not, in the order wanted.
         halving: of all that rank, as they share this process and its memory.
     """
 
@@ -31,6 +32,7 @@ class Question:
     cutoffs: list[int]
     batch_users: int
     users: npt.NDArray[np.int64]
+    up_close: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     halving: Halving = field(default_factory=Halving, compare=False)
 
     @property

@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,12 @@ class Report:
     def systems(self) -> list[dict[str, Any]]:
         systems: list[dict[str, Any]] = self.content["systems"]
         return systems
+
+    @property
+    def cutoffs(self) -> list[int]:
+        """At which all its systems have figures."""
+        reach = min(one.get("reach", inf) for one in self.systems)
+        return [k for k in self.card["cutoffs"] if k <= reach]
 
 
 def headline(cutoffs: Sequence[int]) -> int:
@@ -168,7 +175,7 @@ def together(
     forced: list[str] = []
     for other_where, other in others:
         forced += agreed(first.card, other.card, where, other_where, force)
-    cutoffs = shared_cutoffs([(where, report.card["cutoffs"]) for where, report in reports])
+    k = headline(shared_cutoffs([(where, report.cutoffs) for where, report in reports]))
     user_ids = _common([report.user_ids for _, report in reports])
     if not len(user_ids):
         raise ConfigError(
@@ -184,8 +191,10 @@ def together(
     names = named_apart([one["name"] for _, one, _ in kept], [one["kind"] for _, one, _ in kept])
     systems = [{**system, "name": name} for (_, system, _), name in zip(kept, names, strict=True)]
     found = [_of_users(user_ids, report.user_ids, values) for report, _, values in kept]
-    card = {**first.card, "cutoffs": cutoffs}
-    forced += _without_other_headlines([report for report, _, _ in kept], systems, cutoffs)
+    card = {**first.card, "cutoffs": _in_all([report.card["cutoffs"] for _, report in reports])}
+    warnings = [*first.content["warnings"]]
+    left = _without_other_headlines([report for report, _, _ in kept], systems, k)
+    (forced if forced else warnings).extend(left)
     if any(len(report.user_ids) != len(user_ids) for _, report in reports):
         forced.append(
             f"metrics are those of the {len(user_ids):,} users that every report judged; curves, "
@@ -196,9 +205,10 @@ def together(
             system["metrics"] = intervals(values, samples, seed)
     content = {
         **first.content,
-        "headline": headline(cutoffs),
+        "headline": k,
         "systems": systems,
         "examples": _examples(kept, names),
+        "warnings": warnings,
         "forced": forced,
         "protocol": card,
     }
@@ -223,9 +233,9 @@ def shared_cutoffs(reports: Sequence[tuple[str, Sequence[int]]]) -> list[int]:
     """The cutoffs of all reports; raises ConfigError where there is none.
 
     Args:
-        reports: each by where it came from, with its cutoffs.
+        reports: each by where it came from, with the cutoffs at which all its systems have figures.
     """
-    shared = sorted(set.intersection(*(set(cutoffs) for _, cutoffs in reports)))
+    shared = _in_all([cutoffs for _, cutoffs in reports])
     if not shared:
         told = ", ".join(f"{list(cutoffs)} ({where})" for where, cutoffs in reports)
         raise ConfigError(
@@ -235,15 +245,21 @@ def shared_cutoffs(reports: Sequence[tuple[str, Sequence[int]]]) -> list[int]:
     return shared
 
 
+def _in_all(cutoffs: Sequence[Sequence[int]]) -> list[int]:
+    first, *others = map(set, cutoffs)
+    return sorted(first.intersection(*others))
+
+
 def _without_other_headlines(
-    reports: Sequence[Report], systems: Sequence[dict[str, Any]], cutoffs: Sequence[int]
+    reports: Sequence[Report], systems: Sequence[dict[str, Any]], k: int
 ) -> list[str]:
     """Takes out what was judged at another cutoff than these are compared at, and says so.
 
     Args:
         reports: the one that each system is of.
+        k: the cutoff at which they are compared.
     """
-    k, left = headline(cutoffs), []
+    left = []
     for report, system in zip(reports, systems, strict=True):
         if report.content["headline"] != k:
             left.append(system["name"])

@@ -7,6 +7,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from deeprec.evaluation.reach import too_short
+
 
 def show(report: Mapping[str, Any], console: Console) -> None:
     """The table, who was judged, and what may be said of the differences."""
@@ -16,7 +18,7 @@ def show(report: Mapping[str, Any], console: Console) -> None:
     dropped = f"; left out: {', '.join(reasons)}" if reasons else ""
     console.print(f"{users['scored']:,} users judged on the {report['part']}{dropped}")
     for system in report["systems"]:
-        lists = {_fact(fact, report): n for fact, n in system.get("lists", {}).items()}
+        lists = {_fact(fact, report, system): n for fact, n in system.get("lists", {}).items()}
         counts = [f"{count:,} {fact}" for fact, count in lists.items() if count and fact]
         if counts:
             console.print(f"{system['name']}: {', '.join(counts)}")
@@ -32,19 +34,20 @@ def show(report: Mapping[str, Any], console: Console) -> None:
     if sampled := [name for name in report["systems"][0]["metrics"] if name.startswith("sampled_")]:
         for system in report["systems"]:
             found = {name: system["metrics"].get(name) for name in sampled[:3]}
-            told = [f"{name} {one['mean']:.3f}" for name, one in found.items() if one]
-            if told:
-                console.print(f"{system['name']}: {', '.join(told)}")
-    for line in (*report["warnings"], *_forced(report)):
+            figures = [f"{name} {one['mean']:.3f}" for name, one in found.items() if one]
+            if figures:
+                console.print(f"{system['name']}: {', '.join(figures)}")
+    for line in (*too_short(report), *report["warnings"], *_forced(report)):
         console.print(f"warn: {line}")
 
 
-def _fact(fact: str, report: Mapping[str, Any]) -> str:
+def _fact(fact: str, report: Mapping[str, Any], system: Mapping[str, Any]) -> str:
     """In words; empty where it is no news."""
     protocol = report["protocol"]
     if fact == "seen_items" and not protocol["exclude_seen"]:
         return ""
-    return fact.replace("_", " ").replace("than k", "than the largest cutoff")
+    largest = max(k for k in protocol["cutoffs"] if k <= system.get("reach", k))
+    return fact.replace("_", " ").replace("than k", f"than {largest}")
 
 
 def _group(group: Mapping[str, Any], metric: str) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,8 +21,9 @@ from deeprec.data.judge import distinct, known_users
 from deeprec.data.lists import read_lists
 from deeprec.data.translation import Translation, ask
 from deeprec.errors import ConfigError
-from deeprec.evaluation.naming import named, trained
+from deeprec.evaluation.naming import apart, named, trained
 from deeprec.evaluation.question import Question
+from deeprec.evaluation.reach import reach_of
 from deeprec.halving import Lists
 from deeprec.metric.hits import found as found_in
 from deeprec.model.base import Recommender, Solvable
@@ -54,6 +56,7 @@ class System:
         training: of a run, one row an epoch.
         embedding_VD: float32 [V, D], rows that stand for the items; None: it has none.
         longest: the longest list it can give; None: as many items as there are.
+        reach: of a file of lists, the longest of them where it is shorter than a cutoff.
         among: gives lists of some items alone; None: only whole ones can be asked for.
     """
 
@@ -66,7 +69,12 @@ class System:
     training: list[dict[str, float]] = field(default_factory=list)
     embedding_VD: Tensor | None = None
     longest: int | None = None
+    reach: int | None = None
     among: ListsAmong | None = None
+
+    def up_to(self, k: int) -> int:
+        """The largest cutoff, of those up to k, at which its lists are judged."""
+        return k if self.reach is None else min(k, self.reach)
 
 
 def open_systems(
@@ -90,7 +98,25 @@ def open_systems(
     names = named([run.name for run in runs], [run.config for run in runs], folders)
     for run, name in zip(runs, names, strict=True):
         run.name = name
+    bundled = [system for system in systems if system.kind == "bundle"]
+    called_so = bundle_names([Path(one.source["bundle"]) for one in bundled])
+    for one, name in zip(bundled, called_so, strict=True):
+        one.name = name
     return [*systems, *_baselines(baselines, question, device)]
+
+
+def bundle_names(paths: Sequence[Path]) -> list[str]:
+    """A version of a bundle by the folder that it is in and its number, another by its folder.
+
+    Where this is the same for several, more of their paths tells them apart.
+    """
+    paths = [path.absolute() for path in paths]
+    names = ["/".join(path.parts[-2 if path.name.isdigit() else -1 :]) for path in paths]
+    told = []
+    for path, name in zip(paths, names, strict=True):
+        alike = [other for other, its in zip(paths, names, strict=True) if its == name]
+        told.append(apart(alike, "")[path] if len({*alike}) > 1 else name)
+    return told
 
 
 def open_system(path: Path, question: Question, device: torch.device) -> System:
@@ -215,11 +241,14 @@ def _bundle(path: Path, question: Question, device: torch.device) -> System:
 def _lists(path: Path, question: Question) -> System:
     prepared = question.prepared
     users = Catalog(prepared.users["user_id"])
-    given = read_lists(path, users, prepared.catalog, question.k, question.users)
+    asked = np.union1d(question.users, question.up_close)
+    given = read_lists(path, users, prepared.catalog, question.k, asked)
     has_list = given.lengths >= 0
+    reach = reach_of(int(given.lengths.max()), question)
+    judged_to = max((k for k in question.cutoffs if reach is None or k <= reach), default=0)
     found = Counter(
         users_without_list=0,  # judged, and score 0
-        lists_shorter_than_k=0,  # k is the largest cutoff
+        lists_shorter_than_k=0,  # k is the largest cutoff at which the file is judged
         unknown_items=0,  # keep their place and can only miss
         seen_items=0,  # items of the user's own history; where these are excluded, misses
         lists_of_unknown_users=given.num_unknown_users,  # ignored
@@ -231,14 +260,17 @@ def _lists(path: Path, question: Question) -> System:
         at = given.places(rows)
         items_BK = torch.from_numpy(given.items[at])
         found["users_without_list"] += int((~has_list[rows]).sum())
-        found["lists_shorter_than_k"] += int((has_list[rows] & (given.lengths[rows] < k)).sum())
+        short = has_list[rows] & (given.lengths[rows] < min(k, judged_to))
+        found["lists_shorter_than_k"] += int(short.sum())
         found["unknown_items"] += int(given.unknown_items[at].sum())
         found["seen_items"] += len(found_in(given.items[at], distinct(batch.history))[0])
         found["lists_not_judged"] -= int(has_list[rows].sum())
         return items_BK
 
     source = {"recommendations": str(path), "sha256": folder.sha256(path)}
-    return System(path.stem, "recommendations", lists, source, found, longest=question.k)
+    return System(
+        path.stem, "recommendations", lists, source, found, longest=question.k, reach=reach
+    )
 
 
 def _baselines(names: Sequence[str], question: Question, device: torch.device) -> Iterator[System]:

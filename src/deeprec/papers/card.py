@@ -130,11 +130,12 @@ def _period(prepared: Prepared) -> str:
 
 def _scores(report: Mapping[str, Any] | None) -> str:
     systems: Sequence[Mapping[str, Any]] = (report or {}).get("systems", [])
+    k = (report or {}).get("headline")
     rows = [
-        f"| {system['name']} | {metric} | {figure['mean']:.4f} |"
+        f"| {system['name']} | {metric} | {system['metrics'][metric]['mean']:.4f} |"
         for system in systems
-        for metric, figure in system.get("metrics", {}).items()
-        if metric in ("ndcg@10", "ndcg@100", "recall@50") and figure.get("mean") is not None
+        for metric in (f"ndcg@{k}", f"recall@{k}", f"hit@{k}")
+        if metric in system["metrics"]
     ]
     if not rows:
         return "No report of the run was there when it was exported; `deeprec evaluate` makes one."

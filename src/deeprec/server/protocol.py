@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from deeprec.serve import Bundle, RequestError
 from deeprec.server.batcher import Question, Ranked
 from deeprec.server.opened import Opened
-from deeprec.server.question import Limits, checked_k, distinct, refuse_more, values_of
+from deeprec.server.question import Limits, checked_k, distinct, refusal, refuse_more, values_of
 
 NO_SCORE = -3.4028234663852886e38  # the lowest float32
 ATTRIBUTE = "attribute."  # before the name of a user attribute that is an input
@@ -97,9 +97,7 @@ def inference(body: bytes) -> Inference:
     try:
         return Inference.model_validate_json(body)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(str(one) for one in first["loc"]) or "the body"
-        raise RequestError(f"{place}: {first['msg']}") from None
+        raise RequestError(refusal(error, body, Inference)) from None
 
 
 def questions_of(bundle: Bundle, said: Inference, limits: Limits) -> list[Question]:

@@ -1,11 +1,13 @@
 """What a request may say, checked before it can cost anything, as a question to a bundle."""
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 
+from deeprec.errors import did_you_mean
 from deeprec.serve import SECONDS_PER_DAY, Bundle, RequestError, indices_of_values
 from deeprec.server.batcher import Question
 
@@ -44,14 +46,25 @@ def asked(body: bytes) -> Asked:
     try:
         return Asked.model_validate_json(body)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(str(one) for one in first["loc"]) or "the body"
-        if place.startswith("items."):
+        said = refusal(error, body, Asked)
+        if said.startswith("items."):
             raise RequestError(
                 "items must be item ids (text), oldest first, or pairs [item id, seconds since "
                 "1970] throughout"
             ) from None
-        raise RequestError(f"{place}: {first['msg']}") from None
+        raise RequestError(said) from None
+
+
+def refusal(error: ValidationError, body: bytes, kind: type[BaseModel]) -> str:
+    """The place of the first mistake of a body and its rule, or the key that should be another."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    if len(first["loc"]) == 1 and first["type"] in ("missing", "extra_forbidden"):
+        for key in json.loads(body):
+            if key not in kind.model_fields:
+                near = did_you_mean(key[:100], kind.model_fields)
+                return f"there is no key {key[:100]!r}; {near}"
+    place = ".".join(str(one) for one in first["loc"]) or "the body"
+    return f"{place}: {first['msg']}"
 
 
 def question_of(bundle: Bundle, said: Asked, limits: Limits) -> Question:

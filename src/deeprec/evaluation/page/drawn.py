@@ -11,9 +11,11 @@ SLICED = ("ndcg", "recall")
 
 def curves(report: Content) -> str:
     systems = report["systems"]
-    last = [f"{s['name']} {s['curve']['recall'][-1]:.3f}" for s in systems]
-    longest = systems[0]["curve"]["k"][-1]
-    finding = f"ndcg and recall against k; recall@{longest}: {', '.join(last)}"
+    last = [
+        f"{one['name']} {one['curve']['recall'][-1]:.3f} at {one['curve']['k'][-1]}"
+        for one in systems
+    ]
+    finding = f"ndcg and recall against k; recall of the longest lists: {', '.join(last)}"
     return legend(report) + figure(drawing.curves(systems), finding, "Means over all users.")
 
 

@@ -22,16 +22,20 @@ def examples(report: Content) -> str:
         if (more := len(user["taken"]) - MOST) > 0:
             taken += f"<li>and {more:,} more</li>"
         history = "".join(f"<li>{_called(item)}{_times(item)}</li>" for item in user["history"])
-        opened = " open" if number == 1 else ""
+        asked_for = user.get("asked_for", False)
+        opened = " open" if number == 1 or asked_for else ""
+        who = f"User {number}{', asked for' if asked_for else ''}"
         cards.append(
-            f'<details class="user"{opened}><summary>User {number}: {user["events"]:,} events '
+            f'<details class="user"{opened}><summary>{who}: {user["events"]:,} events '
             "before, "
             f'{user["num_taken"]:,} items taken; found by {hits}</summary><div class="columns">'
             f"<div><h4>had lately, latest first</h4><ul>{history or '<li>nothing</li>'}</ul></div>"
             f"<div><h4>took then</h4><ul>{taken}</ul></div>{lists}</div></details>"
         )
+    named = any(user.get("asked_for") for user in report["examples"])
+    first = "First those of users_up_close, in its order; then drawn" if named else "Drawn"
     note = (
-        "Drawn from the judged users, numbered and not named. ✓ and bold: taken indeed. "
+        f"{first} from the judged users, numbered and not named. ✓ and bold: taken indeed. "
         "↺: had before."
     )
     return f'<p class="soft">{note}</p>' + "".join(cards) if cards else ""

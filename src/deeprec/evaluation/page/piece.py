@@ -80,7 +80,7 @@ def named(report: Content, at: int) -> str:
 
 def interval(found: Mapping[str, float] | None, best: float, alike: bool) -> str:
     if found is None:
-        return "<td></td>"
+        return "<td>–</td>"
     bold = ' class="best"' if found["mean"] >= best else ""
     sign = "≈ " if alike else ""
     low, high = (_short(found[bound]) for bound in ("low", "high"))

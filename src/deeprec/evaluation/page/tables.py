@@ -29,7 +29,8 @@ def metrics(report: Content) -> str:
         caption = f"Means over users at k = {cutoff}, 95 % intervals below"
         shown = _systems(report, names, caption)
         tables.append(f"<details{opened}><summary>k = {cutoff}</summary>{shown}</details>")
-    sampled = [name for name in report["systems"][0]["metrics"] if name.startswith("sampled_")]
+    every = {name: None for system in report["systems"] for name in system["metrics"]}
+    sampled = [name for name in every if name.startswith("sampled_")]
     if sampled:
         caption = "Against drawn items only: not comparable with the above"
         shown = _systems(report, {name: name for name in sampled}, caption)

@@ -10,6 +10,7 @@ from deeprec.evaluation.page.people import examples
 from deeprec.evaluation.page.piece import Content, document
 from deeprec.evaluation.page.rules import again, card, checks
 from deeprec.evaluation.page.tables import comparisons, exposure, metrics, seeds
+from deeprec.evaluation.reach import too_short
 
 NEAREST = 3  # systems that the best one is compared with in the summary
 
@@ -76,7 +77,7 @@ def _alarms(report: Content) -> str:
         *(("Compared by force", line) for line in report["forced"]),
         *(("Do not believe this", one["says"]) for one in checks if one["level"] == "fail"),
         *(("Mind", one["says"]) for one in checks if one["level"] == "warn"),
-        *(("Mind", line) for line in report["warnings"]),
+        *(("Mind", line) for line in (*too_short(report), *report["warnings"])),
     ]
     return "".join(
         f'<p class="alarm" role="alert"><strong>{title}:</strong> {escape(line)}</p>'
