@@ -21,6 +21,7 @@ PAGES = {  # blocks that are run, at least
     "docs/search.md": 2,
     "docs/serving.md": 6,
     "docs/from-dsstne.md": 4,
+    "docs/from-other-libraries.md": 2,
 }
 
 
