@@ -18,6 +18,7 @@ BLOCK = re.compile(
 
 PAGES = {  # blocks that are run, at least
     "README.md": 3,
+    "docs/architecture.md": 1,
     "docs/search.md": 2,
     "docs/evaluation.md": 2,
     "docs/serving.md": 6,

@@ -4,10 +4,14 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from deeprec import config, part, synonym
 from deeprec.composition import choices
 from deeprec.errors import ConfigError
+from deeprec.trainer import facts
+from deeprec.trainer.facts import Facts
+from deeprec.trainer.run import RunFolder
 from deeprec.verb import VERBS
 
 PAGE = Path(__file__).parents[1] / "docs/from-other-libraries.md"
@@ -86,3 +90,42 @@ def test_the_keys_of_preparing_are_found_too() -> None:
     assert said("prepare", *words) == [
         "val_interval: unknown key; did you mean 'data.filters.minimum_value'?"
     ]
+
+
+def test_what_only_the_data_say_is_in_no_list() -> None:
+    (found,) = said("train", *TRAIN, "model.xyz=1")
+    assert "choose from activation, dropout" in found
+    assert not re.search(r"\b(num_items|popularity|repeats|log_odds|fields)\b", found)
+
+
+def test_a_file_without_partial_is_told_so(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/mine.yaml").write_text("_target_: deeprec.model.svd.Svd\n")
+    with pytest.raises(ConfigError) as refusal:
+        config.compose("train", [*TRAIN, "model=mine"], config_dir=tmp_path)
+    assert "takes num_items, which only the data say" in str(refusal.value)
+    assert "must have the line `_partial_: true`" in str(refusal.value)
+
+
+def test_the_config_of_a_run_is_refused_by_its_file(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("sead: 3\n")
+    with pytest.raises(ConfigError) as refusal:
+        _ = RunFolder(tmp_path).config
+    assert str(refusal.value).startswith(f"{tmp_path / 'config.yaml'} cannot be used:")
+    assert "cannot start" not in str(refusal.value)
+
+
+def test_what_only_the_data_say_is_what_models_and_losses_are_built_with(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[set[str]] = []
+
+    def note(_: object, **known: object) -> torch.nn.Module:
+        asked.append(set(known))
+        return torch.nn.Identity()
+
+    monkeypatch.setattr(facts, "instantiate_with", note)
+    data = Facts(num_items=1, num_users=1, fields={}, target_share=1.0, repeats=False)
+    facts.build_model({}, data, None)
+    facts.build_loss({}, data, None, width=1, batch_users=1, device="cpu")
+    assert asked == [set(part.KNOWN_LATER["model"]), set(part.KNOWN_LATER["loss"])]

@@ -45,12 +45,13 @@ def unknown_key(key: str, names: Sequence[str], settings: Collection[str]) -> st
         )
     meant = synonym.key_for(key, [*names, *settings])
     if meant is None and nearest(key, names) is None:
-        meant = _inside(key, settings)
-        elsewhere = synonym.KEYS.get(synonym.plain(key), ("",))[0]
+        elsewhere = next(iter(synonym.KEYS.get(synonym.plain(key), ())), "")
         group = elsewhere.partition(".")[0]
-        if meant is None and group in names:
+        if group in names:
             return f"{key}: unknown key; it is {elsewhere} here, which the chosen {group} lacks"
-    return f"{key}: unknown key; " + (f"did you mean {meant!r}?" if meant else did_you_mean(key, names))
+        meant = _inside(key, settings)
+    way_out = f"did you mean {meant!r}?" if meant else did_you_mean(key, names)
+    return f"{key}: unknown key; {way_out}"
 
 
 def _inside(key: str, settings: Collection[str]) -> str | None:

@@ -1,4 +1,4 @@
-"""What RecBole, implicit and LightFM call a key or a choice; docs/from-other-libraries.md says more.
+"""What RecBole, implicit and LightFM call a key or a choice; see docs/from-other-libraries.md.
 
 Each name stands in lower case without anything between its letters, so that `MultiVAE`, `multi_vae`
 and `multi-vae` are one.
