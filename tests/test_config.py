@@ -207,7 +207,8 @@ def test_what_must_be_given_is_asked_for(configs: Path) -> None:
 def test_a_partial_part_may_leave_out_what_is_known_at_run_time_only() -> None:
     assert train().model["_partial_"] is True
     assert mistakes("train", *PLACES, "model._partial_=false") == [
-        "model.num_items: missing; give it as model.num_items=..."
+        "model: shop.Autoencoder takes num_items, which only the data say; the file that names it "
+        "must have the line `_partial_: true`"
     ]
 
 

@@ -412,3 +412,13 @@ def test_a_model_without_a_catalog_table_has_no_precision(
     run = train(settings(prepared.path, tmp_path / "run", "model=ease"))
     with pytest.raises(ConfigError, match="has no catalog table"):
         export(ExportConfig(str(run), str(tmp_path / "bundle"), precision="int8"))
+
+
+class Untyped(nn.Module):
+    def forward(self, items_N, attribute_values):  # type: ignore[no-untyped-def]
+        return items_N + attribute_values[0] if isinstance(attribute_values, list) else items_N.foo
+
+
+def test_a_model_that_cannot_be_scripted_is_told_to_annotate_its_forward() -> None:
+    with pytest.raises(IntegrityError, match=r"(?s)must be what TorchScript takes.*Annotate every"):
+        forms.scripted(Untyped())

@@ -97,7 +97,10 @@ def find_mistakes(config: Mapping[str, Any], verb: str) -> list[str]:
     """What `check` refuses: unknown keys, wrong or missing values, what does not fit together."""
     schema = VERBS[verb]
     names = [one.name for one in fields(schema)]
-    mistakes = [unknown_key(key, names) for key in config if key not in names]
+    unknown = [key for key in config if key not in names]
+    groups = [name for name in names if unknown and name in config]
+    inside = [path for name in groups for path in part.settings(name, config[name])]
+    mistakes = [unknown_key(key, names, inside) for key in unknown]
     wrong = []
     for one in fields(schema):
         if found := field_mistakes(one, get_type_hints(schema)[one.name], config):

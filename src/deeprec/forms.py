@@ -51,7 +51,20 @@ def save(path: Path, trained: Trained) -> None:
 def scripted(asked: nn.Module) -> torch.jit.ScriptModule:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # as in serve.load_model
-        return torch.jit.script(asked.eval())
+        try:
+            return torch.jit.script(asked.eval())
+        except (RuntimeError, TypeError) as error:
+            raise IntegrityError(
+                "serving_encoder() of the model must be what TorchScript takes, and it refuses: "
+                f"{_refusal(error)}. Annotate every argument of its forward as Svd in "
+                "deeprec/model/svd.py does: what is not annotated counts as a Tensor"
+            ) from error
+
+
+def _refusal(error: Exception) -> str:
+    """What TorchScript says, on one line, without the source that it shows."""
+    said = str(error).strip().partition(":\n  File")[0].partition("\nInferred")[0]
+    return " ".join(said.split())[:300].rstrip(".:")
 
 
 def write_script(path: Path, script: torch.jit.ScriptModule) -> None:

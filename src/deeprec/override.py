@@ -15,6 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 
+from deeprec import synonym
 from deeprec.errors import ConfigError, did_you_mean, nearest
 
 SIMPLE = re.compile(r"(?!(?:null|true|false|inf|nan)$)[a-z_][\w/-]*", re.IGNORECASE)
@@ -107,7 +108,11 @@ def parted(
     handed_on: list[str] = []
     for word in words:
         head = re.split(r"[./@]", key_of(word))[0]
-        near = head if head in own or head in others else nearest(head, {*own, *others})
+        near: str | None = head
+        if head not in own and head not in others:
+            heads = (key.split(".")[0] for key in synonym.KEYS.get(synonym.plain(head), ()))
+            near = next((one for one in heads if one in own or one in others), None)
+            near = near or nearest(head, {*own, *others})
         (handed_on if near in others and near not in own else mine).append(word)
     return mine, handed_on
 
@@ -162,7 +167,8 @@ def _group(key: str, override: Override, groups: Mapping[str, Collection[str]]) 
         raise ConfigError(f"{key}: unknown group; {did_you_mean(key, groups)}")
     for choice in _choices(override):
         if choice not in list(groups[key]):  # which need not be hashable
-            near = nearest(str(choice), groups[key])
+            near = synonym.choice_for(key, str(choice), groups[key])
+            near = near or nearest(str(choice), groups[key])
             way_out = f"; did you mean {near!r}?" if near else ""
             listed = ", ".join(groups[key]) or "nothing (the group is empty)"
             raise ConfigError(f"{key}: expected one of {listed}, got {choice!r}{way_out}")

@@ -14,11 +14,12 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from inspect import Parameter
 from typing import Any
 
+from deeprec import synonym
 from deeprec.annotation import accepts, as_meant, describe
 from deeprec.errors import ConfigError, did_you_mean
 
@@ -26,6 +27,17 @@ TRUSTED = "DEEPREC_TRUSTED_PACKAGES"  # further packages that a `_target_` may n
 MISSING = "???"  # as OmegaConf writes a value that must be given
 RESERVED = ("_target_", "_partial_")
 STAND_INS = {"num_items": 8}  # what the data say, where a part is only made to check its values
+KNOWN_LATER = {  # by group: arguments that a program gives where a part has them, and no config may
+    "data": ("workspace",),
+    "model": (
+        "num_items", "num_users", "fields", "target_share", "repeats", "popularity", "log_odds",
+        "compatibility",
+    ),
+    "loss": (
+        "num_items", "num_users", "popularity", "width", "batch_users", "device", "row_length",
+        "hidden_bias", "linear", "unit_rows", "hidden_per_user",
+    ),
+}  # fmt: skip
 DOTTED = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)+")
 
 
@@ -96,7 +108,10 @@ def mistakes(path: str, part: object) -> list[str]:
         found.append(f"{path}._partial_: expected true or false, got {shown(partial)}")
     elif not partial:
         found += [
-            f"{path}.{name}: missing; give it as {path}.{name}=..."
+            f"{path}: {part['_target_']} takes {name}, which only the data say; the file that "
+            f"names it must have the line `_partial_: true`"
+            if name in _known_later(path)
+            else f"{path}.{name}: missing; give it as {path}.{name}=..."
             for name, parameter in parameters.items()
             if parameter.default is Parameter.empty and name not in part
         ]
@@ -104,6 +119,21 @@ def mistakes(path: str, part: object) -> list[str]:
     if found:  # what is said of several values may be due to one that was left out
         refused = [one for one in refused if one.startswith(f"{path}.")]
     return [*found, *refused]
+
+
+def settings(path: str, part: object) -> Iterator[str]:
+    """The paths of all that a config may say of a part and of parts in it; none of a wrong one."""
+    if not isinstance(part, Mapping):
+        return
+    try:
+        parameters = _parameters(find(part.get("_target_")))
+    except ConfigError:
+        return
+    for name in parameters:
+        if name not in _known_later(path):
+            yield f"{path}.{name}"
+            if _is_part(part.get(name)):
+                yield from settings(f"{path}.{name}", part[name])
 
 
 def called(part: Mapping[str, Any]) -> str:
@@ -174,11 +204,14 @@ def _is_from(value: object, packages: Sequence[str]) -> bool:
 def _argument_mistakes(
     path: str, name: str, value: object, parameters: Mapping[str, Parameter], target: str
 ) -> list[str]:
-    if not parameters:
+    known_later = _known_later(path)
+    settable = [one for one in parameters if one not in known_later]
+    if not settable and name not in parameters:
         group = path.rpartition(".")[0]
         return [f"{path}: {target} takes no arguments; another is chosen by {group}=CHOICE"]
     if name not in parameters:
-        return [f"{path}: {target} has no such argument; {did_you_mean(name, parameters)}"]
+        meant = _meant(path, name, settable) or did_you_mean(name, settable)
+        return [f"{path}: {target} has no such argument; {meant}"]
     if value == MISSING:
         return [f"{path}: missing; give it as {path}=..."]
     if inside := _parts(path, value):
@@ -187,6 +220,23 @@ def _argument_mistakes(
     if not accepts(value, annotation):
         return [f"{path}: {mismatch(value, annotation)}"]
     return []
+
+
+def _known_later(path: str) -> Sequence[str]:
+    """Arguments of a part at this path, or of a part in it, that no config may give."""
+    return KNOWN_LATER.get(re.split(r"[.\[]", path)[0], ())
+
+
+def _meant(path: str, name: str, settable: Sequence[str]) -> str | None:
+    """What others call so: an argument of this part, or else a setting of another group."""
+    around = path.rpartition(".")[0]
+    here = synonym.key_for(name, [f"{around}.{one}" for one in settable])
+    if here is not None:
+        return f"did you mean {here.rpartition('.')[2]!r}?"
+    elsewhere = [
+        key for key in synonym.KEYS.get(synonym.plain(name), ()) if not key.startswith(f"{around}.")
+    ]
+    return f"did you mean {elsewhere[0]!r}?" if elsewhere else None
 
 
 def _refused_values(

@@ -1,15 +1,15 @@
 """What a dataclass of a verb allows: plain fields of a type, and parts, chosen from a group."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING as FACTORY_MISSING
 from dataclasses import Field, fields
 from typing import Any, get_type_hints
 
 from omegaconf import MISSING
 
-from deeprec import part
+from deeprec import part, synonym
 from deeprec.annotation import accepts
-from deeprec.errors import did_you_mean
+from deeprec.errors import did_you_mean, nearest
 
 Part = dict[str, Any]  # `_target_` and its constructor's arguments
 OptionalPart = Part | None  # null where the model is solved, and knows no such part
@@ -31,14 +31,34 @@ def plain_defaults(schema: type[Any]) -> dict[str, Any]:
     return {one.name: default_of(one) for one in fields(schema) if one.name in plain}
 
 
-def unknown_key(key: str, names: Sequence[str]) -> str:
-    """What to say of a key that is no field."""
+def unknown_key(key: str, names: Sequence[str], settings: Collection[str]) -> str:
+    """What to say of a key that is no field.
+
+    Args:
+        names: of the fields.
+        settings: of its parts, by their whole paths.
+    """
     if key == "experiment":
         return (
             "experiment: its file must begin with the line '# @package _global_', "
             "so that its keys are those of the whole config"
         )
-    return f"{key}: unknown key; {did_you_mean(key, names)}"
+    meant = synonym.key_for(key, [*names, *settings])
+    if meant is None and nearest(key, names) is None:
+        elsewhere = next(iter(synonym.KEYS.get(synonym.plain(key), ())), "")
+        group = elsewhere.partition(".")[0]
+        if group in names:
+            return f"{key}: unknown key; it is {elsewhere} here, which the chosen {group} lacks"
+        meant = _inside(key, settings)
+    way_out = f"did you mean {meant!r}?" if meant else did_you_mean(key, names)
+    return f"{key}: unknown key; {way_out}"
+
+
+def _inside(key: str, settings: Collection[str]) -> str | None:
+    """The setting of a part whose own name is the nearest."""
+    own = {path.rpartition(".")[2]: path for path in settings}
+    near = nearest(key, own)
+    return own[near] if near else None
 
 
 def field_mistakes(one: Field[Any], annotation: Any, config: Mapping[str, Any]) -> list[str]:

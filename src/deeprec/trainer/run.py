@@ -131,7 +131,9 @@ class RunFolder:
         """
         self.check_is_run()
         values = _read_yaml(self.path / "config.yaml")
-        configs.check(values, "train")
+        if found := configs.find_mistakes(values, "train"):
+            lines = "\n".join(f"  - {mistake}" for mistake in found)
+            raise ConfigError(f"{self.path / 'config.yaml'} cannot be used:\n{lines}")
         return cast(TrainConfig, configs.typed(values, "train"))
 
     @property
