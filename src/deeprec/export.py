@@ -246,6 +246,9 @@ def compare(model: Path, trained: Trained, num_users: int) -> None:
             advance(len(rows))
 
 
+Answer = tuple[list[int], list[float]]  # items and their scores, best first
+
+
 def refuse_difference(
     exported: torch.jit.ScriptModule, trained: Trained, batch: Batch, exclude_seen: bool
 ) -> None:
@@ -255,10 +258,21 @@ def refuse_difference(
         if not same_answer(*answer, *truth):
             raise IntegrityError(
                 "the exported model does not answer as the evaluated one, so nothing was written: "
-                f"for the user in row {row} (exclude_seen={exclude_seen}) it says {answer[0][:5]}, "
-                f"evaluated was {truth[0][:5]}, to look at the first five. The model's "
-                "serving_encoder() must compute what its encode() computes"
+                f"for the user in row {row} (exclude_seen={exclude_seen}) {_other(answer, truth)}. "
+                "The model's serving_encoder() must compute what its encode() computes"
             )
+
+
+def _other(answer: Answer, truth: Answer) -> str:
+    """The first place with another score, or else with another item, in words."""
+    places = list(enumerate(zip(*answer, *truth, strict=False), 1))
+    differ = [one for one in places if not same_answer(*([each] for each in one[1]))]
+    differ += [(place, both) for place, both in places if both[0] != both[2]]
+    if not differ:
+        return f"it holds {len(answer[0])} items, evaluated were {len(truth[0])}"
+    place, (item, score, wanted, known) = differ[0]
+    held = f"place {place} holds item {item} with {score:.8g}"
+    return f"{held}, evaluated was item {wanted} with {known:.8g}"
 
 
 def served(

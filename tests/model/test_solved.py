@@ -389,6 +389,23 @@ def test_a_user_of_ials_is_where_the_loss_is_flat(taken: np.ndarray) -> None:
     assert encoded.hidden_BD[1:].abs().max() > 0.1
 
 
+@pytest.mark.parametrize("unobserved_weight", [0.01, 0.1, 1.0])
+def test_scores_of_ials_are_as_exact_as_a_bundle_is_held_to(unobserved_weight: float) -> None:
+    """A solution that stops sooner differs by a step between two programs, and from the exact."""
+    rng = np.random.default_rng(3)
+    taken = (rng.random((300, 120)) < 0.02 + 0.2 * rng.random(120)).astype(float)
+    model = Ials(120, width=16, unobserved_weight=unobserved_weight, l2=0.002)
+    solved(model, users_of(taken), passes=5)
+    rows = model.item_weight.detach().double().numpy()
+    shared = unobserved_weight * model.spectrum_D.double().numpy()
+    ridges = model.ridge(torch.from_numpy(taken.sum(1)), 120.0).double().numpy()
+    expected = []
+    for had, ridge in zip(taken.astype(bool), ridges, strict=True):
+        gram = rows[had].T @ rows[had] + np.diag(shared + ridge)
+        expected.append(rows @ np.linalg.solve(gram, rows[had].sum(0)))
+    np.testing.assert_allclose(scores_of(model, taken), expected, atol=4e-6)
+
+
 def test_ials_falls_to_a_minimum_and_says_the_loss_it_has(taken: np.ndarray) -> None:
     torch.manual_seed(1)
     model = Ials(V, width=5, l2=0.05, tolerance=1e-5)
