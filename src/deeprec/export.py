@@ -266,7 +266,11 @@ def refuse_difference(
 def _other(answer: Answer, truth: Answer) -> str:
     """The first place with another score, or else with another item, in words."""
     places = list(enumerate(zip(*answer, *truth, strict=False), 1))
-    differ = [one for one in places if not same_answer(*([each] for each in one[1]))]
+    differ = [
+        (place, (item, score, wanted, known))
+        for place, (item, score, wanted, known) in places
+        if not same_answer([item], [score], [wanted], [known])
+    ]
     differ += [(place, both) for place, both in places if both[0] != both[2]]
     if not differ:
         return f"it holds {len(answer[0])} items, evaluated were {len(truth[0])}"

@@ -10,6 +10,7 @@ from scipy.special import expit
 from torch import Tensor
 
 import small_shop
+from deeprec.activated import READ_BY
 from deeprec.batch import Batch, Jagged, Task
 from deeprec.errors import ConfigError
 from deeprec.model.hidden import Hidden
@@ -80,9 +81,11 @@ def told(tensor: Tensor) -> np.ndarray:
 @pytest.mark.parametrize("name", FORWARD)
 def test_dropout_and_denoising_are_those_of_the_formulas(name: str) -> None:
     torch.manual_seed(3)
+    parameters = {"alpha": ALPHA, "scale": SCALE, "slope": SLOPE}
+    read = {key: value for key, value in parameters.items() if name in READ_BY[key]}
     parts = [
-        Hidden(name=layer, units=5, activation=name, dropout=P, alpha=ALPHA, scale=SCALE,
-               slope=SLOPE, init="gaussian", init_bias=0.3, sources=sources)  # type: ignore[arg-type]
+        Hidden(name=layer, units=5, activation=name, dropout=P,
+               init="gaussian", init_bias=0.3, sources=sources, **read)  # type: ignore[arg-type]
         for layer, sources in (("one", ["input"]), ("two", ["one", "input"]))
     ]  # fmt: skip
     model = Layered(ITEMS, layers=parts, input_dropout=DENOISING, compatibility="dsstne").double()

@@ -107,9 +107,10 @@ def shapes(batch: Arranged) -> tuple[torch.Size, ...]:
     return tuple(each.shape for each in found if each is not None)
 
 
-# rounding alone decides where Adam moves a bias that batch norm takes away again
+# rounding alone decides where Adam moves a bias that batch norm takes away again; row-wise Adagrad
+# has Adam for layers
 ENDS = [("plain", one) for one in LIMITLESS]
-ENDS += [("layered", one) for one in LIMITLESS if not isinstance(one, Adam)]
+ENDS += [("layered", one) for one in LIMITLESS if not isinstance(one, Adam | RowwiseAdagrad)]
 ENDS += [("variational", one) for one in (LIMITLESS[0], RowwiseAdagrad())]
 
 
