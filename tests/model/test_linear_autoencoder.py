@@ -139,7 +139,8 @@ def test_steps_are_those_of_gradient_descent_on_the_sphere(steps: int) -> None:
     rows = functional.normalize(model.item_weight.detach().double())
     history, attributes = dense_history() * power(-0.5), dense_attributes()
     of_user = [torch.zeros(size, 6).double() for size in (1, *FIELDS.values())]
-    known = torch.cat([torch.ones(len(USERS), 1).double(), *attributes], 1)
+    said = [0.05 * counts for counts in attributes]
+    known = torch.cat([torch.ones(len(USERS), 1).double(), *said], 1)
     some = history.sum(1) > 0
     for _ in range(steps):
         unit = rows.clone().requires_grad_()

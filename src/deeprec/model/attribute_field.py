@@ -113,6 +113,7 @@ class Bags(nn.Module):
         tables: those of the attributes that are read, by sparse field.
         attributes: in the order of the model's fields.
         divisors: of attributes of two tables.
+        weight: of each value of an attribute.
     """
 
     def __init__(
@@ -121,8 +122,10 @@ class Bags(nn.Module):
         tables: nn.ParameterDict,
         attributes: Iterable[str],
         divisors: Mapping[str, int],
+        weight: float = 1.0,
     ) -> None:
         super().__init__()
+        self.weight = weight
         width = next(table.shape[1] for table in (history, *tables.values()) if table is not None)
         self.history: nn.Module = Unread(width) if history is None else Bag(history)
         self.attributes = nn.ModuleList(
@@ -144,8 +147,9 @@ class Bags(nn.Module):
         """float32 [B, D]."""
         sum_BD: Tensor = self.history(history.items_M, history.offsets_B1, weights_M)
         for i, bag in enumerate(self.attributes):
-            ones = torch.ones(attribute_values[i].shape[0], device=weights_M.device)
-            sum_BD = sum_BD + bag(attribute_values[i], attribute_offsets[i], ones)
+            count = attribute_values[i].shape[0]
+            weights_N = torch.full([count], self.weight, device=weights_M.device)
+            sum_BD = sum_BD + bag(attribute_values[i], attribute_offsets[i], weights_N)
         return sum_BD
 
 

@@ -35,6 +35,10 @@ from deeprec.model.svd import leading_vectors, looking_bytes
 WARM_ITERATIONS = 3  # training finds the rest
 WARM_POWER = 0.5  # by which events of long histories and popular items weigh less
 SCATTERED = 40  # users an item, below which what is popular says little of what comes next
+# weight of what is known of a user: at 1, rows of an attribute that says nothing took a twentieth
+# of ndcg on generated events (validation ndcg@100 .221, now .231, as without it); by country on
+# Online Retail it is .130 at 1 and .131 at .1, on Complete Journey .065 at both
+OF_ATTRIBUTES = 0.05
 SMALLEST = 1e-6  # length below which singular vectors say nothing of an item
 ROWS_AT_ONCE = 2**14  # of a table that others take the place of
 
@@ -220,7 +224,7 @@ class LinearAutoencoder(nn.Module):
         if self.sparse_input is None:
             return self.everybody_D
         of_attributes_BD: Tensor = self.sparse_input(attributes)
-        return of_attributes_BD + self.everybody_D
+        return OF_ATTRIBUTES * of_attributes_BD + self.everybody_D
 
 
 class ServingEncoder(nn.Module):
@@ -238,7 +242,7 @@ class ServingEncoder(nn.Module):
         self.num_items = model.num_items
         self.history_weighting, self.fade_days = model.history_weighting, model.fade_days
         tables = nn.ParameterDict() if model.sparse_input is None else model.sparse_input.tables
-        self.bags = Bags(model.item_weight, tables, model.fields, {})
+        self.bags = Bags(model.item_weight, tables, model.fields, {}, OF_ATTRIBUTES)
         self.everybody_D = model.everybody_D
         self.register_buffer("input_scale_V", model.input_scale_V)
         self.register_buffer("row_length_V", model.row_length_V)
