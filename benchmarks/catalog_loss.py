@@ -10,8 +10,8 @@ what was resident before it, each in a fresh process; it holds the gradient of t
 
 import statistics
 import sys
-import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from page import Goal, Measured, show
 from sized import QUICK, sized
 from torch import Tensor
 from torch.nn import functional as F
-from turns import left_out, multiplies_bfloat16
+from turns import Spent, in_ms, left_out, multiplies_bfloat16, spent
 
 from deeprec.batch import Encoded, Jagged
 from deeprec.loss.block_size import BLOCK_ITEMS
@@ -101,8 +101,7 @@ FORMS = {
 }
 
 
-def three_products(hidden: Tensor, weight: Tensor, bias: Tensor, _: Jagged) -> float:
-    started = time.process_time()
+def three_products(hidden: Tensor, weight: Tensor, bias: Tensor, _: Jagged) -> None:
     with torch.no_grad():
         of_hidden, of_weight = torch.zeros_like(hidden), torch.empty_like(weight)
         blocks = zip(*(torch.split(rows, BLOCK_ITEMS) for rows in (weight, of_weight, bias)))
@@ -110,14 +109,11 @@ def three_products(hidden: Tensor, weight: Tensor, bias: Tensor, _: Jagged) -> f
             scores = torch.addmm(bias_of_block, hidden, of_block.T)
             of_hidden.addmm_(scores, of_block)
             torch.mm(scores.T, hidden, out=into)
-    return time.process_time() - started
 
 
-def step(form: Form, made: Problem) -> float:
+def step(form: Form, made: Problem) -> Spent:
     drop_gradients(made)
-    started = time.process_time()
-    gradients(form, made)
-    return time.process_time() - started
+    return spent(partial(gradients, form, made))
 
 
 def gradients(form: Form, made: Problem) -> None:
@@ -146,15 +142,15 @@ def of_step(name: str) -> float:
 def measure() -> Measured:
     torch.set_num_threads(1)
     made = problem()
-    seconds: dict[str, list[float]] = {name: [] for name in FORMS}
+    seconds: dict[str, list[Spent]] = {name: [] for name in FORMS}
     floor = []
     for _ in range(ROUNDS):
-        floor.append(three_products(*made))
+        floor.append(spent(partial(three_products, *made)))
         for name, form in FORMS.items():
             seconds[name].append(step(form, made))
     rows = [row(name, taken, seconds) for name, taken in seconds.items()]
     rows.append(
-        dict(zip(rows[0], ("three float32 products", 1000 * statistics.median(floor), None, None)))
+        {"form": "three float32 products", **in_ms(floor), "of naive": None, "peak MB": None}
     )
     return {
         "claim": "The blockwise catalog losses cost less than the naive dense ones, in time and in "
@@ -177,12 +173,12 @@ def measure() -> Measured:
     }
 
 
-def row(name: str, taken: list[float], seconds: dict[str, list[float]]) -> dict[str, Any]:
+def row(name: str, taken: list[Spent], seconds: dict[str, list[Spent]]) -> dict[str, Any]:
     naive = seconds[name.split()[0] + " naive"]
     return {
         "form": name,
-        "CPU ms": 1000 * statistics.median(taken),
-        "of naive": statistics.median(a / b for a, b in zip(taken, naive, strict=True)),
+        **in_ms(taken),
+        "of naive": statistics.median(a.cpu / b.cpu for a, b in zip(taken, naive, strict=True)),
         "peak MB": peak_megabytes(name),
     }
 

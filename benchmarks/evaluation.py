@@ -12,8 +12,8 @@ import os
 import statistics
 import subprocess
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from generated import judged_folder
 from ours import OurSteps
 from page import Measured, show
 from sized import sized
+from turns import Spent, spent
 
 from deeprec.batch import Encoded, Jagged
 from deeprec.metric.hits import Hits
@@ -72,20 +73,19 @@ def measure() -> Measured:
     }
 
 
-def row(what: str, form: str, seconds: float, note: str = "", **more: float | None) -> Row:
+def row(what: str, form: str, taken: Spent, note: str = "", **more: float | None) -> Row:
     return {
         "what": what,
         "form": form,
-        "CPU s": seconds,
+        "CPU s": taken.cpu,
+        "wall s": taken.wall,
         "prepare CPU s": None,
         "note": note,
     } | more
 
 
-def cpu(work: Callable[[], Any]) -> float:
-    started = time.process_time()
-    work()
-    return time.process_time() - started
+def median(taken: Sequence[Spent]) -> Spent:
+    return Spent(*(statistics.median(column) for column in zip(*taken)))
 
 
 # --- metrics of given lists ---
@@ -111,8 +111,8 @@ def lists() -> tuple[list[Row], list[Any]]:
             for k in (10, 20, 50, 100):
                 metric(hits, k)
 
-    ours = statistics.median(cpu(three) for _ in range(ROUNDS))
-    every = statistics.median(cpu(everything) for _ in range(ROUNDS))
+    ours = median([spent(three) for _ in range(ROUNDS)])
+    every = median([spent(everything) for _ in range(ROUNDS)])
     rows = [
         row("metrics", "ours", ours),
         row("metrics", "ours, 9 metrics at 4 cutoffs", every),
@@ -124,7 +124,7 @@ def lists() -> tuple[list[Row], list[Any]]:
         {
             "what": "metrics: the fastest other library over ours",
             "goal": 10,
-            "reached": min(theirs) / ours if theirs else None,
+            "reached": min(theirs) / ours.cpu if theirs else None,
             "better": "higher",
             "unit": "times",
         }
@@ -139,15 +139,15 @@ def peers(case: dict[str, Any], ours: dict[str, Any]) -> list[Row]:
             seconds = asked(name, folder)
             found = np.load(Path(folder) / f"{name}.npz")
             apart = max(float(np.abs(found[one] - values).max()) for one, values in ours.items())
-            first = f"; the first time {seconds['first']:.0f}" if "first" in seconds else ""
+            first = f"; the first time {seconds['first'].cpu:.0f}" if "first" in seconds else ""
             note = f"differs from ours by {apart:.0e} at most{first}"
-            prepared = {"prepare CPU s": seconds["prepare"]}
+            prepared = {"prepare CPU s": seconds["prepare"].cpu}
             rows.append(row("metrics", name, seconds["evaluate"], note, **prepared))
     return rows
 
 
-def asked(name: str, folder: str) -> dict[str, float]:
-    """The seconds that another library took, by its own Python."""
+def asked(name: str, folder: str) -> dict[str, Spent]:
+    """What another library took, by its own Python."""
     script = Path(__file__).parent / "peers" / "evaluators.py"
     alone = os.environ | {
         f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL", "NUMBA")
@@ -155,8 +155,8 @@ def asked(name: str, folder: str) -> dict[str, float]:
     assert PYTHON is not None
     command = [PYTHON, str(script), name, folder]
     done = subprocess.run(command, env=alone, check=True, capture_output=True, text=True)
-    seconds: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return seconds
+    told: dict[str, list[float]] = json.loads(done.stdout.splitlines()[-1])
+    return {name: Spent(*seconds) for name, seconds in told.items()}
 
 
 def drawn_lists() -> dict[str, Any]:
@@ -185,7 +185,7 @@ def ranking() -> tuple[list[Row], list[Any]]:
         product, ours = in_turns(case, rounds)
         rows += [
             row(what, "the product alone", product),
-            row(what, "ours", ours, f"{product / ours:.0%} of the product's rate"),
+            row(what, "ours", ours, f"{product.cpu / ours.cpu:.0%} of the product's rate"),
         ]
         if num_items == CATALOGS[0]:
             theirs = implicit(case) if PYTHON else None
@@ -195,14 +195,14 @@ def ranking() -> tuple[list[Row], list[Any]]:
                 {
                     "what": "ranking: the product alone over ours, 30,000 items, D = 256",
                     "goal": 0.6,
-                    "reached": product / ours,
+                    "reached": product.cpu / ours.cpu,
                     "better": "higher",
                     "unit": "",
                 },
                 {
                     "what": "ranking: implicit's recommend over ours",
                     "goal": 1,
-                    "reached": theirs / ours if theirs is not None else None,
+                    "reached": theirs.cpu / ours.cpu if theirs is not None else None,
                     "better": "higher",
                     "unit": "times",
                 },
@@ -222,7 +222,7 @@ def factors(num_items: int, width: int) -> dict[str, Any]:
     }
 
 
-def in_turns(case: dict[str, Any], rounds: int) -> tuple[float, float]:
+def in_turns(case: dict[str, Any], rounds: int) -> tuple[Spent, Spent]:
     users, items = torch.from_numpy(case["users"]), torch.from_numpy(case["items"])
     seen = torch.from_numpy(case["seen"]), torch.from_numpy(case["seen_offsets"])
     bias = torch.zeros(len(items))
@@ -235,11 +235,11 @@ def in_turns(case: dict[str, Any], rounds: int) -> tuple[float, float]:
         none = NONE, torch.zeros(BATCH + 1, dtype=torch.int64), torch.zeros(0)
         top_k(Encoded(users, *none), items, bias, LENGTH, *seen)
 
-    taken = [(cpu(product), cpu(ours)) for _ in range(rounds)]
-    return statistics.median(p for p, _ in taken), statistics.median(o for _, o in taken)
+    taken = [(spent(product), spent(ours)) for _ in range(rounds)]
+    return median([each for each, _ in taken]), median([each for _, each in taken])
 
 
-def implicit(case: dict[str, Any]) -> float:
+def implicit(case: dict[str, Any]) -> Spent:
     with tempfile.TemporaryDirectory() as folder:
         np.savez(Path(folder) / "case.npz", **case)
         return asked("implicit", folder)["evaluate"]
@@ -255,21 +255,22 @@ def validation() -> tuple[list[Row], list[Any]]:
         shape = [f"data.num_users={USERS}", f"data.num_items={ITEMS}", "data.events_per_user=75"]
         ours = OurSteps(judged_folder(path, *shape), ["loss=softmax"])
     ours.step()
-    steps = [cpu(ours.step) for _ in range(10)]
+    steps = median([spent(ours.step) for _ in range(10)])
     data = ours.work.data
-    epoch = statistics.median(steps) * len(data.training)
+    epoch = Spent(*(seconds * len(data.training) for seconds in steps))
     ours.training.eval()
-    judged = cpu(lambda: validated(ours))
+    judged = spent(partial(validated, ours))
+    share = judged.cpu / epoch.cpu
     what = f"an epoch of {USERS:,} users x {ITEMS:,} items"
     users = sum(batch.num_users for batch in data.validation)
     return [
         row(what, "training", epoch),
-        row(what, f"validation of {users:,} users", judged, f"{judged / epoch:.1%} of the epoch"),
+        row(what, f"validation of {users:,} users", judged, f"{share:.1%} of the epoch"),
     ], [
         {
             "what": "validation over its epoch",
             "goal": 0.1,
-            "reached": judged / epoch,
+            "reached": share,
             "better": "lower",
             "unit": "",
         }

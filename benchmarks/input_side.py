@@ -12,6 +12,7 @@ column of its own. Dense gradients are left out where one of their steps takes s
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -20,6 +21,7 @@ import torch
 from page import Goal, Measured, show
 from sized import sized
 from torch import Tensor, nn
+from turns import Spent, in_ms, spent
 
 from deeprec.batch import Jagged, with_transposition
 from deeprec.model.sparse_input import Backend, SparseInput
@@ -87,7 +89,7 @@ def systems(rows: int, width: int) -> dict[str, Callable[..., None]]:
 
 def of_size(rows: int, width: int) -> list[dict[str, Any]]:
     steps, draw = systems(rows, width), np.random.default_rng(0)
-    taken: dict[str, list[float]] = {name: [] for name in steps}
+    taken: dict[str, list[Spent]] = {name: [] for name in steps}
     arranged, distinct = [], []
     for _ in range(ROUNDS + 1):
         plain, gradient_BD = batch(rows, draw), torch.randn(USERS, width)
@@ -97,14 +99,12 @@ def of_size(rows: int, width: int) -> list[dict[str, Any]]:
         assert made.by_item is not None
         distinct.append(len(made.by_item.distinct))
         for name, step in steps.items():
-            started = time.process_time()
-            step(made, gradient_BD)
-            taken[name].append(time.process_time() - started)
+            taken[name].append(spent(partial(step, made, gradient_BD)))
     return [
         {
             "table": f"{rows:,} x {width}",
             "system": name,
-            "CPU ms": 1000 * statistics.median(seconds[1:]),
+            **in_ms(seconds[1:]),
             "rows a batch reads": int(statistics.median(distinct)),
             "CPU ms, sort of the batch": (
                 1000 * statistics.median(arranged[1:]) if name.startswith("ours") else None

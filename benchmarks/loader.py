@@ -6,16 +6,17 @@ same batches (trainer/module.py). Both take turns in one process.
 """
 
 import statistics
-import time
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from generated import prepared_folder
 from ours import work_of
 from page import Goal, Measured, show
 from sized import sized
+from turns import Spent, in_ms, spent
 
 from deeprec.data.dataset import Batches
 from deeprec.data.store import Prepared
@@ -23,6 +24,7 @@ from deeprec.trainer.module import Training
 
 USERS, EVENTS, ITEMS = sized((512, 70, 27_278), quick=(8, 10, 6_000))
 FOLDER_USERS, ROUNDS = sized((30_000, 60), quick=(80, 3))
+BATCH, ARRANGED, STEP = "a batch", "a batch, arranged", "the step"
 STEPS = {
     "softmax, width 256": ("loss=softmax", "model.hidden_dims=[256]"),
     "sampled softmax, width 64": (
@@ -32,6 +34,13 @@ STEPS = {
         "optimizer=rowwise_adagrad",
     ),
 }
+
+
+class Turn(NamedTuple):
+    interactions: int
+    batch: Spent
+    arranged: Spent  # the same batch, with what is made of it for the step
+    step: Spent
 
 
 def made(path: Path, words: tuple[str, ...]) -> tuple[Batches, Training]:
@@ -45,21 +54,12 @@ def made(path: Path, words: tuple[str, ...]) -> tuple[Batches, Training]:
     return work.data.training, training
 
 
-def turn(batches: Batches, training: Training, position: int) -> tuple[int, float, float, float]:
-    """Interactions, and CPU milliseconds of batch, arranged batch and step."""
-    started = time.process_time()
-    batch = batches.batch(0, position)
-    made_batch = time.process_time()
-    finished = batches.finished(0, position)
-    arranged = time.process_time()
-    training.training_step(finished, 0)
-    stepped = time.process_time()
-    return (
-        len(batch.history.values),
-        1000 * (made_batch - started),
-        1000 * (arranged - made_batch),
-        1000 * (stepped - arranged),
-    )
+def turn(batches: Batches, training: Training, position: int) -> Turn:
+    made = spent(partial(batches.batch, 0, position))
+    arranged = spent(partial(batches.finished, 0, position))
+    batch = batches.finished(0, position)
+    step = spent(partial(training.training_step, batch, 0))
+    return Turn(len(batch.history.values), made, arranged, step)
 
 
 def measure() -> Measured:
@@ -77,20 +77,7 @@ def measure() -> Measured:
             for position in range(3):
                 turn(batches, training, position)
             turns = [turn(batches, training, 3 + n % (len(batches) - 4)) for n in range(ROUNDS)]
-            batch, arranged, stepped = (statistics.median(t[i] for t in turns) for i in (1, 2, 3))
-            rate, rate_arranged = (
-                statistics.median(t[0] / t[i] for t in turns) / 1000 for i in (1, 2)
-            )
-            rows.append(
-                {
-                    "step": name,
-                    "CPU ms of a batch": round(batch, 2),
-                    "million interactions a second": round(rate, 2),
-                    "CPU ms of a batch, arranged": round(arranged, 2),
-                    "million a second, arranged": round(rate_arranged, 2),
-                    "CPU ms of the step": round(stepped, 2),
-                }
-            )
+            rows += rows_of(name, turns)
     return {
         "claim": "One core makes batches faster than any training step uses them.",
         "conditions": {
@@ -107,29 +94,53 @@ def measure() -> Measured:
             {
                 "kind": "bar",
                 "x": "step",
-                "y": ["CPU ms of a batch", "CPU ms of a batch, arranged", "CPU ms of the step"],
+                "y": ["CPU ms"],
+                "split": "what",
                 "title": "Making a batch, and the step that takes it, CPU ms",
             }
         ],
     }
 
 
+def rows_of(name: str, turns: list[Turn]) -> list[dict[str, Any]]:
+    """The batch, the arranged batch, and the step that takes it."""
+    taken = {
+        BATCH: [each.batch for each in turns],
+        ARRANGED: [each.arranged for each in turns],
+        STEP: [each.step for each in turns],
+    }
+    return [
+        {
+            "step": name,
+            "what": what,
+            **in_ms(seconds),
+            "million interactions a CPU second": statistics.median(
+                turn.interactions / each.cpu / 1e6 for turn, each in zip(turns, seconds)
+            ),
+        }
+        for what, seconds in taken.items()
+    ]
+
+
 def goals(rows: list[dict[str, Any]]) -> list[Goal]:
+    found = {(row["step"], row["what"]): row for row in rows}
     shares: list[Goal] = [
         {
-            "what": f"CPU of an arranged batch over that of the step: {row['step']}",
+            "what": f"CPU of an arranged batch over that of the step: {name}",
             "goal": 1.0,
-            "reached": row["CPU ms of a batch, arranged"] / row["CPU ms of the step"],
+            "reached": found[name, ARRANGED]["CPU ms"] / found[name, STEP]["CPU ms"],
             "better": "lower",
             "unit": "times",
         }
-        for row in rows
+        for name in STEPS
     ]
     return [
         {
             "what": "interactions of batches, on one core",
             "goal": 5.0,
-            "reached": max(row["million interactions a second"] for row in rows),
+            "reached": max(
+                found[name, BATCH]["million interactions a CPU second"] for name in STEPS
+            ),
             "better": "higher",
             "unit": "million a second",
         },

@@ -9,7 +9,6 @@ matrix). They take turns, on one thread; figures are CPU seconds.
 """
 
 import statistics
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -19,7 +18,7 @@ from catalog_loss import TARGETS, USERS, gradients, narrow, ours, problem
 from page import Goal, Measured, show
 from sized import sized
 from torch import Tensor
-from turns import left_out, multiplies_bfloat16
+from turns import Spent, in_ms, left_out, multiplies_bfloat16, spent
 
 from deeprec.loss.asymmetric import Asymmetric
 from deeprec.loss.block_size import BLOCK_ITEMS
@@ -75,22 +74,20 @@ def rates(width: int, dtype: torch.dtype) -> list[dict[str, Any]]:
         name: partial(gradients, loss, made) for name, loss in losses.items()
     }
     forms["three products alone"] = products(*made[:3], dtype)
-    taken: dict[str, list[float]] = {name: [] for name in forms}
+    taken: dict[str, list[Spent]] = {name: [] for name in forms}
     for _ in range(ROUNDS):
         for name, form in forms.items():
-            started = time.process_time()
-            form()
-            taken[name].append(time.process_time() - started)
+            taken[name].append(spent(form))
     floor = taken["three products alone"]
     flops = 3 * 2 * USERS * ITEMS * width
     return [
         {
             "what": f"D = {width}, {str(dtype)[6:]}: {name}",
-            "CPU ms": 1000 * statistics.median(seconds),
+            **in_ms(seconds),
             "share of the products' rate": statistics.median(
-                least / each for least, each in zip(floor, seconds, strict=True)
+                least.cpu / each.cpu for least, each in zip(floor, seconds, strict=True)
             ),
-            "GFLOP/s of the three": flops / statistics.median(seconds) / 1e9,
+            "GFLOP/s of the three": flops / statistics.median(each.cpu for each in seconds) / 1e9,
             "catalog products": LOSSES[name][1] if name in LOSSES else "3",
         }
         for name, seconds in taken.items()

@@ -3,7 +3,7 @@
 import os
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -29,10 +29,31 @@ class System(Protocol):
         ...
 
 
+class Spent(NamedTuple):
+    """Seconds of a piece of work."""
+
+    cpu: float  # of the process, all threads
+    wall: float
+
+
 def timed(step: Callable[[], float]) -> Taken:
     wall, cpu = time.perf_counter(), time.process_time()
     loss = step()
     return Taken(time.perf_counter() - wall, time.process_time() - cpu, loss)
+
+
+def spent(work: Callable[[], object]) -> Spent:
+    wall, cpu = time.perf_counter(), time.process_time()
+    work()
+    return Spent(time.process_time() - cpu, time.perf_counter() - wall)
+
+
+def in_ms(taken: Sequence[Spent]) -> dict[str, float]:
+    """The medians, as columns of a table."""
+    return {
+        "CPU ms": 1000 * statistics.median(each.cpu for each in taken),
+        "wall ms": 1000 * statistics.median(each.wall for each in taken),
+    }
 
 
 def in_turns(

@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 
 Case = Any  # lists [U, K], values [N], offsets [U + 1]
+Spent = tuple[float, float]  # CPU and wall seconds
 MEASURES = ("recall@20", "ndcg@20", "ndcg@100")
 
 
-def timed(work: Callable[[], Any]) -> tuple[Any, float]:
-    started = time.process_time()
-    return work(), time.process_time() - started
+def timed(work: Callable[[], Any]) -> tuple[Any, Spent]:
+    cpu, wall = time.process_time(), time.perf_counter()
+    return work(), (time.process_time() - cpu, time.perf_counter() - wall)
 
 
 def dictionaries(case: Case) -> tuple[Any, Any]:
@@ -41,7 +42,7 @@ def dictionaries(case: Case) -> tuple[Any, Any]:
     return qrels, run
 
 
-def ranx(case: Case) -> tuple[dict[str, Any], dict[str, float]]:
+def ranx(case: Case) -> tuple[dict[str, Any], dict[str, Spent]]:
     import ranx as library
 
     def prepare() -> Any:
@@ -58,7 +59,7 @@ def ranx(case: Case) -> tuple[dict[str, Any], dict[str, float]]:
     return found, {"prepare": preparing, "first": first, "evaluate": evaluating}
 
 
-def ir_measures(case: Case) -> tuple[dict[str, Any], dict[str, float]]:
+def ir_measures(case: Case) -> tuple[dict[str, Any], dict[str, Spent]]:
     import ir_measures as library
 
     names = {"R@20": "recall@20", "nDCG@20": "ndcg@20", "nDCG@100": "ndcg@100"}
@@ -71,7 +72,7 @@ def ir_measures(case: Case) -> tuple[dict[str, Any], dict[str, float]]:
     return found, {"prepare": preparing, "evaluate": evaluating}
 
 
-def torchmetrics(case: Case) -> tuple[dict[str, Any], dict[str, float]]:
+def torchmetrics(case: Case) -> tuple[dict[str, Any], dict[str, Spent]]:
     import torch
     from torchmetrics.retrieval import RetrievalNormalizedDCG, RetrievalRecall
 
@@ -108,7 +109,7 @@ def whole(values: Any, dim: int | None = None) -> Any:
     return values
 
 
-def implicit(case: Case) -> tuple[dict[str, Any], dict[str, float]]:
+def implicit(case: Case) -> tuple[dict[str, Any], dict[str, Spent]]:
     """Not the metrics: the lists of its own ranking, of given factors."""
     from implicit.cpu.als import AlternatingLeastSquares
     from scipy import sparse

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,7 @@ from deeprec.trainer.callback import Schedule
 from deeprec.trainer.catalog_shards import CatalogShards, unfit_shards
 from deeprec.trainer.data_parallel import Group, refuse_too_many, unfit_processes
 from deeprec.trainer.facts import (
+    Facts,
     build_loss,
     build_model,
     facts_of,
@@ -51,8 +53,10 @@ from deeprec.trainer.loop import Loop
 from deeprec.trainer.module import Loss, Training
 from deeprec.trainer.optimizer import Optimizer
 from deeprec.trainer.rate import Rate
+from deeprec.trainer.run import open_run
 from deeprec.trainer.shards import Shards, to_device
 from deeprec.trainer.solving import Solving
+from deeprec.trainer.start_from import Started, start_from
 from deeprec.verb import TrainConfig, is_solved
 
 READ: tuple[PartName, ...] = ("train", "validation")  # never the holdout
@@ -69,6 +73,7 @@ class Assembly:
 
     def __init__(self, config: TrainConfig, prepared: Prepared, group: Group | None = None) -> None:
         self.why_loss: str | None = None
+        self.started: Started | None = None  # with the weights of another run
         self.solved = is_solved(config.model)
         told = config.target
         if self.solved:
@@ -194,6 +199,8 @@ class Assembly:
             weighting = instantiate(config.weighting, popularity=popularity)
         changes = [weighting, getattr(loss, "adjustment", None)]
         begin_biases(model, [one.begun for one in changes if one is not None])
+        if config.start_from is not None and (self.group is None or self.group.leads):
+            self.started = self._start_from(Path(config.start_from), model)
         return Training(
             model,  # type: ignore[arg-type]  # a Module that keeps the contract of Recommender
             loss,
@@ -209,6 +216,17 @@ class Assembly:
             group=self.group,
             shards=self._new_shards(model),
         )
+
+    def _start_from(self, path: Path, model: nn.Module) -> Started:
+        """Gives the model the weights of another run."""
+
+        def build(facts: Facts) -> nn.Module:
+            return build_model(
+                self.config.model, facts, None, compatibility=self.config.compatibility
+            )
+
+        run, told = open_run(path), self.config.model
+        return start_from(run, told, model, self.prepared, self.facts, build)
 
     def _new_optimizer(self) -> Optimizer:
         assert self.config.optimizer is not None

@@ -8,6 +8,7 @@ from deeprec.config import check, compose, to_dict
 from deeprec.console import console
 from deeprec.data.judge import share_had_before
 from deeprec.data.store import SECONDS_PER_DAY, Prepared
+from deeprec.errors import ConfigError
 from deeprec.model.auto import Auto, Shape
 from deeprec.override import key_of
 from deeprec.part import find, instantiate
@@ -33,6 +34,12 @@ def chosen(config: TrainConfig, prepared: Prepared) -> list[TrainConfig]:
     """
     if find(config.model["_target_"]) is not Auto:
         return [config]
+    if config.start_from is not None:
+        raise ConfigError(
+            "start_from: experiment=auto chooses a model, which may be another than that of the run"
+            f"; give the settings of that run, or `deeprec refit run={config.start_from} "
+            "keep_weights=true`, which takes them"
+        )
     auto: Auto = instantiate(config.model)
     choice = auto.choose(shape_of(prepared))
     console.print(f"experiment=auto: {choice.why}", soft_wrap=True)

@@ -28,8 +28,9 @@ def refit(config: RefitConfig) -> Path:
     """Trains a run's model from the start, with all its settings, on another prepared folder.
 
     It trains to the epoch that was best of the run, where that was validated, with learning rates
-    as they were. A blend has each of its members trained again, and keeps their weights. A command
-    that was interrupted goes on when it is given again.
+    as they were, or for `epochs`, over which learning rates then fall. With `keep_weights` it
+    begins with the weights of the run. A blend has each of its members trained again, and keeps
+    their weights. A command that was interrupted goes on when it is given again.
 
     Raises:
         ConfigError: the run or a member of it has weights from elsewhere, an earlier version
@@ -41,6 +42,7 @@ def refit(config: RefitConfig) -> Path:
         console.print(f"[yellow]note[/yellow] {run.path} is not finished")
     _tell_attributes({*RunFolder(run.path).origin["fields"]}, prepared)
     if find(run.config.model["_target_"]) is Blend:
+        _refuse_for_blend(run, config)
         return _blended(run, prepared, config)
     settings = lasting(run)
     if settings is None:
@@ -65,6 +67,15 @@ def _tell_attributes(read: set[str], prepared: Prepared) -> None:
                 f"user attributes of {prepared.path} are others: {', '.join(sorted(names))} {what}"
             )
             console.print(f"[yellow]note[/yellow] {told}", soft_wrap=True)
+
+
+def _refuse_for_blend(run: Run, config: RefitConfig) -> None:
+    told = [name for name in ("keep_weights", "epochs") if getattr(config, name)]
+    if told:
+        raise ConfigError(
+            f"{told[0]}: {run.path} is a blend, each of whose members is trained in its own way; "
+            f"leave {told[0]} out, or refit runs of single models with it and blend these"
+        )
 
 
 def _blended(run: Run, prepared: Prepared, config: RefitConfig) -> Path:
@@ -121,10 +132,16 @@ def _config(settings: dict[str, Any], run: Run, config: RefitConfig, output: Pat
     seed = settings["seed"] if config.seed is None else config.seed
     place = {"prepared": config.prepared, "output_dir": str(output), "resume": "auto"}
     values = {**settings, "seed": seed, **place, "logger": run.config.logger}
+    if config.keep_weights:
+        values["start_from"] = str(run.path)
+    if config.epochs is not None:
+        values["trainer"] = {**settings["trainer"], "max_epochs": config.epochs, "last_epoch": None}
     check(values, "train")
     return cast(TrainConfig, typed(values, "train"))
 
 
 def _epochs(told: TrainConfig) -> str:
     last = told.trainer.get("last_epoch")
-    return "for as many epochs" if last is None else f"to epoch {last}, its best"
+    return (
+        f"for {told.trainer['max_epochs']} epochs" if last is None else f"to epoch {last}, its best"
+    )

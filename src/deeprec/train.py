@@ -87,7 +87,10 @@ def train(config: TrainConfig, *, watch: Watch | None = None, says_next: bool = 
     if beside:
         return _together([config, *beside], prepared, output, watch, told)
     work = Work(config, prepared)
-    with RunFolder.begun(output, work.config, work.prepared, work.facts) as run:
+    origin = None if work.started is None else work.started.origin
+    with RunFolder.begun(
+        output, work.config, work.prepared, work.facts, started_from=origin
+    ) as run:
         work.finish(run, watch, says_next=says_next)
     return output
 
@@ -188,7 +191,10 @@ def _resume(
             if changed:
                 told = f"with {'; '.join(changed)}, which changes nothing that is learned"
                 console.print(told, soft_wrap=True)
-            work = Work(replace(config, trainer=settings), _same_prepared(run, Path(place)))
+            begun = replace(config, trainer=settings)
+            if run.has_checkpoint:  # it has weights of its own
+                begun = replace(begun, start_from=None)
+            work = Work(begun, _same_prepared(run, Path(place)))
             _load_newest(run, work.learner)
             console.print(f"resuming after step {work.learner.progress.step}")
             work.finish(run, says_next=says_next)
@@ -245,7 +251,8 @@ def _replay(place: Path) -> Path:
     """Looks into the step that a run failed at."""
     folder.verify(place, replay.KIND)
     kept = RunFolder(place / "run")
-    work = Work(kept.config, _same_prepared(kept, Path(kept.origin["path"])))
+    config = replace(kept.config, start_from=None)
+    work = Work(config, _same_prepared(kept, Path(kept.origin["path"])))
     assert isinstance(work.learner, Training)
     replay.restore(place, work.learner)
     progress, batches = work.learner.progress, work.data.training

@@ -39,6 +39,7 @@ class TrainConfig:
 
     prepared: str | None = None  # the prepared folder; not needed with resume
     output_dir: str | None = None  # the run folder, new or empty; not needed with resume
+    start_from: str | None = None  # a run whose weights this one begins with, by item id
     resume: str | None = None  # a run to resume; auto: that in output_dir, if any; must: that one
     replay: str | None = None  # RUN.replay: repeat the step at which a loss was not finite
     seed: int = 1  # of initial weights, order of users, dropout and cuts
@@ -61,7 +62,7 @@ class TrainConfig:
             for name in ("prepared", "output_dir"):
                 if not getattr(self, name):
                     yield f"{name}: missing; give {name}=FOLDER, or resume=RUN to go on with a run"
-        for name in ("resume", "replay"):
+        for name in ("start_from", "resume", "replay"):
             if getattr(self, name) == "":
                 yield f"{name}: names nothing; give {name}=FOLDER, or leave {name} out"
         yield from _seed(self.seed)
@@ -82,6 +83,7 @@ class TrainConfig:
             ("weighting", "targets to weigh"),
             ("rate", "learning rate"),
             ("brake", "steps"),
+            ("start_from", "weights to begin with"),
         ):
             if getattr(self, name) is not None:
                 yield f"{name}: a model that is solved has no {what}; leave {name} out"
@@ -118,8 +120,12 @@ class RefitConfig:
     prepared: str = MISSING  # a folder with train_on=everything, or of newer events
     output_dir: str = MISSING  # the new run folder
     seed: int | None = None  # null: the seed of the run, and of each member of a blend
+    keep_weights: bool = False  # begin with the weights of the run, by item id, not with new ones
+    epochs: int | None = None  # null: as many as were best for the run
 
     def mistakes(self) -> Iterator[str]:
+        given = [] if self.epochs is None else ["epochs"]
+        yield from _at_least(1, self, *given)
         if self.seed is not None:
             yield from _seed(self.seed)
 

@@ -90,7 +90,7 @@ class Work(Assembly):
         """Lets the model see all histories before its first step, if it wants to."""
         begin: Callable[[Batch, torch.Generator], None] | None
         begin = getattr(training.model, "begin", None)
-        if begin is not None and training.progress.step == 0:
+        if begin is not None and training.progress.step == 0 and self.started is None:
             draw = torch.Generator().manual_seed(self.config.seed)
             with console.status("warm start from all histories"):
                 begin(self.histories(), draw)
@@ -219,6 +219,8 @@ class Work(Assembly):
                 "these data have no times, so nothing fades: "
                 "model.history_weighting=decayed counts events, as log_count does"
             )
+        for line in [] if self.started is None else self.started.lines:
+            console.print(line, soft_wrap=True)
         if self.more is not None:
             console.print(
                 self.more.told(1 if self.solved else len(self.data.training)), soft_wrap=True

@@ -2,7 +2,8 @@
 
     config.yaml        what the run was told, composed; enough to run it again
     environment.json   software, processor, device
-    prepared.json      path and identity of the prepared folder, and what a model is built with
+    prepared.json      path and identity of the prepared folder, what a model is built with, and
+                       which run's weights it began with, if any
     metrics.csv        one row an epoch
     members.json       of a blend alone: what trains each of its members again
     checkpoints/       see trainer/checkpoint.py
@@ -82,6 +83,7 @@ class RunFolder:
         facts: Facts,
         *,
         from_data: bool = True,
+        started_from: Mapping[str, Any] | None = None,
         members: Sequence[Mapping[str, Any] | None] | None = None,
     ) -> Iterator["RunFolder"]:
         """A new run, with everything that is known before its first step, held by this process.
@@ -92,6 +94,7 @@ class RunFolder:
         Args:
             from_data: whether it begins with what this says, and not with weights from elsewhere,
                 without which it cannot begin again.
+            started_from: the run whose weights it begins with.
             members: of a blend, the config of each one's training; None for one that was not
                 trained.
 
@@ -104,7 +107,8 @@ class RunFolder:
             (draft / "checkpoints").mkdir()
             _write_json(draft / "environment.json", environment())
             origin = {"path": str(prepared.path.absolute()), "identity": prepared.identity}
-            _write_json(draft / "prepared.json", {**origin, **vars(facts)})
+            told = {} if started_from is None else {"start_from": started_from}
+            _write_json(draft / "prepared.json", {**origin, **vars(facts), **told})
             known = {"id": secrets.token_hex(4), "from_data": from_data}
             _write_json(draft / "status.json", run._told("running", known))
             if members is not None:
