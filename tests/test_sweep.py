@@ -275,10 +275,10 @@ def test_the_best_of_each_model_is_blended(
     assert blend.checkpoint.score > (best.checkpoint.score or 0.0)
     page = (tmp_path / "all" / "sweep.html").read_text()
     assert f"blended, reach <strong>{blend.checkpoint.score:.4f}</strong>" in page
-    before = (tmp_path / "all" / "blend" / "manifest.json").stat().st_ino
+    before = RunFolder(tmp_path / "all" / "blend").status["id"]
     sweep(cast(SweepConfig, compose("sweep", words)))  # made again of what is there
     assert open_run(tmp_path / "all" / "blend").checkpoint.score == blend.checkpoint.score
-    assert (tmp_path / "all" / "blend" / "manifest.json").stat().st_ino != before
+    assert RunFolder(tmp_path / "all" / "blend").status["id"] != before
     sweep(cast(SweepConfig, compose("sweep", [*words, "blend=false"])))
     assert not (tmp_path / "all" / "blend").exists()
 

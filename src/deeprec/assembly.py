@@ -22,7 +22,7 @@ from deeprec.data.judge import known_users
 from deeprec.data.store import PartName, Prepared
 from deeprec.data.target import ByKind, Reconstruct, Target
 from deeprec.device import choose_device
-from deeprec.errors import ConfigError, DataError
+from deeprec.errors import ConfigError, DataError, DeeprecError
 from deeprec.loss.auto import Auto
 from deeprec.loss.fit import Trained, advice, unfit_engine, unfit_left_out, unfit_weights
 from deeprec.loss.inverse_propensity import InversePropensity
@@ -225,8 +225,12 @@ class Assembly:
                 self.config.model, facts, None, compatibility=self.config.compatibility
             )
 
-        run, told = open_run(path), self.config.model
-        return start_from(run, told, model, self.prepared, self.facts, build)
+        try:
+            run = open_run(path)
+        except DeeprecError as error:
+            error.add_note("that is of start_from")
+            raise
+        return start_from(run, self.config.model, model, self.prepared, self.facts, build)
 
     def _new_optimizer(self) -> Optimizer:
         assert self.config.optimizer is not None

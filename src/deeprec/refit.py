@@ -51,7 +51,8 @@ def refit(config: RefitConfig) -> Path:
             "training to be done again; use deeprec train"
         )
     told = _config(settings, run, config, Path(config.output_dir))
-    console.print(f"training {run.path} anew {_epochs(told)}", soft_wrap=True)
+    how = "from its weights on" if config.keep_weights else "anew"
+    console.print(f"training {run.path} {how} {_epochs(told)}", soft_wrap=True)
     return train(told)
 
 
@@ -142,6 +143,7 @@ def _config(settings: dict[str, Any], run: Run, config: RefitConfig, output: Pat
 
 def _epochs(told: TrainConfig) -> str:
     last = told.trainer.get("last_epoch")
-    return (
-        f"for {told.trainer['max_epochs']} epochs" if last is None else f"to epoch {last}, its best"
-    )
+    if last is not None:
+        return f"to epoch {last}, its best"
+    count = told.trainer["max_epochs"]
+    return f"for {count} epoch{'s' * (count != 1)}"

@@ -32,12 +32,9 @@ MODELS = {
     "autoencoder": ["model.hidden_dims=[6,4]", "model.repeat_scores=false"],
     "autoencoder with one table": ["model.hidden_dims=[6]", "model.tied=true"],
     "linear_autoencoder": ["loss=cosine", "optimizer=rowwise_adagrad", "model.width=6"],
-    "variational": ["model.hidden_dims=[6]", "model.code_dim=4"],
     "recvae": ["model.width=6", "model.code_dim=4"],
     "two_tower": ["model.width=6"],
     "sequence_encoder": ["model.width=8", "model.num_layers=1", "target=reconstruct"],
-    "rbm": ["loss=contrastive_divergence", "model.hidden_units=6"],
-    "layered": [],
 }
 
 

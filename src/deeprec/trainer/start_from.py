@@ -210,7 +210,8 @@ def _restore_lengths(model: nn.Module) -> None:
         return
     weight = model.item_weight
     assert isinstance(weight, Tensor)
-    for rows_CD, length_C in zip(*(torch.split(one, ROWS_AT_ONCE) for one in (weight, length_V))):
+    lengths = length_V.to(weight.device)  # a table that is shared out lies elsewhere
+    for rows_CD, length_C in zip(*(torch.split(one, ROWS_AT_ONCE) for one in (weight, lengths))):
         size_C1 = torch.linalg.vector_norm(rows_CD, dim=1, keepdim=True)
         rows_CD.mul_(length_C[:, None] / size_C1.clamp(min=1e-12))
 
