@@ -55,6 +55,7 @@ SYNTHETIC = (
 
 Settings = dict[str, Any]
 Lists = Callable[[Batch], torch.Tensor]  # int64 [B, 100]
+Scores = Callable[[sparse.csr_matrix], np.ndarray]  # float32 [B, V], of what users do not have
 
 
 @dataclass
@@ -87,29 +88,59 @@ def best(scores: np.ndarray, shown: sparse.csr_matrix) -> torch.Tensor:
 
 
 def ease(prepared: Prepared, part: PartName, *, regularisation: float) -> Fitted:
-    """Steck, Embarrassingly Shallow Autoencoders for Sparse Data, WWW 2019: its closed form."""
+    """Steck, Embarrassingly Shallow Autoencoders for Sparse Data, WWW 2019: its closed form.
+
+    It is found from the smaller of the two Gram matrices, of items or of users.
+    """
     x = matrix(prepared, prepared.training_users(), "validation")
     cpu, wall = time.process_time(), time.perf_counter()
-    gram = np.empty((x.shape[1],) * 2, np.float32, order="F")
+    scores = (by_items if x.shape[1] <= x.shape[0] else by_users)(x, regularisation)
+    seconds = time.process_time() - cpu, time.perf_counter() - wall
+
+    def lists(batch: Batch) -> torch.Tensor:
+        shown = matrix(prepared, batch.user_rows.numpy(), part)
+        return best(np.ascontiguousarray(scores(shown)), shown)
+
+    return Fitted(lists, *seconds)
+
+
+def by_items(x: sparse.csr_matrix, regularisation: float) -> Scores:
+    inverse = inverted(x.T.tocsr(), regularisation)
+    inverse /= -np.diag(inverse).copy()
+    inverse[np.diag_indices_from(inverse)] = 0.0
+    return lambda shown: shown @ inverse
+
+
+def by_users(x: sparse.csr_matrix, regularisation: float) -> Scores:
+    """The same for items that a user does not have, by the identity of Woodbury.
+
+    With K = inverse(X X' + lambda), the inverse of X' X + lambda is (1 - X' K X) / lambda.
+    """
+    inverse, by_item = inverted(x, regularisation), x.T.tocsr()
+    own = np.concatenate(  # x_i' K x_i of each item
+        [
+            by_item[start : start + 1024].multiply(by_item[start : start + 1024] @ inverse).sum(1)
+            for start in range(0, x.shape[1], 1024)
+        ]
+    )
+    without = 1.0 - np.asarray(own, np.float32).ravel()
+    return lambda shown: (by_item @ ((shown @ by_item).toarray() @ inverse).T).T / without
+
+
+def inverted(rows: sparse.csr_matrix, regularisation: float) -> np.ndarray:
+    """float32 [N, N]: the inverse of rows @ rows.T + regularisation."""
+    gram = np.empty((rows.shape[0],) * 2, np.float32, order="F")
     for start in range(0, len(gram), 1024):  # a sparse product of all would be larger than this
-        gram[:, start : start + 1024] = (x.T @ x[:, start : start + 1024]).toarray()
+        gram[:, start : start + 1024] = (rows @ rows[start : start + 1024].T).toarray()
     gram[np.diag_indices_from(gram)] += regularisation
     factor, _ = linalg.lapack.spotrf(gram, lower=1, overwrite_a=1)
-    inverse, _ = linalg.lapack.spotri(factor, lower=1, overwrite_c=1)
+    inverse: np.ndarray = linalg.lapack.spotri(factor, lower=1, overwrite_c=1)[0]
     for start in range(0, len(inverse), 1024):  # only the lower half was made
         here, later = slice(start, start + 1024), slice(start + 1024, None)
         inverse[here, later] = inverse[later, here].T
         square = np.tril(inverse[here, here])
         inverse[here, here] = square + np.tril(square, -1).T
-    inverse /= -np.diag(inverse).copy()
-    inverse[np.diag_indices_from(inverse)] = 0.0
-    seconds = time.process_time() - cpu, time.perf_counter() - wall
-
-    def lists(batch: Batch) -> torch.Tensor:
-        shown = matrix(prepared, batch.user_rows.numpy(), part)
-        return best(np.ascontiguousarray(shown @ inverse), shown)
-
-    return Fitted(lists, *seconds)
+    return inverse
 
 
 def als(prepared: Prepared, part: PartName, *, system: str, **settings: float) -> Fitted:
@@ -293,11 +324,11 @@ def known_systems() -> list[str]:
     return [name for name in SYSTEMS if name not in peers or "IRSPACK_PYTHON" in os.environ]
 
 
-def choose(data: str, prepared: Prepared) -> None:
+def choose(data: str, prepared: Prepared, grid: dict[str, list[Settings]]) -> None:
     """Prints every try of the grid on the validation part, best last."""
-    for system in known_systems():
+    for system in [name for name in known_systems() if name in grid]:
         tried = []
-        for settings in GRID[system]:
+        for settings in grid[system]:
             tried.append(result(prepared, "validation", system, settings))
             print(data, json.dumps(tried[-1]), flush=True)
         top = max(tried, key=lambda each: cast(float, each["ndcg@100"]))
@@ -390,7 +421,7 @@ def main() -> None:
         console.quiet = True
         with tempfile.TemporaryDirectory() as place:
             for data, prepared in folders(Path(place)):
-                choose(data, prepared)
+                choose(data, prepared, GRID)
         return
     show(measure())
 
