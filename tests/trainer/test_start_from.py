@@ -41,7 +41,10 @@ MODELS = {
 def shop(
     path: Path, items: list[str], users: range, towns: list[str], *, hashed: int | None = None
 ) -> Prepared:
-    """A prepared folder: users of two tastes, ten events each, and the town that each lives in."""
+    """A prepared folder: users of two tastes, ten events each, and the town that each lives in.
+
+    An attribute may be called anything, `items` too.
+    """
     draw = np.random.default_rng(len(items))
     tastes = [[n for n, item in enumerate(items) if (item < "i15") == low] for low in (True, False)]
     taken = np.array([draw.permutation(tastes[user % 2])[:10] for user in users], np.int32)
@@ -62,9 +65,11 @@ def shop(
                 "user_id": [f"u{user}" for user in users],
                 "role": ["all"] * len(users),
                 "town": homes,
+                "items": homes,
             }
         ),
-        vocabularies={"town": towns if hashed is None else {"hashed": hashed}},
+        vocabularies={"items": [*reversed(towns)]}
+        | {"town": towns if hashed is None else {"hashed": hashed}},
         parts={"train": [part(0, 7)], "validation": [part(7, 9)], "holdout": [part(9, 10)]},
         contract={},
         manifest={
@@ -113,10 +118,12 @@ def hidden(model: Any, prepared: Prepared, towns: list[str]) -> Tensor:
     histories = [COMMON[2:9], COMMON[5:7]]
     items = torch.from_numpy(prepared.catalog.indices_of([*histories[0], *histories[1]]))
     offsets = torch.tensor([0, 7, 9])
-    home = torch.tensor([towns.index("b"), towns.index("e")]), torch.tensor([0, 1, 2])
+    homes = torch.tensor([towns.index("b"), towns.index("e")])
+    each = torch.tensor([0, 1, 2])
+    attributes = {"town": (homes, each), "items": (len(towns) - 1 - homes, each)}
     with torch.no_grad():
         model.eval()
-        found = model.encode(items, offsets, torch.ones(9), {"town": home})
+        found = model.encode(items, offsets, torch.ones(9), attributes)
     return found.hidden_BD
 
 
@@ -165,7 +172,8 @@ def test_it_goes_on_from_there_and_says_so(
     capsys.readouterr()
     after = train(told(folders["new"], tmp_path / "after", *words, f"start_from={run}"))
     said = " ".join(capsys.readouterr().out.split())
-    assert f"weights of {len(COMMON)} of {len(NEW_ITEMS)} items, 4 of 6 values of town" in said
+    assert f"weights of {len(COMMON)} of {len(NEW_ITEMS)} items, 4 of 6 values of items," in said
+    assert "4 of 6 values of town" in said
     assert f"note 10 users whom {run} learned from are not in this folder" in said
     fresh = train(told(folders["new"], tmp_path / "fresh", *words))
     first = [

@@ -6,7 +6,7 @@ gone and moved in between. All other parameters are taken as they are, and must 
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,8 +25,14 @@ from deeprec.trainer.run import Run
 
 MORE = 1009  # rows that a table has more of where it has one for each item, or each value
 ROWS_AT_ONCE = 2**20
-ITEMS = "items"
 Build = Callable[[Facts], nn.Module]  # a new model of these facts
+
+
+class Of(NamedTuple):
+    """What the rows of a table are of."""
+
+    attribute: str | None = None  # its values; None: items
+    by_row: bool = True  # one for each; else more of them depends on how many there are
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,9 @@ class Same:
     kept: int
     new: int
     pairs: tuple[Tensor, Tensor] | None  # int64 [N] of the old table, and of the new one
+
+
+ITEMS = Of()
 
 
 def start_from(
@@ -83,11 +92,11 @@ def start_from(
     _refuse_unlike(run, [(n, p) for n, p in taken if n not in new], found, grown)
     with torch.no_grad():
         for name, parameter in taken:
-            what = grown.get(name)
-            if what is None:
+            of = grown.get(name)
+            if of is None:
                 parameter.copy_(found[name])
-            elif name not in new and what in same:  # else nobody can tell which row is of what
-                _take_rows(parameter, found[name], same[what])
+            elif name not in new and of in same:  # else nobody can tell which row is of what
+                _take_rows(parameter, found[name], same[of])
         _restore_lengths(model)
     users = _left(source, prepared)
     origin = {"run": str(run.path.absolute()), "step": run.checkpoint.step}
@@ -97,20 +106,19 @@ def start_from(
     )
 
 
-def rows_of(build: Build, facts: Facts) -> dict[str, str]:
-    """By parameter with a row for each item, or for each value of an attribute: of what.
+def rows_of(build: Build, facts: Facts) -> dict[str, Of]:
+    """By parameter whose size depends on how many items there are, or values of an attribute.
 
-    A table whose size depends on an attribute in another way, as those of quotients and remainders,
-    is named `= ATTRIBUTE`.
+    Tables of quotients and remainders have no row for each value.
 
     Example:
         >>> from deeprec.model.autoencoder import Autoencoder
         >>> facts = Facts(5, 3, {"town": 4}, target_share=1.0, repeats=False)
         >>> found = rows_of(lambda facts: Autoencoder(facts.num_items, fields=facts.fields), facts)
-        >>> found["item_weight"], found["sparse_input.tables.user:town"]
-        ('items', 'town')
+        >>> found["sparse_input.tables.user:town"], found["item_weight"] == Of()
+        (Of(attribute='town', by_row=True), True)
     """
-    larger = {ITEMS: replace(facts, num_items=facts.num_items + MORE)}
+    larger: dict[str | None, Facts] = {None: replace(facts, num_items=facts.num_items + MORE)}
     for name, size in facts.fields.items():
         larger[name] = replace(facts, fields={**facts.fields, name: size + MORE})
     with torch.device("meta"):
@@ -120,8 +128,7 @@ def rows_of(build: Build, facts: Facts) -> dict[str, str]:
     for what, shapes in after.items():
         for name, shape in shapes.items():
             if shape != before[name]:
-                by_row = shape == (before[name][0] + MORE, *before[name][1:])
-                found[name] = what if by_row else f"= {what}"
+                found[name] = Of(what, shape == (before[name][0] + MORE, *before[name][1:]))
     return found
 
 
@@ -145,19 +152,20 @@ def _prepared_of(run: Run) -> Prepared:
     return source
 
 
-def _same_rows(source: Prepared, prepared: Prepared, facts: Facts) -> dict[str, Same]:
-    """By what rows are of, and for tables that depend on an attribute as a whole."""
+def _same_rows(source: Prepared, prepared: Prepared, facts: Facts) -> dict[Of, Same]:
+    """Which rows go over; a table without a row for each value does as a whole or not at all."""
     found = {ITEMS: _matched(source.catalog, prepared.catalog)}
     for name in facts.fields:
         if name not in source.vocabularies:
             continue
         old, new = (vocabulary_of(one.vocabularies[name]) for one in (source, prepared))
         if isinstance(old, Catalog) and isinstance(new, Catalog):
-            found[name] = _matched(old, new)
+            found[Of(name)] = _matched(old, new)
             if old.item_ids.equals(new.item_ids):
-                found[f"= {name}"] = Same(len(new), 0, None)
+                found[Of(name, by_row=False)] = Same(len(new), 0, None)
         elif isinstance(old, Hashed) and isinstance(new, Hashed) and len(old) == len(new):
-            found[name] = found[f"= {name}"] = Same(len(new), 0, None)  # a value keeps its row
+            for by_row in (True, False):  # a value keeps its row
+                found[Of(name, by_row)] = Same(len(new), 0, None)
     return found
 
 
@@ -171,8 +179,8 @@ def _matched(old: Catalog, new: Catalog) -> Same:
 def _refuse_unlike(
     run: Run,
     taken: Sequence[tuple[str, nn.Parameter]],
-    found: dict[str, nn.Parameter],
-    grown: dict[str, str],
+    found: Mapping[str, nn.Parameter],
+    grown: Collection[str],
 ) -> None:
     """Raises ConfigError, naming each parameter that the run has otherwise."""
 
@@ -224,16 +232,15 @@ def _left(source: Prepared, prepared: Prepared) -> int:
     return int((new.indices_of(old.item_ids) < 0).sum())
 
 
-def _told(run: Run, same: Mapping[str, Same], read: Collection[str]) -> str:
+def _told(run: Run, same: Mapping[Of, Same], read: Collection[Of]) -> str:
     """What was taken of tables; of those of attributes, only where the model has them."""
     told = []
-    for what in [ITEMS, *sorted({*read} - {ITEMS})]:
-        name = what.removeprefix("= ")
-        if what not in same:
-            told.append(f"none of {name}, whose values are others")
+    for of in [ITEMS, *sorted(one for one in read if one.attribute is not None)]:
+        what = "items" if of.attribute is None else f"values of {of.attribute}"
+        if (rows := same.get(of)) is None:
+            told.append(f"none of the {what}, which are others")
         else:
-            of = ITEMS if what == ITEMS else f"values of {name}"
-            told.append(f"{same[what].kept:,} of {same[what].kept + same[what].new:,} {of}")
+            told.append(f"{rows.kept:,} of {rows.kept + rows.new:,} {what}")
     step = f"starts from {run.path}, step {run.checkpoint.step}"
     return f"{step}: its layers, and weights of {', '.join(told)}"
 
