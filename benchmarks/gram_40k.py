@@ -38,7 +38,7 @@ TRIED: dict[str, list[dict[str, Any]]] = {
     ],
 }
 SYSTEMS = {
-    "deeprec linear autoencoder": TRIED["deeprec linear autoencoder"][0],
+    "deeprec linear autoencoder": TRIED["deeprec linear autoencoder"][1],
     "deeprec autoencoder, softmax": {
         "words": f"{SOFTMAX} optimizer.lr=0.003 trainer.max_epochs={EPOCHS}"
     },

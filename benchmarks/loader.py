@@ -57,9 +57,9 @@ def made(path: Path, words: tuple[str, ...]) -> tuple[Batches, Training]:
 def turn(batches: Batches, training: Training, position: int) -> Turn:
     made = spent(partial(batches.batch, 0, position))
     arranged = spent(partial(batches.finished, 0, position))
-    batch = batches.finished(0, position)
-    step = spent(partial(training.training_step, batch, 0))
-    return Turn(len(batch.history.values), made, arranged, step)
+    finished = batches.finished(0, position)
+    step = spent(partial(training.training_step, finished, 0))
+    return Turn(len(batches.batch(0, position).history.values), made, arranged, step)
 
 
 def measure() -> Measured:

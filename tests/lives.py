@@ -115,11 +115,11 @@ def nobody() -> None:
 
     begun = RunFolder.begun
 
-    def begun_by_nobody(*arguments: Any) -> Any:
+    def begun_by_nobody(*arguments: Any, **named: Any) -> Any:
         if os.geteuid() == 0:
             os.setgid(65534)
             os.setuid(65534)
-        return begun(*arguments)
+        return begun(*arguments, **named)
 
     RunFolder.begun = begun_by_nobody  # type: ignore[method-assign, assignment]
 
