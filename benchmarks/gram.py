@@ -94,7 +94,8 @@ def ease(prepared: Prepared, part: PartName, *, regularisation: float) -> Fitted
     """
     x = matrix(prepared, prepared.training_users(), "validation")
     cpu, wall = time.process_time(), time.perf_counter()
-    scores = (by_items if x.shape[1] <= x.shape[0] else by_users)(x, regularisation)
+    few_users = x.shape[0] < 0.6 * x.shape[1]  # by them there is more to do besides
+    scores = (by_users if few_users else by_items)(x, regularisation)
     seconds = time.process_time() - cpu, time.perf_counter() - wall
 
     def lists(batch: Batch) -> torch.Tensor:
@@ -376,28 +377,37 @@ def told(found: list[dict[str, Any]], left_out: list[str]) -> Measured:
 
 
 def goals(data: str, rows: list[dict[str, Any]]) -> list[Goal]:
-    """Of one set of data: the quality of EASE, in the time of the better iALS."""
+    """Of one set of data: the quality of EASE, and the time that it takes beside that of iALS."""
+    of_data = [row for row in rows if row["data"] == data]
     best: dict[str, dict[str, Any]] = {}
-    for row in (row for row in rows if row["data"] == data):
+    for row in of_data:
         if row["ndcg@100"] > best.get(row["system"], {"ndcg@100": 0.0})["ndcg@100"]:
             best[row["system"]] = row
-    ours = best["deeprec linear autoencoder"]
 
-    def beside(peer: str, column: str) -> float | None:
-        return ours[column] / best[peer][column] if peer in best else None
+    def to_ease(system: str) -> dict[str, Any] | None:
+        """The fastest that is as good as EASE; the best where none is."""
+        as_good = [
+            row
+            for row in of_data
+            if row["system"] == system and row["ndcg@100"] >= best["EASE"]["ndcg@100"]
+        ]
+        return min(as_good, key=lambda row: float(row["CPU s"])) if as_good else best.get(system)
 
+    ours, theirs = to_ease("deeprec linear autoencoder"), to_ease("irspack iALS")
+    assert ours is not None
+    top = best["deeprec linear autoencoder"]
     return [
         {
             "what": f"{data}: ndcg@100 over that of EASE",
             "goal": 1.0,
-            "reached": beside("EASE", "ndcg@100"),
+            "reached": top["ndcg@100"] / best["EASE"]["ndcg@100"],
             "better": "higher",
             "unit": "times",
         },
         {
-            "what": f"{data}: CPU seconds over those of iALS",
+            "what": f"{data}: CPU seconds to the quality of EASE over those of iALS",
             "goal": 1.0,
-            "reached": beside("irspack iALS", "CPU s"),
+            "reached": None if theirs is None else ours["CPU s"] / theirs["CPU s"],
             "better": "lower",
             "unit": "times",
         },
