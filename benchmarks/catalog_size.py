@@ -8,10 +8,10 @@ process that has made a step already.
 
 import statistics
 import sys
-import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import is_dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -23,6 +23,7 @@ from ours import work_of
 from page import Goal, Measured, show
 from sized import sized
 from torch import Tensor
+from turns import spent
 
 from deeprec.batch import Arranged
 from deeprec.data.store import Prepared
@@ -70,9 +71,8 @@ def made(folder: Path, num_items: int) -> Made:
 
 def step(made: Made, batch: Arranged) -> tuple[float, float]:
     """CPU and wall milliseconds."""
-    cpu, wall = time.process_time(), time.perf_counter()
-    made.training.training_step(batch, 0)
-    return 1000 * (time.process_time() - cpu), 1000 * (time.perf_counter() - wall)
+    taken = spent(partial(made.training.training_step, batch, 0))
+    return 1000 * taken.cpu, 1000 * taken.wall
 
 
 def peak(num_items: int) -> dict[str, float]:

@@ -34,7 +34,6 @@ SECONDS_OF: dict[int, tuple[float, ...]] = sized(  # of a catalog's items: when 
 )
 EXACT = "exact softmax"
 CONSTANT, FALLING = "constant rate", "falling rate"
-DECAY = 0.5  # the default of optimizer.decay
 FIRST = sized(8, quick=1)  # steps whose time says how many epochs fit
 FORMS = {
     EXACT: ("loss=softmax",),
@@ -79,8 +78,7 @@ def at_end(prepared: Prepared, words: tuple[str, ...], cpu_s: float) -> Row:
     first.step()  # slower than those after it
     step_s = statistics.median(spent(first.step).cpu for _ in range(FIRST))
     epochs = max(1, round(cpu_s / step_s / len(first.work.data.training)))
-    told = f"trainer.max_epochs={epochs}", f"optimizer.decay={DECAY}"
-    ours = OurSteps(prepared, [*TRAINING, *words, *told])
+    ours = OurSteps(prepared, [*TRAINING, *words, f"trainer.max_epochs={epochs}"])
     steps = epochs * len(first.work.data.training)
     taken = [spent(ours.step) for _ in range(steps)]
     cpu_s, wall_s = (sum(column) for column in zip(*taken))

@@ -9,10 +9,8 @@ seconds on one thread, the medians of rounds in turns; what compiles itself is t
 
 import json
 import os
-import statistics
 import subprocess
 import tempfile
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,7 @@ from generated import judged_folder
 from ours import OurSteps
 from page import Measured, show
 from sized import sized
-from turns import Spent, spent
+from turns import Spent, median, spent
 
 from deeprec.batch import Encoded, Jagged
 from deeprec.metric.hits import Hits
@@ -82,10 +80,6 @@ def row(what: str, form: str, taken: Spent, note: str = "", **more: float | None
         "prepare CPU s": None,
         "note": note,
     } | more
-
-
-def median(taken: Sequence[Spent]) -> Spent:
-    return Spent(*(statistics.median(column) for column in zip(*taken)))
 
 
 # --- metrics of given lists ---

@@ -31,6 +31,7 @@ from generated import judged_folder
 from page import Goal, Measured, show
 from scipy import linalg, sparse
 from sized import sized
+from turns import spent
 
 from deeprec.batch import Batch
 from deeprec.config import compose
@@ -187,11 +188,9 @@ def ours(prepared: Prepared, part: PartName, *, words: str) -> Fitted:
             "trainer.prefetch_batches=0",
         )
         config = cast(TrainConfig, compose("train", [*told, *once, *alone]))
-        cpu, wall = time.process_time(), time.perf_counter()
-        train(config)
-        cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+        taken = spent(partial(train, config))
         model = open_run(run).model
-    return Fitted(lambda batch: rank(model, batch, CUTOFF, True)[0], cpu, wall)
+    return Fitted(lambda batch: rank(model, batch, CUTOFF, True)[0], *taken)
 
 
 SYSTEMS: dict[str, Callable[..., Fitted]] = {

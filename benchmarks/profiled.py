@@ -39,10 +39,8 @@ def of_dsstne() -> Iterator[dict[str, Step]]:
 
 @contextmanager
 def of_step(num_items: int) -> Iterator[dict[str, Step]]:
-    for hidden_dims in step.NETWORKS[:1]:
-        with step.systems(hidden_dims, num_items) as (steps, _):
-            names = step.EXACT, step.SAMPLED, step.OWN
-            yield {name: steps[name] for name in names if name in steps}
+    with step.systems(step.NETWORKS[0], num_items) as (steps, _):
+        yield {name: steps[name] for name in (step.EXACT, step.SAMPLED, step.OWN)}
 
 
 def shares(one: Step) -> list[tuple[str, float]]:

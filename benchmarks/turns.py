@@ -48,12 +48,14 @@ def spent(work: Callable[[], object]) -> Spent:
     return Spent(time.process_time() - cpu, time.perf_counter() - wall)
 
 
+def median(taken: Sequence[Spent]) -> Spent:
+    return Spent(*(statistics.median(column) for column in zip(*taken)))
+
+
 def in_ms(taken: Sequence[Spent]) -> dict[str, float]:
     """The medians, as columns of a table."""
-    return {
-        "CPU ms": 1000 * statistics.median(each.cpu for each in taken),
-        "wall ms": 1000 * statistics.median(each.wall for each in taken),
-    }
+    each = median(taken)
+    return {"CPU ms": 1000 * each.cpu, "wall ms": 1000 * each.wall}
 
 
 def in_turns(

@@ -38,7 +38,6 @@ from deeprec.trainer.callback import Schedule
 from deeprec.trainer.catalog_shards import CatalogShards, unfit_shards
 from deeprec.trainer.data_parallel import Group, refuse_too_many, unfit_processes
 from deeprec.trainer.facts import (
-    Facts,
     build_loss,
     build_model,
     facts_of,
@@ -219,18 +218,16 @@ class Assembly:
 
     def _start_from(self, path: Path, model: nn.Module) -> Started:
         """Gives the model the weights of another run."""
-
-        def build(facts: Facts) -> nn.Module:
-            return build_model(
-                self.config.model, facts, None, compatibility=self.config.compatibility
-            )
-
+        config = self.config
+        build = partial(
+            build_model, config.model, popularity=None, compatibility=config.compatibility
+        )
         try:
             run = open_run(path)
         except DeeprecError as error:
             error.add_note("that is of start_from")
             raise
-        return start_from(run, self.config.model, model, self.prepared, self.facts, build)
+        return start_from(run, config.model, model, self.prepared, self.facts, build)
 
     def _new_optimizer(self) -> Optimizer:
         assert self.config.optimizer is not None

@@ -176,9 +176,7 @@ def test_it_goes_on_from_there_and_says_so(
     assert "4 of 6 values of town" in said
     assert f"note 10 users whom {run} learned from are not in this folder" in said
     fresh = train(told(folders["new"], tmp_path / "fresh", *words))
-    first = [
-        float(next(read_metrics(one / "metrics.csv").__iter__())["loss"]) for one in (after, fresh)
-    ]
+    first = [float(read_metrics(one / "metrics.csv")[0]["loss"]) for one in (after, fresh)]
     assert first[0] < first[1]
     origin = RunFolder(after).origin["start_from"]
     old = open_run(run)
